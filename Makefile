@@ -1,0 +1,55 @@
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+THREADS := OMP_NUM_THREADS=2 MKL_NUM_THREADS=2
+
+.PHONY: help quickstart test lint types clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
+
+quickstart: quickstart/table.txt  ## install, run the whole job on the built-in example, print the table
+	@cat quickstart/table.txt
+
+test: .venv/installed-dev  ## run the tests
+	$(THREADS) $(BIN)/python -m pytest
+
+lint: .venv/installed-dev  ## check style and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: .venv/installed-dev  ## check types
+	$(BIN)/mypy
+
+clean:  ## remove the environment and the quickstart's results
+	rm -rf .venv quickstart
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "$(PYTHON) is not Python 3.10 to 3.12: run make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# One resolve for everything: torch and torchvision must come as a pair.
+.venv/installed: .venv/created setup.cfg pyproject.toml
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+.venv/installed-dev: .venv/created setup.cfg pyproject.toml
+	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $@
+
+quickstart/trained: configs/quickstart.yaml | .venv/installed
+	rm -rf quickstart
+	mkdir quickstart
+	cd quickstart && ../$(BIN)/extract-features --split train --split val --config quickstart
+	cd quickstart && ../$(BIN)/train-level --level all --config quickstart
+	@touch $@
+
+quickstart/table.txt: quickstart/trained
+	$(BIN)/analyze-levels --config quickstart --features quickstart/features/quickstart \
+		--checkpoints quickstart/checkpoints --report quickstart/report > $@

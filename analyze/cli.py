@@ -1,0 +1,95 @@
+"""analyze-levels: what each level costs, what it loses, and what that does to detection."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from analyze.loop import AnalysisRequest, analyze
+from analyze.report import Provenance, write_report
+from analyze.tables import detection_table, level_table, plain_text
+from configs.loading import load_config
+from configs.options import common_options, run_command, setup_logging
+
+_PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
+
+
+@click.command(context_settings={"show_default": True})
+@common_options
+@click.option("--split", default="val", help="Split whose cache is compressed and evaluated.")
+@click.option(
+    "--checkpoints", default="checkpoints", type=click.Path(path_type=Path),
+    help="Folder in which runs are looked for.",
+)  # fmt: skip
+@click.option(
+    "--report", default=None, type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that receives the report.  [default: reports/<time>]",
+)  # fmt: skip
+@click.option(
+    "--detection-checkpoint", "--detection_checkpoint", default=None,
+    help="Detector weights that made the cache, if they are elsewhere now.",
+)  # fmt: skip
+@click.option("--limit", default=None, type=click.IntRange(min=1), help="Only the first N images.")
+@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=click.Path(path_type=Path))
+@run_command
+def analyze_levels(
+    config: str | None,
+    overrides: tuple[str, ...],
+    features: Path | None,
+    device: str,
+    log_level: str,
+    split: str,
+    checkpoints: Path,
+    report: Path | None,
+    detection_checkpoint: str | None,
+    limit: int | None,
+    run_dirs: tuple[Path, ...],
+) -> None:
+    """Compare the levels: rate, distortion and detection, from caches and checkpoints alone.
+
+    Takes the newest run of every level and lambda, or the RUN_DIRs named. Example:
+
+        analyze-levels --config kitti --split val
+    """
+    setup_logging(log_level)
+    if detection_checkpoint is not None:
+        overrides = (*overrides, f"detector.checkpoint={detection_checkpoint}")
+    settings = load_config(config, overrides)
+    now = datetime.now().astimezone()
+    folder = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"
+    request = AnalysisRequest(
+        cache=(features or Path("features") / settings.data.name) / split,
+        split=split,
+        checkpoints=checkpoints,
+        run_dirs=run_dirs,
+        detector=settings.detector,
+        device=device,
+        limit=limit,
+        options=_options(config, features),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    result = analyze(request, scratch=folder)
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    provenance = Provenance(
+        created=now.isoformat(timespec="seconds"),
+        command=command,
+        facts={name: version(name) for name in _PACKAGES},
+    )
+    page = write_report(result, provenance, folder)
+    click.echo(plain_text(level_table(result)))
+    click.echo()
+    click.echo(plain_text(detection_table(result)))
+    for line in result.missing:
+        click.echo(f"missing: {line}")
+    click.echo(f"\nreport: {page}")
+
+
+def _options(config: str | None, features: Path | None) -> str:
+    """The options that another command needs to work on the same data, with a leading space."""
+    given = {"--config": config, "--features": features}
+    return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value)

@@ -1,0 +1,38 @@
+"""One level's decoded maps of a whole split, on disk, so that detection can read them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+class DecodedMaps:
+    """Memory-mapped [H, W, C] maps of differing H and W in one file, in the cache's own dtype."""
+
+    def __init__(self, file: Path, shapes: Sequence[tuple[int, int, int]], dtype: np.dtype) -> None:
+        sizes = [height * width * channels for height, width, channels in shapes]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._shapes = list(shapes)
+        self._file = file
+        self._values = np.memmap(file, dtype=dtype, mode="w+", shape=(int(self._starts[-1]),))
+
+    def write(self, index: int, values: np.ndarray) -> None:
+        """Store map number `index`, float [H, W, C]; beyond float16's range it is clipped."""
+        if self._values.dtype == np.float16:
+            limit = np.finfo(np.float16).max
+            values = np.clip(values, -limit, limit)
+        self._slice(index)[:] = values.reshape(-1)
+
+    def read(self, index: int) -> np.ndarray:
+        """Return map number `index` as [H, W, C], a view of the file."""
+        return self._slice(index).reshape(self._shapes[index])
+
+    def discard(self) -> None:
+        """Free the disk space; the maps cannot be read afterwards."""
+        self._values = np.zeros(0, dtype=self._values.dtype)
+        self._file.unlink(missing_ok=True)
+
+    def _slice(self, index: int) -> np.ndarray:
+        return self._values[self._starts[index] : self._starts[index + 1]]

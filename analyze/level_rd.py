@@ -1,0 +1,122 @@
+"""Rate and distortion of one codec over one level of a split, from real bitstreams."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from analyze.bitstream import Bitstream, header_bytes, model_id, pack, require_model, unpack
+from analyze.decoded_maps import DecodedMaps
+from analyze.results import Measurement
+from data.reader import LevelReader
+from train.objective import rate_bits
+
+
+@dataclass
+class _Totals:
+    """Sums over the split's images."""
+
+    squared_error: float = 0.0
+    elements: int = 0
+    positions: int = 0
+    pixels: int = 0
+    estimated_bits: float = 0.0
+    real_bytes: int = 0
+    overhead_bytes: int = 0
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@torch.no_grad()
+def measure_level(
+    codec: Any,
+    run: Any,
+    reader: LevelReader,
+    indices: Iterable[int],
+    decoded: DecodedMaps,
+    run_name: str,
+) -> Measurement:
+    """Send the samples `indices` through bitstreams one by one and fill `decoded` with the results.
+
+    `codec` and `run` are what train.checkpoint.load_codec returns.
+    """
+    device = next(codec.parameters()).device
+    identity = model_id(run.model_sha256)
+    totals = _Totals()
+    num_images = 0
+    for index in indices:
+        values = np.array(reader.sample(index), dtype=np.float32)
+        maps = torch.from_numpy(values).permute(2, 0, 1)[None].to(device)
+        totals.estimated_bits += float(rate_bits(codec(maps)["likelihoods"]).sum())
+        started = time.perf_counter()
+        data = encode_map(codec, maps, level=reader.info.index, identity=identity)
+        encoded = time.perf_counter()
+        restored = decode_map(codec, data, level=reader.info.index, identity=identity)
+        decoded_at = time.perf_counter()
+        decoded.write(index, restored)
+        height, width, channels = values.shape
+        totals.squared_error += float(np.square(restored - values, dtype=np.float64).sum())
+        totals.elements += height * width * channels
+        totals.positions += height * width
+        sample = reader.manifest.samples[index]
+        totals.pixels += sample.height * sample.width
+        totals.real_bytes += len(data)
+        totals.overhead_bytes += header_bytes(1)
+        totals.encode_s += encoded - started
+        totals.decode_s += decoded_at - encoded
+        num_images += 1
+    assert num_images > 0, "the manifest refuses empty splits"
+    statistics = reader.statistics
+    value_range = float(statistics.maximum.max() - statistics.minimum.min())
+    mse = totals.squared_error / totals.elements
+    return Measurement(
+        run=run_name,
+        lmbda=run.lmbda,
+        num_parameters=run.num_parameters,
+        mse=mse,
+        value_range=value_range,
+        psnr_db=psnr_db(mse, value_range),
+        estimated_bpp=totals.estimated_bits / totals.positions,
+        real_bpp=totals.real_bytes * 8 / totals.positions,
+        payload_bpp=(totals.real_bytes - totals.overhead_bytes) * 8 / totals.positions,
+        bits_per_pixel=totals.real_bytes * 8 / totals.pixels,
+        encode_ms=totals.encode_s / num_images * 1e3,
+        decode_ms=totals.decode_s / num_images * 1e3,
+    )
+
+
+def psnr_db(mse: float, value_range: float) -> float:
+    """Return 10 log10(value_range^2 / mse) in dB; infinite for mse 0."""
+    if mse == 0:
+        return math.inf
+    return 10 * math.log10(value_range**2 / mse) if value_range > 0 else -math.inf
+
+
+def encode_map(codec: Any, maps: torch.Tensor, *, level: int, identity: bytes) -> bytes:
+    """Return the bitstream of one map, float32 [1, C, H, W]."""
+    coded = codec.compress(maps)
+    (payloads,) = coded["strings"]
+    return pack(
+        Bitstream(
+            level=level,
+            model_id=identity,
+            size_hw=tuple(coded["size"]),
+            latent_hw=tuple(coded["shape"]),
+            payloads=tuple(payloads),
+        )
+    )
+
+
+def decode_map(codec: Any, data: bytes, *, level: int, identity: bytes) -> np.ndarray:
+    """Return the map float32 [H, W, C] of a bitstream; CacheError if it is another model's."""
+    stream = unpack(data)
+    require_model(stream, level=level, expected_id=identity)
+    out = codec.decompress([list(stream.payloads)], stream.latent_hw, stream.size_hw)
+    restored: np.ndarray = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
+    return restored

@@ -1,0 +1,145 @@
+"""The report's pictures as PNG bytes, drawn without a display, in a light and a dark version."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analyze.results import AnalysisResult
+from analyze.tables import measured
+
+# Okabe and Ito's colours: told apart by colour-blind readers, legible on light and on dark.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Theme:
+    """Colours of a figure's ground and of its text and lines."""
+
+    name: str
+    ground: str
+    ink: str
+
+
+LIGHT = Theme(name="light", ground="#ffffff", ink="#1f2328")
+DARK = Theme(name="dark", ground="#161b22", ink="#e6edf3")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """One picture: its file name without ending, what it shows, and both versions as PNG."""
+
+    name: str
+    title: str
+    light_png: bytes
+    dark_png: bytes
+
+
+def make_plots(result: AnalysisResult) -> list[Plot]:
+    """Draw every plot for which there is something to show."""
+    wanted: list[tuple[str, str, Callable[[Axes, AnalysisResult, Theme], None], bool]] = [
+        (
+            "rate_distortion",
+            "Rate and distortion of each run (filled: real bitstreams, hollow: estimated)",
+            _rate_distortion,
+            bool(measured(result)),
+        ),
+        ("detection", "mAP of the detector, 0.50:0.95", _detection, result.original is not None),
+        ("share", "Share of all feature values by level", _share, bool(result.rows)),
+    ]
+    return [
+        Plot(
+            name=name,
+            title=title,
+            light_png=_draw(draw, result, LIGHT),
+            dark_png=_draw(draw, result, DARK),
+        )
+        for name, title, draw, has_data in wanted
+        if has_data
+    ]
+
+
+def _draw(
+    draw: Callable[[Axes, AnalysisResult, Theme], None], result: AnalysisResult, theme: Theme
+) -> bytes:
+    figure = Figure(figsize=(6.4, 4.0), dpi=130, layout="constrained", facecolor=theme.ground)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(facecolor=theme.ground)
+    draw(axes, result, theme)
+    axes.tick_params(colors=theme.ink)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(theme.ink)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(theme.ink)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", facecolor=theme.ground)
+    return picture.getvalue()
+
+
+def _rate_distortion(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
+    points = measured(result)
+    for level in sorted({row.facts.level for row, _ in points}):
+        runs = sorted(
+            (run for row, run in points if row.facts.level == level), key=lambda run: run.real_bpp
+        )
+        color = _COLORS[level % len(_COLORS)]
+        psnr = [run.psnr_db for run in runs]
+        real = [run.real_bpp for run in runs]
+        estimated = [run.estimated_bpp for run in runs]
+        axes.plot(real, psnr, "o-", color=color, label=f"level {level}", markersize=6)
+        axes.plot(estimated, psnr, "o", color=color, fillstyle="none", markersize=9)
+    axes.set_xlabel("bits per feature position")
+    axes.set_ylabel("PSNR in dB, against the level's own range")
+    axes.grid(color=theme.ink, alpha=0.15)
+    axes.legend(frameon=False, labelcolor=theme.ink)
+
+
+def _detection(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
+    assert result.original is not None, "make_plots leaves this plot out without it"
+    bars = [("original", result.original.map, theme.ink)]
+    bars += [
+        (
+            f"level {row.facts.level} alone, λ {run.lmbda:.3g}",
+            row.alone.map,
+            _COLORS[row.facts.level % len(_COLORS)],
+        )
+        for row, run in measured(result)
+        if row.alone is not None
+    ]
+    bars += [
+        (each.name.partition(" (")[0], each.accuracy.map, "#999999")
+        for each in result.combinations
+        if each.accuracy is not None
+    ]
+    _horizontal_bars(axes, bars, theme, "{:.3f}")
+    axes.set_xlabel("mAP 0.50:0.95")
+
+
+def _share(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
+    facts = {row.facts.level: row.facts for row in result.rows}
+    bars = [
+        (f"level {level}", each.share * 100, _COLORS[level % len(_COLORS)])
+        for level, each in sorted(facts.items())
+    ]
+    _horizontal_bars(axes, bars, theme, "{:.1f} %")
+    axes.set_xlabel("share of the values in %")
+
+
+def _horizontal_bars(
+    axes: Axes, bars: list[tuple[str, float, str]], theme: Theme, template: str
+) -> None:
+    names, lengths, colors = zip(*bars, strict=True)
+    places = range(len(bars))
+    drawn = axes.barh(places, lengths, color=colors, height=0.65)
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.bar_label(
+        drawn, [template.format(length) for length in lengths], padding=4, color=theme.ink
+    )
+    axes.margins(x=0.15)

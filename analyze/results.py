@@ -1,0 +1,92 @@
+"""What an analysis found: plain values, from which every table, plot and file is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accuracy:
+    """COCO figures, 0..1; -1 where the split has no object of that size."""
+
+    map: float
+    map_50: float
+    small: float
+    medium: float
+    large: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelFacts:
+    """One level of the cache. `resolution_hw` is that of the bucket with the most images."""
+
+    level: int
+    key: str
+    stride_px: int
+    num_channels: int
+    resolution_hw: tuple[int, int]
+    share: float
+    """Share of all elements (values) of the split that lie in this level, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One run's codec over the split. Rates are total bits over total positions or pixels."""
+
+    run: str
+    lmbda: float
+    num_parameters: int
+    mse: float
+    """Mean squared error in the features' own units, decoded from the real bitstreams."""
+    value_range: float
+    """Largest minus smallest value of the level in the cache."""
+    psnr_db: float
+    """10 log10(value_range^2 / mse)."""
+    estimated_bpp: float
+    """Bits per feature position from the likelihoods."""
+    real_bpp: float
+    """Bits per feature position from the bitstreams, headers included."""
+    payload_bpp: float
+    """The same without headers."""
+    bits_per_pixel: float
+    """Real bits per pixel of the original images."""
+    encode_ms: float
+    """Mean per image, map in memory to bitstream."""
+    decode_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelRow:
+    """One line of the table: a level, and what one of its runs reached (None: not trained)."""
+
+    facts: LevelFacts
+    measurement: Measurement | None
+    alone: Accuracy | None
+    """Detection with this level compressed and the others as cached."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Combination:
+    """All levels compressed, one run each."""
+
+    name: str
+    runs: dict[int, str]
+    """Level -> run folder."""
+    bits_per_pixel: float
+    accuracy: Accuracy | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnalysisResult:
+    """Everything that a report shows."""
+
+    dataset: str
+    split: str
+    detector: str
+    num_images: int
+    rows: tuple[LevelRow, ...]
+    original: Accuracy | None
+    """Detection from the cached features as they are."""
+    combinations: tuple[Combination, ...]
+    missing: tuple[str, ...]
+    """What could not be measured, each with what to do about it."""

@@ -1,0 +1,162 @@
+"""The columns of the two tables, once, for terminal, Markdown, HTML and CSV alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from analyze.results import Accuracy, AnalysisResult, LevelRow, Measurement
+
+Value = str | int | float | None
+ABSENT = "-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Texts for people (`titles`, `cells`), and for CSV the values in full (`names`, `values`)."""
+
+    titles: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...]
+    values: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Column:
+    title: str
+    value: Callable[[LevelRow], Value]
+    format: str = "{}"
+
+
+def _of_run(name: str) -> Callable[[LevelRow], Value]:
+    def read(row: LevelRow) -> Value:
+        value: Value = getattr(row.measurement, name) if row.measurement else None
+        return value
+
+    return read
+
+
+def _resolution(row: LevelRow) -> str:
+    return "{}x{}".format(*row.facts.resolution_hw)
+
+
+_LEVEL_COLUMNS = {
+    "level": _Column(title="level", value=lambda row: row.facts.level),
+    "lambda": _Column(title="lambda", value=_of_run("lmbda"), format="{:.3g}"),
+    "resolution": _Column(title="map HxW", value=_resolution),
+    "stride_px": _Column(title="stride", value=lambda row: row.facts.stride_px),
+    "share": _Column(title="share", value=lambda row: row.facts.share, format="{:.1%}"),
+    "num_parameters": _Column(title="params", value=_of_run("num_parameters"), format="{:,}"),
+    "mse": _Column(title="MSE", value=_of_run("mse"), format="{:.4g}"),
+    "psnr_db": _Column(title="PSNR dB", value=_of_run("psnr_db"), format="{:.2f}"),
+    "estimated_bpp": _Column(title="est BPP", value=_of_run("estimated_bpp"), format="{:.4g}"),
+    "real_bpp": _Column(title="real BPP", value=_of_run("real_bpp"), format="{:.4g}"),
+    "bits_per_pixel": _Column(title="bits/px", value=_of_run("bits_per_pixel"), format="{:.4g}"),
+    "encode_ms": _Column(title="enc ms", value=_of_run("encode_ms"), format="{:.1f}"),
+    "decode_ms": _Column(title="dec ms", value=_of_run("decode_ms"), format="{:.1f}"),
+    "map": _Column(
+        title="mAP",
+        value=lambda row: row.alone.map if row.alone else None,
+        format="{:.4f}",
+    ),
+}
+# In the file alone: they would make the table too wide to read.
+_CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
+    "map_50": lambda row: row.alone.map_50 if row.alone else None,
+    "payload_bpp": _of_run("payload_bpp"),
+    "value_range": _of_run("value_range"),
+    "key": lambda row: row.facts.key,
+    "num_channels": lambda row: row.facts.num_channels,
+    "run": _of_run("run"),
+}
+
+
+def level_table(result: AnalysisResult) -> Table:
+    """Return one line per level and run."""
+    columns = _LEVEL_COLUMNS.values()
+    return Table(
+        titles=tuple(column.title for column in columns),
+        cells=tuple(
+            tuple(_show(column.value(row), column.format) for column in columns)
+            for row in result.rows
+        ),
+        names=(*_LEVEL_COLUMNS, *_CSV_ONLY),
+        values=tuple(
+            (
+                *(column.value(row) for column in columns),
+                *(value(row) for value in _CSV_ONLY.values()),
+            )
+            for row in result.rows
+        ),
+    )
+
+
+def detection_table(result: AnalysisResult) -> Table:
+    """Return one line for the original features and one per combination of runs."""
+    lines: list[tuple[str, float | None, Accuracy | None]] = [
+        ("original features", None, result.original)
+    ]
+    lines += [(each.name, each.bits_per_pixel, each.accuracy) for each in result.combinations]
+    names = ("map", "map_50", "small", "medium", "large")
+    values: list[tuple[Value, ...]] = []
+    cells = []
+    for features, bits_per_pixel, accuracy in lines:
+        figures = [getattr(accuracy, name) if accuracy else None for name in names]
+        values.append((features, bits_per_pixel, *figures))
+        cells.append(
+            (
+                features,
+                _show(bits_per_pixel, "{:.4g}"),
+                # pycocotools says -1 where the split has no object of that size.
+                *(_show(None if figure == -1 else figure, "{:.4f}") for figure in figures),
+            )
+        )
+    return Table(
+        titles=("features", "bits/px", "mAP", "AP50", "small", "medium", "large"),
+        cells=tuple(cells),
+        names=("features", "bits_per_pixel", *names),
+        values=tuple(values),
+    )
+
+
+def measured(result: AnalysisResult) -> list[tuple[LevelRow, Measurement]]:
+    """Return the rows that have a run, with it."""
+    return [(row, row.measurement) for row in result.rows if row.measurement is not None]
+
+
+def plain_text(table: Table) -> str:
+    """Return aligned lines for a terminal: first column to the left, the others to the right."""
+    lines = [table.titles, *table.cells]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(table.titles))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown(table: Table) -> str:
+    """Return the table as GitHub-flavoured Markdown."""
+    rule = (":--", *("--:" for _ in table.titles[1:]))
+    lines: Sequence[tuple[str, ...]] = [table.titles, rule, *table.cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def csv_text(table: Table) -> str:
+    """Return the values in full precision; an absent one is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.names)
+    writer.writerows(table.values)
+    return text.getvalue()
+
+
+def _show(value: Value, template: str) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ABSENT
+    return template.format(value)

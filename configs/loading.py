@@ -1,0 +1,191 @@
+"""YAML file plus `--set` overrides in, checked Config out; every mistake is one clear line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import ConfigError
+from configs.schema import Config
+
+PACKAGED_DIR = Path(__file__).parent
+DEFAULT_NAME = "train_factorized_prior_specific_level_fpn"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 5e-5 as a number and refuses a key given twice."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise ConfigError(
+                f"{node.start_mark.name}: line {key_node.start_mark.line + 1}: "
+                f"the key '{key}' is given twice: remove one"
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+
+
+def packaged_names() -> list[str]:
+    """Return the names of the configurations that ship with the package."""
+    return sorted(path.stem for path in PACKAGED_DIR.glob("*.yaml"))
+
+
+def find_config(name: str | None) -> Path:
+    """Return the path of a configuration: a file, else a packaged name, else the default.
+
+    Raises ConfigError if there is neither such a file nor such a packaged name.
+    """
+    if name is None:
+        return PACKAGED_DIR / f"{DEFAULT_NAME}.yaml"
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = PACKAGED_DIR / f"{path.name.removesuffix('.yaml')}.yaml"
+    if packaged.is_file() and path.parent in (Path("."), Path("configs")):
+        return packaged
+    hint = _did_you_mean(path.stem, packaged_names())
+    raise ConfigError(
+        f"--config {name}: no such file, and no packaged configuration of that name"
+        f"{hint or '; packaged are ' + ', '.join(packaged_names())}"
+    )
+
+
+def load_config(name: str | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration (see `find_config`) and apply `section.key=value` overrides.
+
+    Raises ConfigError with one line that names the key, the file and the nearest valid name.
+    """
+    path = find_config(name)
+    shown = name or path.name
+    raw = read_yaml(path, shown)
+    origin: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {override}: write it as section.key=value")
+        keys = tuple(key.strip().split("."))
+        _assign(raw, keys, _parse(text, f"--set {override}"), f"--set {override}")
+        origin[keys] = f"--set {override}"
+    return check_config(raw, shown, origin)
+
+
+def read_yaml(path: Path, shown: str) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds; an empty file is an empty mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{shown}: cannot be read: {error}") from error
+    content = _parse(text, shown)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{shown}: holds {content!r}: write sections such as `training:` instead")
+    return content
+
+
+def check_config(
+    raw: Mapping[str, Any], shown: str, origin: Mapping[tuple[str, ...], str] | None = None
+) -> Config:
+    """Validate a nested mapping; `shown` is the file that messages name."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, shown, origin or {})) from None
+
+
+def dump_config(config: Config) -> str:
+    """Return the whole configuration as YAML text that `load_config` reads back unchanged."""
+    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False)
+
+
+def _parse(text: str, shown: str) -> Any:
+    loader = _Loader(text)
+    loader.name = shown
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{shown}: {where}not valid YAML: {problem}") from None
+    finally:
+        loader.dispose()
+
+
+def _assign(raw: dict[str, Any], keys: tuple[str, ...], value: Any, shown: str) -> None:
+    section = raw
+    for key in keys[:-1]:
+        below = section.setdefault(key, {})
+        if below is None:
+            below = section[key] = {}
+        if not isinstance(below, dict):
+            raise ConfigError(f"{shown}: '{key}' holds a value, not a section")
+        section = below
+    section[keys[-1]] = value
+
+
+def _describe(error: ValidationError, shown: str, origin: Mapping[tuple[str, ...], str]) -> str:
+    first = error.errors()[0]
+    location = tuple(str(part) for part in first["loc"])
+    key = ".".join(location)
+    where = next((text for keys, text in origin.items() if location[: len(keys)] == keys), shown)
+    if first["type"] == "extra_forbidden":
+        hint = _did_you_mean(location[-1], _valid_names(location[:-1]))
+        valid = ", ".join(_valid_names(location[:-1]))
+        return f"{where}: unknown key '{key}'{hint or f'; valid here are {valid}'}"
+    problem = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    if first["type"] == "literal_error":
+        hint = _did_you_mean(str(given), re.findall(r"'([^']+)'", first["msg"]))
+        return f"{where}: {key}: {given!r} is not allowed: {problem}{hint}"
+    if isinstance(given, dict | BaseModel):
+        return f"{where}: {key or 'configuration'}: {problem}"
+    return f"{where}: {key}: {given!r} is not allowed: {problem}"
+
+
+def _did_you_mean(name: str, valid: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f": did you mean '{near[0]}'?" if near else ""
+
+
+def _valid_names(location: tuple[str, ...]) -> list[str]:
+    """Names allowed at a place of the schema, as YAML spells them."""
+    model: type[BaseModel] | None = Config
+    for part in location:
+        if model is None:
+            break
+        names = {field.alias or name: field for name, field in model.model_fields.items()}
+        model = _section_of(names[part].annotation) if part in names else model
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section class inside an annotation such as `X`, `X | None` or `dict[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
+        found = (_section_of(part) for part in typing.get_args(annotation))
+        return next((section for section in found if section), None)
+    return None

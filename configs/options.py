@@ -1,0 +1,102 @@
+"""Options that all commands share, and the one place where a user's mistake becomes one line."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from configs.errors import ConfigError, UserError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def common_options(command: Command) -> Command:
+    """Add --config, --set, --device and --log-level."""
+    for option in reversed(
+        (
+            click.option(
+                "--config", metavar="FILE", help="YAML file or packaged name; default: built-in."
+            ),
+            click.option(
+                "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                help="Override one setting, e.g. training.batch_size=16 (repeatable).",
+            ),
+            click.option(
+                "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+            ),
+            click.option(
+                "--log-level", type=click.Choice(LOG_LEVELS, case_sensitive=False),
+                default="info", show_default=True, help="How much to tell.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def features_option(command: Command) -> Command:
+    """Add --features, the folder of the caches."""
+    return click.option(
+        "--features", metavar="DIR",
+        help="Folder that holds the splits' caches; default: features/<data.name>.",
+    )(command)  # fmt: skip
+
+
+def detection_checkpoint_option(command: Command) -> Command:
+    """Add --detection-checkpoint, which overrides detector.checkpoint."""
+    return click.option(
+        "--detection-checkpoint", "--detection_checkpoint", "detection_checkpoint", metavar="FILE",
+        help="Detector weights; overrides detector.checkpoint.",
+    )(command)  # fmt: skip
+
+
+def with_detection_checkpoint(overrides: tuple[str, ...], path: str | None) -> tuple[str, ...]:
+    """Return the overrides that --detection-checkpoint stands for."""
+    if path is None:
+        return overrides
+    return (*overrides, f"detector.checkpoint={path}", "detector.weights=null")
+
+
+def run_command(function: Command) -> Command:
+    """Turn UserError into one line on stderr and exit code 1; other errors keep their traceback."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+    return wrapper  # type: ignore[return-value]
+
+
+def setup_logging(level: str) -> None:
+    """Log to stderr, one line per message."""
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, force=True,
+        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S",
+    )  # fmt: skip
+    for noisy in ("matplotlib", "PIL", "torch", "h5py", "fsspec", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def choose_device(name: str) -> str:
+    """Return a torch device name; raises ConfigError if this machine does not have it."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ConfigError(f"--device {name}: use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices: use cpu"
+        )
+    return name

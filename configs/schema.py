@@ -1,0 +1,212 @@
+"""Every setting of the three stages, typed, with its default. A YAML file fills this and no more.
+
+Paths are relative to the working directory, as on the command line. Unknown keys are refused by
+`configs.loading`, which turns every validation error into one line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCENES_BUILDER = "fasterrcnn_mobilenet_v2_fpn"
+SCENES_WEIGHTS = "builtin:scenes"
+DEFAULT_BUILDER = "fasterrcnn_resnet50_fpn"
+
+Positive = Annotated[int, Field(strict=True, gt=0)]
+PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
+NonNegative = Annotated[int, Field(strict=True, ge=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, unknown keys refused, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class SplitConfig(Section):
+    """Where one split's images and labels are. Which keys are needed depends on `data.format`."""
+
+    images: str | None = None
+    """Folder of the images (coco, kitti, voc, folder)."""
+    annotations: str | None = None
+    """COCO JSON file, KITTI `label_2` folder, or VOC `Annotations` folder. None: no boxes."""
+    image_list: str | None = None
+    """Text file, one image (id, name or path) a line: a subset of `images`, in that order."""
+    num_scenes: Positive | None = None
+    """scenes only: how many scenes the split holds."""
+    scene_seed: NonNegative | None = None
+    """scenes only: which family of scenes; splits of different seeds share no scene."""
+
+
+def _builtin_splits() -> dict[str, SplitConfig]:
+    return {
+        "train": SplitConfig(num_scenes=256, scene_seed=1),
+        "val": SplitConfig(num_scenes=64, scene_seed=2),
+        "test": SplitConfig(num_scenes=64, scene_seed=3),
+    }
+
+
+class DataConfig(Section):
+    """The data set: its name (caches land in features/<name>/<split>), format and splits."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "scenes"
+    format: Literal["coco", "kitti", "voc", "folder", "scenes"] = "scenes"
+    splits: Annotated[dict[str, SplitConfig], Field(min_length=1)] = Field(
+        default_factory=_builtin_splits
+    )
+    classes: list[str] | None = None
+    """kitti, voc: names that count as objects, in label order. None: the format's usual classes."""
+
+
+class DetectorConfig(Section):
+    """Which detector makes the features."""
+
+    builder: str | None = None
+    """torchvision builder, fasterrcnn_mobilenet_v2_fpn, or the user's own `package.module:factory`."""
+    checkpoint: str | None = None
+    """File with a state dict (bare, or under model, state_dict, model_state_dict)."""
+    weights: str | None = None
+    """torchvision weights by name (COCO_V1), or `random` for seeded random weights (tests)."""
+    min_size: Positive | None = None
+    max_size: Positive | None = None
+    """Shorter and longer image side in px after resizing. None: the builder's own."""
+    resize: tuple[Positive, Positive] | None = None
+    """[height, width] in px: one fixed size for all images instead of min_size / max_size."""
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> DetectorConfig:
+        if self.checkpoint is not None and self.weights is not None:
+            raise ValueError("checkpoint and weights exclude each other: name one of them")
+        return self
+
+
+class CacheConfig(Section):
+    """How features are stored."""
+
+    container: Literal["zarr", "hdf5"] = "zarr"
+    dtype: Literal["float16", "float32"] = "float16"
+    shard_megabytes: PositiveFloat = 128.0
+    """Size of one shard in MiB; a shard holds at least one sample."""
+    levels: list[NonNegative] | None = None
+    """Levels to store, finest first. None: all of them."""
+
+
+class ModelConfig(Section):
+    """The codec of one level."""
+
+    name: Literal["factorized_prior_specific_level"] = "factorized_prior_specific_level"
+    n_hidden: Positive = 128
+    """Channels between the transforms' convolutions (N in CompressAI)."""
+    n_channels: Positive = 192
+    """Channels of the latents y (M in CompressAI)."""
+    fpn_channels_per_level: Positive = 256
+
+
+class OptimizerConfig(Section):
+    """Adam for the transforms and the density model; the quantiles have an Adam of their own."""
+
+    name: Literal["adam"] = "adam"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    clip_max_norm: PositiveFloat | None = 1.0
+    """Largest global gradient norm; None: no clipping."""
+    aux_learning_rate: PositiveFloat = 1.0e-3
+    """Learning rate of the quantiles' optimiser (CompressAI's value)."""
+
+
+class LrScheduleConfig(Section):
+    """Reduce on plateau of the validation loss."""
+
+    enabled: bool = True
+    factor: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.5
+    patience: NonNegative = 8
+    min_lr: Annotated[float, Field(strict=True, ge=0)] = 1.0e-6
+
+
+class EarlyStoppingConfig(Section):
+    """Stop when the validation loss has not fallen by `min_delta` for `patience` validations."""
+
+    enabled: bool = True
+    patience: Positive = 20
+    min_delta: Annotated[float, Field(strict=True, ge=0)] = 1.0e-4
+
+
+class TrainingConfig(Section):
+    """One run of train-level. `lambda` weighs the rate: loss = MSE + lambda * BPP."""
+
+    batch_size: Positive = 8
+    epochs: Positive = 100
+    learning_rate: PositiveFloat = 5.0e-5
+    lmbda: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, alias="lambda")] = 0.001
+    crop: Positive | None = 64
+    """Side of the random training crop in feature positions; smaller maps whole; None: whole maps."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lr_schedule: LrScheduleConfig = LrScheduleConfig()
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    save_dir: str = "checkpoints/fpn_specific_level_compression"
+    """Runs land in <save_dir>_level_<l>/run_<time>_...; --out replaces its parent folder."""
+    seed: NonNegative = 0
+
+
+class ValidationConfig(Section):
+    """How the val split is used while training."""
+
+    interval: Positive = 1
+    """Validate every so many epochs (and after the last)."""
+    num_samples: NonNegative = 4
+    """Fixed val samples that level_analysis follows through the epochs."""
+
+
+class DetectorTrainingConfig(Section):
+    """train-detector: torchvision's own recipe (SGD, warm-up, step decay)."""
+
+    epochs: Positive = 26
+    batch_size: Positive = 2
+    learning_rate: PositiveFloat = 0.005
+    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(strict=True, ge=0)] = 1.0e-4
+    warmup_steps: NonNegative = 500
+    lr_steps: list[Positive] = [16, 22]
+    """Epochs after which the learning rate falls to a tenth."""
+    horizontal_flip: bool = True
+    boxes_per_image: Positive = 512
+    """Region proposals per image that the box head learns from; 64 trains 3 times faster on CPU."""
+    save_dtype: Literal["float16", "float32"] = "float32"
+    """Of best_model.pth; float16 halves the file and is loaded into a float32 model all the same."""
+    num_workers: NonNegative = 2
+    save_dir: str = "checkpoints/detection"
+    seed: NonNegative = 0
+
+
+class Config(Section):
+    """All settings. Only `data` and `detector` have to be named for a user's own data."""
+
+    data: DataConfig = DataConfig()
+    detector: DetectorConfig = DetectorConfig()
+    cache: CacheConfig = CacheConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    validation: ValidationConfig = ValidationConfig()
+    detector_training: DetectorTrainingConfig = DetectorTrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _detector_fits_data(cls, raw: Any) -> Any:
+        """Fill in the detector that goes with the data: ours for the scenes, ResNet-50 otherwise."""
+        if not isinstance(raw, dict):
+            return raw
+        data, detector = raw.get("data", {}), raw.get("detector", {})
+        if not isinstance(data, dict) or not isinstance(detector, dict):
+            return raw
+        if data.get("format", "scenes") == "scenes":
+            usual: dict[str, Any] = {"builder": SCENES_BUILDER, "min_size": 192, "max_size": 256}
+            if detector.get("builder", SCENES_BUILDER) != SCENES_BUILDER:
+                usual = {}
+            elif detector.get("checkpoint") is None and detector.get("weights") is None:
+                usual["checkpoint"] = SCENES_WEIGHTS
+        else:
+            usual = {"builder": DEFAULT_BUILDER}
+        given = {key: value for key, value in detector.items() if value is not None}
+        return {**raw, "detector": usual | given}

@@ -1,0 +1,105 @@
+"""The manifest's companion: a split's images and boxes as COCO JSON, so analysis needs no more.
+
+Boxes are written as float64 `x, y, width, height`, of which the float32 corners come back exactly.
+Ignored boxes are `iscrowd` 1, which COCO's own evaluation counts as neither hit nor miss.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import CacheError
+from data.records import ImageRecord, ImageSet
+
+
+def write_annotations(path: Path, images: ImageSet) -> None:
+    """Write the companion file atomically, replacing one that is there."""
+    text = json.dumps(_to_coco(images), allow_nan=False)
+    # A name of its own per writer: two extractions may write the same companion at once.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_annotations(path: Path, split: str) -> ImageSet:
+    """Return what `write_annotations` wrote. Raises CacheError if it is missing or damaged."""
+    try:
+        return _from_coco(json.loads(path.read_text(encoding="utf-8")), split)
+    except FileNotFoundError:
+        raise CacheError(f"{path}: no such file: run extract-features for this split") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise CacheError(
+            f"{path}: damaged ({type(error).__name__}: {error}): "
+            "run extract-features again to repair it"
+        ) from None
+
+
+def _to_coco(images: ImageSet) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for record in images.records:
+        corners = record.boxes_xyxy.astype(np.float64)
+        sides = corners[:, 2:] - corners[:, :2]
+        xywh = np.concatenate([corners[:, :2], sides], axis=1)
+        for row, box in enumerate(xywh.tolist()):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record.image_id,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "category_id": int(record.category_ids[row]),
+                    "iscrowd": int(record.ignored[row]),
+                }
+            )
+    return {
+        "images": [
+            {
+                "id": record.image_id,
+                "file_name": record.file,
+                "height": record.height,
+                "width": record.width,
+            }
+            for record in images.records
+        ],
+        "annotations": annotations,
+        "categories": [{"id": key, "name": name} for key, name in images.categories.items()],
+    }
+
+
+def _from_coco(content: dict[str, Any], split: str) -> ImageSet:
+    rows: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        rows[annotation["image_id"]].append(annotation)
+    return ImageSet(
+        split=split,
+        records=tuple(_record(image, rows[image["id"]]) for image in content["images"]),
+        categories={category["id"]: category["name"] for category in content["categories"]},
+    )
+
+
+def _record(image: dict[str, Any], rows: list[dict[str, Any]]) -> ImageRecord:
+    xywh = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    return ImageRecord(
+        image_id=image["id"],
+        file=image["file_name"],
+        height=image["height"],
+        width=image["width"],
+        boxes_xyxy=corners.astype(np.float32),
+        category_ids=np.array([row["category_id"] for row in rows], dtype=np.int64),
+        ignored=np.array([row["iscrowd"] for row in rows], dtype=np.bool_),
+    )

@@ -1,0 +1,158 @@
+"""COCO JSON: `images`, `annotations`, `categories`; sizes and ids are the file's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+from data.image_files import Listed, did_you_mean, image_size_hw, read_text
+from data.labels import LabelledBox, finite, make_record
+from data.records import ImageRecord
+
+_MAX_INT64 = 2**63 - 1
+
+
+def read_coco(
+    images: Path, annotations: Path, listed: Sequence[Listed] | None
+) -> tuple[list[ImageRecord], dict[int, str]]:
+    """Return the records in the file's (or the list's) order, and category id -> name.
+
+    Crowds become ignored boxes. An image may be listed by id, file name or path.
+    Raises ConfigError if the JSON is malformed, contradicts itself, or names a missing image.
+    """
+    content = _load(annotations)
+    categories = {
+        _integer(entry, "id", where): _string(entry, "name", where)
+        for entry, where in _entries(content, "categories", annotations)
+    }
+    files: dict[int, tuple[Mapping[str, Any], str]] = {}
+    for entry, where in _entries(content, "images", annotations):
+        image_id = _integer(entry, "id", where)
+        if image_id in files:
+            raise ConfigError(f"{where}: image id {image_id} is there twice: remove one")
+        files[image_id] = (entry, where)
+    boxes = _boxes(content, annotations, files, categories)
+    wanted = list(files) if listed is None else _wanted(files, images, listed, annotations)
+    records = []
+    for image_id in wanted:
+        entry, where = files[image_id]
+        file = images / _string(entry, "file_name", where)
+        if not file.is_file():
+            raise ConfigError(f"{where}: {file} does not exist: check the folder of the images")
+        size_hw = _size_hw(entry, where) if "height" in entry else image_size_hw(file)
+        records.append(
+            make_record(
+                image_id=image_id, file=str(file), size_hw=size_hw, boxes=boxes.get(image_id, [])
+            )
+        )
+    return records, categories
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}: line {error.lineno}: not valid JSON ({error.msg}): correct or fetch it again"
+        ) from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a COCO file: it has to hold images and annotations")
+    return content
+
+
+def _entries(
+    content: Mapping[str, Any], key: str, path: Path
+) -> list[tuple[Mapping[str, Any], str]]:
+    """Return the objects of one of the file's lists, each with what to call it in a message."""
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise ConfigError(
+            f"{path}: has no list '{key}': name a COCO file of instances, such as "
+            "instances_train2017.json"
+        )
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{path}: {key} entry {number}: not an object: correct it")
+    return [(entry, f"{path}: {key} entry {number}") for number, entry in enumerate(entries, 1)]
+
+
+def _boxes(
+    content: Mapping[str, Any],
+    path: Path,
+    files: Mapping[int, object],
+    categories: Mapping[int, str],
+) -> dict[int, list[LabelledBox]]:
+    boxes: dict[int, list[LabelledBox]] = {}
+    for entry, where in _entries(content, "annotations", path):
+        image_id = _integer(entry, "image_id", where)
+        if image_id not in files:
+            raise ConfigError(f"{where}: no image has the id {image_id}: add it to the images")
+        category_id = _integer(entry, "category_id", where)
+        if category_id not in categories:
+            known = ", ".join(map(str, categories))
+            raise ConfigError(
+                f"{where}: no category has the id {category_id}: the categories are {known}"
+            )
+        bbox = entry.get("bbox")
+        if not isinstance(bbox, list) or len(bbox) != 4:
+            raise ConfigError(f"{where}: bbox is {bbox!r}: write [x, y, width, height]")
+        try:
+            x, y, width, height = (finite(number) for number in bbox)
+        except ValueError as error:
+            raise ConfigError(f"{where}: bbox: {error}: write [x, y, width, height]") from None
+        boxes.setdefault(image_id, []).append(
+            LabelledBox(
+                xyxy=(x, y, x + width, y + height),
+                category_id=category_id,
+                ignored=bool(entry.get("iscrowd", 0)),
+            )
+        )
+    return boxes
+
+
+def _wanted(
+    files: Mapping[int, tuple[Mapping[str, Any], str]],
+    images: Path,
+    listed: Sequence[Listed],
+    annotations: Path,
+) -> list[int]:
+    """Return the ids of the listed images, in the list's order."""
+    names: dict[str, int] = {str(image_id): image_id for image_id in files}
+    for image_id, (entry, where) in files.items():
+        file_name = _string(entry, "file_name", where)
+        names[str(images / file_name)] = image_id
+        names[file_name] = image_id
+    wanted: dict[int, None] = {}
+    for line in listed:
+        if line.name not in names:
+            hint = did_you_mean(line.name, names) or ": list ids or file names"
+            raise ConfigError(f"{line.where}: {annotations} has no image '{line.name}'{hint}")
+        image_id = names[line.name]
+        if image_id in wanted:
+            raise ConfigError(f"{line.where}: image {image_id} is listed twice: remove one line")
+        wanted[image_id] = None
+    return list(wanted)
+
+
+def _size_hw(entry: Mapping[str, Any], where: str) -> tuple[int, int]:
+    height, width = _integer(entry, "height", where), _integer(entry, "width", where)
+    if height < 1 or width < 1:
+        raise ConfigError(f"{where}: size {width} x {height}: write the image's size in px")
+    return height, width
+
+
+def _integer(entry: Mapping[str, Any], key: str, where: str) -> int:
+    value = entry.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _MAX_INT64:
+        raise ConfigError(f"{where}: {key} is {value!r}: write a whole number")
+    return value
+
+
+def _string(entry: Mapping[str, Any], key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where}: {key} is {value!r}: write a text")
+    return value

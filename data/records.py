@@ -1,0 +1,32 @@
+"""What a data set hands to the rest: images with their sizes, boxes and category names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRecord:
+    """One image and its boxes. `file` is a path, or `scene:<seed>:<index>` for a built-in scene."""
+
+    image_id: int
+    file: str
+    height: int
+    width: int
+    boxes_xyxy: np.ndarray
+    """float32 [N, 4], px of the original image."""
+    category_ids: np.ndarray
+    """int64 [N], ids as in `ImageSet.categories`."""
+    ignored: np.ndarray
+    """bool [N]: crowds, difficult or DontCare regions; neither hit nor miss in evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSet:
+    """One split: its images in a fixed order, and category id -> name. No categories: no boxes."""
+
+    split: str
+    records: tuple[ImageRecord, ...]
+    categories: dict[int, str]

@@ -1,0 +1,101 @@
+"""Per-channel statistics of a level, exact under merging, and the cast's own error."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.errors import CacheError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChannelStatistics:
+    """Of the stored values, float64 [C] each; `count` is values per channel."""
+
+    count: int
+    mean: np.ndarray
+    m2: np.ndarray
+    """Sum of squared differences from the mean."""
+    minimum: np.ndarray
+    maximum: np.ndarray
+    cast_squared_error: float
+    """Sum over all values of (stored - computed)^2."""
+    cast_max_error: float
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Population variance, float64 [C]."""
+        return self.m2 / self.count
+
+    @property
+    def cast_mse(self) -> float:
+        """Mean squared error of the cast to the stored dtype."""
+        return self.cast_squared_error / (self.count * len(self.mean))
+
+    def merged_with(self, other: ChannelStatistics) -> ChannelStatistics:
+        """Combine two disjoint parts (Chan, Golub and LeVeque 1979, equation 2.1)."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        return ChannelStatistics(
+            count=count,
+            mean=self.mean + delta * (other.count / count),
+            m2=self.m2 + other.m2 + delta**2 * (self.count * other.count / count),
+            minimum=np.minimum(self.minimum, other.minimum),
+            maximum=np.maximum(self.maximum, other.maximum),
+            cast_squared_error=self.cast_squared_error + other.cast_squared_error,
+            cast_max_error=max(self.cast_max_error, other.cast_max_error),
+        )
+
+    def to_json(self) -> str:
+        """Return JSON text; arrays are base64 of little-endian float64, so no bit is lost."""
+        return json.dumps(
+            {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> ChannelStatistics:
+        """Inverse of `to_json`; raises CacheError if the text is damaged."""
+        try:
+            raw = json.loads(text)
+            return cls(**{field.name: _decode(raw[field.name]) for field in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise CacheError(f"the statistics are damaged: {error}") from error
+
+
+def statistics_of(stored: Tensor, computed: Tensor) -> ChannelStatistics:
+    """Statistics of one sample: `stored` [H, W, C] as written, `computed` float32 as it came."""
+    values = stored.reshape(-1, stored.shape[-1]).float()
+    variance, mean = torch.var_mean(values, dim=0, correction=0)
+    lowest, highest = torch.aminmax(values, dim=0)
+    if stored.dtype == computed.dtype:
+        squared, largest = 0.0, 0.0
+    else:
+        error = values - computed.reshape(values.shape)
+        squared = float(error.square().sum(dtype=torch.float64))
+        largest = float(error.abs().max())
+    return ChannelStatistics(
+        count=len(values),
+        mean=mean.double().numpy(),
+        m2=variance.double().numpy() * len(values),
+        minimum=lowest.double().numpy(),
+        maximum=highest.double().numpy(),
+        cast_squared_error=squared,
+        cast_max_error=largest,
+    )
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return base64.b64encode(value.astype("<f8").tobytes()).decode()
+    return value
+
+
+def _decode(value: object) -> object:
+    if isinstance(value, str):
+        return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f8")
+    return value

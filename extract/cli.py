@@ -1,0 +1,142 @@
+"""extract-features and train-detector: parse, load, run, print."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from configs.errors import ConfigError
+from configs.loading import load_config
+from configs.options import (
+    choose_device,
+    common_options,
+    detection_checkpoint_option,
+    features_option,
+    run_command,
+    setup_logging,
+    with_detection_checkpoint,
+)
+from data.images import load_images
+from extract.detector import load_detector
+from extract.estimate import estimate
+from extract.evaluate import evaluate_detector
+from extract.finetune import finetune
+from extract.loop import extract, plan_extraction
+
+log = logging.getLogger(__name__)
+
+
+def _override(name: str, value: object) -> tuple[str, ...]:
+    return () if value is None else (f"{name}={value}",)
+
+
+@click.command(name="extract-features")
+@click.option("--split", "splits", multiple=True, required=True, help="Split (repeatable).")
+@click.option("--levels", metavar="0,1,..", help="Levels to store; default: all.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored type.")
+@click.option("--container", type=click.Choice(["zarr", "hdf5"]), help="Kind of store.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Images per backbone call on a GPU, and decoded together.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Threads that decode images ahead.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
+@click.option("--dry-run", is_flag=True, help="Print sizes and expected time; write nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
+@detection_checkpoint_option
+@features_option
+@common_options
+@run_command
+def extract_features(
+    splits: tuple[str, ...], levels: str | None, dtype: str | None, container: str | None,
+    batch_size: int, workers: int, limit: int | None, dry_run: bool, overwrite: bool,
+    detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
+    features: str | None, device: str, log_level: str,
+) -> None:  # fmt: skip
+    """Run the detector once over a split and store each FPN level's features.
+
+    Run it again after any interruption: it goes on where it stopped.
+
+    \b
+      extract-features --split train --split val
+      extract-features --split train --config kitti --detection-checkpoint best_model.pth
+    """
+    setup_logging(log_level)
+    settings = load_config(config, (
+        *with_detection_checkpoint(overrides, detection_checkpoint),
+        *_override("cache.levels", f"[{levels}]" if levels else None),
+        *_override("cache.dtype", dtype), *_override("cache.container", container),
+    ))  # fmt: skip
+    root = Path(features or Path("features") / settings.data.name)
+    image_sets = {split: load_images(settings.data, split) for split in dict.fromkeys(splits)}
+    detector = load_detector(settings.detector, choose_device(device))
+    for split, images in image_sets.items():
+        if limit is not None:
+            images = dataclasses.replace(images, records=images.records[:limit])
+        manifest = plan_extraction(
+            settings.data.name, images, detector, settings.detector, settings.cache
+        )
+        if dry_run:
+            click.echo(f"{split}:\n{estimate(manifest, detector.model, root / split).table()}")
+            continue
+        done = extract(
+            root / split, manifest, images, detector.model,
+            batch_size=batch_size, num_workers=workers, overwrite=overwrite,
+        )  # fmt: skip
+        if done.num_new_images:
+            click.echo(
+                f"{split}: {done.num_new_images} images, {done.num_new_bytes / 1e9:.3f} GB in "
+                f"{done.seconds:.1f} s ({done.num_new_images / done.seconds:.2f} images/s) "
+                f"-> {root / split}"
+            )
+        else:
+            click.echo(f"{split}: all {done.num_images} images are in {root / split} already")
+
+
+@click.command(name="train-detector")
+@click.option("--split", default="train", show_default=True, help="Split to learn from.")
+@click.option("--val-split", default="val", show_default=True, help="Split that picks the best.")
+@click.option("--fresh", is_flag=True, help="Start anew even if there is a last checkpoint.")
+@detection_checkpoint_option
+@common_options
+@run_command
+def train_detector(
+    split: str, val_split: str, fresh: bool, detection_checkpoint: str | None,
+    config: str | None, overrides: tuple[str, ...], device: str,
+    log_level: str,
+) -> None:  # fmt: skip
+    """Fine-tune an FPN detector on the configured data set (torchvision's recipe).
+
+    Writes best_model.pth and last_model.pth; run again to go on after an interruption.
+
+    \b
+      train-detector --config kitti
+    """
+    setup_logging(log_level)
+    settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
+    train_set = load_images(settings.data, split)
+    val_set = load_images(settings.data, val_split)
+
+    def evaluate(model: Any, classes: tuple[str, ...]) -> dict[str, float]:
+        return evaluate_detector(model, classes, val_set)
+
+    if not val_set.categories:
+        raise ConfigError(f"train-detector: the split {val_split!r} has no boxes to evaluate on")
+    best = finetune(
+        settings.detector, train_set, settings.detector_training,
+        evaluate=evaluate, device=choose_device(device), resume=not fresh,
+    )  # fmt: skip
+    click.echo(f"best model -> {best}")

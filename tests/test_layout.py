@@ -1,0 +1,158 @@
+"""A file imports only files below it, and the house keeps its rules of style.
+
+LAYERS is the whole map: layer by layer, lowest first. A file may import files of lower layers and,
+within its own layer, files that stand before it; so no two files can import each other.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("analyze", "configs", "data", "extract", "train")
+
+LAYERS: dict[str, tuple[str, ...]] = {
+    "facts": (
+        "configs.errors",
+        "configs.schema",
+        "configs.loading",
+        "data.records",
+        "data.manifest",
+    ),
+    "parts": (
+        "data.scenes",
+        "data.image_files",
+        "data.labels",
+        "data.folder",
+        "data.coco",
+        "data.kitti",
+        "data.voc",
+        "data.images",
+        "data.annotations",
+        "data.statistics",
+        "data.commits",
+        "data.plan",
+        "data.zarr_store",
+        "data.hdf5_store",
+        "data.stores",
+        "data.writer",
+        "data.reader",
+        "data.order",
+        "data.stream",
+        "extract.weights",
+        "extract.detector",
+        "extract.pyramid",
+        "train.codec",
+        "train.objective",
+        "train.checkpoint",
+        "analyze.average_precision",
+        "analyze.results",
+        "analyze.bitstream",
+        "analyze.decoded_maps",
+        "analyze.detection",
+        "analyze.evaluation",
+        "analyze.level_rd",
+        "analyze.runs",
+        "analyze.tables",
+        "analyze.plots",
+        "analyze.report",
+        "extract.evaluate",
+    ),
+    "loops": (
+        "extract.loop",
+        "extract.estimate",
+        "extract.finetune",
+        "train.loop",
+        "analyze.loop",
+    ),
+    "command line": (
+        "configs.options",
+        "extract.cli",
+        "train.cli",
+        "analyze.cli",
+    ),
+}
+ORDER = [module for layer in LAYERS.values() for module in layer]
+DRAWERS = {"utils", "util", "common", "base", "misc", "helpers"}
+MAX_LINES = 300
+
+
+def source_files() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    """Modules of this project that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            deeper = {f"{node.module}.{alias.name}" for alias in node.names}
+            found = deeper & set(ORDER)
+            names.update(found or {node.module})
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+SOURCES = source_files()
+MODULES = [path for path in SOURCES if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=shown)
+def test_file_imports_only_files_below_it(path: Path) -> None:
+    rank = {module: number for number, module in enumerate(ORDER)}
+    module = module_of(path)
+    assert module in rank, f"{shown(path)} is not in the table of tests/test_layout.py"
+    upward = {
+        name
+        for name in imports_of(ast.parse(path.read_text(encoding="utf-8")))
+        if name not in rank or rank[name] >= rank[module]
+    }
+    assert not upward, f"{module} imports {sorted(upward)}, not below it"
+
+
+def test_the_table_names_each_file_once_and_no_file_that_is_gone() -> None:
+    assert sorted(ORDER) == sorted(module_of(path) for path in MODULES)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=shown)
+def test_file_is_at_most_300_lines(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=shown)
+def test_file_has_only_absolute_imports(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    relative = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
+    assert not relative, f"relative imports at lines {relative}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_init_imports_nothing(package: str) -> None:
+    tree = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+
+
+def test_no_file_is_a_drawer() -> None:
+    assert not [shown(path) for path in SOURCES if path.stem.strip("_") in DRAWERS]
+
+
+def test_import_check_sees_an_upward_import_in_each_spelling() -> None:
+    for line in (
+        "import train.loop",
+        "from train import loop",
+        "from train.loop import run",
+        "def f():\n    from train.loop import run",
+    ):
+        assert imports_of(ast.parse(line)) == {"train.loop"}

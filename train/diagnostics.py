@@ -1,0 +1,179 @@
+"""What a run writes for people: metrics.csv, TensorBoard, summaries, and pictures of fixed samples."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from data.stream import Batch
+from train.codec import LevelCodec
+from train.objective import rate_bits
+
+_DEAD_CHANNEL_BITS = 1e-3  # per latent position; below it a latent channel carries nothing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochMetrics:
+    """One row of metrics.csv. Losses are MSE + lambda * BPP; None where not validated."""
+
+    epoch: int
+    train_loss: float
+    train_mse: float
+    train_bpp: float
+    aux_loss: float
+    val_loss: float | None
+    val_mse: float | None
+    val_bpp: float | None
+    learning_rate: float
+    gradient_norm: float
+    steps_per_s: float
+    data_wait_share: float
+    seconds: float
+
+    def line(self) -> str:
+        """Return the epoch as one line of the log."""
+        val = (
+            "not validated"
+            if self.val_loss is None
+            else f"val loss {self.val_loss:.4f} mse {self.val_mse:.4f} bpp {self.val_bpp:.3f}"
+        )
+        return (
+            f"epoch {self.epoch}: loss {self.train_loss:.4f} mse {self.train_mse:.4f} "
+            f"bpp {self.train_bpp:.3f} | {val} | lr {self.learning_rate:.1e}, "
+            f"{self.steps_per_s:.2f} step/s, data wait {self.data_wait_share:.1%}"
+        )
+
+
+class RunLog:
+    """Appends to metrics.csv and TensorBoard of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._board = SummaryWriter(str(folder))
+        with (folder / "metrics.csv").open("w", newline="") as file:
+            csv.writer(file).writerow(field.name for field in fields(EpochMetrics))
+
+    def add(self, metrics: EpochMetrics) -> None:
+        """Record one epoch."""
+        with (self._folder / "metrics.csv").open("a", newline="") as file:
+            csv.writer(file).writerow(
+                "" if value is None else value for value in asdict(metrics).values()
+            )
+        for name, value in asdict(metrics).items():
+            if value is not None and name != "epoch":
+                self._board.add_scalar(name, value, metrics.epoch)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._board.close()
+
+
+def write_diagnostics(
+    folder: Path, metrics: EpochMetrics, codec: LevelCodec, channel_bits: Tensor
+) -> None:
+    """Write training_diagnostics_epoch_<n>.txt; `channel_bits` [M] are bits per latent position."""
+    quantiles = codec.entropy_bottleneck.quantiles.detach().cpu()
+    spread = quantiles[:, 0, 2] - quantiles[:, 0, 0]
+    dead = int((channel_bits < _DEAD_CHANNEL_BITS).sum())
+    top = torch.argsort(channel_bits, descending=True)[:10].tolist()
+    lines = [
+        f"Epoch: {metrics.epoch}",
+        f"Learning Rate: {metrics.learning_rate:.3e}",
+        f"Gradient Norm (mean, before clipping): {metrics.gradient_norm:.4f}",
+        f"Auxiliary Loss: {metrics.aux_loss:.3f}",
+        f"Steps per Second: {metrics.steps_per_s:.3f}",
+        f"Data Wait Share: {metrics.data_wait_share:.4f}",
+        "",
+        "Entropy bottleneck (validation split)",
+        f"Bits per latent position, all channels: {float(channel_bits.sum()):.4f}",
+        f"Dead channels (< {_DEAD_CHANNEL_BITS} bits): {dead} of {len(channel_bits)}",
+        f"Quantile spread: min {float(spread.min()):.3f}, median {float(spread.median()):.3f}, "
+        f"max {float(spread.max()):.3f}",
+        "Channels with most bits: "
+        + ", ".join(f"{channel} ({float(channel_bits[channel]):.3f})" for channel in top),
+    ]
+    path = folder / f"training_diagnostics_epoch_{metrics.epoch}.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_summary(
+    folder: Path, *, level: int, lmbda: float, best: EpochMetrics | None, best_loss: float,
+    last: EpochMetrics, reason: str, facts: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write training_summary.txt; scripts read its line `Best Validation Loss: 0.1234`."""
+    lines = [f"Level: {level}", f"Lambda: {lmbda:g}", f"Best Validation Loss: {best_loss:.4f}"]
+    if best is not None:
+        lines += [
+            f"Best Epoch: {best.epoch}",
+            f"Best Validation MSE: {best.val_mse:.6f}",
+            f"Best Validation BPP: {best.val_bpp:.6f}",
+        ]
+    lines += [f"Epochs Run: {last.epoch}", f"Stopped Because: {reason}"]
+    lines += [f"{name}: {value}" for name, value in facts.items()]
+    (folder / "training_summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def analyse_samples(
+    folder: Path, epoch: int, codec: LevelCodec, batches: list[Batch], files: list[str]
+) -> None:
+    """Write epoch_<n>.json and .png of the fixed val samples into a level_analysis folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = codec.mean.device
+    entries, rows = [], []
+    for batch in batches:
+        x = batch.features.to(device, torch.float32)
+        with torch.inference_mode():
+            output = codec(x)
+        x_hat = output["x_hat"]
+        bits = rate_bits(output["likelihoods"])
+        for number, index in enumerate(batch.indices.tolist()):
+            original, decoded = x[number], x_hat[number]
+            positions = original.shape[-2] * original.shape[-1]
+            entries.append({
+                "sample": index,
+                "file": files[index],
+                "bpp": float(bits[number]) / positions,
+                "mse": float((original - decoded).square().mean()),
+                "norm_ratio": float(decoded.norm() / original.norm().clamp(min=1e-12)),
+                "original": _feature_statistics(original),
+                "decoded": _feature_statistics(decoded),
+            })  # fmt: skip
+            rows.append(_picture_row(original.cpu(), decoded.cpu()))
+    (folder / f"epoch_{epoch:04d}.json").write_text(json.dumps(entries, indent=1) + "\n")
+    if rows:
+        width = max(row.shape[1] for row in rows)
+        padded = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows]
+        Image.fromarray(np.concatenate(padded)).save(folder / f"epoch_{epoch:04d}.png")
+
+
+def _feature_statistics(features: Tensor) -> dict[str, float]:
+    return {
+        "mean": float(features.mean()),
+        "std": float(features.std(correction=0)),
+        "min": float(features.min()),
+        "max": float(features.max()),
+    }
+
+
+def _picture_row(original: Tensor, decoded: Tensor) -> np.ndarray:
+    """Original, decoded, difference, side by side: RMS over channels on one scale, uint8 [h, w, 3]."""
+    maps = [t.square().mean(0).sqrt().numpy() for t in (original, decoded, original - decoded)]
+    top = max(float(maps[0].max()), 1e-12)
+    zoom = max(1, 160 // max(maps[0].shape))
+    tiles = []
+    for values in maps:
+        colored = colormaps["viridis"](np.clip(values / top, 0, 1))[..., :3]
+        tile = (colored * 255).astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
+        tiles.append(np.pad(tile, ((0, 0), (0, 4), (0, 0))))
+    return np.concatenate(tiles, axis=1)
