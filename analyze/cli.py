@@ -14,7 +14,15 @@ from analyze.loop import AnalysisRequest, analyze
 from analyze.report import Provenance, write_report
 from analyze.tables import detection_table, level_table, plain_text
 from configs.loading import load_config
-from configs.options import common_options, run_command, setup_logging
+from configs.options import (
+    choose_device,
+    common_options,
+    detection_checkpoint_option,
+    features_option,
+    run_command,
+    setup_logging,
+    with_detection_checkpoint,
+)
 
 _PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
 
@@ -30,17 +38,15 @@ _PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
     "--report", default=None, type=click.Path(path_type=Path, file_okay=False),
     help="Folder that receives the report.  [default: reports/<time>]",
 )  # fmt: skip
-@click.option(
-    "--detection-checkpoint", "--detection_checkpoint", default=None,
-    help="Detector weights that made the cache, if they are elsewhere now.",
-)  # fmt: skip
+@detection_checkpoint_option
+@features_option
 @click.option("--limit", default=None, type=click.IntRange(min=1), help="Only the first N images.")
 @click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @run_command
 def analyze_levels(
     config: str | None,
     overrides: tuple[str, ...],
-    features: Path | None,
+    features: str | None,
     device: str,
     log_level: str,
     split: str,
@@ -57,18 +63,16 @@ def analyze_levels(
         analyze-levels --config kitti --split val
     """
     setup_logging(log_level)
-    if detection_checkpoint is not None:
-        overrides = (*overrides, f"detector.checkpoint={detection_checkpoint}")
-    settings = load_config(config, overrides)
+    settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
     now = datetime.now().astimezone()
     folder = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"
     request = AnalysisRequest(
-        cache=(features or Path("features") / settings.data.name) / split,
+        cache=Path(features or Path("features") / settings.data.name) / split,
         split=split,
         checkpoints=checkpoints,
         run_dirs=run_dirs,
         detector=settings.detector,
-        device=device,
+        device=choose_device(device),
         limit=limit,
         options=_options(config, features),
     )
@@ -89,7 +93,7 @@ def analyze_levels(
     click.echo(f"\nreport: {page}")
 
 
-def _options(config: str | None, features: Path | None) -> str:
+def _options(config: str | None, features: str | None) -> str:
     """The options that another command needs to work on the same data, with a leading space."""
     given = {"--config": config, "--features": features}
     return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value)

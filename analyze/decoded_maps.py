@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class DecodedMaps:
@@ -25,7 +27,7 @@ class DecodedMaps:
             values = np.clip(values, -limit, limit)
         self._slice(index)[:] = values.reshape(-1)
 
-    def read(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> NDArray[Any]:
         """Return map number `index` as [H, W, C], a view of the file."""
         return self._slice(index).reshape(self._shapes[index])
 
@@ -34,5 +36,5 @@ class DecodedMaps:
         self._values = np.zeros(0, dtype=self._values.dtype)
         self._file.unlink(missing_ok=True)
 
-    def _slice(self, index: int) -> np.ndarray:
+    def _slice(self, index: int) -> NDArray[Any]:
         return self._values[self._starts[index] : self._starts[index + 1]]

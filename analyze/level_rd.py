@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from analyze.bitstream import Bitstream, header_bytes, model_id, pack, require_model, unpack
 from analyze.decoded_maps import DecodedMaps
@@ -113,10 +114,10 @@ def encode_map(codec: Any, maps: torch.Tensor, *, level: int, identity: bytes) -
     )
 
 
-def decode_map(codec: Any, data: bytes, *, level: int, identity: bytes) -> np.ndarray:
+def decode_map(codec: Any, data: bytes, *, level: int, identity: bytes) -> NDArray[Any]:
     """Return the map float32 [H, W, C] of a bitstream; CacheError if it is another model's."""
     stream = unpack(data)
     require_model(stream, level=level, expected_id=identity)
     out = codec.decompress([list(stream.payloads)], stream.latent_hw, stream.size_hw)
-    restored: np.ndarray = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
+    restored: NDArray[Any] = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
     return restored

@@ -63,7 +63,7 @@ def find_config(name: str | None) -> Path:
     if path.is_file():
         return path
     packaged = PACKAGED_DIR / f"{path.name.removesuffix('.yaml')}.yaml"
-    if packaged.is_file() and path.parent in (Path("."), Path("configs")):
+    if packaged.is_file() and path.parent in (Path(), Path("configs")):
         return packaged
     hint = _did_you_mean(path.stem, packaged_names())
     raise ConfigError(
@@ -150,8 +150,17 @@ def _describe(error: ValidationError, shown: str, origin: Mapping[tuple[str, ...
     first = error.errors()[0]
     location = tuple(str(part) for part in first["loc"])
     key = ".".join(location)
-    where = next((text for keys, text in origin.items() if location[: len(keys)] == keys), shown)
-    if first["type"] == "extra_forbidden":
+    is_unknown = first["type"] == "extra_forbidden"
+    where = next(
+        (
+            text
+            for keys, text in origin.items()
+            # An unknown section is reported itself, not the key that an override put into it.
+            if location[: len(keys)] == keys or (is_unknown and keys[: len(location)] == location)
+        ),
+        shown,
+    )
+    if is_unknown:
         hint = _did_you_mean(location[-1], _valid_names(location[:-1]))
         valid = ", ".join(_valid_names(location[:-1]))
         return f"{where}: unknown key '{key}'{hint or f'; valid here are {valid}'}"

@@ -65,7 +65,7 @@ class DetectorConfig(Section):
     """Which detector makes the features."""
 
     builder: str | None = None
-    """torchvision builder, fasterrcnn_mobilenet_v2_fpn, or the user's own `package.module:factory`."""
+    """torchvision builder, fasterrcnn_mobilenet_v2_fpn, or your own `package.module:factory`."""
     checkpoint: str | None = None
     """File with a state dict (bare, or under model, state_dict, model_state_dict)."""
     weights: str | None = None
@@ -141,7 +141,7 @@ class TrainingConfig(Section):
     learning_rate: PositiveFloat = 5.0e-5
     lmbda: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, alias="lambda")] = 0.001
     crop: Positive | None = 64
-    """Side of the random training crop in feature positions; smaller maps whole; None: whole maps."""
+    """Side of the random training crop in feature positions, smaller maps whole; None: no crop."""
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
@@ -174,7 +174,7 @@ class DetectorTrainingConfig(Section):
     boxes_per_image: Positive = 512
     """Region proposals per image that the box head learns from; 64 trains 3 times faster on CPU."""
     save_dtype: Literal["float16", "float32"] = "float32"
-    """Of best_model.pth; float16 halves the file and is loaded into a float32 model all the same."""
+    """Of best_model.pth; float16 halves the file and still loads into a float32 model."""
     num_workers: NonNegative = 2
     save_dir: str = "checkpoints/detection"
     seed: NonNegative = 0
@@ -194,7 +194,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _detector_fits_data(cls, raw: Any) -> Any:
-        """Fill in the detector that goes with the data: ours for the scenes, ResNet-50 otherwise."""
+        """Fill in the detector that goes with the data: ours for scenes, ResNet-50 otherwise."""
         if not isinstance(raw, dict):
             return raw
         data, detector = raw.get("data", {}), raw.get("detector", {})

@@ -7,32 +7,20 @@ Ignored boxes are `iscrowd` 1, which COCO's own evaluation counts as neither hit
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.errors import CacheError
+from data.manifest import write_atomically
 from data.records import ImageRecord, ImageSet
 
 
 def write_annotations(path: Path, images: ImageSet) -> None:
     """Write the companion file atomically, replacing one that is there."""
-    text = json.dumps(_to_coco(images), allow_nan=False)
-    # A name of its own per writer: two extractions may write the same companion at once.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    # The cache's writer holds a lock, so that no other extraction writes the same companion now.
+    write_atomically(path, json.dumps(_to_coco(images), allow_nan=False).encode())
 
 
 def read_annotations(path: Path, split: str) -> ImageSet:

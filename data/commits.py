@@ -1,4 +1,4 @@
-"""commits.jsonl: one line per finished unit of work, appended and synced; also the writers' lock."""
+"""commits.jsonl: one line per finished unit, appended and synced; also the writers' lock."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Commit:
 
 
 def read_commits(cache: Path) -> dict[int, Commit]:
-    """Return unit -> commit. A last line cut short by a crash is no commit; others must be whole."""
+    """Return unit -> commit. A last line cut short by a crash is none; others must be whole."""
     path = cache / FILE_NAME
     if not path.is_file():
         return {}

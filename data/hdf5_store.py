@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.errors import CacheError
 from data.manifest import Manifest, write_atomically
@@ -37,8 +38,13 @@ def create_level(cache: Path, manifest: Manifest, level: int, attributes: dict[s
 
 
 def create_shard(
-    path: Path, num_samples: int, capacity: int, shape: tuple[int, int, int], dtype: str
-) -> np.ndarray:
+    path: Path,
+    num_samples: int,
+    capacity: int,
+    shape: tuple[int, int, int],
+    dtype: str,
+    attributes: dict[str, Any],
+) -> NDArray[Any]:
     """Lay out an empty shard file; return each sample's byte offset, int64 [n]."""
     space = h5py.h5s.create_simple((num_samples, *shape))
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -53,6 +59,9 @@ def create_shard(
         dataset = h5py.Dataset(identifier)
         for axis, label in enumerate(("sample", "height", "width", "channel")):
             dataset.dims[axis].label = label
+        for key, value in attributes.items():
+            if value is not None:
+                dataset.attrs[key] = value
     sample_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     offsets = shard_offsets(path, num_samples, capacity, sample_bytes)
     with path.open("r+b") as file:
@@ -60,8 +69,8 @@ def create_shard(
     return offsets
 
 
-def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> np.ndarray:
-    """Read a shard's chunk index; return each sample's byte offset, int64 [n]. CacheError if damaged."""
+def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:
+    """Read a shard's chunk index; return sample byte offsets, int64 [n]. CacheError if damaged."""
     del capacity  # HDF5 knows the number of chunks itself
     offsets = np.full(num_samples, -1, dtype=np.int64)
     try:
@@ -75,6 +84,8 @@ def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int
                     offsets[chunk.chunk_offset[0]] = chunk.byte_offset
 
             dataset.id.chunk_iter(note)
+    except FileNotFoundError:
+        raise
     except (OSError, KeyError, RuntimeError) as error:
         raise CacheError(f"{path}: the shard is damaged: {error}") from error
     if (offsets < 0).any() or int(offsets.max()) + sample_bytes > path.stat().st_size:

@@ -85,25 +85,25 @@ class Manifest:
 
     @classmethod
     def load(cls, cache: Path) -> Manifest:
-        """Read a cache's manifest; raises CacheError if it is missing, damaged or of another format."""
+        """Read a cache's manifest; CacheError if it is missing, damaged or of another format."""
         path = cache / FILE_NAME
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             version = raw["format_version"]
+            if version == FORMAT_VERSION:
+                return cls.from_json(raw)
         except FileNotFoundError:
             raise CacheError(
                 f"{cache}: holds no feature cache: run extract-features --split {cache.name}"
             ) from None
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
             raise CacheError(
                 f"{path}: is damaged ({error}): run extract-features --overwrite"
             ) from error
-        if version != FORMAT_VERSION:
-            raise CacheError(
-                f"{path}: is of format version {version}, this program reads {FORMAT_VERSION}: "
-                "run extract-features --overwrite"
-            )
-        return cls.from_json(raw)
+        raise CacheError(
+            f"{path}: is of format version {version}, this program reads {FORMAT_VERSION}: "
+            "run extract-features --overwrite"
+        )
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Manifest:
@@ -210,7 +210,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
+    part.replace(path)
     sync_folder(path.parent)
 
 

@@ -14,7 +14,7 @@ LevelShapes = Callable[[int, int], Mapping[int, tuple[int, int]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """Rows of one bucket that are computed and committed together: one shard of the finest level."""
+    """Rows of a bucket that are computed and committed together: one shard of the finest level."""
 
     index: int
     bucket: int

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import resource
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.errors import CacheError
 from data.manifest import LevelInfo, Manifest
@@ -27,8 +30,9 @@ class LevelReader:
         self.info: LevelInfo = self.manifest.level(level)
         self.statistics = _read_statistics(cache, level)
         self._maps: list[mmap.mmap] = []
-        self._shards: list[np.ndarray] = []
+        self._shards: list[NDArray[Any]] = []
         bucket_first_shard = []
+        _allow_open_files(sum(info.num_shards(level) for info in self.manifest.buckets))
         for bucket, info in enumerate(self.manifest.buckets):
             bucket_first_shard.append(len(self._shards))
             for shard in range(info.num_shards(level)):
@@ -56,9 +60,9 @@ class LevelReader:
         """Return (H, W, C) of a sample."""
         return self.manifest.sample_shape(self.info.index, self.manifest.samples[index].bucket)
 
-    def sample(self, index: int) -> np.ndarray:
+    def sample(self, index: int) -> NDArray[Any]:
         """Return a read-only view [H, W, C] of a sample in its stored dtype; no copy is made."""
-        view: np.ndarray = self._shards[self._shard_of[index]][self._row_of[index]]
+        view: NDArray[Any] = self._shards[self._shard_of[index]][self._row_of[index]]
         return view
 
     def close(self) -> None:
@@ -83,7 +87,7 @@ class LevelReader:
     ) -> None:
         self.close()
 
-    def _open_shard(self, cache: Path, bucket: int, shard: int) -> np.ndarray:
+    def _open_shard(self, cache: Path, bucket: int, shard: int) -> NDArray[Any]:
         """Map a shard; return it as [n, H, W, C]."""
         manifest, level = self.manifest, self.info.index
         store = STORES[manifest.container]
@@ -100,11 +104,13 @@ class LevelReader:
                 f"{path}: missing: the cache is incomplete: "
                 f"run extract-features --split {manifest.split} again"
             ) from None
-        except (CacheError, OSError, ValueError) as error:
+        except (CacheError, ValueError) as error:
             raise CacheError(
                 f"level {level}, {error}: remove that file and run "
-                f"extract-features --split {manifest.split} --overwrite"
+                f"extract-features --split {manifest.split} again"
             ) from error
+        except OSError as error:
+            raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
         self._maps.append(mapped)
         step = int(offsets[1] - offsets[0]) if len(offsets) > 1 else sample_bytes
         if (np.diff(offsets) != step).any():
@@ -118,6 +124,16 @@ class LevelReader:
             offset=int(offsets[0]),
             strides=(step, width * channels * size, channels * size, size),
         )
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's soft limit: each mapped file keeps a descriptor, 1024 are the usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft + count
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _read_statistics(cache: Path, level: int) -> ChannelStatistics:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,11 +16,11 @@ class ImageRecord:
     file: str
     height: int
     width: int
-    boxes_xyxy: np.ndarray
+    boxes_xyxy: NDArray[Any]
     """float32 [N, 4], px of the original image."""
-    category_ids: np.ndarray
+    category_ids: NDArray[Any]
     """int64 [N], ids as in `ImageSet.categories`."""
-    ignored: np.ndarray
+    ignored: NDArray[Any]
     """bool [N]: crowds, difficult or DontCare regions; neither hit nor miss in evaluation."""
 
 

@@ -8,12 +8,14 @@ A scene is a textured background with clutter and two to seven textured objects 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 CLASSES = ("disc", "box", "triangle", "ring", "cross")
 
-# Odd sizes on purpose: (180, 250) shares a padded bucket with (192, 256) under the 192/256 detector.
+# Odd sizes on purpose: the 192/256 detector pads (180, 250) into the bucket of (192, 256).
 SIZES_HW_PX = ((192, 256), (256, 192), (180, 250), (192, 192))
 
 # An object hidden by more than this share is not annotated, as a person would not mark it either.
@@ -24,11 +26,11 @@ _RNG_DOMAIN = 0x5CE7E5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """One scene: `image` uint8 [H, W, 3]; `boxes_xyxy` float32 [N, 4] px; `labels` int64 [N], from 1."""
+    """`image` uint8 [H, W, 3]; `boxes_xyxy` float32 [N, 4] px; `labels` int64 [N], from 1."""
 
-    image: np.ndarray
-    boxes_xyxy: np.ndarray
-    labels: np.ndarray
+    image: NDArray[Any]
+    boxes_xyxy: NDArray[Any]
+    labels: NDArray[Any]
 
 
 def scene_size_hw(index: int, seed: int) -> tuple[int, int]:
@@ -70,7 +72,7 @@ def _generator(index: int, seed: int) -> np.random.Generator:
     return np.random.default_rng([_RNG_DOMAIN, seed, index])
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def _background(rng: np.random.Generator, height: int, width: int) -> NDArray[Any]:
     """Sum of four octaves of bilinear value noise over a colour gradient, float32 [H, W, 3]."""
     corners = rng.uniform(40, 215, size=(2, 2, 3))
     image = _stretch(corners, height, width)
@@ -81,7 +83,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     return image.astype(np.float32)
 
 
-def _stretch(grid: np.ndarray, height: int, width: int) -> np.ndarray:
+def _stretch(grid: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Bilinear interpolation of a coarse grid [h, w, C] to [height, width, C]."""
     rows = np.linspace(0, grid.shape[0] - 1, height)
     columns = np.linspace(0, grid.shape[1] - 1, width)
@@ -91,10 +93,11 @@ def _stretch(grid: np.ndarray, height: int, width: int) -> np.ndarray:
     right = (columns - left)[None, :, None]
     upper = grid[top][:, left] * (1 - right) + grid[top][:, left + 1] * right
     lower = grid[top + 1][:, left] * (1 - right) + grid[top + 1][:, left + 1] * right
-    return upper * (1 - down) + lower * down
+    stretched: NDArray[Any] = upper * (1 - down) + lower * down
+    return stretched
 
 
-def _clutter(rng: np.random.Generator, image: np.ndarray) -> None:
+def _clutter(rng: np.random.Generator, image: NDArray[Any]) -> None:
     """Draw thin streaks that are no objects, so that an edge alone proves nothing."""
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -106,7 +109,7 @@ def _clutter(rng: np.random.Generator, image: np.ndarray) -> None:
         image[streak] = 0.4 * image[streak] + 0.6 * rng.uniform(0, 255, size=3)
 
 
-def _object_mask(rng: np.random.Generator, label: int, height: int, width: int) -> np.ndarray:
+def _object_mask(rng: np.random.Generator, label: int, height: int, width: int) -> NDArray[Any]:
     """Boolean [H, W] silhouette; sides are drawn log-uniformly so that small objects are common."""
     side = float(np.exp(rng.uniform(np.log(14), np.log(120))))
     aspect = float(np.exp(rng.uniform(-0.35, 0.35)))
@@ -119,20 +122,23 @@ def _object_mask(rng: np.random.Generator, label: int, height: int, width: int) 
     u = ((x - center_x) * np.cos(tilt) + (y - center_y) * np.sin(tilt)) / half_w
     v = (-(x - center_x) * np.sin(tilt) + (y - center_y) * np.cos(tilt)) / half_h
     name = CLASSES[label - 1]
+    mask: NDArray[Any]
     if name == "disc":
-        return u * u + v * v <= 1
-    if name == "box":
-        return np.maximum(np.abs(u), np.abs(v)) <= 0.9
-    if name == "triangle":
-        return (v <= 0.9) & (np.abs(u) <= (v + 1) / 2)
-    if name == "ring":
+        mask = u * u + v * v <= 1
+    elif name == "box":
+        mask = np.maximum(np.abs(u), np.abs(v)) <= 0.9
+    elif name == "triangle":
+        mask = (v <= 0.9) & (np.abs(u) <= (v + 1) / 2)
+    elif name == "ring":
         radius_squared = u * u + v * v
-        return (radius_squared <= 1) & (radius_squared >= 0.3)
-    return (np.maximum(np.abs(u), np.abs(v)) <= 1) & (np.minimum(np.abs(u), np.abs(v)) <= 0.3)
+        mask = (radius_squared <= 1) & (radius_squared >= 0.3)
+    else:
+        mask = (np.maximum(np.abs(u), np.abs(v)) <= 1) & (np.minimum(np.abs(u), np.abs(v)) <= 0.3)
+    return mask
 
 
-def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> None:
-    """Fill the silhouette with stripes, checks or speckle in two colours; texture is no class cue."""
+def _paint(rng: np.random.Generator, image: NDArray[Any], mask: NDArray[Any]) -> None:
+    """Fill the silhouette with stripes, checks or speckle; texture is no class cue."""
     height, width = mask.shape
     first = rng.uniform(0, 255, size=3)
     second = np.clip(first + rng.choice([-1, 1]) * rng.uniform(50, 140, size=3), 0, 255)

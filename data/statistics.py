@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import CacheError
@@ -18,17 +20,17 @@ class ChannelStatistics:
     """Of the stored values, float64 [C] each; `count` is values per channel."""
 
     count: int
-    mean: np.ndarray
-    m2: np.ndarray
+    mean: NDArray[Any]
+    m2: NDArray[Any]
     """Sum of squared differences from the mean."""
-    minimum: np.ndarray
-    maximum: np.ndarray
+    minimum: NDArray[Any]
+    maximum: NDArray[Any]
     cast_squared_error: float
     """Sum over all values of (stored - computed)^2."""
     cast_max_error: float
 
     @property
-    def variance(self) -> np.ndarray:
+    def variance(self) -> NDArray[Any]:
         """Population variance, float64 [C]."""
         return self.m2 / self.count
 
@@ -62,7 +64,15 @@ class ChannelStatistics:
         """Inverse of `to_json`; raises CacheError if the text is damaged."""
         try:
             raw = json.loads(text)
-            return cls(**{field.name: _decode(raw[field.name]) for field in fields(cls)})
+            return cls(
+                count=int(raw["count"]),
+                mean=_decode(raw["mean"]),
+                m2=_decode(raw["m2"]),
+                minimum=_decode(raw["minimum"]),
+                maximum=_decode(raw["maximum"]),
+                cast_squared_error=float(raw["cast_squared_error"]),
+                cast_max_error=float(raw["cast_max_error"]),
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise CacheError(f"the statistics are damaged: {error}") from error
 
@@ -95,7 +105,5 @@ def _encode(value: object) -> object:
     return value
 
 
-def _decode(value: object) -> object:
-    if isinstance(value, str):
-        return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f8")
-    return value
+def _decode(text: str) -> NDArray[Any]:
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")

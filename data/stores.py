@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
+from numpy.typing import NDArray
 
 from data import hdf5_store, zarr_store
 from data.manifest import Manifest
@@ -25,12 +25,18 @@ class Store(Protocol):
     ) -> None: ...
 
     def create_shard(
-        self, path: Path, num_samples: int, capacity: int, shape: tuple[int, int, int], dtype: str
-    ) -> np.ndarray: ...
+        self,
+        path: Path,
+        num_samples: int,
+        capacity: int,
+        shape: tuple[int, int, int],
+        dtype: str,
+        attributes: dict[str, Any],
+    ) -> NDArray[Any]: ...
 
     def shard_offsets(
         self, path: Path, num_samples: int, capacity: int, sample_bytes: int
-    ) -> np.ndarray: ...
+    ) -> NDArray[Any]: ...
 
 
 STORES: dict[str, Store] = {"zarr": zarr_store, "hdf5": hdf5_store}

@@ -11,11 +11,13 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from data.order import crop_fractions, epoch_order
 from data.reader import LevelReader
@@ -66,6 +68,9 @@ class LevelStream(IterableDataset[Batch]):
         self._epoch, self._next_batch = state["epoch"], state["next_batch"]
 
     def __iter__(self) -> Iterator[Batch]:
+        if get_worker_info() is not None:
+            # Each worker would yield the whole epoch, and its memory would change under the reader.
+            raise RuntimeError("LevelStream has a thread of its own: use num_workers=0")
         count = self._reader.num_samples
         order = epoch_order(num_samples=count, seed=self._seed, epoch=self._epoch)
         fractions = crop_fractions(num_samples=count, seed=self._seed, epoch=self._epoch)
@@ -116,7 +121,7 @@ class _Buffer:
         self._reader = reader
         self._memory = torch.empty(0, dtype=getattr(torch, reader.manifest.dtype))
 
-    def fill(self, group: np.ndarray, crop: int | None, fractions: np.ndarray) -> Batch:
+    def fill(self, group: NDArray[Any], crop: int | None, fractions: NDArray[Any]) -> Batch:
         """Copy the group's crops into this slot."""
         reader = self._reader
         shapes = np.array([reader.shape(int(index)) for index in group])

@@ -40,15 +40,15 @@ class _OpenShard:
 
 
 class CacheWriter:
-    """Writes the units of a manifest that have no commit yet. Use as a context manager."""
+    """Writes the units of a manifest that have no commit yet. Close it when done."""
 
     def __init__(self, cache: Path, manifest: Manifest, log: CommitLog) -> None:
         self._cache = cache
         self._manifest = manifest
         self._log = log
         self._store = STORES[manifest.container]
-        self._commits = read_commits(cache)
         self._units = units_of(manifest)
+        self._commits = self._with_their_files(read_commits(cache))
         self._open: dict[tuple[int, int, int], _OpenShard] = {}
         self._dtype = getattr(torch, manifest.dtype)
 
@@ -59,7 +59,6 @@ class CacheWriter:
 
     def prepare(self) -> None:
         """Write metadata; raises CacheError if the disk cannot hold what is still to be written."""
-        detector = self._manifest.detector.get("builder")
         pending = sum(unit.num_rows for unit in self.pending)
         if not pending:
             return
@@ -73,14 +72,9 @@ class CacheWriter:
                 "detector.min_size); extract-features --dry-run shows the sizes"
             )
         for level in self._manifest.levels:
-            attributes = {
-                "level": level.index,
-                "key": level.key,
-                "stride_px": level.stride_px,
-                "units": "detector feature value (dimensionless)",
-                "detector": detector,
-            }
-            self._store.create_level(self._cache, self._manifest, level.index, attributes)
+            self._store.create_level(
+                self._cache, self._manifest, level.index, self._attributes(level.index)
+            )
 
     def write_unit(self, unit: Unit, maps: dict[int, list[Tensor]]) -> int:
         """Store a unit's maps ({level: [H, W, C] float32 each, in row order}) and commit it.
@@ -98,7 +92,7 @@ class CacheWriter:
                 checksums[level] = []
                 for row, computed in enumerate(tensors, start=unit.first_row):
                     stored = self._cast(computed, level)
-                    content = memoryview(stored.numpy()).cast("B")
+                    content = stored.numpy().data.cast("B")
                     _write_all(shard.handle, content, int(shard.offsets[row - shard.rows.start]))
                     checksums[level].append(xxhash.xxh3_64_hexdigest(content))
                     parts.append(statistics_of(stored, computed))
@@ -130,6 +124,21 @@ class CacheWriter:
             os.close(shard.handle)
         self._open.clear()
 
+    def _with_their_files(self, commits: dict[int, Commit]) -> dict[int, Commit]:
+        """Leave out commits whose shard somebody removed: those units are computed again."""
+        manifest = self._manifest
+        gone: set[int] = set()
+        for unit in self._units:
+            bucket = manifest.buckets[unit.bucket]
+            for level in manifest.levels:
+                number = unit.first_row // bucket.samples_per_shard[level.index]
+                path = self._store.shard_path(
+                    self._cache, manifest, level.index, unit.bucket, number
+                )
+                if not path.exists() and not path.with_name(f"{path.name}.part").exists():
+                    gone.add(unit.index)
+        return {number: commit for number, commit in commits.items() if number not in gone}
+
     def _cast(self, computed: Tensor, level: int) -> Tensor:
         stored = computed.to(self._dtype).contiguous()
         if not torch.isfinite(stored).all():
@@ -159,18 +168,30 @@ class CacheWriter:
         part = path.with_name(f"{path.name}.part")
         if path.exists():
             # Visible, but its last unit has no commit line: the crash came between the two.
-            os.replace(path, part)
+            path.replace(part)
         shape = manifest.sample_shape(level, bucket)
         capacity = manifest.buckets[bucket].samples_per_shard[level]
         sample_bytes = manifest.sample_bytes(level, bucket)
         if part.exists() and self._holds_commits(bucket, rows):
             offsets = self._store.shard_offsets(part, len(rows), capacity, sample_bytes)
         else:
-            offsets = self._store.create_shard(part, len(rows), capacity, shape, manifest.dtype)
+            offsets = self._store.create_shard(
+                part, len(rows), capacity, shape, manifest.dtype, self._attributes(level)
+            )
         handle = os.open(part, os.O_RDWR)
         # Space is taken now: a full disk shows here, not in the middle of a sample.
         os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
         return _OpenShard(handle=handle, part=part, path=path, rows=rows, offsets=offsets)
+
+    def _attributes(self, level: int) -> dict[str, Any]:
+        info = self._manifest.level(level)
+        return {
+            "level": info.index,
+            "key": info.key,
+            "stride_px": info.stride_px,
+            "units": "detector feature value (dimensionless)",
+            "detector": self._manifest.detector.get("builder"),
+        }
 
     def _holds_commits(self, bucket: int, rows: range) -> bool:
         return any(
@@ -180,13 +201,13 @@ class CacheWriter:
 
     def _make_durable(self, unit: Unit) -> None:
         """Sync the unit's bytes, and give full shards their real names."""
-        end = unit.first_row + unit.num_rows
         for key, shard in list(self._open.items()):
             os.fsync(shard.handle)
-            if shard.rows.stop == end and key[1] == unit.bucket and self._is_full(unit, shard):
+            own = key[1] == unit.bucket and unit.first_row in shard.rows
+            if own and self._is_full(unit, shard):
                 os.close(shard.handle)
                 del self._open[key]
-                os.replace(shard.part, shard.path)
+                shard.part.replace(shard.path)
                 sync_folder(shard.path.parent)
 
     def _is_full(self, last: Unit, shard: _OpenShard) -> bool:

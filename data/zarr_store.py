@@ -13,6 +13,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.errors import CacheError
 from data.manifest import Manifest, write_atomically
@@ -68,9 +69,15 @@ def create_level(cache: Path, manifest: Manifest, level: int, attributes: dict[s
 
 
 def create_shard(
-    path: Path, num_samples: int, capacity: int, shape: tuple[int, int, int], dtype: str
-) -> np.ndarray:
+    path: Path,
+    num_samples: int,
+    capacity: int,
+    shape: tuple[int, int, int],
+    dtype: str,
+    attributes: dict[str, Any],
+) -> NDArray[Any]:
     """Lay out an empty shard file, index included; return each sample's byte offset, int64 [n]."""
+    del attributes  # the array's zarr.json has them
     sample_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     index = np.full((capacity, 2), _ABSENT, dtype="<u8")
     index[:num_samples, 0] = np.arange(num_samples, dtype=np.uint64) * np.uint64(sample_bytes)
@@ -83,7 +90,7 @@ def create_shard(
     return index[:num_samples, 0].astype(np.int64)
 
 
-def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> np.ndarray:
+def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:
     """Read a shard's index; return each sample's byte offset, int64 [n]. CacheError if damaged."""
     index_bytes = capacity * 16 + _CRC_BYTES
     with path.open("rb") as file:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models import detection, mobilenet_v2
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -40,7 +42,7 @@ class LoadedDetector:
 
 
 def fasterrcnn_mobilenet_v2_fpn(*, num_classes: int = 91, **sizes: Any) -> FasterRCNN:
-    """Build the compact five-level detector: MobileNetV2 features 3, 6, 13, 18 under a 256-wide FPN."""
+    """Build the compact five-level detector: MobileNetV2 features 3, 6, 13, 18, a 256-wide FPN."""
     body = mobilenet_v2(weights=None).features
     backbone = BackboneWithFPN(
         body, {"3": "0", "6": "1", "13": "2", "18": "3"}, [24, 32, 96, 1280], 256
@@ -60,22 +62,23 @@ def load_detector(config: DetectorConfig, device: str = "cpu") -> LoadedDetector
     checkpoint of another architecture.
     """
     builder = config.builder or DEFAULT_BUILDER
+    _check_builder(builder, config.weights)
     if config.checkpoint is not None:
         content = read_checkpoint(config.checkpoint)
-        num_classes = _num_classes_of(content.state, builder)
+        num_classes = _num_classes_of(content.state)
         model = build_detector(config, num_classes)
         load_state(model, content.state, config.checkpoint, builder)
         if content.batch_norm_eps is not None:
             set_batch_norm_eps(model, content.batch_norm_eps)
         classes = content.classes
-    elif config.weights == "random" or (config.weights is None and ":" in builder):
+    elif config.weights == "random" or ":" in builder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build_detector(config, None)
         classes = None
     else:
         named = read_named_weights(builder, config.weights or "COCO_V1")
-        model = build_detector(config, None)
+        model = build_detector(config, _num_classes_of(named.state))
         load_state(model, named.state, f"weights {config.weights or 'COCO_V1'}", builder)
         if named.batch_norm_eps is not None:
             set_batch_norm_eps(model, named.batch_norm_eps)
@@ -88,6 +91,7 @@ def load_detector(config: DetectorConfig, device: str = "cpu") -> LoadedDetector
 def build_detector(config: DetectorConfig, num_classes: int | None) -> Any:
     """Build the architecture alone, at the configured input size, without meaningful weights."""
     name = config.builder or DEFAULT_BUILDER
+    _check_builder(name, config.weights)
     sizes: dict[str, Any] = {}
     if config.min_size is not None:
         sizes["min_size"] = config.min_size
@@ -97,14 +101,9 @@ def build_detector(config: DetectorConfig, num_classes: int | None) -> Any:
         model = _call_factory(name)
     elif name == SCENES_BUILDER:
         model = fasterrcnn_mobilenet_v2_fpn(num_classes=num_classes or 91, **sizes)
-    elif name in fpn_builders():
+    else:
         model = torchvision.models.get_model_builder(name)(
             weights=None, weights_backbone=None, num_classes=num_classes or 91, **sizes
-        )
-    else:
-        raise ConfigError(
-            f"detector.builder: {name!r} is no detector with an FPN: use one of "
-            f"{', '.join((SCENES_BUILDER, *fpn_builders()))}, or your own package.module:factory"
         )
     if ":" in name and sizes:
         transform = model.transform
@@ -121,7 +120,7 @@ def fpn_builders() -> list[str]:
     return [name for name in torchvision.models.list_models(module=detection) if "fpn" in name]
 
 
-def prepare_images(model: Any, images: list[np.ndarray]) -> tuple[Tensor, list[tuple[int, int]]]:
+def prepare_images(model: Any, images: list[NDArray[Any]]) -> tuple[Tensor, list[tuple[int, int]]]:
     """Resize, normalise and pad uint8 [H, W, 3] images as the detector itself does.
 
     Returns the batch float32 [B, 3, H, W] and each image's resized (height, width) before padding.
@@ -132,7 +131,7 @@ def prepare_images(model: Any, images: list[np.ndarray]) -> tuple[Tensor, list[t
 
 
 def backbone_levels(model: Any, batch: Tensor) -> OrderedDict[str, Tensor]:
-    """Run the backbone: [B, 3, H, W] float32 in, {key: [B, C, H_l, W_l] float32} out, finest first."""
+    """Run the backbone: float32 [B, 3, H, W] in, {key: [B, C, H_l, W_l]} out, finest first."""
     features = model.backbone(batch)
     return OrderedDict([("0", features)]) if isinstance(features, Tensor) else features
 
@@ -155,7 +154,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], shown: str, builde
 
 
 def set_batch_norm_eps(model: nn.Module, eps: float) -> None:
-    """Give every batch norm the epsilon its weights were trained with (torchvision's COCO_V1: 0)."""
+    """Give every batch norm the epsilon its weights were trained with (0 for COCO_V1)."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | torchvision.ops.misc.FrozenBatchNorm2d):
             module.eps = eps
@@ -203,27 +202,44 @@ def label_to_category(
 def num_labels(model: Any) -> int:
     """Return how many classes the detector's head tells apart, background not counted."""
     state = model.state_dict()
-    count = _num_classes_of(state, "")
+    count = _num_classes_of(state)
     if count is None:
         raise ConfigError("the detector's head is unknown: its number of classes cannot be read")
     return count - 1
 
 
-def _num_classes_of(state: Mapping[str, Tensor], builder: str) -> int | None:
+def _num_classes_of(state: Mapping[str, Tensor]) -> int | None:
     """Size of the class head in a state dict, background included (as torchvision counts)."""
     if (box := state.get("roi_heads.box_predictor.cls_score.weight")) is not None:
         return int(box.shape[0])
-    if (logits := state.get("head.classification_head.cls_logits.weight")) is not None:
-        boxes = state["head.regression_head.bbox_reg.weight"].shape[0] // 4
-        return int(logits.shape[0]) // int(boxes)
+    logits = state.get("head.classification_head.cls_logits.weight")
+    boxes = state.get("head.regression_head.bbox_reg.weight")
+    if logits is not None and boxes is not None:
+        return int(logits.shape[0]) // (int(boxes.shape[0]) // 4)
     return None
+
+
+def _check_builder(name: str, weights: str | None) -> None:
+    if ":" not in name and name not in (SCENES_BUILDER, *fpn_builders()):
+        raise ConfigError(
+            f"detector.builder: {name!r} is no detector with an FPN: use one of "
+            f"{', '.join((SCENES_BUILDER, *fpn_builders()))}, or your own package.module:factory"
+        )
+    if ":" in name and weights not in (None, "random"):
+        raise ConfigError(
+            f"detector.weights: {weights!r} is not for {name!r}: "
+            "remove it, a factory of your own brings its weights or takes detector.checkpoint"
+        )
 
 
 def _call_factory(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        # A console script looks beside itself for modules, not in the working directory.
+        sys.path.append(str(Path.cwd()))
     try:
         factory: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"detector.builder: {name!r} cannot be imported ({error}): "
             "is its package installed or in the working directory?"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.errors import CacheError
 from data.images import read_image
 from data.manifest import Manifest
 from data.plan import level_bytes, samples_by_bucket
@@ -52,8 +53,9 @@ class Estimate:
             )
         num_shards = sum(level[3] for level in self.levels)
         lines.append(
-            f"{self.num_images} images in {self.num_buckets} buckets, {self.num_bytes / 1e9:.3f} GB "
-            f"in {num_shards} shards; {self.free_bytes / 1e9:.1f} GB free"
+            f"{self.num_images} images in {self.num_buckets} buckets, "
+            f"{self.num_bytes / 1e9:.3f} GB in {num_shards} shards; "
+            f"{self.free_bytes / 1e9:.1f} GB free"
         )
         lines.append(
             f"measured: {self.images_per_s:.2f} images/s, write "
@@ -102,11 +104,17 @@ def estimate(manifest: Manifest, model: Any, folder: Path) -> Estimate:
 
 
 def _write_rate(folder: Path) -> float:
-    """Write and sync a temporary file; return bytes per second."""
+    """Write and sync a temporary file; return bytes per second. CacheError if that fails."""
     block = np.random.default_rng(0).bytes(_TIMED_WRITE_BYTES)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        start = time.perf_counter()
-        file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-        return _TIMED_WRITE_BYTES / (time.perf_counter() - start)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            start = time.perf_counter()
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            return _TIMED_WRITE_BYTES / (time.perf_counter() - start)
+    except OSError as error:
+        raise CacheError(
+            f"{folder}: cannot be written ({error.strerror}): "
+            "free space, or choose another --features"
+        ) from error

@@ -6,7 +6,6 @@ SGD with linear warm-up and step decay, horizontal flips, batch norms frozen, mA
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ Evaluate = Callable[[Any, tuple[str, ...]], dict[str, float]]
 
 
 class DetectionDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Images float32 [3, H, W] in 0..1 with boxes [N, 4] xyxy px and contiguous labels [N] from 1."""
+    """Images float32 [3, H, W] in 0..1; boxes [N, 4] xyxy px, contiguous labels [N] from 1."""
 
     def __init__(self, images: ImageSet, *, flip: bool) -> None:
         self._labels = {category: i for i, category in enumerate(sorted(images.categories), 1)}
@@ -141,7 +140,7 @@ def finetune(
 def start_model(
     detector: DetectorConfig, num_classes: int, boxes_per_image: int
 ) -> tuple[Any, float | None]:
-    """Build the detector for `num_classes` and load all weights that fit; heads of classes start anew."""
+    """Build the detector for `num_classes`, load all weights that fit; class heads start anew."""
     model = build_detector(detector, num_classes)
     eps: float | None = None
     if detector.weights != "random":
@@ -223,4 +222,4 @@ def _as_dtype(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
 def _save(content: dict[str, Any], path: Path) -> None:
     part = path.with_suffix(".part")
     torch.save(content, part)
-    os.replace(part, path)
+    part.replace(path)

@@ -9,12 +9,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -128,45 +130,43 @@ def extract(
             f"{folder}: cannot be written ({error.strerror}): choose another --features"
         ) from error
     with commit_log:
-        _settle_manifest(folder, manifest, images, commit_log, overwrite)
-        writer = CacheWriter(folder, manifest, commit_log)
         num_new, num_bytes = 0, 0
         try:
-            pending = writer.pending
-            writer.prepare()
-            num_new = sum(unit.num_rows for unit in pending)
-            done = len(manifest.samples) - num_new
-            if done and num_new:
-                log.info("%s: %d of %d images are there already", folder, done, len(images.records))
-            by_bucket = samples_by_bucket(manifest)
-            indices = [
-                by_bucket[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
-                for unit in pending
-            ]
-            maps = _unit_maps(model, manifest, indices, batch_size, num_workers)
-            with ThreadPoolExecutor(1) as background, _bar(num_new) as bar:
-                writing: Future[int] | None = None
-                for unit, unit_maps in zip(pending, maps, strict=True):
-                    # The next unit is computed while this one is cast, checked and written.
+            _settle_manifest(folder, manifest, images, commit_log, overwrite)
+            with closing(CacheWriter(folder, manifest, commit_log)) as writer:
+                pending = writer.pending
+                writer.prepare()
+                num_new = sum(unit.num_rows for unit in pending)
+                done = len(manifest.samples) - num_new
+                if done and num_new:
+                    log.info("%s: %d of %d images are there", folder, done, len(manifest.samples))
+                by_bucket = samples_by_bucket(manifest)
+                indices = [
+                    by_bucket[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
+                    for unit in pending
+                ]
+                maps = _unit_maps(model, manifest, indices, batch_size, num_workers)
+                with ThreadPoolExecutor(1) as background, _bar(num_new) as bar:
+                    writing: Future[int] | None = None
+                    for unit, unit_maps in zip(pending, maps, strict=True):
+                        # The next unit is computed while this one is cast, checked and written.
+                        if writing is not None:
+                            num_bytes += writing.result()
+                        writing = background.submit(writer.write_unit, unit, unit_maps)
+                        bar.update(unit.num_rows)
+                        rate = num_bytes / 1e6 / max(1e-9, time.monotonic() - start)
+                        bar.set_postfix_str(f"{rate:.0f} MB/s, {num_bytes / 1e9:.2f} GB written")
                     if writing is not None:
                         num_bytes += writing.result()
-                    writing = background.submit(writer.write_unit, unit, unit_maps)
-                    bar.update(unit.num_rows)
-                    rate = num_bytes / 1e6 / max(1e-9, time.monotonic() - start)
-                    bar.set_postfix_str(f"{rate:.0f} MB/s, {num_bytes / 1e9:.2f} GB written")
-                if writing is not None:
-                    num_bytes += writing.result()
-            if num_new or any(
-                not statistics_path(folder, level.index).exists() for level in manifest.levels
-            ):
-                writer.finish()
+                if num_new or any(
+                    not statistics_path(folder, level.index).exists() for level in manifest.levels
+                ):
+                    writer.finish()
         except OSError as error:
             raise CacheError(
                 f"{error.filename or folder}: cannot be written ({error.strerror or error}): "
                 "nothing committed is lost, mend it and run the same command again"
             ) from error
-        finally:
-            writer.close()
     return Extracted(
         num_images=len(manifest.samples),
         num_new_images=num_new,
@@ -176,7 +176,7 @@ def extract(
 
 
 def compute_maps(
-    model: Any, manifest: Manifest, samples: Sequence[SampleInfo], images: list[np.ndarray]
+    model: Any, manifest: Manifest, samples: Sequence[SampleInfo], images: list[NDArray[Any]]
 ) -> dict[int, list[Tensor]]:
     """Return {level: [H, W, C] float32 on the CPU, one per image}; images share one bucket.
 
@@ -191,7 +191,11 @@ def compute_maps(
                 f"{(sample.input_height, sample.input_width)}: please report this as a bug"
             )
     device = next(model.parameters()).device
-    parts = batch.split(1) if device.type == "cpu" else (batch.to(device, non_blocking=True),)
+    parts = (
+        batch.split(1)  # type: ignore[no-untyped-call]
+        if device.type == "cpu"
+        else (batch.to(device, non_blocking=True),)
+    )
     maps: dict[int, list[Tensor]] = {level.index: [] for level in manifest.levels}
     for part in parts:
         with torch.inference_mode():
@@ -224,7 +228,7 @@ def _unit_maps(
     ]
     order = [index for _, group in groups for index in group]
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        decoding: deque[Future[np.ndarray]] = deque()
+        decoding: deque[Future[NDArray[Any]]] = deque()
         upcoming = iter(order)
         maps: dict[int, list[Tensor]] = {level.index: [] for level in manifest.levels}
         for position, (number, group) in enumerate(groups):
@@ -244,7 +248,7 @@ def _unit_maps(
                 maps = {level.index: [] for level in manifest.levels}
 
 
-def _checked_image(sample: SampleInfo) -> np.ndarray:
+def _checked_image(sample: SampleInfo) -> NDArray[Any]:
     image = read_image(sample.file)
     if image.shape[:2] != (sample.height, sample.width):
         raise ConfigError(
@@ -258,30 +262,32 @@ def _settle_manifest(
     folder: Path, manifest: Manifest, images: ImageSet, log_file: CommitLog, overwrite: bool
 ) -> None:
     """Make the folder's manifest this one: take an equal one up, refuse or replace another."""
-    if overwrite:
+    path = folder / FILE_NAME
+    if overwrite or not path.exists():
+        # Commits without their manifest are of nobody knows which plan.
         log_file.clear()
+    if overwrite:
         _remove_cache(folder)
-    elif (folder / FILE_NAME).exists():
-        difference = manifest.difference_from(Manifest.load(folder))
-        if difference is None:
-            return
+    if not path.exists():
+        manifest.save(folder)
+    elif (difference := manifest.difference_from(Manifest.load(folder))) is not None:
         raise CacheError(
             f"{folder}: holds a cache of another plan ({difference}): "
             "add --overwrite to replace it, or choose another --features"
         )
-    manifest.save(folder)
+    # Each time: a crash may have come before it, and boxes may be mended without new features.
     write_annotations(folder / ANNOTATIONS_NAME, images)
 
 
 def _remove_cache(folder: Path) -> None:
-    """Remove what a cache consists of, and nothing else that may lie in the folder."""
-    (folder / FILE_NAME).unlink(missing_ok=True)
+    """Remove what a cache consists of and nothing else; the manifest last, as crashes happen."""
     for pattern in ("statistics_level_*.json*", f"{ANNOTATIONS_NAME}*"):
         for path in folder.glob(pattern):
             path.unlink()
     for level in range(64):
         for store in STORES.values():
             shutil.rmtree(store.level_folder(folder, level), ignore_errors=True)
+    (folder / FILE_NAME).unlink(missing_ok=True)
 
 
 def _bar(total: int) -> tqdm[Any]:

@@ -39,7 +39,7 @@ def measure_levels(model: Any, batch: Tensor, shapes_of: LevelShapes) -> list[Le
     """Return the detector's levels, finest first, from one real batch [1, 3, H, W] float32.
 
     A level is `derived_from` the one before if it equals that one's [::2, ::2] bit for bit.
-    Raises ConfigError if the backbone gives anything but maps of falling resolution.
+    Raises ConfigError if a level is finer than the one before it.
     """
     with torch.inference_mode():
         maps = list(backbone_levels(model, batch).items())
@@ -58,7 +58,8 @@ def measure_levels(model: Any, batch: Tensor, shapes_of: LevelShapes) -> list[Le
             )
         )
     strides = [level.stride_px for level in levels]
-    if strides != sorted(set(strides)):
+    # Equal strides are allowed: torchvision's MobileNetV3 pyramid has 32, 32, 64.
+    if strides != sorted(strides):
         raise ConfigError(
             f"detector.builder: its backbone's levels have strides {strides}: "
             "a feature pyramid, finest first, is needed"

@@ -1,4 +1,4 @@
-"""Read detector weights: checkpoints in the usual wrappings, torchvision's by name, the built-in."""
+"""Read detector weights: checkpoints as usually wrapped, torchvision's by name, the built-in."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from configs.errors import ConfigError
 from configs.schema import SCENES_BUILDER
 
 _BUILTIN_DIR = Path(__file__).parent / "builtin"
+# What torch.load raises for files that are something else, or cut short.
+_NO_WEIGHTS = (
+    pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, LookupError,
+    ValueError, TypeError, AttributeError, AssertionError,
+)  # fmt: skip
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
@@ -45,7 +50,7 @@ def read_checkpoint(name: str) -> DetectorWeights:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, OSError) as error:
+    except _NO_WEIGHTS as error:
         raise ConfigError(
             f"detector checkpoint {name}: not a PyTorch weights file, or damaged: "
             f"{_first_sentence(error)}"

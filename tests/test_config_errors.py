@@ -101,6 +101,15 @@ BAD_OVERRIDES = [
         "--set training.epochs=1.5: training.epochs: 1.5 is not allowed: "
         "Input should be a valid integer",
     ),
+    (
+        "foo.bar=1",
+        "--set foo.bar=1: unknown key 'foo'; valid here are data, detector, cache, model, "
+        "training, validation, detector_training",
+    ),
+    (
+        "trainning.lr_schedule.factor=0.1",
+        "--set trainning.lr_schedule.factor=0.1: unknown key 'trainning': did you mean 'training'?",
+    ),
     ("training.epochs", "--set training.epochs: write it as section.key=value"),
     ("=3", "--set =3: write it as section.key=value"),
     (

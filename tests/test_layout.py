@@ -48,6 +48,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "train.codec",
         "train.objective",
         "train.checkpoint",
+        "train.diagnostics",
         "analyze.average_precision",
         "analyze.results",
         "analyze.bitstream",

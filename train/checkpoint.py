@@ -93,7 +93,7 @@ def save_checkpoint(
     best_validation_loss: float,
     training_state: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint atomically; `training_state` (optimisers, scheduler) makes it resumable."""
+    """Write a checkpoint atomically; `training_state` (optimisers, scheduler) is for resuming."""
     content = {
         "model_state_dict": codec.state_dict(),
         "level": level,
@@ -111,7 +111,7 @@ def save_checkpoint(
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
+    part.replace(path)
 
 
 def load_codec(path: Path, device: str = "cpu") -> tuple[LevelCodec, RunInfo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -59,23 +60,26 @@ def train_level(
     if out is not None:
         save_dir = Path(out) / save_dir.name
     torch_device = choose_device(device)
+    trials = [_with_lambda(settings, lmbda) for lmbda in lambdas] or [settings]
     for number in levels:
-        for lmbda in lambdas or (settings.training.lmbda,):
+        for trial in trials:
             folder = run_training(
-                root / split, root / val_split, number, _with_lambda(settings, lmbda),
+                root / split, root / val_split, number, trial,
                 device=torch_device, save_dir=save_dir,
             )  # fmt: skip
-            click.echo(f"level {number}, lambda {lmbda:g} -> {folder}")
+            click.echo(f"level {number}, lambda {trial.training.lmbda:g} -> {folder}")
 
 
 def _levels(text: str, cache: Path) -> list[int]:
     if text == "all":
         return [level.index for level in Manifest.load(cache).levels]
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ConfigError(f"--level {text}: use a level's number (0 is the finest), or all")
     return [int(text)]
 
 
 def _with_lambda(config: Config, lmbda: float) -> Config:
+    if not math.isfinite(lmbda):
+        raise ConfigError(f"--lambda {lmbda}: use a finite number, 0 or more")
     training = config.training.model_copy(update={"lmbda": lmbda})
     return config.model_copy(update={"training": training})

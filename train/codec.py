@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from compressai.ans import RansDecoder, RansEncoder
+from compressai.ans import RansDecoder, RansEncoder  # codespell:ignore ans
 from compressai.entropy_models import EntropyBottleneck
 from compressai.layers import GDN
 from compressai.models import CompressionModel
 from compressai.models.utils import conv, deconv
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,9 +26,9 @@ class LevelCodec(CompressionModel):  # type: ignore[misc]
 
     .. code-block:: none
 
-        x ── pad ── (x - mean) / std ──▶ g_a ──▶ y ──▶ round ──▶ y_hat ──▶ g_s ──▶ * std + mean ── crop ── x_hat
-                                                        ▲
-                                          entropy bottleneck (per channel density)
+        x ─ pad ─ (x - mean)/std ─▶ g_a ─▶ y ─▶ round ─▶ y_hat ─▶ g_s ─▶ *std + mean ─ crop ─ x_hat
+                                                  ▲
+                                    entropy bottleneck (per channel density)
 
     g_a is four 5x5 convolutions of stride 2 with GDN between them, g_s its mirror image with IGDN.
     `mean` and `std` are the cache's per-channel statistics and belong to the weights. Maps are
@@ -63,7 +64,7 @@ class LevelCodec(CompressionModel):  # type: ignore[misc]
         self.register_buffer("std", torch.ones(num_channels))
         self._tables: tuple[list[list[int]], list[int], list[int]] | None = None
 
-    def set_standardisation(self, mean: np.ndarray, variance: np.ndarray) -> None:
+    def set_standardisation(self, mean: NDArray[Any], variance: NDArray[Any]) -> None:
         """Take the cache's per-channel mean and variance, float64 [C] each."""
         self.mean.copy_(torch.from_numpy(mean.copy()))
         self.std.copy_(torch.from_numpy(np.sqrt(variance)).clamp(min=_MIN_STD))

@@ -1,4 +1,4 @@
-"""What a run writes for people: metrics.csv, TensorBoard, summaries, and pictures of fixed samples."""
+"""What a run writes for people: metrics.csv, TensorBoard, summaries, pictures of fixed samples."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib import colormaps
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -166,8 +167,8 @@ def _feature_statistics(features: Tensor) -> dict[str, float]:
     }
 
 
-def _picture_row(original: Tensor, decoded: Tensor) -> np.ndarray:
-    """Original, decoded, difference, side by side: RMS over channels on one scale, uint8 [h, w, 3]."""
+def _picture_row(original: Tensor, decoded: Tensor) -> NDArray[Any]:
+    """Original, decoded, difference side by side: RMS over channels, one scale, uint8 [h, w, 3]."""
     maps = [t.square().mean(0).sqrt().numpy() for t in (original, decoded, original - decoded)]
     top = max(float(maps[0].max()), 1e-12)
     zoom = max(1, 160 // max(maps[0].shape))

@@ -1,4 +1,4 @@
-"""Train one level's codec from its cache: epochs, validation, schedule, early stopping, checkpoints."""
+"""Train a level's codec from its cache: epochs, validation, schedule, stopping, checkpoints."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """The val split at one moment: MSE, BPP and loss, and bits per latent position per channel [M]."""
+    """The val split at one moment; `channel_bits` [M] are bits per latent position, by channel."""
 
     loss: float
     mse: float
@@ -97,7 +97,7 @@ def _run(
     fixed = range(min(config.validation.num_samples, val_reader.num_samples))
     fixed_batches = list(whole_map_batches(val_reader, 1, fixed))
     analysis_folder = folder / "level_analysis" / f"level_{level}" / f"lambda_{settings.lmbda:g}"
-    best_loss, best, stale, reason = math.inf, None, 0, "all epochs done"
+    best_loss, progress_loss, best, stale, reason = math.inf, math.inf, None, 0, "all epochs done"
     start = time.monotonic()
     for epoch in range(1, settings.epochs + 1):
         stream.set_epoch(epoch - 1)
@@ -122,8 +122,10 @@ def _run(
             if fixed_batches:
                 analyse_samples(analysis_folder, epoch, codec, fixed_batches, files)
             improved = result.loss < best_loss
-            # Early stopping counts only progress of min_delta; the best model is simply the best.
-            stale = 0 if result.loss < best_loss - settings.early_stopping.min_delta else stale + 1
+            # The best model is simply the best; early stopping asks for a fall of min_delta in all.
+            stale += 1
+            if result.loss < progress_loss - settings.early_stopping.min_delta:
+                progress_loss, stale = result.loss, 0
             if improved:
                 best_loss, best = result.loss, metrics
             if schedule.enabled:
@@ -205,7 +207,7 @@ def _train_epoch(
             optimizer.zero_grad(set_to_none=True)
             aux_optimizer.zero_grad(set_to_none=True)
             loss, mse, bpp = rate_distortion(codec(x), x, batch.sizes, settings.lmbda)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(parameters, clip)
             optimizer.step()
             aux = codec.aux_loss()
@@ -293,7 +295,6 @@ def _check_caches(reader: LevelReader, val_reader: LevelReader, config: Config) 
 def _refuse_nonfinite(metrics: EpochMetrics, level: int, folder: Path) -> None:
     if math.isfinite(metrics.train_loss) and math.isfinite(metrics.val_loss or 0.0):
         return
-    raise UserError(
-        f"level {level}: the loss became {metrics.train_loss} in epoch {metrics.epoch}: lower "
-        f"training.learning_rate; the best model so far is kept in {folder}"
-    )
+    kept = f"; the best model so far is in {folder}" if (folder / BEST_NAME).exists() else ""
+    raise UserError(f"level {level}: the loss became nan or infinite in epoch {metrics.epoch}: "
+                    f"lower training.learning_rate{kept}")  # fmt: skip

@@ -1,0 +1,41 @@
+"""Fixtures of all tests: one computing thread, and caches that the real extraction wrote once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.extraction import TinyCache, must_extract, write_config
+from tests.tiny_study import save_detector
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_computing_thread() -> None:
+    """Tiny maps are faster so, and the machine may be shared."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight scenes of four sizes in three buckets; shards so small that each bucket has several."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return write_config(folder / "tiny.yaml", detector=save_detector(folder / "detector.pth"))
+
+
+@pytest.fixture(scope="session", params=["zarr", "hdf5"])
+def tiny_cache(
+    request: pytest.FixtureRequest, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TinyCache:
+    """The train split's float16 cache, once per container. Read only: damage copies of it."""
+    features = tmp_path_factory.mktemp(f"features_{request.param}")
+    folder = must_extract(tiny_config, features, "--container", request.param)
+    return TinyCache(folder=folder, container=request.param, config=tiny_config)
+
+
+@pytest.fixture(scope="session")
+def zarr_cache(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyCache:
+    """The train split's float16 cache in the usual container, for what does not depend on it."""
+    folder = must_extract(tiny_config, tmp_path_factory.mktemp("features"))
+    return TinyCache(folder=folder, container="zarr", config=tiny_config)

@@ -1,0 +1,35 @@
+"""The detector that ships is worth compressing: trained, small enough, described truthfully."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import extract
+from configs.loading import load_config
+from data.images import load_images
+from extract.detector import load_detector
+from extract.evaluate import evaluate_detector
+from extract.weights import read_checkpoint
+
+WEIGHTS = Path(extract.__file__).parent / "builtin" / "scenes.pth"
+
+
+def test_shipped_weights_reach_map_0_5_on_the_scenes_val_split() -> None:
+    config = load_config()
+    detector = load_detector(config.detector)
+    images = load_images(config.data, "val")
+    assert len(images.records) == 64
+    accuracy = evaluate_detector(detector.model, detector.classes, images)
+    assert accuracy["map"] >= 0.5
+    # Neither trivial nor hopeless: there is something left to lose and something to gain.
+    assert accuracy["map"] <= 0.9
+
+
+def test_shipped_weights_are_at_most_20_mb() -> None:
+    assert WEIGHTS.stat().st_size <= 20e6
+
+
+def test_shipped_weights_name_the_scenes_classes() -> None:
+    assert read_checkpoint("builtin:scenes").classes == (
+        "disc", "box", "triangle", "ring", "cross",
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""Killed at any moment, an extraction goes on; two at once share one. Real processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.commits import FILE_NAME as COMMITS_NAME
+from data.manifest import FILE_NAME
+from extract.cli import extract_features
+from tests.extraction import fingerprints, must_extract, write_config
+
+# Each process is a fork of a server that has imported the command already: seconds are saved.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["extract.cli"])
+
+
+@pytest.fixture(scope="module")
+def long_config(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As tiny_config, but with enough scenes that there is time to kill it."""
+    text = tiny_config.read_text(encoding="utf-8").replace("num_scenes: 8", "num_scenes: 16")
+    return write_config(tmp_path_factory.mktemp("long") / "long.yaml", text)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    long_config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, str]]:
+    """Container -> fingerprints of all files of a cache whose extraction nobody disturbed."""
+    root = tmp_path_factory.mktemp("uninterrupted")
+    return {
+        kind: fingerprints(must_extract(long_config, root / kind, "--container", kind))
+        for kind in ("zarr", "hdf5")
+    }
+
+
+def extract_in_process(config: Path, features: Path, container: str, output: Path) -> None:
+    """Run the command as a process of its own does: exit code and printed text, nothing else."""
+    torch.set_num_threads(1)
+    with output.open("w", encoding="utf-8") as file:
+        sys.stdout = sys.stderr = file
+        options = ["--config", str(config), "--features", str(features), "--container", container]
+        extract_features(["--split", "train", "--device", "cpu", *options])
+
+
+def start(config: Path, features: Path, container: str, output: Path) -> BaseProcess:
+    arguments = (config, features, container, output)
+    process = PROCESSES.Process(target=extract_in_process, args=arguments)
+    process.start()
+    return process
+
+
+def wait_until(process: BaseProcess, path: Path, num_bytes: int) -> None:
+    """Return when the file is that large, or the process has ended."""
+    while process.is_alive() and not (path.is_file() and path.stat().st_size >= num_bytes):
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("container", ["zarr", "hdf5"])
+def test_cache_of_a_run_killed_twice_at_random_is_byte_identical(
+    long_config: Path,
+    uninterrupted: dict[str, dict[str, str]],
+    tmp_path: Path,
+    container: str,
+) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed of the moments: {seed}")  # shown when the test fails
+    rng = random.Random(seed)
+    folder = tmp_path / "train"
+    kills = 0
+    # Once while the first files appear, once somewhere among the units.
+    for path, grown_by in ((folder / FILE_NAME, 0), (folder / COMMITS_NAME, 1)):
+        process = start(long_config, tmp_path, container, tmp_path / "output")
+        size = path.stat().st_size if path.is_file() else 0
+        wait_until(process, path, size + grown_by)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    assert kills == 2
+    process = start(long_config, tmp_path, container, tmp_path / "output")
+    process.join(timeout=120)
+    assert process.exitcode == 0, (tmp_path / "output").read_text()
+    assert fingerprints(folder) == uninterrupted[container]
+    assert not [path for path in folder.rglob("*") if path.suffix == ".part"]
+
+
+def test_two_extractions_at_once_write_one_cache(
+    long_config: Path, uninterrupted: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    outputs = [tmp_path / "first", tmp_path / "second"]
+    processes = [start(long_config, tmp_path, "zarr", output) for output in outputs]
+    for process in processes:
+        process.join(timeout=120)
+    told = [output.read_text() for output in outputs]
+    assert [process.exitcode for process in processes] == [0, 0], told
+    assert sorted("train: 16 images" in text for text in told) == [False, True], told
+    assert sorted("train: all 16 images are in" in text for text in told) == [False, True], told
+    assert fingerprints(tmp_path / "train") == uninterrupted["zarr"]
