@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 class DecodedMaps:
     """Memory-mapped [H, W, C] maps of differing H and W in one file, in the cache's own dtype."""
 
-    def __init__(self, file: Path, shapes: Sequence[tuple[int, int, int]], dtype: np.dtype) -> None:
+    def __init__(
+        self, file: Path, shapes: Sequence[tuple[int, int, int]], dtype: np.dtype[Any]
+    ) -> None:
         sizes = [height * width * channels for height, width, channels in shapes]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._shapes = list(shapes)
         self._file = file
-        self._values = np.memmap(file, dtype=dtype, mode="w+", shape=(int(self._starts[-1]),))
+        self._values: NDArray[Any] = np.memmap(
+            file, dtype=dtype, mode="w+", shape=(int(self._starts[-1]),)
+        )
 
-    def write(self, index: int, values: np.ndarray) -> None:
+    def write(self, index: int, values: NDArray[Any]) -> None:
         """Store map number `index`, float [H, W, C]; beyond float16's range it is clipped."""
         if self._values.dtype == np.float16:
             limit = np.finfo(np.float16).max

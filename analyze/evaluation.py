@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from analyze.average_precision import mean_average_precision
 from analyze.decoded_maps import DecodedMaps
@@ -49,6 +50,6 @@ class SplitEvaluator:
         )
 
 
-def _as_batch(values: np.ndarray) -> torch.Tensor:
+def _as_batch(values: NDArray[Any]) -> torch.Tensor:
     """Return [H, W, C] as float32 [1, C, H, W]."""
     return torch.from_numpy(np.array(values, dtype=np.float32)).permute(2, 0, 1)[None]

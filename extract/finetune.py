@@ -143,7 +143,8 @@ def start_model(
     """Build the detector for `num_classes`, load all weights that fit; class heads start anew."""
     model = build_detector(detector, num_classes)
     eps: float | None = None
-    if detector.weights != "random":
+    own_factory = ":" in (detector.builder or "") and not (detector.checkpoint or detector.weights)
+    if detector.weights != "random" and not own_factory:
         start = (
             read_checkpoint(detector.checkpoint)
             if detector.checkpoint is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,20 +21,17 @@ from tqdm import tqdm
 
 from configs.errors import CacheError, ConfigError
 from configs.schema import CacheConfig, DetectorConfig
-from data.annotations import write_annotations
 from data.commits import CommitLog
+from data.folder_state import settle_cache
 from data.images import read_image
-from data.manifest import FILE_NAME, FORMAT_VERSION, Manifest, SampleInfo
+from data.manifest import FORMAT_VERSION, Manifest, SampleInfo
 from data.plan import choose_levels, plan_samples, resized_size, samples_by_bucket
 from data.records import ImageSet
-from data.stores import STORES
 from data.writer import CacheWriter, statistics_path
 from extract.detector import LoadedDetector, backbone_levels, prepare_images
 from extract.pyramid import level_shapes, measure_levels
 
 log = logging.getLogger(__name__)
-
-ANNOTATIONS_NAME = "annotations.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +63,12 @@ def plan_extraction(
         )
         for record in images.records
     ]
+    for record, size in zip(images.records, sizes, strict=True):
+        if min(size) == 0:
+            raise ConfigError(
+                f"{record.file}: {record.height}x{record.width} px would be resized to "
+                f"{size[0]}x{size[1]}: raise detector.max_size or leave the image out"
+            )
     shapes_of = level_shapes(detector.model)
     batch, _ = prepare_images(detector.model, [read_image(images.records[0].file)])
     device = next(detector.model.parameters()).device
@@ -132,7 +134,7 @@ def extract(
     with commit_log:
         num_new, num_bytes = 0, 0
         try:
-            _settle_manifest(folder, manifest, images, commit_log, overwrite)
+            settle_cache(folder, manifest, images, commit_log, overwrite=overwrite)
             with closing(CacheWriter(folder, manifest, commit_log)) as writer:
                 pending = writer.pending
                 writer.prepare()
@@ -256,38 +258,6 @@ def _checked_image(sample: SampleInfo) -> NDArray[Any]:
             f"{sample.height}x{sample.width}: mend the annotations"
         )
     return image
-
-
-def _settle_manifest(
-    folder: Path, manifest: Manifest, images: ImageSet, log_file: CommitLog, overwrite: bool
-) -> None:
-    """Make the folder's manifest this one: take an equal one up, refuse or replace another."""
-    path = folder / FILE_NAME
-    if overwrite or not path.exists():
-        # Commits without their manifest are of nobody knows which plan.
-        log_file.clear()
-    if overwrite:
-        _remove_cache(folder)
-    if not path.exists():
-        manifest.save(folder)
-    elif (difference := manifest.difference_from(Manifest.load(folder))) is not None:
-        raise CacheError(
-            f"{folder}: holds a cache of another plan ({difference}): "
-            "add --overwrite to replace it, or choose another --features"
-        )
-    # Each time: a crash may have come before it, and boxes may be mended without new features.
-    write_annotations(folder / ANNOTATIONS_NAME, images)
-
-
-def _remove_cache(folder: Path) -> None:
-    """Remove what a cache consists of and nothing else; the manifest last, as crashes happen."""
-    for pattern in ("statistics_level_*.json*", f"{ANNOTATIONS_NAME}*"):
-        for path in folder.glob(pattern):
-            path.unlink()
-    for level in range(64):
-        for store in STORES.values():
-            shutil.rmtree(store.level_folder(folder, level), ignore_errors=True)
-    (folder / FILE_NAME).unlink(missing_ok=True)
 
 
 def _bar(total: int) -> tqdm[Any]:

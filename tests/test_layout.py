@@ -38,6 +38,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "data.zarr_store",
         "data.hdf5_store",
         "data.stores",
+        "data.folder_state",
         "data.writer",
         "data.reader",
         "data.order",

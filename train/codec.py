@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from compressai.ans import RansDecoder, RansEncoder  # codespell:ignore ans
-from compressai.entropy_models import EntropyBottleneck
-from compressai.layers import GDN
-from compressai.models import CompressionModel
-from compressai.models.utils import conv, deconv
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.schema import ModelConfig
+
+with warnings.catch_warnings():
+    # compressai imports pytorch_msssim, whose use of torch.jit.script warns on every start.
+    warnings.simplefilter("ignore", FutureWarning)
+    from compressai.ans import RansDecoder, RansEncoder  # codespell:ignore ans
+    from compressai.entropy_models import EntropyBottleneck
+    from compressai.layers import GDN
+    from compressai.models import CompressionModel
+    from compressai.models.utils import conv, deconv
 
 _MIN_STD = 1e-6  # a channel that never varies is passed on as its mean
 

@@ -1,0 +1,53 @@
+"""Make a cache folder hold one plan: take an equal one up, refuse or replace another."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from configs.errors import CacheError
+from data.annotations import write_annotations
+from data.commits import CommitLog
+from data.manifest import FILE_NAME, Manifest
+from data.records import ImageSet
+from data.stores import STORES
+
+ANNOTATIONS_NAME = "annotations.json"
+
+_MAX_LEVELS = 64  # no pyramid has as many
+
+
+def settle_cache(
+    folder: Path, manifest: Manifest, images: ImageSet, log_file: CommitLog, *, overwrite: bool
+) -> None:
+    """Write the manifest and annotations unless they are there; the caller holds the lock.
+
+    Raises CacheError, naming the difference, if another plan's cache is there and `overwrite` is
+    not set.
+    """
+    path = folder / FILE_NAME
+    if overwrite or not path.exists():
+        # Commits without their manifest are of nobody knows which plan.
+        log_file.clear()
+    if overwrite:
+        _remove_cache(folder)
+    if not path.exists():
+        manifest.save(folder)
+    elif (difference := manifest.difference_from(Manifest.load(folder))) is not None:
+        raise CacheError(
+            f"{folder}: holds a cache of another plan ({difference}): "
+            "add --overwrite to replace it, or choose another --features"
+        )
+    # Each time: a crash may have come before it, and boxes may be mended without new features.
+    write_annotations(folder / ANNOTATIONS_NAME, images)
+
+
+def _remove_cache(folder: Path) -> None:
+    """Remove what a cache consists of and nothing else; the manifest last, as crashes happen."""
+    for pattern in ("statistics_level_*.json*", f"{ANNOTATIONS_NAME}*"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    for level in range(_MAX_LEVELS):
+        for store in STORES.values():
+            shutil.rmtree(store.level_folder(folder, level), ignore_errors=True)
+    (folder / FILE_NAME).unlink(missing_ok=True)
