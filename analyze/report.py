@@ -31,13 +31,13 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ground: #0d1117; --ink: #e6edf3;
   --soft: #9198a1; --line: #3d444d; --panel: #161b22; --warn: #d29922; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--ground);
+body { margin: 0 auto; max-width: 84rem; padding: 1rem; background: var(--ground);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 1.75rem 0 .5rem; }
 p, dd, figcaption { color: var(--soft); } code { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap;
+th, td { padding: .35rem .5rem; font-size: .9rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { background: var(--panel); } tr:last-child td { border-bottom: 0; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;

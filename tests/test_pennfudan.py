@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ detector:
   checkpoint: {CHECKPOINT}
   min_size: 320
   max_size: 533
-training: {{learning_rate: 1e-3, lambda: 0.03, crop: 32, epochs: 3}}
+training: {{learning_rate: 1e-3, lambda: 0.03, crop: 32, epochs: 2}}
 """
 
 
@@ -51,6 +52,15 @@ def run(command: Any, *arguments: object) -> str:
     result = CliRunner().invoke(command, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_cores() -> Iterator[None]:
+    """The other tests are too small for threads to help; these are not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
