@@ -109,6 +109,13 @@ def _candidates(request: AnalysisRequest, manifest: Manifest) -> list[Candidate]
     found = []
     for folder in _run_folders(request):
         _, run = load_codec(folder / "best_model.pth")
+        made_by = manifest.detector["weights_sha256"]
+        if run.detector_weights_sha256 != made_by:
+            raise CacheError(
+                f"{folder}: was trained on features of detector weights "
+                f"{run.detector_weights_sha256[:12]}, the cache {request.cache} is of "
+                f"{made_by[:12]}: name the runs that belong to this cache, or extract it anew"
+            )
         found.append(
             Candidate(
                 folder=folder,

@@ -45,11 +45,11 @@ class Estimate:
 
     def table(self) -> str:
         """Return the estimate as text."""
-        lines = [f"{'level':>5} {'stride':>6} {'GB':>10} {'share':>7} {'shards':>7}"]
+        lines = [f"{'level':>5} {'stride':>6} {'size':>12} {'share':>7} {'shards':>7}"]
         total = max(1, self.num_bytes)
         for index, stride, size, shards in self.levels:
             lines.append(
-                f"{index:>5} {stride:>6} {size / 1e9:>10.3f} {size / total:>7.1%} {shards:>7}"
+                f"{index:>5} {stride:>6} {_size(size):>12} {size / total:>7.1%} {shards:>7}"
             )
         num_shards = sum(level[3] for level in self.levels)
         lines.append(
@@ -59,7 +59,7 @@ class Estimate:
         )
         lines.append(
             f"measured: {self.images_per_s:.2f} images/s, write "
-            f"{self.write_bytes_per_s / 1e6:.0f} MB/s; about {self.seconds / 3600:.2f} h"
+            f"{self.write_bytes_per_s / 1e6:.0f} MB/s; about {_duration(self.seconds)}"
         )
         if self.num_bytes > self.free_bytes:
             coarse = sum(level[2] for level in self.levels[1:])
@@ -118,3 +118,11 @@ def _write_rate(folder: Path) -> float:
             f"{folder}: cannot be written ({error.strerror}): "
             "free space, or choose another --features"
         ) from error
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3f} MB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds:.0f} s"

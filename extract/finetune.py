@@ -152,10 +152,14 @@ def start_model(
         )
         own = model.state_dict()
         fitting = {k: v for k, v in start.state.items() if k in own and own[k].shape == v.shape}
-        if not any(key.startswith("backbone.") for key in fitting):
+        # FPN layers carry the same names and shapes in every detector; the body must fit as well.
+        backbone = [key for key in own if key.startswith("backbone.")]
+        absent = sum(key not in fitting for key in backbone if "num_batches" not in key)
+        if 2 * absent > len(backbone):
             raise ConfigError(
-                f"detector.checkpoint {detector.checkpoint}: no tensor of its backbone fits "
-                f"detector.builder {detector.builder!r}: name the builder it was trained with"
+                f"detector.checkpoint {detector.checkpoint}: {absent} tensors of its backbone do "
+                f"not fit detector.builder {detector.builder!r}: name the builder it was trained "
+                "with"
             )
         model.load_state_dict(fitting, strict=False)
         eps = start.batch_norm_eps

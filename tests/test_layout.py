@@ -48,6 +48,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "extract.pyramid",
         "train.codec",
         "train.objective",
+        "train.validation",
         "train.checkpoint",
         "train.diagnostics",
         "analyze.average_precision",

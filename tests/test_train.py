@@ -25,7 +25,8 @@ from tests.tiny_study import study as study
 from train.checkpoint import find_runs, load_codec
 from train.codec import build_codec
 from train.diagnostics import EpochMetrics
-from train.loop import make_optimizers, train_level, validate
+from train.loop import make_optimizers, train_level
+from train.validation import validate
 
 TRAIN_WITHOUT_DETECTOR = """
 import sys

@@ -8,14 +8,13 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from configs.errors import CacheError, ConfigError, UserError
@@ -31,19 +30,10 @@ from train.diagnostics import (
     write_diagnostics,
     write_summary,
 )
-from train.objective import num_positions, rate_bits, rate_distortion, squared_error
+from train.objective import rate_distortion
+from train.validation import validate
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Validation:
-    """The val split at one moment; `channel_bits` [M] are bits per latent position, by channel."""
-
-    loss: float
-    mse: float
-    bpp: float
-    channel_bits: Tensor
 
 
 def train_level(
@@ -62,6 +52,9 @@ def train_level(
         codec.to(device)
         folder = make_run_folder(save_dir, level, config, datetime.now())
         log.info("level %d, lambda %g -> %s", level, config.training.lmbda, folder)
+        log.debug("train cache %s: %d images", train_cache, reader.num_samples)
+        log.debug("val cache %s: %d images", val_cache, val_reader.num_samples)
+        log.debug("settings: %s", config.training)
         run_log = RunLog(folder)
         try:
             _run(codec, reader, val_reader, config, folder, run_log, device)
@@ -221,6 +214,9 @@ def _train_epoch(
                 # Reading the sums waits for the device, so it is done about once a second.
                 shown = now
                 means = (sums / num_steps).tolist()
+                log.debug(
+                    "step %d: gradient norm %.4f, aux loss %.2f", num_steps, means[4], means[3]
+                )
                 bar.set_postfix_str(
                     f"loss {means[0]:.3f} mse {means[1]:.3f} bpp {means[2]:.2f} "
                     f"wait {waited / (now - start):.1%}"
@@ -233,35 +229,6 @@ def _train_epoch(
         "data_wait_share": waited / seconds,
         "seconds": seconds,
     }
-
-
-@torch.inference_mode()
-def validate(
-    codec: LevelCodec, reader: LevelReader, batch_size: int, lmbda: float, device: str
-) -> Validation:
-    """Evaluate on whole maps of the whole split: total error and bits over total positions."""
-    codec.eval()
-    error = torch.zeros((), dtype=torch.float64, device=device)
-    channel_bits = torch.zeros(codec.entropy_bottleneck.channels, device=device)
-    bits = torch.zeros((), dtype=torch.float64, device=device)
-    positions, latent_positions = 0, 0
-    for batch in whole_map_batches(reader, batch_size):
-        x = batch.features.to(device, torch.float32)
-        output = codec(x)
-        error += squared_error(output["x_hat"], x, batch.sizes).sum()
-        bits += rate_bits(output["likelihoods"]).sum()
-        likelihoods = output["likelihoods"]["y"]
-        channel_bits -= likelihoods.log2().sum((0, 2, 3))
-        positions += num_positions(batch.sizes)
-        latent_positions += likelihoods.shape[0] * likelihoods.shape[2] * likelihoods.shape[3]
-    mse = float(error) / (positions * reader.info.num_channels)
-    bpp = float(bits) / positions
-    return Validation(
-        loss=mse + lmbda * bpp,
-        mse=mse,
-        bpp=bpp,
-        channel_bits=channel_bits.cpu() / latent_positions,
-    )
 
 
 def _timed(stream: LevelStream) -> Iterator[tuple[Batch, float]]:

@@ -1,0 +1,124 @@
+"""train-detector: a KITTI user's first step, here on built-in scenes at a tiny input size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from configs.errors import ConfigError
+from configs.schema import DetectorConfig
+from data.records import ImageRecord, ImageSet
+from data.scenes import CLASSES
+from extract.cli import train_detector
+from extract.detector import load_detector
+from extract.finetune import DetectionDataset, start_model
+from tests.tiny_study import save_detector
+
+CONFIG = """\
+data:
+  splits:
+    train: {{num_scenes: 4, scene_seed: 21}}
+    val: {{num_scenes: 2, scene_seed: 22}}
+detector: {{checkpoint: {checkpoint}, min_size: 64, max_size: 96}}
+detector_training:
+  {{epochs: {epochs}, batch_size: 2, learning_rate: 0.005, warmup_steps: 1, boxes_per_image: 8,
+    num_workers: 0, lr_steps: [2], save_dir: {save_dir}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_detector(tmp_path_factory.mktemp("start") / "random.pth")
+
+
+def run(folder: Path, start: Path, *, epochs: int, arguments: tuple[str, ...] = ()) -> Result:
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.format(checkpoint=start, epochs=epochs, save_dir=folder / "detection"))
+    return CliRunner().invoke(train_detector, ["--config", str(config), *arguments])
+
+
+def test_best_model_holds_weights_classes_and_metrics_and_loads_as_a_checkpoint(
+    tmp_path: Path, start: Path
+) -> None:
+    result = run(tmp_path, start, epochs=1)
+    assert result.exit_code == 0, result.output
+    best = tmp_path / "detection" / "best_model.pth"
+    content = torch.load(best, weights_only=True)
+    assert {"model_state_dict", "classes", "map", "map_50"} <= content.keys()
+    assert content["classes"] == list(CLASSES)
+    config = DetectorConfig(builder="fasterrcnn_mobilenet_v2_fpn", checkpoint=str(best))
+    assert load_detector(config).classes == CLASSES
+
+
+def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, start: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    assert run(whole, start, epochs=2).exit_code == 0
+    assert run(parts, start, epochs=1).exit_code == 0
+    resumed = run(parts, start, epochs=2)
+    assert resumed.exit_code == 0
+    ends = [
+        torch.load(folder / "detection" / "last_model.pth", weights_only=True)["model_state_dict"]
+        for folder in (whole, parts)
+    ]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_training_changes_the_weights_but_no_batch_norm_statistics(
+    tmp_path: Path, start: Path
+) -> None:
+    assert run(tmp_path, start, epochs=1).exit_code == 0
+    before = torch.load(start, weights_only=True)
+    after = torch.load(tmp_path / "detection" / "last_model.pth", weights_only=True)
+    after = after["model_state_dict"]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "backbone.fpn.layer_blocks.0.0.weight" in changed
+    assert not [name for name in changed if "running_" in name]
+
+
+def test_resume_on_other_classes_is_refused(tmp_path: Path, start: Path) -> None:
+    assert run(tmp_path, start, epochs=1).exit_code == 0
+    last = tmp_path / "detection" / "last_model.pth"
+    content = torch.load(last, weights_only=True)
+    torch.save(content | {"classes": ["cat"]}, last)
+    result = run(tmp_path, start, epochs=2)
+    assert result.exit_code == 1
+    assert "was trained on classes ['cat']" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_checkpoint_of_another_architecture_is_refused_as_a_start(start: Path) -> None:
+    config = DetectorConfig(builder="fasterrcnn_resnet50_fpn", checkpoint=str(start))
+    with pytest.raises(ConfigError, match="name the builder it was trained with"):
+        start_model(config, 3, 8)
+
+
+def test_flipped_boxes_mirror_in_the_image_and_crowds_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (100, 50)).save(path)
+    record = ImageRecord(
+        image_id=1,
+        file=str(path),
+        height=50,
+        width=100,
+        boxes_xyxy=np.array([[10, 5, 30, 20], [0, 0, 90, 40]], dtype=np.float32),
+        category_ids=np.array([7, 7]),
+        ignored=np.array([False, True]),
+    )
+    images = ImageSet(split="train", records=(record,), categories={7: "dog"})
+    torch.manual_seed(0)
+    flipping = DetectionDataset(images, flip=True)
+    targets = [flipping[0][1] for _ in range(20)]
+    assert {tuple(target["boxes"].flatten().tolist()) for target in targets} == {
+        (10.0, 5.0, 30.0, 20.0),
+        (70.0, 5.0, 90.0, 20.0),
+    }
+    assert targets[0]["labels"].tolist() == [1]
