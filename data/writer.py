@@ -48,6 +48,7 @@ class CacheWriter:
         self._log = log
         self._store = STORES[manifest.container]
         self._units = units_of(manifest)
+        self._unit_at = {(unit.bucket, unit.first_row): unit.index for unit in self._units}
         self._commits = self._with_their_files(read_commits(cache))
         self._open: dict[tuple[int, int, int], _OpenShard] = {}
         self._dtype = getattr(torch, manifest.dtype)
@@ -172,7 +173,8 @@ class CacheWriter:
         shape = manifest.sample_shape(level, bucket)
         capacity = manifest.buckets[bucket].samples_per_shard[level]
         sample_bytes = manifest.sample_bytes(level, bucket)
-        if part.exists() and self._holds_commits(bucket, rows):
+        begun = any(unit in self._commits for unit in self._units_in(bucket, rows))
+        if part.exists() and begun:
             offsets = self._store.shard_offsets(part, len(rows), capacity, sample_bytes)
         else:
             offsets = self._store.create_shard(
@@ -193,11 +195,10 @@ class CacheWriter:
             "detector": self._manifest.detector.get("builder"),
         }
 
-    def _holds_commits(self, bucket: int, rows: range) -> bool:
-        return any(
-            unit.bucket == bucket and unit.first_row in rows and unit.index in self._commits
-            for unit in self._units
-        )
+    def _units_in(self, bucket: int, rows: range) -> list[int]:
+        """Return the indices of the units that fill these rows of a bucket."""
+        rows_per_unit = min(self._manifest.buckets[bucket].samples_per_shard.values())
+        return [self._unit_at[bucket, row] for row in range(rows.start, rows.stop, rows_per_unit)]
 
     def _make_durable(self, unit: Unit) -> None:
         """Sync the unit's bytes, and give full shards their real names."""
@@ -211,11 +212,8 @@ class CacheWriter:
                 sync_folder(shard.path.parent)
 
     def _is_full(self, last: Unit, shard: _OpenShard) -> bool:
-        return all(
-            unit.index in self._commits or unit.index == last.index
-            for unit in self._units
-            if unit.bucket == last.bucket and unit.first_row in shard.rows
-        )
+        units = self._units_in(last.bucket, shard.rows)
+        return all(unit in self._commits or unit == last.index for unit in units)
 
 
 def statistics_path(cache: Path, level: int) -> Path:
