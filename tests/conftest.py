@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.extraction import TinyCache, must_extract, write_config
 from tests.tiny_study import save_detector
+
+# How long an example takes says nothing on a machine that is shared.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)
