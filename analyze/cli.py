@@ -76,7 +76,6 @@ def analyze_levels(
         limit=limit,
         options=_options(config, features),
     )
-    folder.mkdir(parents=True, exist_ok=True)
     result = analyze(request, scratch=folder)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     provenance = Provenance(

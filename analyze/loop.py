@@ -17,7 +17,7 @@ from analyze.decoded_maps import DecodedMaps
 from analyze.detection import backbone_keys
 from analyze.evaluation import SplitEvaluator
 from analyze.level_rd import measure_level
-from analyze.results import Accuracy, AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
+from analyze.results import AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
 from analyze.runs import Candidate, Pyramid, newest_runs, pyramids
 from configs.errors import CacheError, ConfigError
 from configs.schema import DetectorConfig
@@ -45,7 +45,7 @@ class AnalysisRequest:
 
 
 def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
-    """Analyse; decoded maps lie under `scratch` while it runs.
+    """Analyse; decoded maps lie under `scratch`, made if need be, while it runs.
 
     Raises CacheError without a cache of the split, or for runs trained on another detector's
     features. Anything else that is missing is a line of the result.
@@ -67,7 +67,7 @@ def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
         missing += _untrained(readers, candidates, request)
         evaluator = _evaluator(request, readers, range(num_images), missing)
         original = evaluator.accuracy({}) if evaluator else None
-        folder = stack.enter_context(TemporaryDirectory(dir=scratch, prefix=".decoded-"))
+        folder = stack.enter_context(_scratch_folder(scratch))
         rows, combinations = _measure_runs(
             candidates, readers, evaluator, num_images, request.device, Path(folder)
         )
@@ -81,6 +81,16 @@ def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
         combinations=tuple(combinations),
         missing=tuple(missing),
     )
+
+
+def _scratch_folder(parent: Path) -> TemporaryDirectory[str]:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(dir=parent, prefix=".decoded-")
+    except OSError as error:
+        raise ConfigError(
+            f"{parent}: cannot be written ({error.strerror}): choose another --report"
+        ) from error
 
 
 def level_facts(manifest: Manifest) -> list[LevelFacts]:
@@ -177,7 +187,7 @@ def _evaluator(
         )
         return None
     try:
-        detector = load_detector(request.detector, request.device)
+        detector = load_detector(_at_input_size_of(request.detector, manifest), request.device)
         labels = label_to_category(detector.classes, num_labels(detector.model), images.categories)
     except ConfigError as error:
         missing.append(f"no mAP: the detector cannot be built: {error}")
@@ -206,6 +216,15 @@ def _evaluator(
     )
 
 
+def _at_input_size_of(detector: DetectorConfig, manifest: Manifest) -> DetectorConfig:
+    """Return the detector at the cache's own input size.
+
+    The weights' hash does not cover the size, and another one would shift every anchor unnoticed.
+    """
+    names = ("min_size", "max_size", "resize")
+    return detector.model_copy(update={name: manifest.detector[name] for name in names})
+
+
 def _measure_runs(
     candidates: Sequence[Candidate],
     readers: dict[int, LevelReader],
@@ -228,10 +247,10 @@ def _measure_runs(
         alone = evaluator.accuracy({candidate.level: maps}) if evaluator else None
         rows.append(LevelRow(facts=facts[candidate.level], measurement=measurement, alone=alone))
         decoded[candidate.folder], bits[candidate.folder] = maps, measurement.bits_per_pixel
-        for pyramid in [each for each in wanted if _is_complete(each, decoded)]:
+        for pyramid in [each for each in wanted if _folders(each) <= decoded.keys()]:
             wanted.remove(pyramid)
             combinations.append(_combine(pyramid, decoded, bits, evaluator))
-        needed = {run.folder for pyramid in wanted for run in pyramid.runs.values()}
+        needed = {folder for pyramid in wanted for folder in _folders(pyramid)}
         for spent in [run for run in decoded if run not in needed]:
             decoded.pop(spent).discard()
     return rows, combinations
@@ -253,8 +272,8 @@ def _measure(
     return maps, measurement
 
 
-def _is_complete(pyramid: Pyramid, decoded: dict[Path, DecodedMaps]) -> bool:
-    return all(run.folder in decoded for run in pyramid.runs.values())
+def _folders(pyramid: Pyramid) -> set[Path]:
+    return {run.folder for run in pyramid.runs.values()}
 
 
 def _combine(
@@ -264,21 +283,17 @@ def _combine(
     evaluator: SplitEvaluator | None,
 ) -> Combination:
     maps = {level: decoded[run.folder] for level, run in pyramid.runs.items()}
-    accuracy: Accuracy | None = evaluator.accuracy(maps) if evaluator else None
     return Combination(
         name=pyramid.name,
         runs={level: str(run.folder) for level, run in pyramid.runs.items()},
         bits_per_pixel=sum(bits[run.folder] for run in pyramid.runs.values()),
-        accuracy=accuracy,
+        accuracy=evaluator.accuracy(maps) if evaluator else None,
     )
 
 
 def _with_untrained(rows: Sequence[LevelRow], facts: Sequence[LevelFacts]) -> tuple[LevelRow, ...]:
     """Order by level then lambda, with an empty line for a level that has no run."""
     trained = {row.facts.level for row in rows}
-    empty = [
-        LevelRow(facts=each, measurement=None, alone=None)
-        for each in facts
-        if each.level not in trained
-    ]
+    untrained = [each for each in facts if each.level not in trained]
+    empty = [LevelRow(facts=each, measurement=None, alone=None) for each in untrained]
     return tuple(sorted([*rows, *empty], key=lambda row: row.facts.level))

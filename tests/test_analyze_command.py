@@ -136,3 +136,30 @@ def test_folder_that_is_no_run_is_refused_by_name(
     result = analyse(study, checkpoints, tmp_path / "report", str(tmp_path))
     assert result.exit_code == 1
     assert str(tmp_path) in result.output
+
+
+def test_heads_work_at_the_caches_input_size_whatever_the_configuration_says(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    for name, more in (("same", ()), ("other", ("--set", "detector.min_size=160"))):
+        result = analyse(study, checkpoints, tmp_path / name, "--limit", "2", *more)
+        assert result.exit_code == 0, result.output
+    same, other = ((tmp_path / name / "detection.csv").read_text() for name in ("same", "other"))
+    assert same == other
+
+
+def test_refused_analysis_leaves_no_report_folder_behind(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    analyse(study, checkpoints, tmp_path / "report", "--split", "test")
+    assert not (tmp_path / "report").exists()
+
+
+def test_report_folder_that_cannot_be_made_is_one_line(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = analyse(study, checkpoints, tmp_path / "file" / "report")
+    assert result.exit_code == 1
+    assert "choose another --report" in result.output
+    assert len(result.output.strip().splitlines()) == 1
