@@ -54,7 +54,7 @@ class Estimate:
         num_shards = sum(level[3] for level in self.levels)
         lines.append(
             f"{self.num_images} images in {self.num_buckets} buckets, "
-            f"{self.num_bytes / 1e9:.3f} GB in {num_shards} shards; "
+            f"{_size(self.num_bytes)} in {num_shards} shards; "
             f"{self.free_bytes / 1e9:.1f} GB free"
         )
         lines.append(

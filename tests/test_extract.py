@@ -195,7 +195,8 @@ def test_dry_run_writes_nothing_and_its_bytes_are_the_real_ones(
         shown = f"{size / 1e6:.3f} MB"
         assert f"{index:>5} {stride_px:>6} {shown:>12}" in result.output
     assert foreseen.images_per_s > 0 < foreseen.write_bytes_per_s
-    assert "8 images in 3 buckets, " in result.output
+    total = f"{foreseen.num_bytes / 1e6:.3f} MB"
+    assert f"8 images in 3 buckets, {total} in 21 shards; " in result.output
 
 
 def test_two_splits_in_one_run_give_two_caches(tiny_config: Path, tmp_path: Path) -> None:
