@@ -22,10 +22,11 @@ from analyze.runs import Candidate, Pyramid, newest_runs, pyramids
 from configs.errors import CacheError, ConfigError
 from configs.schema import DetectorConfig
 from data.annotations import read_annotations
-from data.manifest import Manifest
+from data.folder_state import ANNOTATIONS_NAME
+from data.manifest import FILE_NAME, Manifest
 from data.reader import LevelReader
 from extract.detector import label_to_category, load_detector, num_labels
-from train.checkpoint import find_runs, load_codec
+from train.checkpoint import BEST_NAME, find_runs, load_codec, read_run_info
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
     Raises CacheError without a cache of the split, or for runs trained on another detector's
     features. Anything else that is missing is a line of the result.
     """
-    if not (request.cache / "manifest.json").is_file():
+    if not (request.cache / FILE_NAME).is_file():
         raise CacheError(
             f"{request.cache}: no cache of the split {request.split!r}: "
             f"run extract-features --split {request.split}{request.options}"
@@ -118,7 +119,7 @@ def _candidates(request: AnalysisRequest, manifest: Manifest) -> list[Candidate]
     """Read every run's facts; refuse runs whose features came from another detector."""
     found = []
     for folder in _run_folders(request):
-        _, run = load_codec(folder / "best_model.pth")
+        run = read_run_info(folder / BEST_NAME)
         made_by = manifest.detector["weights_sha256"]
         if run.detector_weights_sha256 != made_by:
             raise CacheError(
@@ -141,9 +142,9 @@ def _run_folders(request: AnalysisRequest) -> list[Path]:
     if not request.run_dirs:
         return [run.folder for run in find_runs(request.checkpoints)]
     for folder in request.run_dirs:
-        if not (folder / "best_model.pth").is_file():
+        if not (folder / BEST_NAME).is_file():
             raise ConfigError(
-                f"{folder}: no run: it holds no best_model.pth: "
+                f"{folder}: no run: it holds no {BEST_NAME}: "
                 "name folders such as checkpoints/fpn_..._level_0/run_..."
             )
     return list(request.run_dirs)
@@ -174,7 +175,7 @@ def _evaluator(
 ) -> SplitEvaluator | None:
     """Return what runs detection, or None with the reason added to `missing`."""
     manifest = next(iter(readers.values())).manifest
-    boxes = request.cache / "annotations.json"
+    boxes = request.cache / ANNOTATIONS_NAME
     try:
         images = read_annotations(boxes, request.split)
     except CacheError as error:
@@ -259,7 +260,7 @@ def _measure_runs(
 def _measure(
     candidate: Candidate, reader: LevelReader, num_images: int, device: str, file: Path
 ) -> tuple[DecodedMaps, Measurement]:
-    codec, run = load_codec(candidate.folder / "best_model.pth", device)
+    codec, run = load_codec(candidate.folder / BEST_NAME, device)
     shapes = [reader.shape(index) for index in range(num_images)]
     maps = DecodedMaps(file, shapes, np.dtype(reader.manifest.dtype))
     name = f"level {candidate.level}, lambda {candidate.lmbda:.3g}"

@@ -5,6 +5,7 @@ SGD with linear warm-up and step decay, horizontal flips, batch norms frozen, mA
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from configs.errors import ConfigError
 from configs.schema import DetectorConfig, DetectorTrainingConfig
 from data.images import read_image
+from data.manifest import write_atomically
 from data.records import ImageRecord, ImageSet
 from extract.detector import build_detector, set_batch_norm_eps
 from extract.weights import read_checkpoint, read_named_weights
@@ -225,6 +227,6 @@ def _as_dtype(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    part = path.with_suffix(".part")
-    torch.save(content, part)
-    part.replace(path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())

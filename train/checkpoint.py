@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import pickle
 import re
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from torch import nn
 from configs.errors import ConfigError
 from configs.loading import check_config, dump_config, read_yaml
 from configs.schema import Config
+from data.manifest import write_atomically
 from train.codec import LevelCodec, build_codec
 
 BEST_NAME = "best_model.pth"
@@ -106,12 +107,9 @@ def save_checkpoint(
         "config": dump_config(config),
         **(training_state or {}),
     }
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_codec(path: Path, device: str = "cpu") -> tuple[LevelCodec, RunInfo]:
@@ -119,6 +117,18 @@ def load_codec(path: Path, device: str = "cpu") -> tuple[LevelCodec, RunInfo]:
 
     Raises ConfigError if the file is missing, damaged or no checkpoint of train-level.
     """
+    codec, info = _read(path)
+    codec.eval().requires_grad_(False)
+    codec.update_tables()
+    return codec.to(device), info
+
+
+def read_run_info(path: Path) -> RunInfo:
+    """Return what a checkpoint says of its run, without making its codec ready; raises as above."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[LevelCodec, RunInfo]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         config = check_config(yaml.safe_load(content["config"]), str(path))
@@ -143,9 +153,7 @@ def load_codec(path: Path, device: str = "cpu") -> tuple[LevelCodec, RunInfo]:
             f"{path}: not a checkpoint of train-level, or damaged ({type(error).__name__}): "
             "train this level again, or remove the run folder"
         ) from error
-    codec.eval().requires_grad_(False)
-    codec.update_tables()
-    return codec.to(device), info
+    return codec, info
 
 
 def find_runs(out: Path) -> list[Run]:
