@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import CacheError
-from data.manifest import write_atomically
+from data.atomic import write_atomically
 from data.records import ImageRecord, ImageSet
 
 

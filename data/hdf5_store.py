@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
-from data.manifest import Manifest, write_atomically
+from data.atomic import write_atomically
+from data.manifest import Manifest
 
 
 def level_folder(cache: Path, level: int) -> Path:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from configs.errors import CacheError
+from data.atomic import write_atomically
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -201,30 +201,6 @@ class Manifest:
         if self.levels != other.levels or self.buckets != other.buckets:
             return "levels, buckets or shard size"
         return None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that it appears whole or not at all, and survives a power cut."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _short(value: object) -> str:

@@ -19,8 +19,9 @@ import xxhash
 from torch import Tensor
 
 from configs.errors import CacheError
+from data.atomic import sync_folder, write_atomically
 from data.commits import Commit, CommitLog, read_commits
-from data.manifest import Manifest, sync_folder, write_atomically
+from data.manifest import Manifest
 from data.plan import Unit, level_bytes, units_of
 from data.statistics import ChannelStatistics, statistics_of
 from data.stores import STORES, rows_of_shard

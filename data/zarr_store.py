@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
-from data.manifest import Manifest, write_atomically
+from data.atomic import write_atomically
+from data.manifest import Manifest
 
 _ABSENT = np.uint64(2**64 - 1)
 _CRC_BYTES = 4

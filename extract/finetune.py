@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from configs.errors import ConfigError
 from configs.schema import DetectorConfig, DetectorTrainingConfig
+from data.atomic import write_atomically
 from data.images import read_image
-from data.manifest import write_atomically
 from data.records import ImageRecord, ImageSet
 from extract.detector import build_detector, set_batch_norm_eps
 from extract.weights import read_checkpoint, read_named_weights

@@ -20,6 +20,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "configs.schema",
         "configs.loading",
         "data.records",
+        "data.atomic",
         "data.manifest",
     ),
     "parts": (

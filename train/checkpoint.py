@@ -18,7 +18,7 @@ from torch import nn
 from configs.errors import ConfigError
 from configs.loading import check_config, dump_config, read_yaml
 from configs.schema import Config
-from data.manifest import write_atomically
+from data.atomic import write_atomically
 from train.codec import LevelCodec, build_codec
 
 BEST_NAME = "best_model.pth"
