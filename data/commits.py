@@ -1,4 +1,8 @@
-"""commits.jsonl: one line per finished unit, appended and synced; also the writers' lock."""
+"""commits.jsonl: one line per finished unit, appended and synced; also the writers' lock.
+
+A unit that was found damaged gets a second line that names its damaged levels; when it is mended, a
+third, whole one. The last line about a unit counts.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,13 @@ import fcntl
 import json
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import xxhash
 
 from configs.errors import CacheError
 from data.statistics import ChannelStatistics
@@ -26,6 +33,8 @@ class Commit:
     unit: int
     checksums: dict[int, list[str]]
     statistics: dict[int, ChannelStatistics]
+    damaged: frozenset[int] = frozenset()
+    """Levels at which the unit's samples were later found not to be what was committed."""
 
     def to_line(self) -> bytes:
         """Return the unit's line, newline included."""
@@ -34,12 +43,11 @@ class Commit:
             "xxh3": {str(level): sums for level, sums in self.checksums.items()},
             "statistics": {str(k): v.to_json() for k, v in self.statistics.items()},
         }
-        return json.dumps(raw, separators=(",", ":")).encode() + b"\n"
+        return _sealed(raw)
 
     @classmethod
-    def from_line(cls, line: bytes) -> Commit:
-        """Inverse of `to_line`; raises ValueError, KeyError or TypeError if the line is damaged."""
-        raw: dict[str, Any] = json.loads(line)
+    def from_json(cls, raw: dict[str, Any]) -> Commit:
+        """Inverse of `to_line`, parsed; ValueError, KeyError or TypeError if it is damaged."""
         return cls(
             unit=int(raw["unit"]),
             checksums={int(level): list(sums) for level, sums in raw["xxh3"].items()},
@@ -50,7 +58,7 @@ class Commit:
 
 
 def read_commits(cache: Path) -> dict[int, Commit]:
-    """Return unit -> commit. A last line cut short by a crash is none; others must be whole."""
+    """Return unit -> commit. A damaged line, or a last one cut short by a crash, is none."""
     path = cache / FILE_NAME
     if not path.is_file():
         return {}
@@ -58,13 +66,33 @@ def read_commits(cache: Path) -> dict[int, Commit]:
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            commit = Commit.from_line(line)
-        except (ValueError, KeyError, TypeError, CacheError) as error:
-            raise CacheError(
-                f"{path}: line {number} is damaged ({error}): run extract-features --overwrite"
-            ) from error
+            raw = _unsealed(line)
+            if "damaged" in raw:
+                commit = commits[int(raw["unit"])]
+                found = commit.damaged | frozenset(int(level) for level in raw["damaged"])
+                commit = replace(commit, damaged=found)
+            else:
+                commit = Commit.from_json(raw)
+        except (ValueError, KeyError, TypeError, AttributeError, CacheError) as error:
+            log.warning("%s: line %d is damaged and does not count (%s)", path, number, error)
+            continue
         commits[commit.unit] = commit
     return commits
+
+
+def _sealed(raw: dict[str, Any]) -> bytes:
+    """Return one line of JSON that ends with the checksum of what stands before it."""
+    body = json.dumps(raw, separators=(",", ":"))[:-1].encode()
+    return body + f',"line":"{xxhash.xxh3_64_hexdigest(body)}"}}\n'.encode()
+
+
+def _unsealed(line: bytes) -> dict[str, Any]:
+    """Inverse of `_sealed`, without its newline; ValueError if a byte was changed."""
+    body, _, seal = line.rpartition(b',"line":"')
+    if seal != xxhash.xxh3_64_hexdigest(body).encode() + b'"}':
+        raise ValueError("its checksum differs")
+    raw: dict[str, Any] = json.loads(body + b"}")
+    return raw
 
 
 class CommitLog:
@@ -85,8 +113,17 @@ class CommitLog:
             os.ftruncate(self._handle, whole)
 
     def append(self, commit: Commit) -> None:
-        """Add a line and make it durable."""
-        line = commit.to_line()
+        """Add a unit's line and make it durable."""
+        self._append(commit.to_line())
+
+    def mark_damaged(self, damaged: Mapping[int, Iterable[int]]) -> None:
+        """Note {unit: levels} that are not what was committed: the next extraction mends them."""
+        lines = [
+            _sealed({"unit": unit, "damaged": sorted(found)}) for unit, found in damaged.items()
+        ]
+        self._append(b"".join(lines))
+
+    def _append(self, line: bytes) -> None:
         start = os.fstat(self._handle).st_size
         try:
             if os.write(self._handle, line) != len(line):

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
-from data.atomic import write_atomically
 from data.manifest import Manifest
 
 
@@ -29,13 +28,14 @@ def shard_path(cache: Path, manifest: Manifest, level: int, bucket: int, shard: 
     return level_folder(cache, level) / name / f"shard-{shard:05d}.h5"
 
 
-def create_level(cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]) -> None:
-    """Make a level's folders; `attributes` are in every shard's dataset and in README.txt."""
+def level_metadata(
+    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
+) -> dict[Path, bytes]:
+    """Return a README.txt for each bucket; the shards themselves carry the attributes."""
     folder = level_folder(cache, level)
-    for bucket in manifest.buckets:
-        (folder / bucket.array_name).mkdir(parents=True, exist_ok=True)
     lines = [f"{key}: {value}" for key, value in attributes.items()]
-    write_atomically(folder / "README.txt", ("\n".join(lines) + "\n").encode())
+    content = ("\n".join(lines) + "\n").encode()
+    return {folder / bucket.array_name / "README.txt": content for bucket in manifest.buckets}
 
 
 def create_shard(

@@ -7,12 +7,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_ORDER_DOMAIN, _CROP_DOMAIN = 1, 2
+_ORDER_DOMAIN, _CROP_DOMAIN, _SHARD_DOMAIN = 1, 2, 3
 
 
 def epoch_order(*, num_samples: int, seed: int, epoch: int) -> NDArray[Any]:
     """Return a permutation of all samples, int64 [num_samples]; each epoch has its own."""
     return np.random.default_rng([_ORDER_DOMAIN, seed, epoch]).permutation(num_samples)
+
+
+def epoch_order_by_shards(
+    *, shard_of: NDArray[Any], window: int, seed: int, epoch: int
+) -> NDArray[Any]:
+    """Return a permutation, int64 [n], that visits `window` shards at a time and no shard twice.
+
+    `shard_of` int64 [n] is each sample's shard. The shards come in random order; the samples of a
+    window of shards are shuffled together. Storage then sees long reads, not samples all over it.
+    """
+    rng = np.random.default_rng([_SHARD_DOMAIN, seed, epoch])
+    num_shards = int(shard_of.max()) + 1
+    place = np.empty(num_shards, dtype=np.int64)
+    place[rng.permutation(num_shards)] = np.arange(num_shards)
+    # Sorted by window first; within a window a random key decides.
+    order: NDArray[Any] = np.lexsort((rng.random(len(shard_of)), place[shard_of] // window))
+    return order
 
 
 def crop_fractions(*, num_samples: int, seed: int, epoch: int) -> NDArray[Any]:

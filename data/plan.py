@@ -125,6 +125,16 @@ def units_of(manifest: Manifest) -> list[Unit]:
     return units
 
 
+def units_of_rows(manifest: Manifest, bucket: int, rows: range) -> range:
+    """Return the indices of the units that hold some rows of a bucket; `rows` is of whole units."""
+    before = sum(
+        -(-info.num_samples // min(info.samples_per_shard.values()))
+        for info in manifest.buckets[:bucket]
+    )
+    per_unit = min(manifest.buckets[bucket].samples_per_shard.values())
+    return range(before + rows.start // per_unit, before + -(-rows.stop // per_unit))
+
+
 def samples_by_bucket(manifest: Manifest) -> list[list[int]]:
     """Return, per bucket, the indices of its samples in row order."""
     rows: list[list[int]] = [[] for _ in manifest.buckets]

@@ -2,49 +2,68 @@
 
 from __future__ import annotations
 
-import mmap
-import resource
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from configs.errors import CacheError
+from data.checksums import differing_rows, expected_checksums
+from data.commits import read_commits
 from data.manifest import LevelInfo, Manifest
+from data.mapping import MappedFiles
+from data.mounts import is_remote
 from data.statistics import ChannelStatistics
 from data.stores import STORES, rows_of_shard
 from data.writer import statistics_path
+
+Verify = Literal["auto", "on_open", "size"]
 
 
 class LevelReader:
     """One level of a finished cache, as arrays that are read when they are touched.
 
-    Sample i is the image `manifest.samples[i]`. Raises CacheError if the level is not stored, not
-    complete, or a shard's size or index is wrong.
+    Sample i is the image `manifest.samples[i]`. `verify`: check each shard's checksums when it is
+    first touched (`on_open`), or only its size and index (`size`); `auto` is `on_open` on network
+    file systems. Raises CacheError if the level is not stored, not complete, or damaged.
     """
 
-    def __init__(self, cache: Path, level: int) -> None:
+    def __init__(self, cache: Path, level: int, *, verify: Verify = "size") -> None:
+        self.cache = cache
         self.manifest = Manifest.load(cache)
         self.info: LevelInfo = self.manifest.level(level)
         self.statistics = _read_statistics(cache, level)
-        self._maps: list[mmap.mmap] = []
-        self._shards: list[NDArray[Any]] = []
-        bucket_first_shard = []
-        _allow_open_files(sum(info.num_shards(level) for info in self.manifest.buckets))
-        for bucket, info in enumerate(self.manifest.buckets):
-            bucket_first_shard.append(len(self._shards))
-            for shard in range(info.num_shards(level)):
-                self._shards.append(self._open_shard(cache, bucket, shard))
-        samples = self.manifest.samples
-        buckets = np.array([sample.bucket for sample in samples], dtype=np.int64)
-        rows = np.array([sample.row for sample in samples], dtype=np.int64)
-        per_shard = np.array(
-            [info.samples_per_shard[level] for info in self.manifest.buckets], dtype=np.int64
-        )[buckets]
-        self._shard_of = np.array(bucket_first_shard, dtype=np.int64)[buckets] + rows // per_shard
-        self._row_of = rows % per_shard
+        self._shards = [
+            (bucket, shard)
+            for bucket, info in enumerate(self.manifest.buckets)
+            for shard in range(info.num_shards(level))
+        ]
+        offsets = [self._offsets(bucket, shard) for bucket, shard in self._shards]
+        self._files = self._mapped()
+        samples, buckets = self.manifest.samples, self.manifest.buckets
+        bucket_of = np.array([sample.bucket for sample in samples], dtype=np.int64)
+        row_of = np.array([sample.row for sample in samples], dtype=np.int64)
+        per_shard = np.array([info.samples_per_shard[level] for info in buckets], dtype=np.int64)
+        first_shard = np.cumsum([0, *(info.num_shards(level) for info in buckets)])[:-1]
+        first_row = np.cumsum([0, *(len(found) for found in offsets)])[:-1]
+        self.shard_of: NDArray[Any] = first_shard[bucket_of] + row_of // per_shard[bucket_of]
+        """Which of the level's shards each sample is in, int64 [n]."""
+        in_file = np.concatenate(offsets)[first_row[self.shard_of] + row_of % per_shard[bucket_of]]
+        self._starts_bytes = self._files.starts[self.shard_of] + in_file
+        self.shapes: NDArray[Any] = np.array(
+            [self.manifest.sample_shape(level, bucket) for bucket in range(len(buckets))],
+            dtype=np.int64,
+        )[bucket_of]
+        """(H, W, C) of each sample, int64 [n, 3]."""
+        if (self._starts_bytes % self.dtype.itemsize).any():
+            raise CacheError(f"{cache}: level {level}: samples are not aligned: not written by us")
+        by_touch = verify == "on_open" or (verify == "auto" and is_remote(cache))
+        self._unchecked = np.full(len(self._shards), by_touch)
 
     @property
     def num_samples(self) -> int:
@@ -56,25 +75,48 @@ class LevelReader:
         """Stored dtype, float16 or float32."""
         return np.dtype(self.manifest.dtype)
 
+    @property
+    def files(self) -> MappedFiles:
+        """The level's files as one range of bytes."""
+        return self._files
+
+    @property
+    def starts(self) -> NDArray[Any]:
+        """Where each sample begins in `values`, int64 [n]."""
+        starts: NDArray[Any] = self._starts_bytes // self.dtype.itemsize
+        return starts
+
+    @property
+    def values(self) -> Tensor:
+        """All stored values of the level in one range, stored dtype [N]; to be read only."""
+        whole = self._files.num_bytes // self.dtype.itemsize * self.dtype.itemsize
+        return torch.from_numpy(self._files.memory[:whole].view(self.dtype))
+
     def shape(self, index: int) -> tuple[int, int, int]:
         """Return (H, W, C) of a sample."""
         return self.manifest.sample_shape(self.info.index, self.manifest.samples[index].bucket)
 
     def sample(self, index: int) -> NDArray[Any]:
         """Return a read-only view [H, W, C] of a sample in its stored dtype; no copy is made."""
-        view: NDArray[Any] = self._shards[self._shard_of[index]][self._row_of[index]]
+        self.require_whole([index])
+        start, shape = self._starts_bytes[index], self.shape(index)
+        content = self._files.memory[start : start + self._sample_bytes(index)]
+        view: NDArray[Any] = content.view(self.dtype).reshape(shape)
+        view.flags.writeable = False
         return view
 
+    def require_whole(self, indices: Sequence[int] | NDArray[Any]) -> None:
+        """Check the shards of these samples if that is still due; CacheError names the damage."""
+        if not self._unchecked.any():
+            return
+        for shard in np.unique(self.shard_of[indices]).tolist():
+            if self._unchecked[shard]:
+                self._check_shard(shard)
+                self._unchecked[shard] = False
+
     def close(self) -> None:
-        """Unmap the files; views handed out before must not be used any more."""
-        self._shards.clear()
-        for mapped in self._maps:
-            try:
-                mapped.close()
-            except BufferError:
-                # Somebody still holds a view: the map goes away with it.
-                continue
-        self._maps.clear()
+        """Let go of the files; they stay mapped as long as a view of them is in use."""
+        self.__dict__.pop("_files", None)
 
     def __enter__(self) -> LevelReader:
         return self
@@ -87,53 +129,65 @@ class LevelReader:
     ) -> None:
         self.close()
 
-    def _open_shard(self, cache: Path, bucket: int, shard: int) -> NDArray[Any]:
-        """Map a shard; return it as [n, H, W, C]."""
+    def _sample_bytes(self, index: int) -> int:
+        return self.manifest.sample_bytes(self.info.index, self.manifest.samples[index].bucket)
+
+    def _shard_path(self, bucket: int, shard: int) -> Path:
+        store = STORES[self.manifest.container]
+        return store.shard_path(self.cache, self.manifest, self.info.index, bucket, shard)
+
+    def _offsets(self, bucket: int, shard: int) -> NDArray[Any]:
+        """Read a shard's index: each sample's byte offset in its file, int64 [n]."""
         manifest, level = self.manifest, self.info.index
-        store = STORES[manifest.container]
-        path = store.shard_path(cache, manifest, level, bucket, shard)
+        path = self._shard_path(bucket, shard)
         rows = rows_of_shard(manifest, level, bucket, shard)
         capacity = manifest.buckets[bucket].samples_per_shard[level]
-        sample_bytes = manifest.sample_bytes(level, bucket)
         try:
-            offsets = store.shard_offsets(path, len(rows), capacity, sample_bytes)
-            with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return STORES[manifest.container].shard_offsets(
+                path, len(rows), capacity, manifest.sample_bytes(level, bucket)
+            )
         except FileNotFoundError:
             raise CacheError(
                 f"{path}: missing: the cache is incomplete: "
                 f"run extract-features --split {manifest.split} again"
             ) from None
-        except (CacheError, ValueError) as error:
+        except CacheError as error:
             raise CacheError(
-                f"level {level}, {error}: remove that file and run "
-                f"extract-features --split {manifest.split} again"
+                f"level {level}, {error}: run extract-features --split {manifest.split} again, "
+                "it mends what is broken"
             ) from error
         except OSError as error:
             raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
-        self._maps.append(mapped)
-        step = int(offsets[1] - offsets[0]) if len(offsets) > 1 else sample_bytes
-        if (np.diff(offsets) != step).any():
-            raise CacheError(f"{path}: samples are not evenly spaced: it was not written by us")
-        height, width, channels = manifest.sample_shape(level, bucket)
-        size = self.dtype.itemsize
-        return np.ndarray(
-            (len(rows), height, width, channels),
-            dtype=self.dtype,
-            buffer=mapped,
-            offset=int(offsets[0]),
-            strides=(step, width * channels * size, channels * size, size),
+
+    def _mapped(self) -> MappedFiles:
+        try:
+            return MappedFiles([self._shard_path(*shard) for shard in self._shards])
+        except OSError as error:
+            raise CacheError(
+                f"{error.filename or self.cache}: cannot be mapped ({error.strerror or error}): "
+                "fewer, larger shards (cache.shard_megabytes) need fewer mappings"
+            ) from error
+
+    def _check_shard(self, number: int) -> None:
+        """Compare a shard's samples with their committed checksums; CacheError if one differs."""
+        manifest, level = self.manifest, self.info.index
+        bucket, shard = self._shards[number]
+        members = np.flatnonzero(self.shard_of == number)
+        rows = [manifest.samples[index].row for index in members]
+        expected = expected_checksums(manifest, read_commits(self.cache), level)[bucket]
+        damaged = differing_rows(
+            self._files.memory,
+            self._starts_bytes[members].tolist(),
+            manifest.sample_bytes(level, bucket),
+            [expected[row] for row in rows],
         )
-
-
-def _allow_open_files(count: int) -> None:
-    """Raise this process's soft limit: each mapped file keeps a descriptor, 1024 are the usual."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = soft + count
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and wanted > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        if damaged:
+            names = ", ".join(manifest.samples[members[i]].file for i in damaged[:3])
+            raise CacheError(
+                f"level {level}, {self._shard_path(bucket, shard)}: {len(damaged)} of "
+                f"{len(rows)} samples are damaged ({names}): run extract-features --split "
+                f"{manifest.split} --verify, then without --verify to mend it"
+            )
 
 
 def _read_statistics(cache: Path, level: int) -> ChannelStatistics:

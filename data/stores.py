@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +21,9 @@ class Store(Protocol):
         self, cache: Path, manifest: Manifest, level: int, bucket: int, shard: int
     ) -> Path: ...
 
-    def create_level(
+    def level_metadata(
         self, cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
-    ) -> None: ...
+    ) -> dict[Path, bytes]: ...
 
     def create_shard(
         self,
@@ -42,8 +43,43 @@ class Store(Protocol):
 STORES: dict[str, Store] = {"zarr": zarr_store, "hdf5": hdf5_store}
 
 
+def level_attributes(manifest: Manifest, level: int) -> dict[str, Any]:
+    """Return what a level's arrays or datasets say of themselves."""
+    info = manifest.level(level)
+    return {
+        "level": info.index,
+        "key": info.key,
+        "stride_px": info.stride_px,
+        "units": "detector feature value (dimensionless)",
+        "detector": manifest.detector.get("builder"),
+    }
+
+
+def level_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:
+    """Return the files beside a level's shards, and what they hold."""
+    store = STORES[manifest.container]
+    return store.level_metadata(cache, manifest, level, level_attributes(manifest, level))
+
+
+def differing_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:
+    """Return those of the level's metadata files that are missing or hold something else."""
+    return {
+        path: content
+        for path, content in level_metadata(cache, manifest, level).items()
+        if not path.is_file() or path.read_bytes() != content
+    }
+
+
 def rows_of_shard(manifest: Manifest, level: int, bucket: int, shard: int) -> range:
     """Return the rows of a bucket that one of its shards holds."""
     info = manifest.buckets[bucket]
     first = shard * info.samples_per_shard[level]
     return range(first, min(first + info.samples_per_shard[level], info.num_samples))
+
+
+def shards_of(manifest: Manifest) -> Iterator[tuple[int, int, int]]:
+    """Yield (level, bucket, shard) of the whole plan."""
+    for level in manifest.levels:
+        for bucket, info in enumerate(manifest.buckets):
+            for shard in range(info.num_shards(level.index)):
+                yield level.index, bucket, shard

@@ -1,17 +1,18 @@
-"""Batches from a level: shuffled random crops for training, whole maps for evaluation.
+"""Shuffled batches from a level, as fast as memory: crops for training, or whole maps.
 
-A background thread fills a ring of reused buffers while the caller computes (NumPy's copies release
-the GIL). A batch stays valid until the next one is taken: its memory is then filled anew. Pass
-`copy=True` to collect batches.
+A background thread fills a ring of reused buffers while the caller computes; each buffer takes one
+block of batches with a single copying call that does not hold Python's lock. A batch stays valid
+until two more have been taken: later its memory is filled anew. Pass `copy=True` to collect
+batches.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from data.order import crop_fractions, epoch_order
+from data.blocks import Block, cut_blocks
+from data.gather import copy_runs, tile_runs
+from data.order import crop_fractions, epoch_order, epoch_order_by_shards
 from data.reader import LevelReader
 
 RING_DEPTH = 4
+# One slot is with the caller, the one before it is still valid, one is being filled.
+_READY_BLOCKS = RING_DEPTH - 3
+_SHARD_WINDOW = 4
+_PROBED_RUNS = 8
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,17 +47,25 @@ class Batch:
 
 
 class LevelStream(IterableDataset[Batch]):
-    """One epoch of shuffled batches over the whole split each time it is iterated."""
+    """One epoch of shuffled batches over the whole split each time it is iterated.
+
+    `crop`: side of a random crop in feature positions, smaller maps whole; None: whole maps.
+    `shuffle`: `full` draws over the whole split; `shards` shuffles the shards and, within windows
+    of four, their samples, for caches larger than memory. `pin_memory` is for copies to a GPU.
+    """
 
     def __init__(
         self, reader: LevelReader, *, batch_size: int, crop: int | None, seed: int = 0,
-        copy: bool = False,
+        copy: bool = False, shuffle: Literal["full", "shards"] = "full", pin_memory: bool = False,
     ) -> None:  # fmt: skip
         self._reader = reader
         self._batch_size = batch_size
         self._crop = crop
         self._seed = seed
         self._copy = copy
+        self._shuffle = shuffle
+        self._pin_memory = pin_memory
+        self._ring: _Ring | None = None
         self._epoch = 0
         self._next_batch = 0
 
@@ -69,91 +86,136 @@ class LevelStream(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         if get_worker_info() is not None:
-            # Each worker would yield the whole epoch, and its memory would change under the reader.
+            # Each worker would yield the whole epoch, and its position would stay in the worker.
             raise RuntimeError("LevelStream has a thread of its own: use num_workers=0")
-        count = self._reader.num_samples
-        order = epoch_order(num_samples=count, seed=self._seed, epoch=self._epoch)
-        fractions = crop_fractions(num_samples=count, seed=self._seed, epoch=self._epoch)
-        groups = [
-            order[start : start + self._batch_size]
-            for start in range(self._next_batch * self._batch_size, count, self._batch_size)
-        ]
-        ring = [_Buffer(self._reader) for _ in range(RING_DEPTH)]
-
-        def fill() -> Iterator[Batch]:
-            for number, group in enumerate(groups):
-                yield ring[number % RING_DEPTH].fill(group, self._crop, fractions)
-
-        # One slot is with the caller, one is being filled: the queue may hold the others.
-        for batch in _ahead(fill(), depth=RING_DEPTH - 2):
-            self._next_batch += 1
-            if self._copy:
-                batch = Batch(
-                    features=batch.features.clone(), indices=batch.indices, sizes=batch.sizes
-                )
-            yield batch
+        epoch = _Epoch(self._reader, self._order(), self._crop, self._seed, self._epoch)
+        blocks = cut_blocks(
+            epoch.sizes,
+            batch_size=self._batch_size,
+            first_batch=self._next_batch,
+            value_bytes=int(self._reader.shapes[0, 2]) * self._reader.dtype.itemsize,
+        )
+        # Kept between epochs, as fresh memory costs more than the copies; two iterators at once
+        # have one ring each.
+        ring, self._ring = self._ring or _Ring(self._reader.values.dtype, self._pin_memory), None
+        try:
+            for block in _ahead(_filled(epoch, blocks, ring), depth=_READY_BLOCKS):
+                parts = (torch.split(part, self._batch_size) for part in block)
+                for features, indices, sizes in zip(*parts, strict=True):
+                    self._next_batch += 1
+                    yield Batch(
+                        features=features.clone() if self._copy else features,
+                        indices=indices,
+                        sizes=sizes,
+                    )
+        finally:
+            self._ring = ring
         self._epoch, self._next_batch = self._epoch + 1, 0
 
-
-def whole_map_batches(
-    reader: LevelReader, batch_size: int, indices: Sequence[int] | None = None
-) -> Iterator[Batch]:
-    """Yield every sample once as whole maps, one shape at a time, in the order of the manifest."""
-    wanted = range(reader.num_samples) if indices is None else indices
-    by_shape: dict[tuple[int, int, int], list[int]] = {}
-    for index in wanted:
-        by_shape.setdefault(reader.shape(index), []).append(index)
-    for (height, width, _), members in by_shape.items():
-        for start in range(0, len(members), batch_size):
-            group = members[start : start + batch_size]
-            stacked = np.stack([reader.sample(index) for index in group])
-            yield Batch(
-                features=torch.from_numpy(stacked).permute(0, 3, 1, 2),
-                indices=torch.tensor(group),
-                sizes=torch.tensor([[height, width]] * len(group)),
+    def _order(self) -> NDArray[Any]:
+        if self._shuffle == "shards":
+            return epoch_order_by_shards(
+                shard_of=self._reader.shard_of,
+                window=_SHARD_WINDOW,
+                seed=self._seed,
+                epoch=self._epoch,
             )
+        return epoch_order(num_samples=self._reader.num_samples, seed=self._seed, epoch=self._epoch)
 
 
-class _Buffer:
-    """One slot of the ring; grows to the largest batch it has held."""
+class _Ring:
+    """Buffers that are filled in turn; each grows to the largest block it has held."""
 
-    def __init__(self, reader: LevelReader) -> None:
+    def __init__(self, dtype: torch.dtype, pin_memory: bool) -> None:
+        self._slots = [torch.empty(0, dtype=dtype) for _ in range(RING_DEPTH)]
+        self._pin_memory = pin_memory
+        self._next = 0
+
+    def memory(self, num_values: int) -> Tensor:
+        """Return the next slot's first values, [num_values]."""
+        slot, self._next = self._next, (self._next + 1) % RING_DEPTH
+        if self._slots[slot].numel() < num_values:
+            self._slots[slot] = torch.empty(
+                num_values, dtype=self._slots[slot].dtype, pin_memory=self._pin_memory
+            )
+        return self._slots[slot][:num_values]
+
+
+class _Epoch:
+    """Which tile of which sample when, and where its values lie."""
+
+    def __init__(
+        self, reader: LevelReader, order: NDArray[Any], crop: int | None, seed: int, epoch: int
+    ) -> None:
+        fractions = crop_fractions(num_samples=len(order), seed=seed, epoch=epoch)
         self._reader = reader
-        self._memory = torch.empty(0, dtype=getattr(torch, reader.manifest.dtype))
+        self._order = order
+        self._shapes = reader.shapes[order]
+        self._starts = reader.starts[order]
+        whole = self._shapes[:, :2]
+        self.sizes: NDArray[Any] = whole if crop is None else np.minimum(whole, crop)
+        """(h, w) of each sample's tile in the order of the epoch, int64 [n, 2]."""
+        self._corners = (fractions[order] * (whole - self.sizes + 1)).astype(np.int64)
+        if (self.sizes < whole).any():
+            # Reading ahead would fetch what lies between the crops.
+            reader.files.expect_random_reads()
 
-    def fill(self, group: NDArray[Any], crop: int | None, fractions: NDArray[Any]) -> Batch:
-        """Copy the group's crops into this slot."""
-        reader = self._reader
-        shapes = np.array([reader.shape(int(index)) for index in group])
-        sizes = shapes[:, :2] if crop is None else np.minimum(shapes[:, :2], crop)
-        corners = (fractions[group] * (shapes[:, :2] - sizes + 1)).astype(np.int64)
-        height, width = sizes.max(axis=0)
-        shape = (len(group), int(height), int(width), int(shapes[0, 2]))
-        if self._memory.numel() < np.prod(shape):
-            self._memory = torch.empty(int(np.prod(shape)), dtype=self._memory.dtype)
-        features = self._memory[: int(np.prod(shape))].view(shape)
-        target = features.numpy()
-        for slot, index in enumerate(group):
-            (top, left), (h, w) = corners[slot], sizes[slot]
-            source = reader.sample(int(index))[top : top + h, left : left + w]
-            target[slot, :h, :w] = source
-            if w < width:
-                target[slot, :h, w:] = target[slot, :h, w - 1 : w]
-            if h < height:
-                target[slot, h:] = target[slot, h - 1 : h]
-        return Batch(
-            features=features.permute(0, 3, 1, 2),
-            indices=torch.from_numpy(group),
-            sizes=torch.from_numpy(sizes.astype(np.int64)),
+    def num_values(self, block: Block) -> int:
+        """Return how many values a block holds."""
+        height, width = block.tile_hw
+        return (block.last - block.first) * height * width * int(self._shapes[0, 2])
+
+    def prefetch(self, block: Block) -> None:
+        """Have the system read what a block needs, unless it is in memory already."""
+        offsets, run_length = self._runs(block)
+        value_bytes = self._reader.dtype.itemsize
+        files = self._reader.files
+        probed = offsets[:: max(1, len(offsets) // _PROBED_RUNS)] * value_bytes
+        if not files.is_resident(probed.tolist()):
+            for start in (offsets * value_bytes).tolist():
+                files.prefetch(start, run_length * value_bytes)
+
+    def fill(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Copy a block's tiles; return features [n, C, h, w], indices [n] and sizes [n, 2]."""
+        part = slice(block.first, block.last)
+        self._reader.require_whole(self._order[part])
+        copy_runs(self._reader.values, *self._runs(block), memory)
+        height, width = block.tile_hw
+        tiles = memory.view(block.last - block.first, height, width, -1)
+        return (
+            tiles.permute(0, 3, 1, 2),
+            torch.from_numpy(self._order[part]),
+            torch.from_numpy(self.sizes[part]),
+        )
+
+    def _runs(self, block: Block) -> tuple[NDArray[Any], int]:
+        part = slice(block.first, block.last)
+        return tile_runs(
+            self._starts[part],
+            self._shapes[part, 1],
+            self._corners[part],
+            self.sizes[part],
+            block.tile_hw,
+            int(self._shapes[0, 2]),
         )
 
 
-def _ahead(batches: Iterable[Batch], *, depth: int) -> Iterator[Batch]:
+def _filled(epoch: _Epoch, blocks: list[Block], ring: _Ring) -> Iterator[tuple[Tensor, ...]]:
+    """Fill block after block, having the next one read from storage meanwhile."""
+    for number, block in enumerate(blocks):
+        if number == 0:
+            epoch.prefetch(block)
+        if number + 1 < len(blocks):
+            epoch.prefetch(blocks[number + 1])
+        yield epoch.fill(block, ring.memory(epoch.num_values(block)))
+
+
+def _ahead(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
     """Run an iterator in a thread, at most `depth` items ahead; its errors surface here."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
-    def put(item: Batch | BaseException | None) -> bool:
+    def put(item: Item | BaseException | None) -> bool:
         while not stopped.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -164,8 +226,8 @@ def _ahead(batches: Iterable[Batch], *, depth: int) -> Iterator[Batch]:
 
     def run() -> None:
         try:
-            for batch in batches:
-                if not put(batch):
+            for item in items:
+                if not put(item):
                     return
             put(None)
         except BaseException as error:  # handed to the caller, who raises it

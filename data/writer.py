@@ -2,7 +2,8 @@
 
 A shard grows under the name `<shard>.part`; each sample goes straight to its place in it. At the
 end of a unit the touched files are synced, shards that are full get their real name, and one line
-is added to commits.jsonl. What has no line is written again by the next run.
+is added to commits.jsonl. What has no line is written again by the next run; so is what was found
+damaged, level by level.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import torch
-import xxhash
 from torch import Tensor
 
 from configs.errors import CacheError
 from data.atomic import sync_folder, write_atomically
+from data.cast import cast_sample
 from data.commits import Commit, CommitLog, read_commits
+from data.due import bytes_to_lay_out, levels_due, part_path
 from data.manifest import Manifest
-from data.plan import Unit, level_bytes, units_of
-from data.statistics import ChannelStatistics, statistics_of
-from data.stores import STORES, rows_of_shard
+from data.plan import Unit, units_of, units_of_rows
+from data.statistics import ChannelStatistics
+from data.stores import STORES, differing_metadata, level_attributes, rows_of_shard
 
 _OVERHEAD = 1.01  # indexes, metadata and commit lines next to the samples themselves
 
@@ -40,8 +41,17 @@ class _OpenShard:
     offsets: Any
 
 
+@dataclass(slots=True)
+class _Progress:
+    """What is known of the rows of a unit that have been written so far."""
+
+    checksums: dict[int, list[str]]
+    statistics: dict[int, ChannelStatistics]
+    num_rows: int = 0
+
+
 class CacheWriter:
-    """Writes the units of a manifest that have no commit yet. Close it when done."""
+    """Writes the units of a manifest that are not whole yet. Close it when done."""
 
     def __init__(self, cache: Path, manifest: Manifest, log: CommitLog) -> None:
         self._cache = cache
@@ -49,23 +59,19 @@ class CacheWriter:
         self._log = log
         self._store = STORES[manifest.container]
         self._units = units_of(manifest)
-        self._unit_at = {(unit.bucket, unit.first_row): unit.index for unit in self._units}
-        self._commits = self._with_their_files(read_commits(cache))
+        self._commits = read_commits(cache)
+        self._due = levels_due(cache, manifest, self._commits)
         self._open: dict[tuple[int, int, int], _OpenShard] = {}
-        self._dtype = getattr(torch, manifest.dtype)
+        self._progress: dict[int, _Progress] = {}
 
     @property
     def pending(self) -> list[Unit]:
         """The units still to be computed, in order."""
-        return [unit for unit in self._units if unit.index not in self._commits]
+        return [unit for unit in self._units if self._due[unit.index]]
 
     def prepare(self) -> None:
         """Write metadata; raises CacheError if the disk cannot hold what is still to be written."""
-        pending = sum(unit.num_rows for unit in self.pending)
-        if not pending:
-            return
-        total = sum(level_bytes(self._manifest, level.index) for level in self._manifest.levels)
-        needed = int(total * _OVERHEAD * pending / len(self._manifest.samples))
+        needed = int(_OVERHEAD * bytes_to_lay_out(self._cache, self._manifest, self._due))
         free = shutil.disk_usage(self._cache).free
         if needed > free:
             raise CacheError(
@@ -74,42 +80,63 @@ class CacheWriter:
                 "detector.min_size); extract-features --dry-run shows the sizes"
             )
         for level in self._manifest.levels:
-            self._store.create_level(
-                self._cache, self._manifest, level.index, self._attributes(level.index)
-            )
+            missing = differing_metadata(self._cache, self._manifest, level.index)
+            for path, content in missing.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, content)
 
-    def write_unit(self, unit: Unit, maps: dict[int, list[Tensor]]) -> int:
-        """Store a unit's maps ({level: [H, W, C] float32 each, in row order}) and commit it.
+    def write(self, unit: Unit, maps: dict[int, list[Tensor]]) -> int:
+        """Store a unit's next rows ({level: [H, W, C] float32 each}); its last rows commit it.
 
         Returns the bytes written. Raises CacheError on a value that float16 cannot hold, and when
         the file system fails; nothing committed is lost then.
         """
-        checksums: dict[int, list[str]] = {}
-        statistics: dict[int, ChannelStatistics] = {}
+        progress = self._progress.setdefault(
+            unit.index, _Progress({level: [] for level in maps}, {})
+        )
         num_bytes = 0
         try:
             for level, tensors in maps.items():
-                shard = self._shard_of(unit, level)
-                parts = []
-                checksums[level] = []
-                for row, computed in enumerate(tensors, start=unit.first_row):
-                    stored = self._cast(computed, level)
-                    content = stored.numpy().data.cast("B")
-                    _write_all(shard.handle, content, int(shard.offsets[row - shard.rows.start]))
-                    checksums[level].append(xxhash.xxh3_64_hexdigest(content))
-                    parts.append(statistics_of(stored, computed))
-                    num_bytes += content.nbytes
-                statistics[level] = reduce(ChannelStatistics.merged_with, parts)
-            self._make_durable(unit)
-            commit = Commit(unit=unit.index, checksums=checksums, statistics=statistics)
-            self._log.append(commit)
+                for row, computed in enumerate(tensors, start=progress.num_rows):
+                    num_bytes += self._write_sample(unit, level, row, computed, progress)
+            progress.num_rows += len(next(iter(maps.values())))
+            if progress.num_rows == unit.num_rows:
+                self._commit(unit, self._progress.pop(unit.index))
         except OSError as error:
             raise CacheError(
                 f"{error.filename or self._cache}: cannot be written ({error.strerror or error}): "
                 "nothing committed is lost, mend it and run the same command again"
             ) from error
-        self._commits[unit.index] = commit
         return num_bytes
+
+    def _write_sample(
+        self, unit: Unit, level: int, row: int, computed: Tensor, progress: _Progress
+    ) -> int:
+        """Store one sample unless the very same is there; return the bytes written."""
+        sample = cast_sample(computed, self._manifest.dtype, level)
+        progress.checksums[level].append(sample.checksum)
+        before = progress.statistics.get(level)
+        progress.statistics[level] = (
+            before.merged_with(sample.statistics) if before else sample.statistics
+        )
+        # Images may be computed again for the sake of another level. Where that gives the same
+        # bits the sample stays untouched; where it does not, all levels must be of one run.
+        untouched = level not in self._due[unit.index]
+        if untouched and sample.checksum == self._commits[unit.index].checksums[level][row]:
+            return 0
+        shard = self._shard_of(unit, level)
+        offset = int(shard.offsets[unit.first_row + row - shard.rows.start])
+        _write_all(shard.handle, sample.content, offset)
+        return sample.content.nbytes
+
+    def _commit(self, unit: Unit, progress: _Progress) -> None:
+        self._make_durable(unit)
+        commit = Commit(
+            unit=unit.index, checksums=progress.checksums, statistics=progress.statistics
+        )
+        self._log.append(commit)
+        self._commits[unit.index] = commit
+        self._due[unit.index] = frozenset()
 
     def finish(self) -> None:
         """Write each level's merged statistics, once every unit is committed."""
@@ -126,34 +153,6 @@ class CacheWriter:
             os.close(shard.handle)
         self._open.clear()
 
-    def _with_their_files(self, commits: dict[int, Commit]) -> dict[int, Commit]:
-        """Leave out commits whose shard somebody removed: those units are computed again."""
-        manifest = self._manifest
-        gone: set[int] = set()
-        for unit in self._units:
-            bucket = manifest.buckets[unit.bucket]
-            for level in manifest.levels:
-                number = unit.first_row // bucket.samples_per_shard[level.index]
-                path = self._store.shard_path(
-                    self._cache, manifest, level.index, unit.bucket, number
-                )
-                if not path.exists() and not path.with_name(f"{path.name}.part").exists():
-                    gone.add(unit.index)
-        return {number: commit for number, commit in commits.items() if number not in gone}
-
-    def _cast(self, computed: Tensor, level: int) -> Tensor:
-        stored = computed.to(self._dtype).contiguous()
-        if not torch.isfinite(stored).all():
-            largest = float(computed.abs().max())
-            raise CacheError(
-                f"level {level}: a feature of magnitude {largest:.4g} does not fit "
-                f"{self._manifest.dtype}: run with --dtype float32"
-                if largest < float("inf")
-                else f"level {level}: the detector computed infinite or NaN features: "
-                "check its weights"
-            )
-        return stored
-
     def _shard_of(self, unit: Unit, level: int) -> _OpenShard:
         bucket = self._manifest.buckets[unit.bucket]
         number = unit.first_row // bucket.samples_per_shard[level]
@@ -167,54 +166,40 @@ class CacheWriter:
         manifest = self._manifest
         rows = rows_of_shard(manifest, level, bucket, number)
         path = self._store.shard_path(self._cache, manifest, level, bucket, number)
-        part = path.with_name(f"{path.name}.part")
+        part = part_path(path)
         if path.exists():
-            # Visible, but its last unit has no commit line: the crash came between the two.
+            # Visible, but to be written: its last unit has no commit line since a crash came
+            # between the two, or a part of it is damaged.
             path.replace(part)
         shape = manifest.sample_shape(level, bucket)
         capacity = manifest.buckets[bucket].samples_per_shard[level]
         sample_bytes = manifest.sample_bytes(level, bucket)
-        begun = any(unit in self._commits for unit in self._units_in(bucket, rows))
+        begun = any(level not in self._due[unit] for unit in units_of_rows(manifest, bucket, rows))
         if part.exists() and begun:
             offsets = self._store.shard_offsets(part, len(rows), capacity, sample_bytes)
         else:
             offsets = self._store.create_shard(
-                part, len(rows), capacity, shape, manifest.dtype, self._attributes(level)
+                part, len(rows), capacity, shape, manifest.dtype, level_attributes(manifest, level)
             )
         handle = os.open(part, os.O_RDWR)
         # Space is taken now: a full disk shows here, not in the middle of a sample.
         os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
         return _OpenShard(handle=handle, part=part, path=path, rows=rows, offsets=offsets)
 
-    def _attributes(self, level: int) -> dict[str, Any]:
-        info = self._manifest.level(level)
-        return {
-            "level": info.index,
-            "key": info.key,
-            "stride_px": info.stride_px,
-            "units": "detector feature value (dimensionless)",
-            "detector": self._manifest.detector.get("builder"),
-        }
-
-    def _units_in(self, bucket: int, rows: range) -> list[int]:
-        """Return the indices of the units that fill these rows of a bucket."""
-        rows_per_unit = min(self._manifest.buckets[bucket].samples_per_shard.values())
-        return [self._unit_at[bucket, row] for row in range(rows.start, rows.stop, rows_per_unit)]
-
     def _make_durable(self, unit: Unit) -> None:
         """Sync the unit's bytes, and give full shards their real names."""
         for key, shard in list(self._open.items()):
             os.fsync(shard.handle)
             own = key[1] == unit.bucket and unit.first_row in shard.rows
-            if own and self._is_full(unit, shard):
+            if own and self._is_full(unit, key[0], shard):
                 os.close(shard.handle)
                 del self._open[key]
                 shard.part.replace(shard.path)
                 sync_folder(shard.path.parent)
 
-    def _is_full(self, last: Unit, shard: _OpenShard) -> bool:
-        units = self._units_in(last.bucket, shard.rows)
-        return all(unit in self._commits or unit == last.index for unit in units)
+    def _is_full(self, last: Unit, level: int, shard: _OpenShard) -> bool:
+        units = units_of_rows(self._manifest, last.bucket, shard.rows)
+        return all(level not in self._due[unit] or unit == last.index for unit in units)
 
 
 def statistics_path(cache: Path, level: int) -> Path:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
-from data.atomic import write_atomically
 from data.manifest import Manifest
 
 _ABSENT = np.uint64(2**64 - 1)
@@ -34,12 +33,13 @@ def shard_path(cache: Path, manifest: Manifest, level: int, bucket: int, shard: 
     return level_folder(cache, level) / name / f"c.{shard}.0.0.0"
 
 
-def create_level(cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]) -> None:
-    """Write the metadata of a level's group and arrays."""
+def level_metadata(
+    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
+) -> dict[Path, bytes]:
+    """Return the files, and what they hold, that make a level's folder a Zarr group of arrays."""
     folder = level_folder(cache, level)
-    folder.mkdir(parents=True, exist_ok=True)
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    write_atomically(folder / "zarr.json", json.dumps(group, indent=1).encode())
+    files = {folder / "zarr.json": json.dumps(group, indent=1).encode()}
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     for number, bucket in enumerate(manifest.buckets):
         shape = list(manifest.sample_shape(level, number))
@@ -64,9 +64,8 @@ def create_level(cache: Path, manifest: Manifest, level: int, attributes: dict[s
             "dimension_names": ["sample", "height", "width", "channel"],
             "attributes": attributes | {"input_size_px": [bucket.height_px, bucket.width_px]},
         }
-        (folder / bucket.array_name).mkdir(exist_ok=True)
-        path = folder / bucket.array_name / "zarr.json"
-        write_atomically(path, json.dumps(array, indent=1).encode())
+        files[folder / bucket.array_name / "zarr.json"] = json.dumps(array, indent=1).encode()
+    return files
 
 
 def create_shard(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from configs.errors import ConfigError
+from configs.errors import CacheError, ConfigError
 from configs.loading import load_config
 from configs.options import (
     choose_device,
@@ -21,6 +22,7 @@ from configs.options import (
     with_detection_checkpoint,
 )
 from data.images import load_images
+from data.verification import mark_damaged, verify_cache
 from extract.detector import load_detector
 from extract.estimate import estimate
 from extract.evaluate import evaluate_detector
@@ -28,6 +30,27 @@ from extract.finetune import finetune
 from extract.loop import extract, plan_extraction
 
 log = logging.getLogger(__name__)
+
+
+def _verify(caches: list[Path]) -> None:
+    """Print what is damaged and note it for the next run; CacheError if anything is."""
+    damaged = []
+    for cache in caches:
+        start = time.monotonic()
+        found = verify_cache(cache)
+        rate = found.num_bytes / 1e9 / max(1e-9, time.monotonic() - start)
+        read = f"{found.num_shards} shards, {found.num_bytes / 1e9:.3f} GB, {rate:.1f} GB/s"
+        click.echo(f"{cache}: {'damaged' if found.damages else 'whole'} ({read})")
+        for line in found.lines():
+            click.echo(f"  {line}")
+        if found.damages:
+            marked = mark_damaged(cache, found)
+            damaged.append(f"{cache}{'' if marked else ' (which cannot be written)'}")
+    if damaged:
+        raise CacheError(
+            f"damaged: {', '.join(damaged)}: run the same command without --verify, "
+            "it computes only what is broken"
+        )
 
 
 def _override(name: str, value: object) -> tuple[str, ...]:
@@ -56,6 +79,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option("--dry-run", is_flag=True, help="Print sizes and expected time; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
+@click.option("--verify", is_flag=True, help="Check every stored byte; compute nothing.")
 @detection_checkpoint_option
 @features_option
 @common_options
@@ -63,7 +87,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 def extract_features(
     splits: tuple[str, ...], levels: str | None, dtype: str | None, container: str | None,
     batch_size: int, workers: int, limit: int | None, dry_run: bool, overwrite: bool,
-    detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
+    verify: bool, detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Run the detector once over a split and store each FPN level's features.
@@ -81,6 +105,9 @@ def extract_features(
         *_override("cache.dtype", dtype), *_override("cache.container", container),
     ))  # fmt: skip
     root = Path(features or Path("features") / settings.data.name)
+    if verify:
+        _verify([root / split for split in dict.fromkeys(splits)])
+        return
     image_sets = {split: load_images(settings.data, split) for split in dict.fromkeys(splits)}
     detector = load_detector(settings.detector, choose_device(device))
     for split, images in image_sets.items():

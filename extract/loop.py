@@ -25,13 +25,18 @@ from data.commits import CommitLog
 from data.folder_state import settle_cache
 from data.images import read_image
 from data.manifest import FORMAT_VERSION, Manifest, SampleInfo
-from data.plan import choose_levels, plan_samples, resized_size, samples_by_bucket
+from data.plan import Unit, choose_levels, plan_samples, resized_size, samples_by_bucket
 from data.records import ImageSet
 from data.writer import CacheWriter, statistics_path
 from extract.detector import LoadedDetector, backbone_levels, prepare_images
 from extract.pyramid import level_shapes, measure_levels
 
 log = logging.getLogger(__name__)
+
+# Peak memory in batches: decoded images of three, feature maps of three (one being computed, one
+# waiting, one being written).
+_DECODING_AHEAD = 3
+_WRITING_AHEAD = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +125,7 @@ def extract(
 ) -> Extracted:
     """Write the split's cache into `folder`; goes on where an earlier run stopped.
 
-    At most two units of work (one shard of the finest level each) are held in memory. Raises
+    In memory at any time: the decoded images and the feature maps of three batches each. Raises
     CacheError if the folder holds another plan's cache and `overwrite` is not set.
     """
     start = time.monotonic()
@@ -142,24 +147,18 @@ def extract(
                 done = len(manifest.samples) - num_new
                 if done and num_new:
                     log.info("%s: %d of %d images are there", folder, done, len(manifest.samples))
-                by_bucket = samples_by_bucket(manifest)
-                indices = [
-                    by_bucket[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
-                    for unit in pending
-                ]
-                maps = _unit_maps(model, manifest, indices, batch_size, num_workers)
+                batches = _computed_batches(model, manifest, pending, batch_size, num_workers)
                 with ThreadPoolExecutor(1) as background, _bar(num_new) as bar:
-                    writing: Future[int] | None = None
-                    for unit, unit_maps in zip(pending, maps, strict=True):
-                        # The next unit is computed while this one is cast, checked and written.
-                        if writing is not None:
-                            num_bytes += writing.result()
-                        writing = background.submit(writer.write_unit, unit, unit_maps)
-                        bar.update(unit.num_rows)
+                    writing: deque[Future[int]] = deque()
+                    for unit, maps in batches:
+                        # The next batch is computed while this one is cast, checked and written.
+                        writing.append(background.submit(writer.write, unit, maps))
+                        if len(writing) > _WRITING_AHEAD:
+                            num_bytes += writing.popleft().result()
+                        bar.update(len(next(iter(maps.values()))))
                         rate = num_bytes / 1e6 / max(1e-9, time.monotonic() - start)
                         bar.set_postfix_str(f"{rate:.0f} MB/s, {num_bytes / 1e9:.2f} GB written")
-                    if writing is not None:
-                        num_bytes += writing.result()
+                    num_bytes += sum(future.result() for future in writing)
                 if num_new or any(
                     not statistics_path(folder, level.index).exists() for level in manifest.levels
                 ):
@@ -215,26 +214,27 @@ def compute_maps(
     return maps
 
 
-def _unit_maps(
+def _computed_batches(
     model: Any,
     manifest: Manifest,
-    units: list[list[int]],
+    units: Sequence[Unit],
     batch_size: int,
     num_workers: int,
-) -> Iterator[dict[int, list[Tensor]]]:
-    """Compute unit after unit; images are decoded ahead by threads, two batches at most."""
-    groups = [
-        (number, unit[start : start + batch_size])
-        for number, unit in enumerate(units)
-        for start in range(0, len(unit), batch_size)
-    ]
-    order = [index for _, group in groups for index in group]
+) -> Iterator[tuple[Unit, dict[int, list[Tensor]]]]:
+    """Yield (unit, maps of its next rows); images are decoded ahead by threads."""
+    by_bucket = samples_by_bucket(manifest)
+    groups: list[tuple[Unit, list[int]]] = []
+    for unit in units:
+        rows = by_bucket[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
+        groups += [(unit, rows[at : at + batch_size]) for at in range(0, len(rows), batch_size)]
+    upcoming = (index for _, group in groups for index in group)
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         decoding: deque[Future[NDArray[Any]]] = deque()
-        upcoming = iter(order)
-        maps: dict[int, list[Tensor]] = {level.index: [] for level in manifest.levels}
-        for position, (number, group) in enumerate(groups):
-            while len(decoding) < 3 * batch_size and (index := next(upcoming, None)) is not None:
+        for unit, group in groups:
+            while len(decoding) < _DECODING_AHEAD * batch_size:
+                index = next(upcoming, None)
+                if index is None:
+                    break
                 decoding.append(pool.submit(_checked_image, manifest.samples[index]))
             samples = [manifest.samples[index] for index in group]
             try:
@@ -243,11 +243,7 @@ def _unit_maps(
                 for future in decoding:
                     future.cancel()
                 raise
-            for level, tensors in compute_maps(model, manifest, samples, images).items():
-                maps[level].extend(tensors)
-            if position + 1 == len(groups) or groups[position + 1][0] != number:
-                yield maps
-                maps = {level.index: [] for level in manifest.levels}
+            yield unit, compute_maps(model, manifest, samples, images)
 
 
 def _checked_image(sample: SampleInfo) -> NDArray[Any]:

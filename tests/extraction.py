@@ -98,6 +98,11 @@ def fingerprints(cache: Path) -> dict[str, str]:
     }
 
 
+def shard_bytes(cache: Path) -> dict[str, str]:
+    """As `fingerprints`, without commits.jsonl, whose lines keep the order of events."""
+    return {name: value for name, value in fingerprints(cache).items() if name != "commits.jsonl"}
+
+
 def stored_values(cache: Path, level: int) -> NDArray[np.float64]:
     """All values of a level as float64 [positions, C], in the order of the manifest."""
     with LevelReader(cache, level) as reader:

@@ -147,7 +147,9 @@ def test_shard_cut_short_is_one_line_that_names_it_and_the_way_out(
     with pytest.raises(CacheError) as caught:
         LevelReader(copied.folder, 1)
     assert str(caught.value).startswith(f"level 1, {path}: the shard")
-    assert str(caught.value).endswith("that file and run extract-features --split train again")
+    assert str(caught.value).endswith(
+        "run extract-features --split train again, it mends what is broken"
+    )
     assert "\n" not in str(caught.value)
 
 

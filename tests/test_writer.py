@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from configs.errors import CacheError
 from data.commits import FILE_NAME as COMMITS_NAME
-from data.commits import CommitLog, read_commits
+from data.commits import CommitLog, _unsealed, read_commits
 from data.manifest import Manifest
 from data.plan import units_of
 from data.reader import LevelReader
@@ -30,6 +30,7 @@ from tests.extraction import (
     must_extract,
     plan_of,
     run_extract,
+    shard_bytes,
     stored_values,
 )
 
@@ -70,7 +71,10 @@ def test_cast_error_is_that_of_float16_against_the_float32_cache(
 def test_merged_statistics_are_those_of_the_whole(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     parts = [torch.from_numpy(rng.normal(3, 2, (size, 4, 5)).astype("f4")) for size in sizes]
-    merged = reduce(ChannelStatistics.merged_with, [statistics_of(part, part) for part in parts])
+    merged = reduce(
+        ChannelStatistics.merged_with,
+        [statistics_of(part.permute(2, 0, 1), part.permute(2, 0, 1)) for part in parts],
+    )
     whole = torch.cat(parts).double().reshape(-1, 5).numpy()
     assert merged.count == len(whole)
     np.testing.assert_allclose(merged.mean, whole.mean(axis=0), rtol=1e-5, atol=1e-5)
@@ -113,7 +117,7 @@ def test_value_that_float16_cannot_hold_is_an_error_and_never_inf(
         writer = CacheWriter(tmp_path, manifest, log)
         writer.prepare()
         with pytest.raises(CacheError, match=message):
-            writer.write_unit(writer.pending[0], tensors_of(manifest, value))
+            writer.write(writer.pending[0], tensors_of(manifest, value))
         writer.close()
     assert read_commits(tmp_path) == {}
 
@@ -123,7 +127,7 @@ def test_largest_float16_is_stored(zarr_cache: TinyCache, tmp_path: Path) -> Non
     with CommitLog(tmp_path) as log:
         writer = CacheWriter(tmp_path, manifest, log)
         writer.prepare()
-        writer.write_unit(writer.pending[0], tensors_of(manifest, 65504.0))
+        writer.write(writer.pending[0], tensors_of(manifest, 65504.0))
         writer.close()
     assert read_commits(tmp_path)[0].statistics[0].maximum.max() == 65504.0
 
@@ -153,14 +157,30 @@ def test_torn_last_commit_line_is_no_commit_and_is_cut_off(
     assert fingerprints(folder) == fingerprints(zarr_cache.folder)
 
 
-def test_damaged_commit_line_in_the_middle_is_named(zarr_cache: TinyCache, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [slice(0, 100), slice(0, -9), slice(1, None)])
+def test_damaged_commit_line_in_the_middle_is_told_and_its_unit_is_computed_again(
+    zarr_cache: TinyCache, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: slice
+) -> None:
     folder = tmp_path / "train"
     shutil.copytree(zarr_cache.folder, folder)
     lines = (folder / COMMITS_NAME).read_bytes().split(b"\n")
-    lines[2] = lines[2][:100]
+    lines[2] = lines[2][kept]
     (folder / COMMITS_NAME).write_bytes(b"\n".join(lines))
-    with pytest.raises(CacheError, match=r"commits\.jsonl: line 3 is damaged .* --overwrite"):
-        read_commits(folder)
+    assert 2 not in read_commits(folder)
+    assert "commits.jsonl: line 3 is damaged and does not count" in caplog.text
+    must_extract(zarr_cache.config, tmp_path)
+    assert 2 in read_commits(folder)
+    assert shard_bytes(folder) == shard_bytes(zarr_cache.folder)
+
+
+def test_any_changed_byte_of_a_commit_line_is_noticed(zarr_cache: TinyCache) -> None:
+    line = (zarr_cache.folder / COMMITS_NAME).read_bytes().split(b"\n")[0]
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(line), 200, replace=False):
+        changed = bytearray(line)
+        changed[place] ^= 1 << int(rng.integers(8))
+        with pytest.raises(ValueError, match="checksum differs"):
+            _unsealed(bytes(changed))
 
 
 def test_commits_hold_a_checksum_per_sample_and_level(zarr_cache: TinyCache) -> None:

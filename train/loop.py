@@ -20,7 +20,8 @@ from tqdm import tqdm
 from configs.errors import CacheError, ConfigError, UserError
 from configs.schema import Config
 from data.reader import LevelReader
-from data.stream import Batch, LevelStream, whole_map_batches
+from data.stream import Batch, LevelStream
+from data.whole_maps import whole_map_batches
 from train.checkpoint import BEST_NAME, LAST_NAME, Provenance, make_run_folder, save_checkpoint
 from train.codec import LevelCodec, build_codec
 from train.diagnostics import (

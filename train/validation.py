@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data.reader import LevelReader
-from data.stream import whole_map_batches
+from data.whole_maps import whole_map_batches
 from train.codec import LevelCodec
 from train.objective import num_positions, rate_bits, squared_error
 

@@ -1,0 +1,68 @@
+"""What of a plan is still to be stored: units without a commit, and what is damaged or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from configs.errors import CacheError
+from data.commits import Commit
+from data.manifest import Manifest
+from data.plan import units_of, units_of_rows
+from data.stores import STORES, rows_of_shard, shards_of
+
+
+def levels_due(
+    cache: Path, manifest: Manifest, commits: Mapping[int, Commit]
+) -> dict[int, frozenset[int]]:
+    """Return unit -> levels to be stored; an empty set for a unit that is whole.
+
+    A shard's file is looked at for its size and index only; `data.verification` reads it all.
+    """
+    levels = frozenset(level.index for level in manifest.levels)
+    due = {
+        unit.index: commits[unit.index].damaged if unit.index in commits else levels
+        for unit in units_of(manifest)
+    }
+    for level, bucket, shard in shards_of(manifest):
+        rows = rows_of_shard(manifest, level, bucket, shard)
+        stored = [n for n in units_of_rows(manifest, bucket, rows) if level not in due[n]]
+        if stored and not _is_sound(cache, manifest, level, bucket, shard):
+            for number in stored:
+                due[number] = due[number] | {level}
+    return due
+
+
+def bytes_to_lay_out(cache: Path, manifest: Manifest, due: Mapping[int, frozenset[int]]) -> int:
+    """Return the bytes of samples in the shards that are due and have no file yet."""
+    total = 0
+    for level, bucket, shard in shards_of(manifest):
+        rows = rows_of_shard(manifest, level, bucket, shard)
+        path = STORES[manifest.container].shard_path(cache, manifest, level, bucket, shard)
+        if any(level in due[n] for n in units_of_rows(manifest, bucket, rows)) and not (
+            path.exists() or part_path(path).exists()
+        ):
+            total += len(rows) * manifest.sample_bytes(level, bucket)
+    return total
+
+
+def part_path(path: Path) -> Path:
+    """Return the name of a shard's file while it is being written."""
+    return path.with_name(f"{path.name}.part")
+
+
+def _is_sound(cache: Path, manifest: Manifest, level: int, bucket: int, shard: int) -> bool:
+    """Say whether a shard's file, or part file, is there with its full size and index."""
+    store = STORES[manifest.container]
+    rows = rows_of_shard(manifest, level, bucket, shard)
+    capacity = manifest.buckets[bucket].samples_per_shard[level]
+    path = store.shard_path(cache, manifest, level, bucket, shard)
+    for candidate in (path, part_path(path)):
+        try:
+            store.shard_offsets(
+                candidate, len(rows), capacity, manifest.sample_bytes(level, bucket)
+            )
+        except (CacheError, FileNotFoundError):
+            continue
+        return True
+    return False

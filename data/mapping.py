@@ -1,0 +1,90 @@
+"""Map files one after another into one range of addresses, so that one index reaches all of them.
+
+A gather over a level is then a single call, whatever shards its samples lie in. Python's own mmap
+cannot choose an address; the C library's can.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import mmap
+import os
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAP_FIXED = 0x10  # the same on Linux, macOS and the BSDs
+_PROT_NONE = 0
+_FAILED = ctypes.c_void_p(-1).value
+_WILLNEED, _RANDOM = 3, 1  # posix_madvise's numbers, the same everywhere
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
+)  # fmt: skip
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+
+
+class MappedFiles:
+    """Read-only bytes of many files: file i begins at `starts[i]`; gaps between files are unused.
+
+    Views of `memory` keep the mapping alive; it ends with the last of them. Raises OSError, with
+    the file's name, if a file cannot be opened or mapped.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        sizes = [path.stat().st_size for path in paths]
+        room = [-(-max(1, size) // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes]
+        self.starts: NDArray[Any] = np.concatenate([[0], np.cumsum(room)])[:-1].astype(np.int64)
+        self.num_bytes = int(sum(room))
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._address = _mapped(None, self.num_bytes, _PROT_NONE, flags, -1, None)
+        region = (ctypes.c_char * self.num_bytes).from_address(self._address)
+        weakref.finalize(region, _libc.munmap, self._address, self.num_bytes)
+        for path, start, size in zip(paths, self.starts.tolist(), sizes, strict=True):
+            if size:
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    flags = mmap.MAP_SHARED | _MAP_FIXED
+                    place = self._address + start
+                    _mapped(place, size, mmap.PROT_READ, flags, handle, path)
+                finally:
+                    os.close(handle)
+        # torch refuses to share memory that is marked read-only; the pages themselves are.
+        self.memory: NDArray[Any] = np.frombuffer(memoryview(region), dtype=np.uint8)
+
+    def expect_random_reads(self) -> None:
+        """Tell the system to fetch nothing but what is asked for."""
+        _libc.madvise(self._address, self.num_bytes, _RANDOM)
+
+    def prefetch(self, start: int, num_bytes: int) -> None:
+        """Have the system begin to read a range of bytes; returns before they have arrived."""
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        _libc.madvise(self._address + first, start + num_bytes - first, _WILLNEED)
+
+    def is_resident(self, starts: Iterable[int]) -> bool:
+        """Say whether the pages in which these bytes lie are all in the page cache."""
+        page = ctypes.c_ubyte()
+        for start in starts:
+            first = self._address + start // mmap.PAGESIZE * mmap.PAGESIZE
+            if _libc.mincore(first, mmap.PAGESIZE, ctypes.byref(page)) == 0 and not page.value & 1:
+                return False
+        return True
+
+
+def _mapped(
+    address: int | None, num_bytes: int, protection: int, flags: int, handle: int, path: Path | None
+) -> int:
+    found = _libc.mmap(address, num_bytes, protection, flags, handle, 0)
+    if found is None or found == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path) if path else None)
+    return int(found)
