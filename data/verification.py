@@ -13,6 +13,7 @@ from configs.errors import CacheError
 from data.checksums import differing_rows, expected_checksums
 from data.commits import FILE_NAME as COMMITS_NAME
 from data.commits import Commit, CommitLog, read_commits
+from data.due import part_path
 from data.manifest import Manifest
 from data.mapping import MappedFiles
 from data.plan import Unit, samples_by_bucket, units_of
@@ -147,6 +148,9 @@ class _Check:
         sample_bytes = manifest.sample_bytes(level, bucket)
         if not any(expected):
             return 0, None
+        if not path.exists() and part_path(path).exists():
+            # The extraction has not finished: what is committed so far lies in the part file.
+            path = part_path(path)
         differing: Iterable[int] = [row for row, wanted in enumerate(expected) if wanted]
         try:
             offsets = store.shard_offsets(

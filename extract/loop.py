@@ -21,9 +21,11 @@ from tqdm import tqdm
 
 from configs.errors import CacheError, ConfigError
 from configs.schema import CacheConfig, DetectorConfig
-from data.commits import CommitLog
+from data.commits import CommitLog, read_commits
+from data.due import levels_due
 from data.folder_state import settle_cache
 from data.images import read_image
+from data.manifest import FILE_NAME as MANIFEST_NAME
 from data.manifest import FORMAT_VERSION, Manifest, SampleInfo
 from data.plan import Unit, choose_levels, plan_samples, resized_size, samples_by_bucket
 from data.records import ImageSet
@@ -133,6 +135,11 @@ def extract(
         folder.mkdir(parents=True, exist_ok=True)
         commit_log = CommitLog(folder)
     except OSError as error:
+        if _is_complete(folder, manifest):
+            # A finished cache on a read-only disk: there is nothing to write.
+            return Extracted(
+                num_images=len(manifest.samples), num_new_images=0, num_new_bytes=0, seconds=0.0
+            )
         raise CacheError(
             f"{folder}: cannot be written ({error.strerror}): choose another --features"
         ) from error
@@ -159,9 +166,7 @@ def extract(
                         rate = num_bytes / 1e6 / max(1e-9, time.monotonic() - start)
                         bar.set_postfix_str(f"{rate:.0f} MB/s, {num_bytes / 1e9:.2f} GB written")
                     num_bytes += sum(future.result() for future in writing)
-                if num_new or any(
-                    not statistics_path(folder, level.index).exists() for level in manifest.levels
-                ):
+                if num_new or not _has_statistics(folder, manifest):
                     writer.finish()
         except OSError as error:
             raise CacheError(
@@ -174,6 +179,19 @@ def extract(
         num_new_bytes=num_bytes,
         seconds=time.monotonic() - start,
     )
+
+
+def _has_statistics(folder: Path, manifest: Manifest) -> bool:
+    return all(statistics_path(folder, level.index).exists() for level in manifest.levels)
+
+
+def _is_complete(folder: Path, manifest: Manifest) -> bool:
+    """Say whether a folder holds this very plan, whole."""
+    if not (folder / MANIFEST_NAME).is_file() or not _has_statistics(folder, manifest):
+        return False
+    if manifest.difference_from(Manifest.load(folder)) is not None:
+        return False
+    return not any(levels_due(folder, manifest, read_commits(folder)).values())
 
 
 def compute_maps(

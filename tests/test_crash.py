@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import random
+import shutil
 import signal
 import sys
 import time
@@ -64,8 +66,17 @@ def wait_until(process: BaseProcess, path: Path, num_bytes: int) -> None:
         time.sleep(0.001)
 
 
+NUM_KILLS = 20
+
+
+def committed(folder: Path) -> list[bytes]:
+    """The whole lines of the log."""
+    path = folder / COMMITS_NAME
+    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
 @pytest.mark.parametrize("container", ["zarr", "hdf5"])
-def test_cache_of_a_run_killed_twice_at_random_is_byte_identical(
+def test_cache_of_a_run_killed_again_and_again_is_byte_identical(
     long_config: Path,
     uninterrupted: dict[str, dict[str, str]],
     tmp_path: Path,
@@ -75,22 +86,33 @@ def test_cache_of_a_run_killed_twice_at_random_is_byte_identical(
     print(f"seed of the moments: {seed}")  # shown when the test fails
     rng = random.Random(seed)
     folder = tmp_path / "train"
-    kills = 0
-    # Once while the first files appear, once somewhere among the units.
-    for path, grown_by in ((folder / FILE_NAME, 0), (folder / COMMITS_NAME, 1)):
+    kills, survived = 0, []
+    while kills < NUM_KILLS // 2:
+        before = committed(folder)
         process = start(long_config, tmp_path, container, tmp_path / "output")
-        size = path.stat().st_size if path.is_file() else 0
-        wait_until(process, path, size + grown_by)
-        time.sleep(rng.uniform(0, 0.3))
+        # From the first file on, or from the first new commit on: the start-up is no news.
+        first = folder / (COMMITS_NAME if before or rng.random() < 0.7 else FILE_NAME)
+        size = first.stat().st_size if first.is_file() else 0
+        wait_until(process, first, size + 1)
+        time.sleep(rng.uniform(0, 0.15))
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-    assert kills == 2
+        after = committed(folder)
+        # What was committed stays, line for line, and is not computed again.
+        assert after[: len(before)] == before
+        assert len({json.loads(line)["unit"] for line in after}) == len(after)
+        survived.append(len(after))
+        if process.exitcode == 0:
+            # It was faster than its killer: the rest of the kills are for a new cache.
+            assert fingerprints(folder) == uninterrupted[container]
+            shutil.rmtree(folder)
     process = start(long_config, tmp_path, container, tmp_path / "output")
     process.join(timeout=120)
     assert process.exitcode == 0, (tmp_path / "output").read_text()
     assert fingerprints(folder) == uninterrupted[container]
     assert not [path for path in folder.rglob("*") if path.suffix == ".part"]
+    assert any(survived), "no kill came after a commit"
 
 
 def test_two_extractions_at_once_write_one_cache(

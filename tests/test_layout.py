@@ -51,6 +51,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "data.order",
         "data.gather",
         "data.blocks",
+        "data.dataset",
         "data.stream",
         "data.whole_maps",
         "extract.weights",
