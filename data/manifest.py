@@ -69,6 +69,14 @@ class SampleInfo:
     row: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkippedInfo:
+    """An image of the split that was left out as bad, and why."""
+
+    file: str
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The plan of one split's cache; equal plans give byte-identical caches."""
@@ -82,6 +90,10 @@ class Manifest:
     levels: tuple[LevelInfo, ...]
     buckets: tuple[BucketInfo, ...]
     samples: tuple[SampleInfo, ...]
+    image_limit: int | None = None
+    """Only so many images of the split's listing were taken, from its start. Told, not compared."""
+    skipped: tuple[SkippedInfo, ...] = ()
+    """Images of the listing that are no samples, in its order. Told, not compared."""
 
     @classmethod
     def load(cls, cache: Path) -> Manifest:
@@ -131,6 +143,8 @@ class Manifest:
             samples=tuple(
                 SampleInfo(**dict(zip(fields, row, strict=True))) for row in raw["samples"]
             ),
+            image_limit=raw["image_limit"],
+            skipped=tuple(SkippedInfo(**image) for image in raw["skipped"]),
         )
 
     def to_json(self) -> str:
@@ -138,11 +152,12 @@ class Manifest:
         raw = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("levels", "buckets", "samples")
+            if field.name not in ("levels", "buckets", "samples", "skipped")
         }
         fields = [field.name for field in dataclasses.fields(SampleInfo)]
         raw["levels"] = [dataclasses.asdict(level) for level in self.levels]
         raw["buckets"] = [dataclasses.asdict(bucket) for bucket in self.buckets]
+        raw["skipped"] = [dataclasses.asdict(image) for image in self.skipped]
         raw["sample_fields"] = fields
         head = json.dumps(raw, indent=1)[:-2]
         rows = ",\n  ".join(

@@ -23,8 +23,8 @@ from configs.errors import CacheError, ConfigError
 from configs.schema import CacheConfig, DetectorConfig
 from data.commits import CommitLog
 from data.folder_state import settle_cache
-from data.images import read_image
-from data.manifest import FORMAT_VERSION, Manifest, SampleInfo
+from data.images import read_image, read_planned_image
+from data.manifest import FORMAT_VERSION, Manifest, SampleInfo, SkippedInfo
 from data.plan import choose_levels, plan_samples, resized_size, samples_by_bucket
 from data.records import ImageSet
 from data.writer import CacheWriter, statistics_path
@@ -105,6 +105,8 @@ def plan_extraction(
         levels=tuple(levels),
         buckets=buckets,
         samples=samples,
+        image_limit=images.limit,
+        skipped=tuple(SkippedInfo(file=bad.file, reason=bad.reason) for bad in images.skipped),
     )
 
 
@@ -235,7 +237,7 @@ def _unit_maps(
         maps: dict[int, list[Tensor]] = {level.index: [] for level in manifest.levels}
         for position, (number, group) in enumerate(groups):
             while len(decoding) < 3 * batch_size and (index := next(upcoming, None)) is not None:
-                decoding.append(pool.submit(_checked_image, manifest.samples[index]))
+                decoding.append(pool.submit(_decode, manifest.samples[index]))
             samples = [manifest.samples[index] for index in group]
             try:
                 images = [decoding.popleft().result() for _ in group]
@@ -250,14 +252,8 @@ def _unit_maps(
                 maps = {level.index: [] for level in manifest.levels}
 
 
-def _checked_image(sample: SampleInfo) -> NDArray[Any]:
-    image = read_image(sample.file)
-    if image.shape[:2] != (sample.height, sample.width):
-        raise ConfigError(
-            f"{sample.file}: is {image.shape[0]}x{image.shape[1]} px, the data set says "
-            f"{sample.height}x{sample.width}: mend the annotations"
-        )
-    return image
+def _decode(sample: SampleInfo) -> NDArray[Any]:
+    return read_planned_image(sample.file, (sample.height, sample.width))
 
 
 def _bar(total: int) -> tqdm[Any]:
