@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,9 @@ FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 
 # Where weights came from is told, not compared: their hash says whether they are the same.
-_INFORMATIVE = {"checkpoint", "weights", "classes"}
+# `configured` (the sizes as the configuration gave them) and the hash of the weights' file let
+# training compare without building the detector.
+_INFORMATIVE = {"checkpoint", "weights", "classes", "weights_file_sha256", "configured"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,10 +202,8 @@ class Manifest:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name}: {theirs!r} there, {mine!r} now"
-        for key in sorted((self.detector.keys() | other.detector.keys()) - _INFORMATIVE):
-            mine, theirs = self.detector.get(key), other.detector.get(key)
-            if mine != theirs:
-                return f"detector {key}: {_short(theirs)} there, {_short(mine)} now"
+        if (difference := detector_difference(other.detector, self.detector)) is not None:
+            return difference
         if [x.index for x in self.levels] != [x.index for x in other.levels]:
             return (
                 f"levels: {[x.index for x in other.levels]} there, "
@@ -218,6 +219,14 @@ class Manifest:
         return None
 
 
+def detector_difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say in words the first fact that differs between two detectors' descriptions, or None."""
+    for key in sorted((there.keys() | now.keys()) - _INFORMATIVE):
+        if there.get(key) != now.get(key):
+            return f"detector {key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
+    return None
+
+
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 24 else f"{text[:20]}...'"
+    return text if len(text) <= 60 else f"{text[:20]}...'"

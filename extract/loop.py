@@ -28,7 +28,12 @@ from data.manifest import FORMAT_VERSION, Manifest, SampleInfo, SkippedInfo
 from data.plan import choose_levels, plan_samples, resized_size, samples_by_bucket
 from data.records import ImageSet
 from data.writer import CacheWriter, statistics_path
-from extract.detector import LoadedDetector, backbone_levels, prepare_images
+from extract.detector import (
+    LoadedDetector,
+    backbone_levels,
+    describe_detector,
+    prepare_images,
+)
 from extract.pyramid import level_shapes, measure_levels
 
 log = logging.getLogger(__name__)
@@ -89,19 +94,7 @@ def plan_extraction(
         split=images.split,
         container=cache.container,
         dtype=cache.dtype,
-        detector={
-            "builder": config.builder,
-            "checkpoint": config.checkpoint,
-            "weights": config.weights,
-            "weights_sha256": detector.weights_sha256,
-            "classes": list(detector.classes) if detector.classes else None,
-            "min_size": transform.min_size[-1],
-            "max_size": transform.max_size,
-            "resize": list(config.resize) if config.resize else None,
-            "image_mean": list(transform.image_mean),
-            "image_std": list(transform.image_std),
-            "size_divisible": transform.size_divisible,
-        },
+        detector=describe_detector(detector, config),
         levels=tuple(levels),
         buckets=buckets,
         samples=samples,

@@ -6,16 +6,18 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from data.annotations import read_annotations
 from data.manifest import Manifest
 from tests.datasets import save_image
 from tests.extraction import error_of, fingerprints, must_extract, run_extract, write_config
+from train.cli import train_level
 
 HINT = ", or run with --skip-bad-images"
 SKIP = "--skip-bad-images"
@@ -164,6 +166,25 @@ def test_run_without_the_option_on_a_cache_made_with_it_says_to_add_it(
     )
     result = run_extract(config, tmp_path / "cache", SKIP)
     assert result.stdout.startswith("train: all 7 images are in ")
+
+
+def test_training_takes_a_cache_of_which_bad_images_were_left_out(
+    damaged: Path, tmp_path: Path, tiny_config: Path, format: str
+) -> None:
+    config = configure(tmp_path, tiny_config, format, NAMES)
+    must_extract(config, tmp_path / "cache", SKIP, "--split", "val")
+
+    def train() -> Any:
+        return CliRunner().invoke(train_level, [
+            "--level", "4", "--config", str(config), "--features", str(tmp_path / "cache"),
+            "--epochs", "1", "--out", str(tmp_path / "out"),
+        ])  # fmt: skip
+
+    result = train()
+    assert result.exit_code == 0, result.output
+    configure(tmp_path, tiny_config, format, [name for name in NAMES if name != "c.jpg"])
+    there = len(GOOD_IN[format])
+    assert f"(images: {there} there, {there - 1} now)" in error_of(train())
 
 
 def test_limit_counts_bad_images_too(

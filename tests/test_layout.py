@@ -48,6 +48,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "data.stream",
         "extract.weights",
         "extract.detector",
+        "extract.freshness",
         "extract.pyramid",
         "train.codec",
         "train.objective",
