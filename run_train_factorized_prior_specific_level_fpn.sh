@@ -55,4 +55,4 @@ done
 # ${list[@]+...}: bash before 4.4 (macOS) takes an empty list for an unset variable.
 # Extraction takes a lock and skips what is already in the cache.
 extract-features --split train --split val ${config_options[@]+"${config_options[@]}"} ${checkpoint_options[@]+"${checkpoint_options[@]}"}
-exec train-level --level "$level" ${config_options[@]+"${config_options[@]}"}
+exec train-level --level "$level" ${config_options[@]+"${config_options[@]}"} ${checkpoint_options[@]+"${checkpoint_options[@]}"}

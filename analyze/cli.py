@@ -71,10 +71,10 @@ def analyze_levels(
         split=split,
         checkpoints=checkpoints,
         run_dirs=run_dirs,
-        detector=settings.detector,
+        config=settings,
         device=choose_device(device),
         limit=limit,
-        options=_options(config, features),
+        options=_options(config, features, detection_checkpoint),
     )
     result = analyze(request, scratch=folder)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -92,7 +92,9 @@ def analyze_levels(
     click.echo(f"\nreport: {page}")
 
 
-def _options(config: str | None, features: str | None) -> str:
+def _options(config: str | None, features: str | None, checkpoint: str | None) -> str:
     """The options that another command needs to work on the same data, with a leading space."""
-    given = {"--config": config, "--features": features}
+    given = {
+        "--config": config, "--features": features, "--detection-checkpoint": checkpoint,
+    }  # fmt: skip
     return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value)

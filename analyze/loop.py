@@ -20,12 +20,13 @@ from analyze.level_rd import measure_level
 from analyze.results import AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
 from analyze.runs import Candidate, Pyramid, newest_runs, pyramids
 from configs.errors import CacheError, ConfigError
-from configs.schema import DetectorConfig
+from configs.schema import Config
 from data.annotations import read_annotations
 from data.folder_state import ANNOTATIONS_NAME
 from data.manifest import FILE_NAME, Manifest
 from data.reader import LevelReader
 from extract.detector import label_to_category, load_detector, num_labels
+from extract.freshness import refuse_other_detector, refuse_stale_cache
 from train.checkpoint import BEST_NAME, find_runs, load_codec, read_run_info
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class AnalysisRequest:
     split: str
     checkpoints: Path
     run_dirs: tuple[Path, ...]
-    detector: DetectorConfig
+    config: Config
     device: str
     limit: int | None
     options: str
@@ -48,8 +49,8 @@ class AnalysisRequest:
 def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
     """Analyse; decoded maps lie under `scratch`, made if need be, while it runs.
 
-    Raises CacheError without a cache of the split, or for runs trained on another detector's
-    features. Anything else that is missing is a line of the result.
+    Raises CacheError without a cache of the split, if it is stale, or for runs trained on another
+    detector's features. Anything else that is missing is a line of the result.
     """
     if not (request.cache / FILE_NAME).is_file():
         raise CacheError(
@@ -57,6 +58,7 @@ def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
             f"run extract-features --split {request.split}{request.options}"
         )
     manifest = Manifest.load(request.cache)
+    refuse_stale_cache(request.cache, request.split, request.config)
     num_images = min(len(manifest.samples), request.limit or len(manifest.samples))
     missing: list[str] = []
     with ExitStack() as stack:
@@ -188,18 +190,13 @@ def _evaluator(
         )
         return None
     try:
-        detector = load_detector(_at_input_size_of(request.detector, manifest), request.device)
+        detector = load_detector(request.config.detector, request.device)
         labels = label_to_category(detector.classes, num_labels(detector.model), images.categories)
     except ConfigError as error:
         missing.append(f"no mAP: the detector cannot be built: {error}")
         return None
-    if detector.weights_sha256 != manifest.detector["weights_sha256"]:
-        raise CacheError(
-            f"{request.cache}: holds features of detector weights "
-            f"{manifest.detector['weights_sha256'][:12]}, the detector given has "
-            f"{detector.weights_sha256[:12]}: name the checkpoint that made the cache, or "
-            "extract with this one"
-        )
+    # Weights that had to be downloaded first could not be compared without that.
+    refuse_other_detector(manifest, request.cache, detector, request.config.detector)
     held = {reader.info.key for reader in readers.values()}
     absent = [key for key in backbone_keys(detector.model) if key not in held]
     if absent:
@@ -215,15 +212,6 @@ def _evaluator(
         annotations=boxes,
         label_to_category=labels,
     )
-
-
-def _at_input_size_of(detector: DetectorConfig, manifest: Manifest) -> DetectorConfig:
-    """Return the detector at the cache's own input size.
-
-    The weights' hash does not cover the size, and another one would shift every anchor unnoticed.
-    """
-    names = ("min_size", "max_size", "resize")
-    return detector.model_copy(update={name: manifest.detector[name] for name in names})
 
 
 def _measure_runs(

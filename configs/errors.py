@@ -1,4 +1,4 @@
-"""The two errors a user can cause; the command line turns both into one clear line."""
+"""The errors a user can cause; the command line turns each into one clear line."""
 
 
 class UserError(Exception):
@@ -7,6 +7,20 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """A setting, a file that a setting names, or an image of the data set is wrong."""
+
+
+class MissingDataError(ConfigError):
+    """A file or folder of the data set that the settings name is not on this machine."""
+
+
+class BadImageError(ConfigError):
+    """One image of the data set cannot be used; without it the others still can."""
+
+    def __init__(self, message: str, *, file: str, reason: str) -> None:
+        """Take the line for the user, and its two parts that a manifest records."""
+        super().__init__(message)
+        self.file = file
+        self.reason = reason
 
 
 class CacheError(UserError):

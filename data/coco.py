@@ -7,48 +7,80 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError
+from configs.errors import BadImageError, ConfigError
 from data.image_files import Listed, did_you_mean, image_size_hw, read_text
-from data.labels import LabelledBox, finite, make_record
-from data.records import ImageRecord
+from data.labels import LabelledBox, finite, make_record, skip_or_raise
+from data.records import ImageRecord, SkippedImage
 
 _MAX_INT64 = 2**63 - 1
 
 
 def read_coco(
-    images: Path, annotations: Path, listed: Sequence[Listed] | None
+    images: Path,
+    annotations: Path,
+    listed: Sequence[Listed] | None,
+    skipped: list[SkippedImage] | None,
 ) -> tuple[list[ImageRecord], dict[int, str]]:
     """Return the records in the file's (or the list's) order, and category id -> name.
 
     Crowds become ignored boxes. An image may be listed by id, file name or path.
-    Raises ConfigError if the JSON is malformed, contradicts itself, or names a missing image.
+    Raises ConfigError if the JSON is malformed or contradicts itself. An image that is missing or
+    unreadable goes to `skipped`, or raises BadImageError without it.
     """
     content = _load(annotations)
     categories = {
         _integer(entry, "id", where): _string(entry, "name", where)
         for entry, where in _entries(content, "categories", annotations)
     }
-    files: dict[int, tuple[Mapping[str, Any], str]] = {}
-    for entry, where in _entries(content, "images", annotations):
-        image_id = _integer(entry, "id", where)
-        if image_id in files:
-            raise ConfigError(f"{where}: image id {image_id} is there twice: remove one")
-        files[image_id] = (entry, where)
+    files = _files(content, annotations)
     boxes = _boxes(content, annotations, files, categories)
-    wanted = list(files) if listed is None else _wanted(files, images, listed, annotations)
     records = []
-    for image_id in wanted:
+    for position, image_id in enumerate(_wanted(files, images, listed, annotations)):
         entry, where = files[image_id]
         file = images / _string(entry, "file_name", where)
-        if not file.is_file():
-            raise ConfigError(f"{where}: {file} does not exist: check the folder of the images")
-        size_hw = _size_hw(entry, where) if "height" in entry else image_size_hw(file)
+        try:
+            size_hw = _size_of(file, entry, where)
+        except BadImageError as error:
+            skip_or_raise(error, skipped, position)
+            continue
         records.append(
             make_record(
                 image_id=image_id, file=str(file), size_hw=size_hw, boxes=boxes.get(image_id, [])
             )
         )
     return records, categories
+
+
+def list_coco(
+    images: Path, annotations: Path, listed: Sequence[Listed] | None
+) -> list[tuple[int, str]]:
+    """Return image id and file name in the order of `read_coco`; no image is looked at."""
+    files = _files(_load(annotations), annotations)
+    wanted = _wanted(files, images, listed, annotations)
+    return [(image_id, _string(files[image_id][0], "file_name", files[image_id][1]))
+            for image_id in wanted]  # fmt: skip
+
+
+def _files(
+    content: Mapping[str, Any], annotations: Path
+) -> dict[int, tuple[Mapping[str, Any], str]]:
+    """Return image id -> its entry, and what to call that in a message."""
+    files: dict[int, tuple[Mapping[str, Any], str]] = {}
+    for entry, where in _entries(content, "images", annotations):
+        image_id = _integer(entry, "id", where)
+        if image_id in files:
+            raise ConfigError(f"{where}: image id {image_id} is there twice: remove one")
+        files[image_id] = (entry, where)
+    return files
+
+
+def _size_of(file: Path, entry: Mapping[str, Any], where: str) -> tuple[int, int]:
+    if not file.is_file():
+        raise BadImageError(
+            f"{where}: {file} does not exist: check the folder of the images",
+            file=str(file), reason="no such image",
+        )  # fmt: skip
+    return _size_hw(entry, where) if "height" in entry else image_size_hw(file)
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -116,10 +148,12 @@ def _boxes(
 def _wanted(
     files: Mapping[int, tuple[Mapping[str, Any], str]],
     images: Path,
-    listed: Sequence[Listed],
+    listed: Sequence[Listed] | None,
     annotations: Path,
 ) -> list[int]:
-    """Return the ids of the listed images, in the list's order."""
+    """Return the ids of the listed images, in the list's order; without a list, in the file's."""
+    if listed is None:
+        return list(files)
     names: dict[str, int] = {str(image_id): image_id for image_id in files}
     for image_id, (entry, where) in files.items():
         file_name = _string(entry, "file_name", where)

@@ -5,34 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.errors import ConfigError
-from data.image_files import Listed, image_size_hw, list_images
-from data.labels import make_record
-from data.records import ImageRecord
+from configs.errors import BadImageError
+from data.image_files import Listed, image_size_hw, list_images, missing_image
+from data.labels import make_record, skip_or_raise
+from data.records import ImageRecord, SkippedImage
 
 
-def read_folder(images: Path | None, listed: Sequence[Listed] | None) -> list[ImageRecord]:
+def read_folder(
+    images: Path | None, listed: Sequence[Listed] | None, skipped: list[SkippedImage] | None
+) -> list[ImageRecord]:
     """Return one record per image, numbered from 1: sorted by path, or in the list's order.
 
     Listed paths are relative to `images`, or to the working directory without it.
-    Raises ConfigError if an image is missing or unreadable, or there is none.
+    An image that is missing or unreadable goes to `skipped`, or raises BadImageError without it;
+    MissingDataError if there is none.
     """
+    records: list[ImageRecord] = []
+    for position, image in enumerate(_wanted(images, listed)):
+        try:
+            file = image if isinstance(image, Path) else _listed_file(images, image)
+            size_hw = image_size_hw(file)
+        except BadImageError as error:
+            skip_or_raise(error, skipped, position)
+            continue
+        records.append(
+            make_record(image_id=len(records) + 1, file=str(file), size_hw=size_hw, boxes=())
+        )
+    return records
+
+
+def _wanted(images: Path | None, listed: Sequence[Listed] | None) -> Sequence[Listed | Path]:
     if listed is not None:
-        files = [_listed_file(images, line) for line in listed]
-    else:
-        assert images is not None
-        files = list_images(images, recursive=True)
-    return [
-        make_record(image_id=number, file=str(file), size_hw=image_size_hw(file), boxes=())
-        for number, file in enumerate(files, start=1)
-    ]
+        return listed
+    assert images is not None
+    return list_images(images, recursive=True)
 
 
 def _listed_file(images: Path | None, line: Listed) -> Path:
     file = Path(line.name) if images is None else images / line.name
     if not file.is_file():
-        base = "the working directory" if images is None else str(images)
-        raise ConfigError(
-            f"{line.where}: no image '{line.name}' in {base}: correct the list or the folder"
-        )
+        raise missing_image(line, file, "the working directory" if images is None else str(images))
     return file

@@ -33,11 +33,15 @@ def settle_cache(
         _remove_cache(folder)
     if not path.exists():
         manifest.save(folder)
-    elif (difference := manifest.difference_from(Manifest.load(folder))) is not None:
-        raise CacheError(
-            f"{folder}: holds a cache of another plan ({difference}): "
-            "add --overwrite to replace it, or choose another --features"
-        )
+    else:
+        there = Manifest.load(folder)
+        if (difference := manifest.difference_from(there)) is not None:
+            left_out = len(there.skipped) if not manifest.skipped else 0
+            raise CacheError(
+                f"{folder}: holds a cache of another plan ({difference}): "
+                + (f"add --skip-bad-images, as it left out {left_out}, or " if left_out else "")
+                + "add --overwrite to replace it, or choose another --features"
+            )
     # Each time: a crash may have come before it, and boxes may be mended without new features.
     write_annotations(folder / ANNOTATIONS_NAME, images)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from configs.errors import ConfigError
+from configs.errors import BadImageError, ConfigError, MissingDataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -67,7 +68,7 @@ def read_image_list(path: Path) -> list[Listed]:
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Return the images of a folder, sorted by path. Raises ConfigError if there is none."""
+    """Return the images of a folder, sorted by path. Raises MissingDataError if there is none."""
     found = folder.rglob("*") if recursive else folder.glob("*")
     images = sorted(
         path
@@ -76,12 +77,12 @@ def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
     )
     if not images:
         kinds = " ".join(suffix[1:] for suffix in SUFFIXES)
-        raise ConfigError(f"{folder}: holds no image ({kinds}): name the folder of the images")
+        raise MissingDataError(f"{folder}: holds no image ({kinds}): name the folder of the images")
     return images
 
 
 def find_image(folder: Path, listed: Listed) -> Path:
-    """Return the file of a listed id or file name. Raises ConfigError if there is none."""
+    """Return the file of a listed id or file name. Raises BadImageError if there is none."""
     exact = folder / listed.name
     if exact.suffix.lower() in SUFFIXES and exact.is_file():
         return exact
@@ -90,9 +91,15 @@ def find_image(folder: Path, listed: Listed) -> Path:
             path = folder / f"{listed.name}{spelling}"
             if path.is_file():
                 return path
-    raise ConfigError(
-        f"{listed.where}: no image '{listed.name}' in {folder}: correct the list or the folder"
-    )
+    raise missing_image(listed, folder / listed.name, str(folder))
+
+
+def missing_image(listed: Listed, file: Path, base: str) -> BadImageError:
+    """Return the error for a listed image that is not in `base`, the folder of the images."""
+    return BadImageError(
+        f"{listed.where}: no image '{listed.name}' in {base}: correct the list or the folder",
+        file=str(file), reason="no such image",
+    )  # fmt: skip
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
@@ -113,15 +120,14 @@ def image_size_hw(path: Path) -> tuple[int, int]:
 def decode_rgb(path: Path) -> npt.NDArray[np.uint8]:
     """Return uint8 [H, W, 3] RGB as stored, without EXIF rotation; alpha is dropped.
 
-    Raises ConfigError if the file is missing, damaged, too large or of more than 8 bits.
+    Raises BadImageError if the file is missing, damaged, too large or of more than 8 bits.
     """
     try:
         with Image.open(path) as image:
             # Pillow would clip 16-bit and float pixels at 255 without a word.
             if image.mode.startswith(("I", "F")):
-                raise ConfigError(
-                    f"{path}: pixels of more than 8 bits (mode {image.mode}): convert it to 8 bits"
-                )
+                reason = f"pixels of more than 8 bits (mode {image.mode})"
+                raise _bad(path, reason, "convert it to 8 bits")
             return np.array(image.convert("RGB"), dtype=np.uint8)
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from None
@@ -129,10 +135,18 @@ def decode_rgb(path: Path) -> npt.NDArray[np.uint8]:
 
 def _unreadable(path: Path, error: Exception) -> ConfigError:
     if isinstance(error, FileNotFoundError):
-        return ConfigError(f"{path}: no such image: check the path")
+        return _bad(path, "no such image", "check the path")
     if isinstance(error, Image.DecompressionBombError):
-        return ConfigError(f"{path}: image too large to open safely: shrink it or leave it out")
+        return _bad(path, "image too large to open safely", "shrink it or leave it out")
     if isinstance(error, UnidentifiedImageError):
-        return ConfigError(f"{path}: not an image that can be read: replace it or leave it out")
+        return _bad(path, "not an image that can be read", "replace it or leave it out")
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        # The disk's or the system's failure, not the image's: it must never be skipped as bad.
+        # (EINVAL comes from a damaged file's offsets.)
+        return ConfigError(f"{path}: cannot be read ({error.strerror}): check disk and rights")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ConfigError(f"{path}: unreadable image ({reason}): replace it or leave it out")
+    return _bad(path, f"unreadable image ({reason})", "replace it or leave it out")
+
+
+def _bad(path: Path, reason: str, remedy: str) -> BadImageError:
+    return BadImageError(f"{path}: {reason}: {remedy}", file=str(path), reason=reason)

@@ -8,57 +8,68 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from configs.errors import ConfigError
+from configs.errors import BadImageError, ConfigError
 from configs.schema import DataConfig, SplitConfig
 from data import scenes
 from data.coco import read_coco
 from data.folder import read_folder
-from data.image_files import Listed, decode_rgb, did_you_mean, read_image_list
+from data.image_files import decode_rgb
 from data.kitti import read_kitti
 from data.labels import LabelledBox, make_record
-from data.records import ImageRecord, ImageSet
+from data.listing import (
+    coco_file,
+    existing_folder,
+    find_split,
+    image_folder,
+    image_lines,
+    scene_file,
+    scene_numbers,
+)
+from data.records import ImageRecord, ImageSet, SkippedImage
 from data.voc import read_voc
 
 _SCENE_FILE = re.compile(r"scene:(\d+):(\d+)")
 
-# Which keys of a split a format reads; any other one that is set is a mistake.
-_KEYS = {
-    "coco": ("images", "annotations", "image_list"),
-    "kitti": ("images", "annotations", "image_list"),
-    "voc": ("images", "annotations", "image_list"),
-    "folder": ("images", "image_list"),
-    "scenes": ("num_scenes", "scene_seed"),
-}
 
-
-def load_images(data: DataConfig, split: str) -> ImageSet:
+def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> ImageSet:
     """Return the images of a split in a fixed order: sizes, boxes and categories, no pixels.
 
-    Sizes come from the image headers, for COCO from its JSON. Raises ConfigError, one line, if the
-    split does not exist or anything it names is missing, unreadable or malformed.
+    Sizes come from the image headers, for COCO from its JSON. An image that is missing or has no
+    readable header raises BadImageError, or is among the result's `skipped` with `skip_bad`.
+    Raises ConfigError, one line, if the split does not exist or anything else it names is missing,
+    unreadable or malformed.
     """
-    if split not in data.splits:
-        known = ", ".join(data.splits)
-        raise ConfigError(
-            f"data.splits: no split '{split}'{did_you_mean(split, data.splits)} "
-            f"(the splits are {known})"
-        )
-    where = f"data.splits.{split}"
-    source = data.splits[split]
-    _refuse_other_keys(data, source, where)
+    source, where = find_split(data, split)
+    skipped: list[SkippedImage] = []
     if data.format == "scenes":
         records, categories = _read_scenes(source, where)
     else:
-        records, categories = _read_files(data, source, where)
-    if not records:
+        records, categories = _read_files(data, source, where, skipped if skip_bad else None)
+    images = ImageSet(
+        split=split, records=tuple(records), categories=categories, skipped=tuple(skipped)
+    )
+    refuse_empty(images)
+    return images
+
+
+def refuse_empty(images: ImageSet) -> None:
+    """Raise ConfigError if a split holds no image, or only such as cannot be used."""
+    if images.records:
+        return
+    where = f"data.splits.{images.split}"
+    if not images.skipped:
         raise ConfigError(f"{where}: holds no image: name a split that does")
-    return ImageSet(split=split, records=tuple(records), categories=categories)
+    first = images.skipped[0]
+    raise ConfigError(
+        f"{where}: none of its {len(images.skipped)} images can be used "
+        f"(the first: {first.file}: {first.reason}): correct the paths, or fetch the images again"
+    )
 
 
 def read_image(file: str) -> npt.NDArray[np.uint8]:
     """Return uint8 [H, W, 3] RGB of a path or `scene:<seed>:<index>`, without EXIF rotation.
 
-    Raises ConfigError that names the file if it cannot be read.
+    Raises ConfigError that names the file if it cannot be read: BadImageError if it is to blame.
     """
     if not file.startswith("scene:"):
         return decode_rgb(Path(file))
@@ -68,32 +79,18 @@ def read_image(file: str) -> npt.NDArray[np.uint8]:
     return scenes.render_scene(index=int(match[2]), seed=int(match[1])).image
 
 
-def _refuse_other_keys(data: DataConfig, source: SplitConfig, where: str) -> None:
-    if data.format != "scenes" and "splits" not in data.model_fields_set:
-        raise ConfigError(
-            f"data.splits: is not set: name each split's images (format {data.format})"
-        )
-    for key in source.model_dump(exclude_none=True):
-        if key not in _KEYS[data.format]:
-            formats = " or ".join(name for name, keys in _KEYS.items() if key in keys)
-            raise ConfigError(
-                f"{where}.{key}: not for format {data.format}: remove it, or set data.format to "
-                f"{formats}"
-            )
-    if data.classes is not None and data.format not in ("kitti", "voc"):
-        raise ConfigError(
-            f"data.classes: not for format {data.format}, only for kitti and voc: remove it"
-        )
+def read_planned_image(file: str, size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return `read_image`. Raises BadImageError if it is not of the size that the data set says."""
+    image = read_image(file)
+    if image.shape[:2] != size_hw:
+        found, expected = (f"{height}x{width}" for height, width in (image.shape[:2], size_hw))
+        reason = f"is {found} px, the data set says {expected}"
+        raise BadImageError(f"{file}: {reason}: mend the annotations", file=file, reason=reason)
+    return image
 
 
 def _read_scenes(source: SplitConfig, where: str) -> tuple[list[ImageRecord], dict[int, str]]:
-    seed, num_scenes = source.scene_seed, source.num_scenes
-    if num_scenes is None:
-        raise ConfigError(
-            f"{where}.num_scenes: is not set: write how many scenes, or set data.format for files"
-        )
-    if seed is None:
-        raise ConfigError(f"{where}.scene_seed: is not set: write a number of its own per split")
+    seed, num_scenes = scene_numbers(source, where)
     return (
         [_scene_record(index, seed) for index in range(num_scenes)],
         dict(enumerate(scenes.CLASSES, start=1)),
@@ -111,54 +108,22 @@ def _scene_record(index: int, seed: int) -> ImageRecord:
     ]
     height, width = scene.image.shape[:2]
     return make_record(
-        image_id=index + 1, file=f"scene:{seed}:{index}", size_hw=(height, width), boxes=boxes
+        image_id=index + 1, file=scene_file(seed, index), size_hw=(height, width), boxes=boxes
     )
 
 
 def _read_files(
-    data: DataConfig, source: SplitConfig, where: str
+    data: DataConfig, source: SplitConfig, where: str, skipped: list[SkippedImage] | None
 ) -> tuple[list[ImageRecord], dict[int, str]]:
-    listed = _image_list(source, where)
+    lines = image_lines(source, where)
     if data.format == "folder":
-        if source.images is None and listed is None:
-            raise ConfigError(
-                f"{where}.images: is not set: name the folder of the images, or an image_list"
-            )
-        images = None if source.images is None else _folder(source.images, f"{where}.images")
-        return read_folder(images, listed), {}
-    if source.images is None:
-        raise ConfigError(f"{where}.images: is not set: name the folder of the images")
-    images = _folder(source.images, f"{where}.images")
+        images = None if source.images is None else image_folder(source, where)
+        return read_folder(images, lines, skipped), {}
+    folder = image_folder(source, where)
     if data.format == "coco":
-        return read_coco(images, _coco_file(source.annotations, f"{where}.annotations"), listed)
+        return read_coco(folder, coco_file(source, where), lines, skipped)
     labels = None
     if source.annotations is not None:
-        labels = _folder(source.annotations, f"{where}.annotations")
+        labels = existing_folder(Path(source.annotations), f"{where}.annotations")
     read = read_kitti if data.format == "kitti" else read_voc
-    return read(images, labels, listed, data.classes)
-
-
-def _coco_file(annotations: str | None, key: str) -> Path:
-    if annotations is None:
-        raise ConfigError(
-            f"{key}: is not set: name the COCO JSON file, or set data.format to folder "
-            "for images without boxes"
-        )
-    if not Path(annotations).is_file():
-        raise ConfigError(f"{key}: {annotations} is not a file: name the COCO JSON file")
-    return Path(annotations)
-
-
-def _image_list(source: SplitConfig, where: str) -> list[Listed] | None:
-    if source.image_list is None:
-        return None
-    path = Path(source.image_list)
-    if not path.is_file():
-        raise ConfigError(f"{where}.image_list: {path} is not a file: name a text file of images")
-    return read_image_list(path)
-
-
-def _folder(path: str, key: str) -> Path:
-    if not Path(path).is_dir():
-        raise ConfigError(f"{key}: {path} is not a folder: correct the path")
-    return Path(path)
+    return read(folder, labels, lines, data.classes, skipped)

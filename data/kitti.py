@@ -8,7 +8,7 @@ from pathlib import Path
 from configs.errors import ConfigError
 from data.image_files import Listed, read_text
 from data.labels import ClassNumbers, LabelledBox, finite, read_labelled_images
-from data.records import ImageRecord
+from data.records import ImageRecord, SkippedImage
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 
@@ -23,20 +23,23 @@ def read_kitti(
     labels: Path | None,
     listed: Sequence[Listed] | None,
     classes: Sequence[str] | None,
+    skipped: list[SkippedImage] | None,
 ) -> tuple[list[ImageRecord], dict[int, str]]:
     """Return the records, numbered from 1, and category id -> name (empty without labels).
 
     A DontCare region may hide an object of any class, so it becomes one ignored box per class.
-    Raises ConfigError if a file is missing or unreadable, or a line is malformed.
+    Raises ConfigError if a file is missing or unreadable, or a line is malformed; bad images go to
+    `skipped` if it is a list.
     """
     known = ClassNumbers(classes, usual=CLASSES, skipped=SKIPPED)
     if labels is None:
-        return read_labelled_images(images, listed, None, lambda path: []), {}
+        return read_labelled_images(images, listed, None, lambda path: [], skipped), {}
     records = read_labelled_images(
         images,
         listed,
         lambda image: labels / f"{image.stem}.txt",
         lambda path: _read_labels(path, known),
+        skipped,
     )
     known.check_found(labels)
     return records, known.categories

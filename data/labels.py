@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.errors import ConfigError
+from configs.errors import BadImageError, ConfigError
 from data.image_files import Listed, did_you_mean, find_image, image_size_hw, list_images
-from data.records import ImageRecord
+from data.records import ImageRecord, SkippedImage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,33 +100,47 @@ def read_labelled_images(
     listed: Sequence[Listed] | None,
     label_file: Callable[[Path], Path] | None,
     read_labels: Callable[[Path], list[LabelledBox]],
+    skipped: list[SkippedImage] | None,
 ) -> list[ImageRecord]:
     """Return the records of images that have one label file each, numbered from 1.
 
     `label_file` maps an image to its labels; None: no boxes. Without a list, all images of the
-    folder, sorted. Raises ConfigError if a file is missing or unreadable.
+    folder, sorted. Raises ConfigError if a label file is missing or wrong. An image that is missing
+    or unreadable goes to `skipped`, or raises BadImageError without it.
     """
-    files = _image_files(images, listed)
-    records = []
-    for image_id, file in enumerate(files, start=1):
-        boxes: list[LabelledBox] = []
-        if label_file is not None:
-            labels = label_file(file)
-            if not labels.is_file():
-                raise ConfigError(
-                    f"{labels}: no such label file for {file}: add it, or leave the image out "
-                    "with an image_list"
-                )
-            boxes = read_labels(labels)
-        size_hw = image_size_hw(file)
-        records.append(make_record(image_id=image_id, file=str(file), size_hw=size_hw, boxes=boxes))
+    wanted: Sequence[Listed | Path] = list_images(images) if listed is None else listed
+    records: list[ImageRecord] = []
+    for position, image in enumerate(wanted):
+        try:
+            file = image if isinstance(image, Path) else find_image(images, image)
+            # Labels first: a mistake in them is told even where the image is bad.
+            boxes = [] if label_file is None else _boxes(label_file(file), file, read_labels)
+            size_hw = image_size_hw(file)
+        except BadImageError as error:
+            skip_or_raise(error, skipped, position)
+            continue
+        records.append(
+            make_record(image_id=len(records) + 1, file=str(file), size_hw=size_hw, boxes=boxes)
+        )
     return records
 
 
-def _image_files(images: Path, listed: Sequence[Listed] | None) -> list[Path]:
-    if listed is None:
-        return list_images(images)
-    return [find_image(images, line) for line in listed]
+def _boxes(
+    labels: Path, image: Path, read_labels: Callable[[Path], list[LabelledBox]]
+) -> list[LabelledBox]:
+    if not labels.is_file():
+        raise ConfigError(
+            f"{labels}: no such label file for {image}: add it, or leave the image out "
+            "with an image_list"
+        )
+    return read_labels(labels)
+
+
+def skip_or_raise(error: BadImageError, skipped: list[SkippedImage] | None, position: int) -> None:
+    """Note a bad image of the split's listing in `skipped`; raise the error if that is None."""
+    if skipped is None:
+        raise error
+    skipped.append(SkippedImage(position=position, file=error.file, reason=error.reason))
 
 
 def finite(text: object) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,9 @@ FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 
 # Where weights came from is told, not compared: their hash says whether they are the same.
-_INFORMATIVE = {"checkpoint", "weights", "classes"}
+# `configured` (the sizes as the configuration gave them) and the hash of the weights' file let
+# training compare without building the detector.
+_INFORMATIVE = {"checkpoint", "weights", "classes", "weights_file_sha256", "configured"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +72,14 @@ class SampleInfo:
     row: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkippedInfo:
+    """An image of the split that was left out as bad, and why."""
+
+    file: str
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The plan of one split's cache; equal plans give byte-identical caches."""
@@ -82,6 +93,10 @@ class Manifest:
     levels: tuple[LevelInfo, ...]
     buckets: tuple[BucketInfo, ...]
     samples: tuple[SampleInfo, ...]
+    image_limit: int | None = None
+    """Only so many images of the split's listing were taken, from its start. Told, not compared."""
+    skipped: tuple[SkippedInfo, ...] = ()
+    """Images of the listing that are no samples, in its order. Told, not compared."""
 
     @classmethod
     def load(cls, cache: Path) -> Manifest:
@@ -131,6 +146,8 @@ class Manifest:
             samples=tuple(
                 SampleInfo(**dict(zip(fields, row, strict=True))) for row in raw["samples"]
             ),
+            image_limit=raw["image_limit"],
+            skipped=tuple(SkippedInfo(**image) for image in raw["skipped"]),
         )
 
     def to_json(self) -> str:
@@ -138,11 +155,12 @@ class Manifest:
         raw = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("levels", "buckets", "samples")
+            if field.name not in ("levels", "buckets", "samples", "skipped")
         }
         fields = [field.name for field in dataclasses.fields(SampleInfo)]
         raw["levels"] = [dataclasses.asdict(level) for level in self.levels]
         raw["buckets"] = [dataclasses.asdict(bucket) for bucket in self.buckets]
+        raw["skipped"] = [dataclasses.asdict(image) for image in self.skipped]
         raw["sample_fields"] = fields
         head = json.dumps(raw, indent=1)[:-2]
         rows = ",\n  ".join(
@@ -184,10 +202,8 @@ class Manifest:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name}: {theirs!r} there, {mine!r} now"
-        for key in sorted((self.detector.keys() | other.detector.keys()) - _INFORMATIVE):
-            mine, theirs = self.detector.get(key), other.detector.get(key)
-            if mine != theirs:
-                return f"detector {key}: {_short(theirs)} there, {_short(mine)} now"
+        if (difference := detector_difference(other.detector, self.detector)) is not None:
+            return difference
         if [x.index for x in self.levels] != [x.index for x in other.levels]:
             return (
                 f"levels: {[x.index for x in other.levels]} there, "
@@ -203,6 +219,14 @@ class Manifest:
         return None
 
 
+def detector_difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say in words the first fact that differs between two detectors' descriptions, or None."""
+    for key in sorted((there.keys() | now.keys()) - _INFORMATIVE):
+        if there.get(key) != now.get(key):
+            return f"detector {key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
+    return None
+
+
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 24 else f"{text[:20]}...'"
+    return text if len(text) <= 60 else f"{text[:20]}...'"

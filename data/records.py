@@ -25,9 +25,22 @@ class ImageRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SkippedImage:
+    """An image that cannot be used: its place in the split's listing, from 0, and why not."""
+
+    position: int
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSet:
     """One split: its images in a fixed order, and category id -> name. No categories: no boxes."""
 
     split: str
     records: tuple[ImageRecord, ...]
     categories: dict[int, str]
+    skipped: tuple[SkippedImage, ...] = ()
+    """Bad images that were left out of `records`, in the split's order."""
+    limit: int | None = None
+    """Only so many images of the split's listing, from its start; None: all of them."""

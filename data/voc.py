@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from configs.errors import ConfigError
 from data.image_files import Listed, read_bytes
 from data.labels import ClassNumbers, LabelledBox, finite, read_labelled_images
-from data.records import ImageRecord
+from data.records import ImageRecord, SkippedImage
 
 CLASSES = (
     "aeroplane",
@@ -40,19 +40,22 @@ def read_voc(
     labels: Path | None,
     listed: Sequence[Listed] | None,
     classes: Sequence[str] | None,
+    skipped: list[SkippedImage] | None,
 ) -> tuple[list[ImageRecord], dict[int, str]]:
     """Return the records, numbered from 1, and category id -> name (empty without labels).
 
-    Difficult objects become ignored boxes. Raises ConfigError if a file is missing or unreadable.
+    Difficult objects become ignored boxes. Raises ConfigError if a file is missing or unreadable;
+    bad images go to `skipped` if it is a list.
     """
     known = ClassNumbers(classes, usual=CLASSES)
     if labels is None:
-        return read_labelled_images(images, listed, None, lambda path: []), {}
+        return read_labelled_images(images, listed, None, lambda path: [], skipped), {}
     records = read_labelled_images(
         images,
         listed,
         lambda image: labels / f"{image.stem}.xml",
         lambda path: _read_labels(path, known),
+        skipped,
     )
     known.check_found(labels)
     return records, known.categories

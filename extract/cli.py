@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from configs.errors import CacheError, ConfigError
+from configs.errors import BadImageError, CacheError, ConfigError
 from configs.loading import load_config
 from configs.options import (
     choose_device,
@@ -21,7 +22,11 @@ from configs.options import (
     setup_logging,
     with_detection_checkpoint,
 )
+from configs.schema import DataConfig
 from data.images import load_images
+from data.manifest import FILE_NAME
+from data.records import ImageSet
+from data.screening import first_images, readable_images
 from data.verification import mark_damaged, verify_cache
 from extract.detector import load_detector
 from extract.estimate import estimate
@@ -77,6 +82,11 @@ def _override(name: str, value: object) -> tuple[str, ...]:
     help="Threads that decode images ahead.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
+@click.option(
+    "--skip-bad-images",
+    is_flag=True,
+    help="Leave out images that cannot be read, and record them in the manifest.",
+)
 @click.option("--dry-run", is_flag=True, help="Print sizes and expected time; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
 @click.option("--verify", is_flag=True, help="Check every stored byte; compute nothing.")
@@ -86,8 +96,9 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @run_command
 def extract_features(
     splits: tuple[str, ...], levels: str | None, dtype: str | None, container: str | None,
-    batch_size: int, workers: int, limit: int | None, dry_run: bool, overwrite: bool,
-    verify: bool, detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
+    batch_size: int, workers: int, limit: int | None, skip_bad_images: bool, dry_run: bool,
+    overwrite: bool, verify: bool,
+    detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Run the detector once over a split and store each FPN level's features.
@@ -108,21 +119,32 @@ def extract_features(
     if verify:
         _verify([root / split for split in dict.fromkeys(splits)])
         return
-    image_sets = {split: load_images(settings.data, split) for split in dict.fromkeys(splits)}
+    with _hint("run with --skip-bad-images"):
+        image_sets = {
+            split: first_images(load_images(settings.data, split, skip_bad=skip_bad_images), limit)
+            for split in dict.fromkeys(splits)
+        }
     detector = load_detector(settings.detector, choose_device(device))
+    if skip_bad_images:
+        image_sets = {
+            split: _screened(settings.data, images, workers) for split, images in image_sets.items()
+        }
     for split, images in image_sets.items():
-        if limit is not None:
-            images = dataclasses.replace(images, records=images.records[:limit])
-        manifest = plan_extraction(
-            settings.data.name, images, detector, settings.detector, settings.cache
-        )
-        if dry_run:
-            click.echo(f"{split}:\n{estimate(manifest, detector.model, root / split).table()}")
+        with _hint("run with --skip-bad-images"):
+            manifest = plan_extraction(
+                settings.data.name, images, detector, settings.detector, settings.cache
+            )
+            table = estimate(manifest, detector.model, root / split).table() if dry_run else None
+        if table is not None:
+            click.echo(f"{split}:\n{table}")
+            _tell_skipped(images, "would be skipped as unreadable")
             continue
-        done = extract(
-            root / split, manifest, images, detector.model,
-            batch_size=batch_size, num_workers=workers, overwrite=overwrite,
-        )  # fmt: skip
+        # A bad image that is met only now has its place in the plan already.
+        with _hint("run with --skip-bad-images --overwrite"):
+            done = extract(
+                root / split, manifest, images, detector.model,
+                batch_size=batch_size, num_workers=workers, overwrite=overwrite,
+            )  # fmt: skip
         if done.num_new_images:
             click.echo(
                 f"{split}: {done.num_new_images} images, {done.num_new_bytes / 1e9:.3f} GB in "
@@ -131,6 +153,30 @@ def extract_features(
             )
         else:
             click.echo(f"{split}: all {done.num_images} images are in {root / split} already")
+        _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")
+
+
+@contextmanager
+def _hint(text: str) -> Iterator[None]:
+    """Add to the line about a bad image what else can be done."""
+    try:
+        yield
+    except BadImageError as error:
+        raise ConfigError(f"{error}, or {text}") from error
+
+
+def _screened(data: DataConfig, images: ImageSet, num_workers: int) -> ImageSet:
+    if data.format == "scenes":
+        return images  # they are rendered, not read
+    return readable_images(images, num_workers=num_workers, numbered=data.format != "coco")
+
+
+def _tell_skipped(images: ImageSet, what: str) -> None:
+    for image in images.skipped:
+        log.info("skipped: %s: %s", image.file, image.reason)
+    if images.skipped:
+        total = len(images.records) + len(images.skipped)
+        click.echo(f"{images.split}: {len(images.skipped)} of {total} images {what}")
 
 
 @click.command(name="train-detector")

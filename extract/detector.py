@@ -25,7 +25,13 @@ from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredict
 
 from configs.errors import ConfigError
 from configs.schema import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
-from extract.weights import read_checkpoint, read_named_weights
+from extract.weights import (
+    DEFAULT_WEIGHTS,
+    file_sha256,
+    read_checkpoint,
+    read_named_weights,
+    weights_file,
+)
 
 _OWN_BUILDER_DEFAULTS_PX = {"min_size": 320, "max_size": 533}
 
@@ -39,6 +45,8 @@ class LoadedDetector:
     weights_sha256: str
     classes: tuple[str, ...] | None
     """Label i is classes[i - 1]; None when nobody said."""
+    weights_file_sha256: str | None
+    """Hash of the file that held the weights; None if they came from no file."""
 
 
 def fasterrcnn_mobilenet_v2_fpn(*, num_classes: int = 91, **sizes: Any) -> FasterRCNN:
@@ -77,15 +85,41 @@ def load_detector(config: DetectorConfig, device: str = "cpu") -> LoadedDetector
             model = build_detector(config, None)
         classes = None
     else:
-        named = read_named_weights(builder, config.weights or "COCO_V1")
+        name = config.weights or DEFAULT_WEIGHTS
+        named = read_named_weights(builder, name)
         model = build_detector(config, _num_classes_of(named.state))
-        load_state(model, named.state, f"weights {config.weights or 'COCO_V1'}", builder)
+        load_state(model, named.state, f"weights {name}", builder)
         if named.batch_norm_eps is not None:
             set_batch_norm_eps(model, named.batch_norm_eps)
         classes = named.classes
     model.eval().requires_grad_(False)
-    sha256 = hash_weights(model)
-    return LoadedDetector(model=model.to(device), weights_sha256=sha256, classes=classes)
+    file = weights_file(config)
+    return LoadedDetector(
+        weights_sha256=hash_weights(model),
+        model=model.to(device),
+        classes=classes,
+        weights_file_sha256=None if file is None else file_sha256(file),
+    )
+
+
+def describe_detector(detector: LoadedDetector, config: DetectorConfig) -> dict[str, Any]:
+    """Return what a manifest says of a detector, measured on it wherever that is possible."""
+    transform = detector.model.transform
+    return {
+        "builder": config.builder or DEFAULT_BUILDER,
+        "checkpoint": config.checkpoint,
+        "weights": config.weights,
+        "weights_sha256": detector.weights_sha256,
+        "weights_file_sha256": detector.weights_file_sha256,
+        "classes": list(detector.classes) if detector.classes else None,
+        "configured": {"min_size": config.min_size, "max_size": config.max_size},
+        "min_size": transform.min_size[-1],
+        "max_size": transform.max_size,
+        "resize": list(config.resize) if config.resize else None,
+        "image_mean": list(transform.image_mean),
+        "image_std": list(transform.image_std),
+        "size_divisible": transform.size_divisible,
+    }
 
 
 def build_detector(config: DetectorConfig, num_classes: int | None) -> Any:

@@ -24,13 +24,18 @@ from configs.schema import CacheConfig, DetectorConfig
 from data.commits import CommitLog, read_commits
 from data.due import levels_due
 from data.folder_state import settle_cache
-from data.images import read_image
+from data.images import read_image, read_planned_image
 from data.manifest import FILE_NAME as MANIFEST_NAME
-from data.manifest import FORMAT_VERSION, Manifest, SampleInfo
+from data.manifest import FORMAT_VERSION, Manifest, SampleInfo, SkippedInfo
 from data.plan import Unit, choose_levels, plan_samples, resized_size, samples_by_bucket
 from data.records import ImageSet
 from data.writer import CacheWriter, statistics_path
-from extract.detector import LoadedDetector, backbone_levels, prepare_images
+from extract.detector import (
+    LoadedDetector,
+    backbone_levels,
+    describe_detector,
+    prepare_images,
+)
 from extract.pyramid import level_shapes, measure_levels
 
 log = logging.getLogger(__name__)
@@ -96,22 +101,12 @@ def plan_extraction(
         split=images.split,
         container=cache.container,
         dtype=cache.dtype,
-        detector={
-            "builder": config.builder,
-            "checkpoint": config.checkpoint,
-            "weights": config.weights,
-            "weights_sha256": detector.weights_sha256,
-            "classes": list(detector.classes) if detector.classes else None,
-            "min_size": transform.min_size[-1],
-            "max_size": transform.max_size,
-            "resize": list(config.resize) if config.resize else None,
-            "image_mean": list(transform.image_mean),
-            "image_std": list(transform.image_std),
-            "size_divisible": transform.size_divisible,
-        },
+        detector=describe_detector(detector, config),
         levels=tuple(levels),
         buckets=buckets,
         samples=samples,
+        image_limit=images.limit,
+        skipped=tuple(SkippedInfo(file=bad.file, reason=bad.reason) for bad in images.skipped),
     )
 
 
@@ -253,7 +248,7 @@ def _computed_batches(
                 index = next(upcoming, None)
                 if index is None:
                     break
-                decoding.append(pool.submit(_checked_image, manifest.samples[index]))
+                decoding.append(pool.submit(_decode, manifest.samples[index]))
             samples = [manifest.samples[index] for index in group]
             try:
                 images = [decoding.popleft().result() for _ in group]
@@ -264,14 +259,8 @@ def _computed_batches(
             yield unit, compute_maps(model, manifest, samples, images)
 
 
-def _checked_image(sample: SampleInfo) -> NDArray[Any]:
-    image = read_image(sample.file)
-    if image.shape[:2] != (sample.height, sample.width):
-        raise ConfigError(
-            f"{sample.file}: is {image.shape[0]}x{image.shape[1]} px, the data set says "
-            f"{sample.height}x{sample.width}: mend the annotations"
-        )
-    return image
+def _decode(sample: SampleInfo) -> NDArray[Any]:
+    return read_planned_image(sample.file, (sample.height, sample.width))
 
 
 def _bar(total: int) -> tqdm[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import torchvision
 from torch import Tensor
 
 from configs.errors import ConfigError
-from configs.schema import SCENES_BUILDER
+from configs.schema import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
 
 _BUILTIN_DIR = Path(__file__).parent / "builtin"
 # What torch.load raises for files that are something else, or cut short.
@@ -23,6 +24,7 @@ _NO_WEIGHTS = (
     pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, LookupError,
     ValueError, TypeError, AttributeError, AssertionError,
 )  # fmt: skip
+DEFAULT_WEIGHTS = "COCO_V1"
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
@@ -34,6 +36,28 @@ class DetectorWeights:
     classes: tuple[str, ...] | None
     batch_norm_eps: float | None
     """Epsilon that the batch norms were trained with; None: the layer's default."""
+
+
+def weights_file(config: DetectorConfig) -> Path | None:
+    """Return the file of the configured weights, there or not; None if they come from no file.
+
+    Raises ConfigError if torchvision has no weights of that name.
+    """
+    builder = config.builder or DEFAULT_BUILDER
+    if config.checkpoint is not None:
+        return _path_of(config.checkpoint)
+    if config.weights == "random" or ":" in builder:
+        return None
+    return _file_of(_find_named(builder, config.weights or DEFAULT_WEIGHTS))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_checkpoint(name: str) -> DetectorWeights:
@@ -76,6 +100,24 @@ def read_named_weights(builder: str, name: str) -> DetectorWeights:
 
     Raises ConfigError for an unknown name, or offline, saying which file to put where.
     """
+    weights = _find_named(builder, name)
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"detector.weights {name}: cannot be downloaded here ({_first_sentence(error)}): "
+            f"fetch {weights.url} on another machine and put it at {_file_of(weights)}"
+        ) from error
+    return DetectorWeights(
+        state=state,
+        classes=tuple(weights.meta["categories"][1:]),
+        # torchvision overwrites the epsilon of exactly these weights, as they were trained so.
+        batch_norm_eps=0.0 if name == "COCO_V1" and "resnet50" in builder and "v2" not in builder
+        else None,
+    )  # fmt: skip
+
+
+def _find_named(builder: str, name: str) -> Any:
     if builder == SCENES_BUILDER:
         raise ConfigError(
             f"detector.weights: {builder} has no torchvision weights: "
@@ -87,22 +129,12 @@ def read_named_weights(builder: str, name: str) -> DetectorWeights:
             f"detector.weights: {builder} has no weights {name!r}: "
             f"it has {', '.join(available.__members__)}, or random"
         )
-    weights: Any = available[name]
-    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"detector.weights {name}: cannot be downloaded here ({_first_sentence(error)}): "
-            f"fetch {weights.url} on another machine and put it at {target}"
-        ) from error
-    return DetectorWeights(
-        state=state,
-        classes=tuple(weights.meta["categories"][1:]),
-        # torchvision overwrites the epsilon of exactly these weights, as they were trained so.
-        batch_norm_eps=0.0 if name == "COCO_V1" and "resnet50" in builder and "v2" not in builder
-        else None,
-    )  # fmt: skip
+    return available[name]
+
+
+def _file_of(weights: Any) -> Path:
+    """Where torchvision keeps its weights once they are downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
 
 
 def _path_of(name: str) -> Path:

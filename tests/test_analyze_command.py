@@ -138,16 +138,6 @@ def test_folder_that_is_no_run_is_refused_by_name(
     assert str(tmp_path) in result.output
 
 
-def test_heads_work_at_the_caches_input_size_whatever_the_configuration_says(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    for name, more in (("same", ()), ("other", ("--set", "detector.min_size=160"))):
-        result = analyse(study, checkpoints, tmp_path / name, "--limit", "2", *more)
-        assert result.exit_code == 0, result.output
-    same, other = ((tmp_path / name / "detection.csv").read_text() for name in ("same", "other"))
-    assert same == other
-
-
 def test_refused_analysis_leaves_no_report_folder_behind(
     study: TinyStudy, checkpoints: Path, tmp_path: Path
 ) -> None:

@@ -150,7 +150,8 @@ def test_caches_of_different_detectors_are_refused(study: TinyStudy, tmp_path: P
     shutil.copytree(study.train_cache, "features/train")
     other = with_detector(tiny_config(), save_detector(tmp_path / "other.pth", seed=1))
     extract_tiny(Path("features"), other, ["val"])
-    line = the_line(call(study, "--level", "4", features=Path("features")))
+    absent = ("--detection-checkpoint", "gone.pth")  # so that neither is compared with it
+    line = the_line(call(study, "--level", "4", *absent, features=Path("features")))
     assert line.startswith("the caches of train and val are of different detectors (weights_")
     assert line.endswith("extract both with the same settings")
 

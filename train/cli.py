@@ -12,12 +12,15 @@ from configs.loading import load_config
 from configs.options import (
     choose_device,
     common_options,
+    detection_checkpoint_option,
     features_option,
     run_command,
     setup_logging,
+    with_detection_checkpoint,
 )
 from configs.schema import Config
 from data.manifest import Manifest
+from extract.freshness import refuse_stale_cache
 from train.loop import train_level as run_training
 
 
@@ -35,13 +38,15 @@ from train.loop import train_level as run_training
 @click.option("--epochs", type=click.IntRange(1), help="Overrides training.epochs.")
 @click.option("--batch-size", type=click.IntRange(1), help="Overrides training.batch_size.")
 @click.option("--out", metavar="DIR", help="Folder for the runs; default: checkpoints/.")
+@detection_checkpoint_option
 @features_option
 @common_options
 @run_command
 def train_level(
     level: str, split: str, val_split: str, lambdas: tuple[float, ...], epochs: int | None,
-    batch_size: int | None, out: str | None, config: str | None, overrides: tuple[str, ...],
-    features: str | None, device: str, log_level: str,
+    batch_size: int | None, out: str | None, detection_checkpoint: str | None,
+    config: str | None, overrides: tuple[str, ...], features: str | None, device: str,
+    log_level: str,
 ) -> None:  # fmt: skip
     """Train the codec of one FPN level from its cache; the detector is not needed.
 
@@ -52,10 +57,13 @@ def train_level(
     setup_logging(log_level)
     given = {"training.epochs": epochs, "training.batch_size": batch_size}
     settings = load_config(config, (
-        *overrides, *(f"{key}={value}" for key, value in given.items() if value is not None),
+        *with_detection_checkpoint(overrides, detection_checkpoint),
+        *(f"{key}={value}" for key, value in given.items() if value is not None),
     ))  # fmt: skip
     root = Path(features or Path("features") / settings.data.name)
     levels = _levels(level, root / split)
+    for name in dict.fromkeys((split, val_split)):
+        refuse_stale_cache(root / name, name, settings)
     save_dir = Path(settings.training.save_dir)
     if out is not None:
         save_dir = Path(out) / save_dir.name
