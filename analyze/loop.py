@@ -63,7 +63,9 @@ def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
     missing: list[str] = []
     with ExitStack() as stack:
         readers = {
-            info.index: stack.enter_context(LevelReader(request.cache, info.index))
+            info.index: stack.enter_context(
+                LevelReader(request.cache, info.index, verify=request.config.cache.verify)
+            )
             for info in manifest.levels
         }
         candidates = newest_runs(_candidates(request, manifest))

@@ -92,6 +92,9 @@ class CacheConfig(Section):
     """Size of one shard in MiB; a shard holds at least one sample."""
     levels: list[NonNegative] | None = None
     """Levels to store, finest first. None: all of them."""
+    verify: Literal["auto", "on_open", "size"] = "auto"
+    """When reading: check a shard's checksums when it is first touched (on_open), or its size and
+    index only (size). auto: on_open on network file systems."""
 
 
 class ModelConfig(Section):
@@ -142,6 +145,8 @@ class TrainingConfig(Section):
     lmbda: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, alias="lambda")] = 0.001
     crop: Positive | None = 64
     """Side of the random training crop in feature positions, smaller maps whole; None: no crop."""
+    shuffle: Literal["full", "shards"] = "full"
+    """full: over the whole split. shards: four shards at a time, for caches beyond memory."""
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()

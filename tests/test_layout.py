@@ -55,6 +55,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "data.blocks",
         "data.dataset",
         "data.stream",
+        "data.transfer",
         "data.whole_maps",
         "extract.weights",
         "extract.detector",

@@ -150,10 +150,15 @@ def test_caches_of_different_detectors_are_refused(study: TinyStudy, tmp_path: P
     shutil.copytree(study.train_cache, "features/train")
     other = with_detector(tiny_config(), save_detector(tmp_path / "other.pth", seed=1))
     extract_tiny(Path("features"), other, ["val"])
-    absent = ("--detection-checkpoint", "gone.pth")  # so that neither is compared with it
+    absent = ("--set", "detector.checkpoint=gone.pth")  # so that neither is compared with it
     line = the_line(call(study, "--level", "4", *absent, features=Path("features")))
     assert line.startswith("the caches of train and val are of different detectors (weights_")
     assert line.endswith("extract both with the same settings")
+
+
+def test_checkpoint_option_that_names_no_file_is_one_line(study: TinyStudy) -> None:
+    line = the_line(call(study, "--level", "4", "--detection-checkpoint", "gone.pth"))
+    assert line == "--detection-checkpoint gone.pth: no such file"
 
 
 def test_nan_loss_is_one_line(study: TinyStudy) -> None:

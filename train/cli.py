@@ -60,6 +60,9 @@ def train_level(
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *(f"{key}={value}" for key, value in given.items() if value is not None),
     ))  # fmt: skip
+    if detection_checkpoint and not Path(detection_checkpoint).is_file():
+        # A configuration may name a checkpoint that only another machine has; an option may not.
+        raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
     root = Path(features or Path("features") / settings.data.name)
     levels = _levels(level, root / split)
     for name in dict.fromkeys((split, val_split)):

@@ -7,11 +7,11 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from tqdm import tqdm
 from configs.errors import CacheError, ConfigError, UserError
 from configs.schema import Config
 from data.reader import LevelReader
-from data.stream import Batch, LevelStream
+from data.stream import LevelStream
+from data.transfer import on_device
 from data.whole_maps import whole_map_batches
 from train.checkpoint import BEST_NAME, LAST_NAME, Provenance, make_run_folder, save_checkpoint
 from train.codec import LevelCodec, build_codec
@@ -36,6 +37,8 @@ from train.validation import validate
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+
 
 def train_level(
     train_cache: Path, val_cache: Path, level: int, config: Config, *, device: str, save_dir: Path
@@ -44,7 +47,11 @@ def train_level(
 
     Raises CacheError if a cache is missing, incomplete, or the two are of different detectors.
     """
-    with LevelReader(train_cache, level) as reader, LevelReader(val_cache, level) as val_reader:
+    verify = config.cache.verify
+    with (
+        LevelReader(train_cache, level, verify=verify) as reader,
+        LevelReader(val_cache, level, verify=verify) as val_reader,
+    ):
         _check_caches(reader, val_reader, config)
         torch.manual_seed(config.training.seed)
         codec = build_codec(config.model, reader.info.num_channels)
@@ -80,8 +87,9 @@ def _run(
         optimizer, factor=schedule.factor, patience=schedule.patience, min_lr=schedule.min_lr
     )
     stream = LevelStream(
-        reader, batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed
-    )
+        reader, batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed,
+        shuffle=settings.shuffle, pin_memory=device.startswith("cuda"),
+    )  # fmt: skip
     provenance = Provenance(
         cache_fingerprint=reader.manifest.fingerprint,
         detector_weights_sha256=reader.manifest.detector["weights_sha256"],
@@ -195,9 +203,8 @@ def _train_epoch(
     )  # fmt: skip
     shown = start
     with bar:
-        for batch, wait in _timed(stream):
+        for (batch, x), wait in _timed(on_device(stream, device)):
             waited += wait
-            x = batch.features.to(device, torch.float32, non_blocking=True)
             optimizer.zero_grad(set_to_none=True)
             aux_optimizer.zero_grad(set_to_none=True)
             loss, mse, bpp = rate_distortion(codec(x), x, batch.sizes, settings.lmbda)
@@ -232,15 +239,16 @@ def _train_epoch(
     }
 
 
-def _timed(stream: LevelStream) -> Iterator[tuple[Batch, float]]:
-    """Yield batches with the seconds that the caller waited for each."""
-    batches = iter(stream)
+def _timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
+    """Yield items with the seconds that the caller waited for each."""
+    iterator = iter(items)
     while True:
         start = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
+        try:
+            item = next(iterator)
+        except StopIteration:
             return
-        yield batch, time.perf_counter() - start
+        yield item, time.perf_counter() - start
 
 
 def _check_caches(reader: LevelReader, val_reader: LevelReader, config: Config) -> None:

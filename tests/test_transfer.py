@@ -1,0 +1,29 @@
+"""Batches on the computing device: the right values, and none overwritten while it is copied."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data.reader import LevelReader
+from data.stream import LevelStream
+from data.transfer import on_device
+from tests.extraction import TinyCache
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_on_the_device_are_those_of_the_stream_in_float32(
+    zarr_cache: TinyCache, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.blocks.BLOCK_BYTES", 1)
+    with LevelReader(zarr_cache.folder, 0) as reader:
+        expected = list(LevelStream(reader, batch_size=1, crop=16, copy=True))
+        stream = LevelStream(reader, batch_size=1, crop=16, pin_memory=device == "cuda")
+        found = [(batch.indices, x) for batch, x in on_device(stream, device)]
+    for wanted, (indices, x) in zip(expected, found, strict=True):
+        assert indices.tolist() == wanted.indices.tolist()
+        assert x.dtype == torch.float32
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(x.cpu(), wanted.features.float())
