@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=2 MKL_NUM_THREADS=2
 
-.PHONY: help quickstart test lint types clean
+.PHONY: help quickstart test lint types bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -26,8 +26,11 @@ lint: .venv/installed-dev  ## check style and spelling
 types: .venv/installed-dev  ## check types
 	$(BIN)/mypy
 
-clean:  ## remove the environment and the quickstart's results
-	rm -rf .venv quickstart
+bench: .venv/installed-bench  ## measure speed, bytes and memory, beside other readers too
+	$(BIN)/python -m tests.benchmarks
+
+clean:  ## remove the environment and the results of quickstart and bench
+	rm -rf .venv quickstart bench
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "$(PYTHON) is not Python 3.10 to 3.12: run make PYTHON=python3.11 ...")'
@@ -41,6 +44,10 @@ clean:  ## remove the environment and the quickstart's results
 
 .venv/installed-dev: .venv/created setup.cfg pyproject.toml
 	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $@
+
+.venv/installed-bench: .venv/created setup.cfg pyproject.toml tests/benchmarks/peers-requirements.txt
+	$(BIN)/python -m pip install -e '.[dev]' -r tests/benchmarks/peers-requirements.txt
 	@touch $@
 
 quickstart/trained: configs/quickstart.yaml | .venv/installed

@@ -1,0 +1,85 @@
+"""The writer alone, maps already computed, against writing the same stored bytes to one file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from data.commits import CommitLog
+from data.folder_state import settle_cache
+from data.writer import CacheWriter
+from tests.benchmarks.report import Goal, Table, main
+from tests.benchmarks.rounds import interleaved, medians, timed
+from tests.benchmarks.synthetic_cache import plan_cache, random_map
+
+LEVEL_SHAPES = {0: (64, 64), 1: (32, 32), 2: (16, 16), 3: (8, 8), 4: (4, 4)}
+NUM_UNITS = 3
+UNIT_SAMPLES = 64  # with 128 MiB a shard
+_NAMES = ("CacheWriter", "one file")
+
+
+def run(folder: Path) -> list[Table]:
+    """Measure three units of five levels in each container; the units hold the same maps."""
+    return [_measure(container, folder / container) for container in ("zarr", "hdf5")]
+
+
+def _measure(container: str, folder: Path) -> Table:
+    manifest, images = plan_cache(NUM_UNITS * UNIT_SAMPLES, LEVEL_SHAPES, container=container)
+    folder.mkdir()
+    maps = {
+        level.index: [
+            torch.from_numpy(random_map(row, manifest.sample_shape(level.index, 0))).float()
+            for row in range(UNIT_SAMPLES)
+        ]
+        for level in manifest.levels
+    }
+    stored = [tensor.half().numpy() for tensors in maps.values() for tensor in tensors]
+    num_bytes = NUM_UNITS * sum(array.nbytes for array in stored)
+    cache, raw = folder / "cache", folder / "raw"
+
+    def clear(name: str, number: int) -> None:
+        shutil.rmtree(cache, ignore_errors=True)
+        raw.unlink(missing_ok=True)
+        cache.mkdir()
+        os.sync()  # what others left to be written is not to be waited for in the turn
+
+    def write_cache(number: int) -> None:
+        with CommitLog(cache) as log:
+            settle_cache(cache, manifest, images, log, overwrite=False)
+            with closing(CacheWriter(cache, manifest, log)) as writer:
+                pending = writer.pending
+                writer.prepare()
+                for unit in pending:
+                    assert unit.num_rows == UNIT_SAMPLES
+                    writer.write_unit(unit, maps)
+                writer.finish()
+
+    def write_raw(number: int) -> None:
+        with raw.open("wb", buffering=0) as file:
+            for _ in range(NUM_UNITS):
+                for array in stored:
+                    assert file.write(array.data) == array.nbytes
+            os.fsync(file.fileno())
+
+    turns = dict(zip(_NAMES, (timed(write_cache), timed(write_raw)), strict=True))
+    seconds = medians(interleaved(turns, before=clear))
+    return Table(
+        title=f"writer: {container}, {num_bytes / 1e6:.0f} MB in five levels",
+        columns=["", "s", "GB/s"],
+        rows=[[name, value, num_bytes / 1e9 / value] for name, value in seconds.items()],
+        goals=[
+            Goal(
+                what="CacheWriter's rate / one file's",
+                ratio=seconds["one file"] / seconds["CacheWriter"],
+                at_least=0.8,
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main("writer", run)
