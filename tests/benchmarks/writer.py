@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data.commits import CommitLog
 from data.folder_state import settle_cache
@@ -32,7 +33,7 @@ def _measure(container: str, folder: Path) -> Table:
     folder.mkdir()
     maps = {
         level.index: [
-            torch.from_numpy(random_map(row, manifest.sample_shape(level.index, 0))).float()
+            _as_computed(torch.from_numpy(random_map(row, manifest.sample_shape(level.index, 0))))
             for row in range(UNIT_SAMPLES)
         ]
         for level in manifest.levels
@@ -55,7 +56,7 @@ def _measure(container: str, folder: Path) -> Table:
                 writer.prepare()
                 for unit in pending:
                     assert unit.num_rows == UNIT_SAMPLES
-                    writer.write_unit(unit, maps)
+                    writer.write(unit, maps)
                 writer.finish()
 
     def write_raw(number: int) -> None:
@@ -79,6 +80,11 @@ def _measure(container: str, folder: Path) -> Table:
             )
         ],
     )
+
+
+def _as_computed(sample: Tensor) -> Tensor:
+    """Return [H, W, C] float32 as extraction has it: a view of the backbone's [C, H, W]."""
+    return sample.float().permute(2, 0, 1).contiguous().permute(1, 2, 0)
 
 
 if __name__ == "__main__":
