@@ -57,15 +57,15 @@ def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
             f"run extract-features --split {request.split}{request.options}"
         )
     manifest = Manifest.load(request.cache)
+    manifest.require_whole_maps()
     num_images = min(len(manifest.samples), request.limit or len(manifest.samples))
-    missing: list[str] = []
     with ExitStack() as stack:
         readers = {
             info.index: stack.enter_context(LevelReader(request.cache, info.index))
             for info in manifest.levels
         }
         candidates = newest_runs(_candidates(request, manifest))
-        missing += _untrained(readers, candidates, request)
+        missing = _untrained(readers, candidates, request)
         evaluator = _evaluator(request, readers, range(num_images), missing)
         original = evaluator.accuracy({}) if evaluator else None
         folder = stack.enter_context(_scratch_folder(scratch))

@@ -92,6 +92,9 @@ class CacheConfig(Section):
     """Size of one shard in MiB; a shard holds at least one sample."""
     levels: list[NonNegative] | None = None
     """Levels to store, finest first. None: all of them."""
+    crop: Positive | None = None
+    """For training sets: store of each map a random crop of at most this side, in feature
+    positions. None: whole maps, which validation and analysis need."""
 
 
 class ModelConfig(Section):

@@ -38,6 +38,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @click.option("--split", "splits", multiple=True, required=True, help="Split (repeatable).")
 @click.option("--levels", metavar="0,1,..", help="Levels to store; default: all.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored type.")
+@click.option("--crop", type=click.IntRange(1), help="Store random crops (training only).")
 @click.option("--container", type=click.Choice(["zarr", "hdf5"]), help="Kind of store.")
 @click.option(
     "--batch-size",
@@ -61,10 +62,10 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @common_options
 @run_command
 def extract_features(
-    splits: tuple[str, ...], levels: str | None, dtype: str | None, container: str | None,
-    batch_size: int, workers: int, limit: int | None, dry_run: bool, overwrite: bool,
-    detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
-    features: str | None, device: str, log_level: str,
+    splits: tuple[str, ...], levels: str | None, dtype: str | None, crop: int | None,
+    container: str | None, batch_size: int, workers: int, limit: int | None, dry_run: bool,
+    overwrite: bool, detection_checkpoint: str | None, config: str | None,
+    overrides: tuple[str, ...], features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Run the detector once over a split and store each FPN level's features.
 
@@ -78,7 +79,8 @@ def extract_features(
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *_override("cache.levels", f"[{levels}]" if levels else None),
-        *_override("cache.dtype", dtype), *_override("cache.container", container),
+        *_override("cache.dtype", dtype), *_override("cache.crop", crop),
+        *_override("cache.container", container),
     ))  # fmt: skip
     root = Path(features or Path("features") / settings.data.name)
     image_sets = {split: load_images(settings.data, split) for split in dict.fromkeys(splits)}

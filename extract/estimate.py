@@ -16,7 +16,7 @@ from configs.errors import CacheError
 from data.images import read_image
 from data.manifest import Manifest
 from data.plan import level_bytes, samples_by_bucket
-from extract.loop import compute_maps
+from extract.maps import compute_maps
 
 _TIMED_IMAGES = 4
 _TIMED_WRITE_BYTES = 64 * 2**20

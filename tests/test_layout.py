@@ -47,6 +47,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "extract.weights",
         "extract.detector",
         "extract.pyramid",
+        "extract.maps",
         "train.codec",
         "train.objective",
         "train.validation",
