@@ -92,7 +92,10 @@ def extract_features(
             settings.data.name, images, detector, settings.detector, settings.cache
         )
         if dry_run:
-            click.echo(f"{split}:\n{estimate(manifest, detector.model, root / split).table()}")
+            foreseen = estimate(
+                manifest, detector.model, root / split, batch_size=batch_size, num_workers=workers
+            )
+            click.echo(f"{split}:\n{foreseen.table()}")
             continue
         done = extract(
             root / split, manifest, images, detector.model,

@@ -129,6 +129,7 @@ def extract(
     batch_size: int,
     num_workers: int,
     overwrite: bool = False,
+    show_progress: bool = True,
 ) -> Extracted:
     """Write the split's cache into `folder`; goes on where an earlier run stopped.
 
@@ -160,7 +161,8 @@ def extract(
                     for unit in pending
                 ]
                 maps = _unit_maps(model, manifest, indices, batch_size, num_workers)
-                with ThreadPoolExecutor(1) as background, _bar(num_new) as bar:
+                bar_length = num_new if show_progress else 0
+                with ThreadPoolExecutor(1) as background, _bar(bar_length) as bar:
                     writing: Future[int] | None = None
                     for unit, unit_maps in zip(pending, maps, strict=True):
                         # The next unit is computed while this one is cast, checked and written.

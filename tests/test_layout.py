@@ -48,6 +48,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "extract.detector",
         "extract.pyramid",
         "extract.maps",
+        "extract.fitting",
         "train.codec",
         "train.objective",
         "train.validation",
@@ -68,6 +69,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "loops": (
         "extract.loop",
+        "extract.timing",
         "extract.estimate",
         "extract.finetune",
         "train.loop",
