@@ -55,7 +55,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
     help="Threads that decode images ahead.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
-@click.option("--dry-run", is_flag=True, help="Print sizes and expected time; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print sizes and expected time; leave nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
 @detection_checkpoint_option
 @features_option

@@ -22,7 +22,7 @@ from extract.fitting import fits
 from extract.loop import extract
 from extract.maps import compute_maps
 
-_TIMED_SECONDS = 6.0
+_TIMED_SECONDS = 10.0
 _LEAST_IMAGES, _MOST_IMAGES = 2, 256
 _ENOUGH_IMAGES = 8
 _MOST_BYTES = 2 * 2**30
@@ -47,7 +47,7 @@ def measure_speed(
     batch_size: int,
     num_workers: int,
 ) -> Speed:
-    """Extract about six seconds' worth of images, spread over the split, into `scratch`.
+    """Extract about ten seconds' worth of images, spread over the split, into `scratch`.
 
     Decoding, backbone, casting, checksums and writing then share cores and disk as they will in
     earnest; no model of that would hold on another machine. The rate is per pixel of padded input,
@@ -108,7 +108,7 @@ def _bucket_of(bucket: BucketInfo, num_samples: int, most_rows: int) -> BucketIn
 
 
 def _timed_samples(manifest: Manifest, model: Any, free_bytes: int) -> list[SampleInfo]:
-    """Choose images at even distances: as many as six seconds and a quarter of the disk hold.
+    """Choose images at even distances: as many as ten seconds and a quarter of the disk hold.
 
     Of a small split at most a quarter, or it could as well be extracted.
     """
