@@ -59,8 +59,8 @@ def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
         )
     manifest = Manifest.load(request.cache)
     refuse_stale_cache(request.cache, request.split, request.config)
+    manifest.require_whole_maps()
     num_images = min(len(manifest.samples), request.limit or len(manifest.samples))
-    missing: list[str] = []
     with ExitStack() as stack:
         readers = {
             info.index: stack.enter_context(
@@ -69,7 +69,7 @@ def analyze(request: AnalysisRequest, scratch: Path) -> AnalysisResult:
             for info in manifest.levels
         }
         candidates = newest_runs(_candidates(request, manifest))
-        missing += _untrained(readers, candidates, request)
+        missing = _untrained(readers, candidates, request)
         evaluator = _evaluator(request, readers, range(num_images), missing)
         original = evaluator.accuracy({}) if evaluator else None
         folder = stack.enter_context(_scratch_folder(scratch))

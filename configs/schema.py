@@ -95,6 +95,9 @@ class CacheConfig(Section):
     verify: Literal["auto", "on_open", "size"] = "auto"
     """When reading: check a shard's checksums when it is first touched (on_open), or its size and
     index only (size). auto: on_open on network file systems."""
+    crop: Positive | None = None
+    """For training sets: store of each map a random crop of at most this side, in feature
+    positions. None: whole maps, which validation and analysis need."""
 
 
 class ModelConfig(Section):

@@ -89,6 +89,8 @@ class Manifest:
     split: str
     container: str
     dtype: str
+    crop: int | None = None
+    """Maps are cut to at most crop x crop positions (`data.order.stored_corner`); None: whole."""
     detector: dict[str, Any]
     levels: tuple[LevelInfo, ...]
     buckets: tuple[BucketInfo, ...]
@@ -140,6 +142,7 @@ class Manifest:
             split=raw["split"],
             container=raw["container"],
             dtype=raw["dtype"],
+            crop=raw.get("crop"),
             detector=raw["detector"],
             levels=tuple(LevelInfo(**level) for level in raw["levels"]),
             buckets=tuple(buckets),
@@ -196,9 +199,18 @@ class Manifest:
         height, width, channels = self.sample_shape(level, bucket)
         return height * width * channels * (2 if self.dtype == "float16" else 4)
 
+    def require_whole_maps(self) -> None:
+        """Raise CacheError if the cache holds crops: evaluation always runs on whole maps."""
+        if self.crop is not None:
+            raise CacheError(
+                f"the {self.split} cache holds crops of {self.crop} positions, evaluation needs "
+                f"whole maps: run extract-features --split {self.split} --overwrite without --crop "
+                "(and without cache.crop)"
+            )
+
     def difference_from(self, other: Manifest) -> str | None:
         """Say in words the first thing that differs from another plan, or None."""
-        for name in ("format_version", "dataset", "split", "container", "dtype"):
+        for name in ("format_version", "dataset", "split", "container", "dtype", "crop"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name}: {theirs!r} there, {mine!r} now"

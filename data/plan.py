@@ -40,6 +40,16 @@ def padded_size(height: int, width: int, divisible: int) -> tuple[int, int]:
     return -(-height // divisible) * divisible, -(-width // divisible) * divisible
 
 
+def cropped_shapes(shapes_of: LevelShapes, crop: int) -> LevelShapes:
+    """Return the stored shapes of maps cut to `crop` positions; smaller maps stay whole."""
+
+    def stored_of(height_px: int, width_px: int) -> Mapping[int, tuple[int, int]]:
+        whole = shapes_of(height_px, width_px)
+        return {index: (min(h, crop), min(w, crop)) for index, (h, w) in whole.items()}
+
+    return stored_of
+
+
 def plan_samples(
     records: Sequence[ImageRecord],
     input_sizes: Sequence[tuple[int, int]],

@@ -66,6 +66,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @click.option("--split", "splits", multiple=True, required=True, help="Split (repeatable).")
 @click.option("--levels", metavar="0,1,..", help="Levels to store; default: all.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored type.")
+@click.option("--crop", type=click.IntRange(1), help="Store random crops (training only).")
 @click.option("--container", type=click.Choice(["zarr", "hdf5"]), help="Kind of store.")
 @click.option(
     "--batch-size",
@@ -87,7 +88,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
     is_flag=True,
     help="Leave out images that cannot be read, and record them in the manifest.",
 )
-@click.option("--dry-run", is_flag=True, help="Print sizes and expected time; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print sizes and expected time; leave nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
 @click.option("--verify", is_flag=True, help="Check every stored byte; compute nothing.")
 @detection_checkpoint_option
@@ -95,9 +96,9 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @common_options
 @run_command
 def extract_features(
-    splits: tuple[str, ...], levels: str | None, dtype: str | None, container: str | None,
-    batch_size: int, workers: int, limit: int | None, skip_bad_images: bool, dry_run: bool,
-    overwrite: bool, verify: bool,
+    splits: tuple[str, ...], levels: str | None, dtype: str | None, crop: int | None,
+    container: str | None, batch_size: int, workers: int, limit: int | None,
+    skip_bad_images: bool, dry_run: bool, overwrite: bool, verify: bool,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
@@ -113,7 +114,8 @@ def extract_features(
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *_override("cache.levels", f"[{levels}]" if levels else None),
-        *_override("cache.dtype", dtype), *_override("cache.container", container),
+        *_override("cache.dtype", dtype), *_override("cache.crop", crop),
+        *_override("cache.container", container),
     ))  # fmt: skip
     root = Path(features or Path("features") / settings.data.name)
     if verify:
@@ -134,7 +136,13 @@ def extract_features(
             manifest = plan_extraction(
                 settings.data.name, images, detector, settings.detector, settings.cache
             )
-            table = estimate(manifest, detector.model, root / split).table() if dry_run else None
+            table = None
+            if dry_run:
+                foreseen = estimate(
+                    manifest, detector.model, root / split,
+                    batch_size=batch_size, num_workers=workers,
+                )  # fmt: skip
+                table = foreseen.table()
         if table is not None:
             click.echo(f"{split}:\n{table}")
             _tell_skipped(images, "would be skipped as unreadable")

@@ -1,123 +1,170 @@
-"""What an extraction will cost, before a byte is written: sizes exactly, time from a few images."""
+"""What an extraction will cost, before it is begun: sizes exactly, time from a few real images."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from configs.errors import CacheError
-from data.images import read_image
 from data.manifest import Manifest
-from data.plan import level_bytes, samples_by_bucket
-from extract.loop import compute_maps
+from data.plan import level_bytes
+from data.stores import STORES, rows_of_shard
+from extract.fitting import fits, ways_to_fit
+from extract.pyramid import level_shapes
+from extract.timing import Speed, measure_speed
 
-_TIMED_IMAGES = 4
-_TIMED_WRITE_BYTES = 64 * 2**20
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelSize:
+    """What a level takes: bytes of its samples, and files that hold them."""
+
+    index: int
+    stride_px: int
+    num_bytes: int
+    num_shards: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """Per level (index, stride px, bytes, shards), and totals; rates measured on this machine."""
+    """Sizes of a cache, speed of this machine, and what to change if the disk is too small."""
 
-    levels: list[tuple[int, int, int, int]]
+    levels: list[LevelSize]
     num_images: int
     num_buckets: int
-    images_per_s: float
-    write_bytes_per_s: float
+    num_files: int
+    disk_bytes: int
+    """Of all shard files, containers' indexes included."""
+    speed: Speed
     free_bytes: int
+    ways_to_fit: list[str]
+    """Options that make it fit, each alone; empty if it fits as it is."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all levels."""
-        return sum(level[2] for level in self.levels)
+        """Bytes of all samples of all levels."""
+        return sum(level.num_bytes for level in self.levels)
 
     @property
     def seconds(self) -> float:
-        """Expected duration: computing and writing overlap, the slower one counts."""
-        return max(self.num_images / self.images_per_s, self.num_bytes / self.write_bytes_per_s)
+        """Expected duration of the whole extraction."""
+        return self.num_images / self.speed.images_per_s
 
     def table(self) -> str:
         """Return the estimate as text."""
         lines = [f"{'level':>5} {'stride':>6} {'size':>12} {'share':>7} {'shards':>7}"]
-        total = max(1, self.num_bytes)
-        for index, stride, size, shards in self.levels:
+        for level in self.levels:
+            share = level.num_bytes / self.num_bytes
             lines.append(
-                f"{index:>5} {stride:>6} {_size(size):>12} {size / total:>7.1%} {shards:>7}"
+                f"{level.index:>5} {level.stride_px:>6} {_size(level.num_bytes):>12} "
+                f"{share:>7.1%} {level.num_shards:>7}"
             )
-        num_shards = sum(level[3] for level in self.levels)
-        lines.append(
+        num_shards = sum(level.num_shards for level in self.levels)
+        lines += [
             f"{self.num_images} images in {self.num_buckets} buckets, "
-            f"{_size(self.num_bytes)} in {num_shards} shards; "
-            f"{self.free_bytes / 1e9:.1f} GB free"
-        )
-        lines.append(
-            f"measured: {self.images_per_s:.2f} images/s, write "
-            f"{self.write_bytes_per_s / 1e6:.0f} MB/s; about {_duration(self.seconds)}"
-        )
-        if self.num_bytes > self.free_bytes:
-            coarse = sum(level[2] for level in self.levels[1:])
-            lines.append(
-                "does not fit: "
-                f"--limit {int(self.num_images * self.free_bytes / total * 0.95)} would fit; "
-                f"without the finest level (--levels "
-                f"{','.join(str(level[0]) for level in self.levels[1:])}) it is "
-                f"{coarse / 1e9:.1f} GB; a smaller detector.min_size shrinks all levels"
-            )
+            f"{_size(self.num_bytes)} in {num_shards} shards; {self.num_files} files, "
+            f"{_size(self.disk_bytes)} on disk; {self.free_bytes / 1e9:.1f} GB free",
+            f"measured: {self.speed.images_per_s:.2f} images/s, the disk writes "
+            f"{self.speed.write_bytes_per_s / 1e6:.0f} MB/s; about {_duration(self.seconds)}",
+        ]
+        if self.ways_to_fit:
+            lines += [
+                "does not fit; each of these alone would, the least harmful first:",
+                *(f"  {option}" for option in self.ways_to_fit),
+            ]
         return "\n".join(lines)
 
 
-def estimate(manifest: Manifest, model: Any, folder: Path) -> Estimate:
-    """Time a few real images of the largest bucket spread, and a real write beside `folder`."""
-    buckets = [members for members in samples_by_bucket(manifest) if members]
-    picks = [manifest.samples[group[0]] for group in buckets]
-    step = max(1, len(picks) // _TIMED_IMAGES)
-    picks = picks[::step][:_TIMED_IMAGES]
-    compute_maps(model, manifest, picks[:1], [read_image(picks[0].file)])  # warm-up
-    start = time.perf_counter()
-    for sample in picks:
-        compute_maps(model, manifest, [sample], [read_image(sample.file)])
-    images_per_s = len(picks) / (time.perf_counter() - start)
-    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
-    return Estimate(
-        levels=[
-            (
-                level.index,
-                level.stride_px,
-                level_bytes(manifest, level.index),
-                sum(bucket.num_shards(level.index) for bucket in manifest.buckets),
+def estimate(
+    manifest: Manifest, model: Any, folder: Path, *, batch_size: int = 4, num_workers: int = 2
+) -> Estimate:
+    """Measure for a cache at `folder`, beside which a temporary folder lies meanwhile.
+
+    Raises CacheError if nothing can be written there, or not even a few images.
+    """
+    parent = _existing_folder(folder)
+    free_bytes = shutil.disk_usage(parent).free
+    levels = [
+        LevelSize(
+            index=level.index,
+            stride_px=level.stride_px,
+            num_bytes=level_bytes(manifest, level.index),
+            num_shards=sum(bucket.num_shards(level.index) for bucket in manifest.buckets),
+        )
+        for level in manifest.levels
+    ]
+    num_bytes = sum(level.num_bytes for level in levels)
+    try:
+        with TemporaryDirectory(dir=parent, prefix=".dry-run-") as scratch:
+            disk_bytes = _shard_bytes(manifest, Path(scratch))
+            speed = measure_speed(
+                manifest,
+                model,
+                Path(scratch),
+                free_bytes=free_bytes,
+                batch_size=batch_size,
+                num_workers=num_workers,
             )
-            for level in manifest.levels
-        ],
+    except OSError as error:
+        raise CacheError(
+            f"{parent}: cannot be written ({error.strerror or error}): "
+            "free space, or choose another --features"
+        ) from error
+    return Estimate(
+        levels=levels,
         num_images=len(manifest.samples),
         num_buckets=len(manifest.buckets),
-        images_per_s=images_per_s,
-        write_bytes_per_s=_write_rate(existing),
-        free_bytes=shutil.disk_usage(existing).free,
+        num_files=_num_files(manifest, sum(level.num_shards for level in levels)),
+        disk_bytes=disk_bytes,
+        speed=speed,
+        free_bytes=free_bytes,
+        ways_to_fit=[]
+        if fits(num_bytes, free_bytes)
+        else ways_to_fit(manifest, free_bytes, level_shapes(model)),
     )
 
 
-def _write_rate(folder: Path) -> float:
-    """Write and sync a temporary file; return bytes per second. CacheError if that fails."""
-    block = np.random.default_rng(0).bytes(_TIMED_WRITE_BYTES)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            start = time.perf_counter()
-            file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-            return _TIMED_WRITE_BYTES / (time.perf_counter() - start)
-    except OSError as error:
-        raise CacheError(
-            f"{folder}: cannot be written ({error.strerror}): "
-            "free space, or choose another --features"
-        ) from error
+def _existing_folder(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    found = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    if not found.is_dir():
+        raise CacheError(f"{found}: is no folder: choose another --features")
+    return found
+
+
+def _shard_bytes(manifest: Manifest, scratch: Path) -> int:
+    """Return the size of all shard files, by laying out one of each kind (sparse: no space)."""
+    store = STORES[manifest.container]
+
+    @cache
+    def laid_out(num_samples: int, capacity: int, shape: tuple[int, int, int]) -> int:
+        path = scratch / "shard"
+        store.create_shard(path, num_samples, capacity, shape, manifest.dtype, {})
+        num_bytes = path.stat().st_size
+        path.unlink()
+        return num_bytes
+
+    return sum(
+        laid_out(
+            len(rows_of_shard(manifest, level.index, number, shard)),
+            bucket.samples_per_shard[level.index],
+            manifest.sample_shape(level.index, number),
+        )
+        for level in manifest.levels
+        for number, bucket in enumerate(manifest.buckets)
+        for shard in range(bucket.num_shards(level.index))
+    )
+
+
+def _num_files(manifest: Manifest, num_shards: int) -> int:
+    """Return how many files a finished cache consists of."""
+    arrays = len(manifest.buckets) if manifest.container == "zarr" else 0
+    # A level has a description, one for each array in Zarr, and its statistics; a cache has its
+    # manifest, annotations and commits.
+    return num_shards + len(manifest.levels) * (arrays + 2) + 3
 
 
 def _size(num_bytes: int) -> str:

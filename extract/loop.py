@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -27,15 +27,18 @@ from data.folder_state import settle_cache
 from data.images import read_image, read_planned_image
 from data.manifest import FILE_NAME as MANIFEST_NAME
 from data.manifest import FORMAT_VERSION, Manifest, SampleInfo, SkippedInfo
-from data.plan import Unit, choose_levels, plan_samples, resized_size, samples_by_bucket
+from data.plan import (
+    Unit,
+    choose_levels,
+    cropped_shapes,
+    plan_samples,
+    resized_size,
+    samples_by_bucket,
+)
 from data.records import ImageSet
 from data.writer import CacheWriter, statistics_path
-from extract.detector import (
-    LoadedDetector,
-    backbone_levels,
-    describe_detector,
-    prepare_images,
-)
+from extract.detector import LoadedDetector, describe_detector, prepare_images
+from extract.maps import compute_maps
 from extract.pyramid import level_shapes, measure_levels
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,10 @@ def plan_extraction(
     device = next(detector.model.parameters()).device
     found = measure_levels(detector.model, batch.to(device), shapes_of)
     levels = choose_levels(found, cache.levels)
+    if cache.crop is not None:
+        shapes_of = cropped_shapes(shapes_of, cache.crop)
+        # Each level is cropped at a place of its own, so that no crop can be derived from another.
+        levels = [dataclasses.replace(level, derived_from=None) for level in levels]
     buckets, samples = plan_samples(
         images.records,
         sizes,
@@ -101,6 +108,7 @@ def plan_extraction(
         split=images.split,
         container=cache.container,
         dtype=cache.dtype,
+        crop=cache.crop,
         detector=describe_detector(detector, config),
         levels=tuple(levels),
         buckets=buckets,
@@ -119,6 +127,7 @@ def extract(
     batch_size: int,
     num_workers: int,
     overwrite: bool = False,
+    show_progress: bool = True,
 ) -> Extracted:
     """Write the split's cache into `folder`; goes on where an earlier run stopped.
 
@@ -150,7 +159,8 @@ def extract(
                 if done and num_new:
                     log.info("%s: %d of %d images are there", folder, done, len(manifest.samples))
                 batches = _computed_batches(model, manifest, pending, batch_size, num_workers)
-                with ThreadPoolExecutor(1) as background, _bar(num_new) as bar:
+                bar_length = num_new if show_progress else 0
+                with ThreadPoolExecutor(1) as background, _bar(bar_length) as bar:
                     writing: deque[Future[int]] = deque()
                     for unit, maps in batches:
                         # The next batch is computed while this one is cast, checked and written.
@@ -187,44 +197,6 @@ def _is_complete(folder: Path, manifest: Manifest) -> bool:
     if manifest.difference_from(Manifest.load(folder)) is not None:
         return False
     return not any(levels_due(folder, manifest, read_commits(folder)).values())
-
-
-def compute_maps(
-    model: Any, manifest: Manifest, samples: Sequence[SampleInfo], images: list[NDArray[Any]]
-) -> dict[int, list[Tensor]]:
-    """Return {level: [H, W, C] float32 on the CPU, one per image}; images share one bucket.
-
-    On the CPU the backbone sees one image at a time, so that no library's choice of algorithm for
-    a batch size can change a bit of the features. Raises CacheError if the plan does not hold.
-    """
-    batch, sizes = prepare_images(model, images)
-    for sample, size in zip(samples, sizes, strict=True):
-        if (sample.input_height, sample.input_width) != tuple(size):
-            raise CacheError(
-                f"{sample.file}: the detector resized it to {tuple(size)}, the plan says "
-                f"{(sample.input_height, sample.input_width)}: please report this as a bug"
-            )
-    device = next(model.parameters()).device
-    parts = (
-        batch.split(1)  # type: ignore[no-untyped-call]
-        if device.type == "cpu"
-        else (batch.to(device, non_blocking=True),)
-    )
-    maps: dict[int, list[Tensor]] = {level.index: [] for level in manifest.levels}
-    for part in parts:
-        with torch.inference_mode():
-            found = backbone_levels(model, part)
-        for level in manifest.levels:
-            features = found[level.key].float()
-            if level.derived_from is not None:
-                source = list(found.values())[level.derived_from]
-                if not torch.equal(features, source.float()[:, :, ::2, ::2]):
-                    raise CacheError(
-                        f"level {level.index} is not level {level.derived_from}[::2, ::2] for "
-                        f"{samples[0].file}: please report this as a bug"
-                    )
-            maps[level.index].extend(features.permute(0, 2, 3, 1).cpu().unbind(0))
-    return maps
 
 
 def _computed_batches(

@@ -14,7 +14,6 @@ from data.manifest import Manifest
 from data.reader import LevelReader
 from data.writer import statistics_path
 from extract.detector import backbone_levels, prepare_images
-from extract.estimate import estimate
 from tests.datasets import save_image
 from tests.extraction import (
     TinyCache,
@@ -24,7 +23,6 @@ from tests.extraction import (
     must_extract,
     plan_of,
     run_extract,
-    stored_values,
     write_config,
 )
 
@@ -180,26 +178,6 @@ def test_limit_takes_the_first_images_and_levels_stores_only_those(
     with LevelReader(cache, 3) as few, LevelReader(zarr_cache.folder, 3) as all_of_them:
         for index in range(3):
             np.testing.assert_array_equal(few.sample(index), all_of_them.sample(index))
-
-
-def test_dry_run_writes_nothing_and_its_bytes_are_the_real_ones(
-    zarr_cache: TinyCache, tmp_path: Path
-) -> None:
-    features = tmp_path / "not" / "there"
-    result = run_extract(zarr_cache.config, features, "--dry-run")
-    assert result.exit_code == 0, result.output
-    assert list(tmp_path.iterdir()) == []
-    manifest, detector = plan_of(zarr_cache.config)
-    foreseen = estimate(manifest, detector.model, features)
-    for index, stride_px, size, shards in foreseen.levels:
-        assert stride_px == 4 * 2**index
-        assert size == stored_values(zarr_cache.folder, index).size * 2
-        assert shards == len(zarr_cache.shard_files(index))
-        shown = f"{size / 1e6:.3f} MB"
-        assert f"{index:>5} {stride_px:>6} {shown:>12}" in result.output
-    assert foreseen.images_per_s > 0 < foreseen.write_bytes_per_s
-    total = f"{foreseen.num_bytes / 1e6:.3f} MB"
-    assert f"8 images in 3 buckets, {total} in 21 shards; " in result.output
 
 
 def test_two_splits_in_one_run_give_two_caches(tiny_config: Path, tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "extract.detector",
         "extract.freshness",
         "extract.pyramid",
+        "extract.maps",
+        "extract.fitting",
         "train.codec",
         "train.objective",
         "train.validation",
@@ -81,6 +83,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "loops": (
         "extract.loop",
+        "extract.timing",
         "extract.estimate",
         "extract.finetune",
         "train.loop",

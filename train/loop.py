@@ -260,6 +260,7 @@ def _check_caches(reader: LevelReader, val_reader: LevelReader, config: Config) 
                 f"different detectors ({key}: {mine[key]} and {theirs[key]}): "
                 "extract both with the same settings"
             )
+    val_reader.manifest.require_whole_maps()
     expected = config.model.fpn_channels_per_level
     if reader.info.num_channels != expected:
         raise ConfigError(
