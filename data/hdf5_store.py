@@ -31,11 +31,9 @@ def shard_path(cache: Path, manifest: Manifest, level: int, bucket: int, shard: 
 def level_metadata(
     cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
 ) -> dict[Path, bytes]:
-    """Return a README.txt for each bucket; the shards themselves carry the attributes."""
-    folder = level_folder(cache, level)
+    """Return a README.txt of the attributes; the shards themselves carry them too."""
     lines = [f"{key}: {value}" for key, value in attributes.items()]
-    content = ("\n".join(lines) + "\n").encode()
-    return {folder / bucket.array_name / "README.txt": content for bucket in manifest.buckets}
+    return {level_folder(cache, level) / "README.txt": ("\n".join(lines) + "\n").encode()}
 
 
 def create_shard(

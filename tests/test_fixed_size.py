@@ -120,14 +120,13 @@ def test_analysis_has_the_detectors_map_at_the_fixed_size(
 ) -> None:
     folder, config = fixed_cache
     settings = load_config(str(config))
-    without_resize = settings.detector.model_copy(update={"resize": None})
     result = analyze(
         AnalysisRequest(
             cache=folder,
             split="val",
             checkpoints=tmp_path / "none",
             run_dirs=(),
-            detector=without_resize,
+            config=settings,
             device="cpu",
             limit=None,
             options="",
