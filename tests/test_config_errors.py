@@ -21,7 +21,7 @@ BAD_FILES = [
     (
         "cache: {zzz: 1}",
         "mine.yaml: unknown key 'cache.zzz'; valid here are container, dtype, shard_megabytes, "
-        "levels",
+        "levels, crop",
     ),
     (
         "data: {splits: {train: {image: x}}}",
