@@ -53,7 +53,7 @@ def _measure(builder: str, images: ImageSet, cache: Path) -> Table:
             before=lambda name, number: shutil.rmtree(cache, ignore_errors=True),
         )
     )
-    shutil.rmtree(cache)
+    shutil.rmtree(cache, ignore_errors=True)
     return Table(
         title=f"extraction: {builder}, {len(manifest.samples)} images at 256x256 px",
         columns=["", "s", "images/s"],
