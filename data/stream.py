@@ -24,6 +24,7 @@ from data.blocks import Block, cut_blocks
 from data.gather import copy_runs, tile_runs
 from data.order import crop_fractions, epoch_order, epoch_order_by_shards
 from data.reader import LevelReader
+from data.threads import keep_default, stay_on_one_core
 
 RING_DEPTH = 4
 # One slot is with the caller, the one before it is still valid, one is being filled.
@@ -225,6 +226,7 @@ def _ahead(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
         return False
 
     def run() -> None:
+        stay_on_one_core()
         try:
             for item in items:
                 if not put(item):
@@ -239,6 +241,7 @@ def _ahead(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            keep_default()
             yield item
     finally:
         stopped.set()

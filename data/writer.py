@@ -19,7 +19,7 @@ from torch import Tensor
 
 from configs.errors import CacheError
 from data.atomic import sync_folder, write_atomically
-from data.cast import cast_sample
+from data.cast import SampleCaster
 from data.commits import Commit, CommitLog, read_commits
 from data.due import bytes_to_lay_out, levels_due, part_path
 from data.manifest import Manifest
@@ -63,6 +63,7 @@ class CacheWriter:
         self._due = levels_due(cache, manifest, self._commits)
         self._open: dict[tuple[int, int, int], _OpenShard] = {}
         self._progress: dict[int, _Progress] = {}
+        self._caster = SampleCaster(manifest.dtype)
 
     @property
     def pending(self) -> list[Unit]:
@@ -113,7 +114,7 @@ class CacheWriter:
         self, unit: Unit, level: int, row: int, computed: Tensor, progress: _Progress
     ) -> int:
         """Store one sample unless the very same is there; return the bytes written."""
-        sample = cast_sample(computed, self._manifest.dtype, level)
+        sample = self._caster.cast(computed, level)
         progress.checksums[level].append(sample.checksum)
         before = progress.statistics.get(level)
         progress.statistics[level] = (

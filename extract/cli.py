@@ -71,16 +71,15 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    help="Images per backbone call on a GPU, and decoded together.",
+    help="Images computed at once: on a CPU one a core (default: all cores, 16 at most), "
+    "on a GPU in one call (default: 4).",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Threads that decode images ahead.",
+    help="Threads that decode images ahead for a GPU.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option(
@@ -97,7 +96,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @run_command
 def extract_features(
     splits: tuple[str, ...], levels: str | None, dtype: str | None, crop: int | None,
-    container: str | None, batch_size: int, workers: int, limit: int | None,
+    container: str | None, batch_size: int | None, workers: int, limit: int | None,
     skip_bad_images: bool, dry_run: bool, overwrite: bool, verify: bool,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, device: str, log_level: str,

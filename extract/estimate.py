@@ -79,7 +79,12 @@ class Estimate:
 
 
 def estimate(
-    manifest: Manifest, model: Any, folder: Path, *, batch_size: int = 4, num_workers: int = 2
+    manifest: Manifest,
+    model: Any,
+    folder: Path,
+    *,
+    batch_size: int | None = None,
+    num_workers: int = 2,
 ) -> Estimate:
     """Measure for a cache at `folder`, beside which a temporary folder lies meanwhile.
 

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from configs.errors import CacheError, ConfigError
@@ -24,28 +21,24 @@ from configs.schema import CacheConfig, DetectorConfig
 from data.commits import CommitLog, read_commits
 from data.due import levels_due
 from data.folder_state import settle_cache
-from data.images import read_image, read_planned_image
+from data.images import read_image
 from data.manifest import FILE_NAME as MANIFEST_NAME
-from data.manifest import FORMAT_VERSION, Manifest, SampleInfo, SkippedInfo
+from data.manifest import FORMAT_VERSION, Manifest, SkippedInfo
 from data.plan import (
-    Unit,
     choose_levels,
     cropped_shapes,
     plan_samples,
     resized_size,
-    samples_by_bucket,
 )
 from data.records import ImageSet
+from data.threads import stay_on_one_core
 from data.writer import CacheWriter, statistics_path
 from extract.detector import LoadedDetector, describe_detector, prepare_images
-from extract.maps import compute_maps
+from extract.pipeline import computed_maps, usual_batch_size
 from extract.pyramid import level_shapes, measure_levels
 
 log = logging.getLogger(__name__)
 
-# Peak memory in batches: decoded images of three, feature maps of three (one being computed, one
-# waiting, one being written).
-_DECODING_AHEAD = 3
 _WRITING_AHEAD = 1
 
 
@@ -124,15 +117,16 @@ def extract(
     images: ImageSet,
     model: Any,
     *,
-    batch_size: int,
-    num_workers: int,
+    batch_size: int | None = None,
+    num_workers: int = 2,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Extracted:
     """Write the split's cache into `folder`; goes on where an earlier run stopped.
 
-    In memory at any time: the decoded images and the feature maps of three batches each. Raises
-    CacheError if the folder holds another plan's cache and `overwrite` is not set.
+    In memory at any time, on a CPU: the feature maps of two batches and two images; on a GPU: two
+    batches of decoded images, and the maps of three. `batch_size` None: as many images as the CPU
+    has cores (16 at most), 4 on a GPU. Raises CacheError if the folder holds another plan's cache and `overwrite` is not set.
     """
     start = time.monotonic()
     try:
@@ -158,9 +152,18 @@ def extract(
                 done = len(manifest.samples) - num_new
                 if done and num_new:
                     log.info("%s: %d of %d images are there", folder, done, len(manifest.samples))
-                batches = _computed_batches(model, manifest, pending, batch_size, num_workers)
+                batches = computed_maps(
+                    model,
+                    manifest,
+                    pending,
+                    batch_size=batch_size or usual_batch_size(model),
+                    num_workers=num_workers,
+                )
                 bar_length = num_new if show_progress else 0
-                with ThreadPoolExecutor(1) as background, _bar(bar_length) as bar:
+                with (
+                    ThreadPoolExecutor(1, initializer=stay_on_one_core) as background,
+                    _bar(bar_length) as bar,
+                ):
                     writing: deque[Future[int]] = deque()
                     for unit, maps in batches:
                         # The next batch is computed while this one is cast, checked and written.
@@ -197,42 +200,6 @@ def _is_complete(folder: Path, manifest: Manifest) -> bool:
     if manifest.difference_from(Manifest.load(folder)) is not None:
         return False
     return not any(levels_due(folder, manifest, read_commits(folder)).values())
-
-
-def _computed_batches(
-    model: Any,
-    manifest: Manifest,
-    units: Sequence[Unit],
-    batch_size: int,
-    num_workers: int,
-) -> Iterator[tuple[Unit, dict[int, list[Tensor]]]]:
-    """Yield (unit, maps of its next rows); images are decoded ahead by threads."""
-    by_bucket = samples_by_bucket(manifest)
-    groups: list[tuple[Unit, list[int]]] = []
-    for unit in units:
-        rows = by_bucket[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
-        groups += [(unit, rows[at : at + batch_size]) for at in range(0, len(rows), batch_size)]
-    upcoming = (index for _, group in groups for index in group)
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        decoding: deque[Future[NDArray[Any]]] = deque()
-        for unit, group in groups:
-            while len(decoding) < _DECODING_AHEAD * batch_size:
-                index = next(upcoming, None)
-                if index is None:
-                    break
-                decoding.append(pool.submit(_decode, manifest.samples[index]))
-            samples = [manifest.samples[index] for index in group]
-            try:
-                images = [decoding.popleft().result() for _ in group]
-            except ConfigError:
-                for future in decoding:
-                    future.cancel()
-                raise
-            yield unit, compute_maps(model, manifest, samples, images)
-
-
-def _decode(sample: SampleInfo) -> NDArray[Any]:
-    return read_planned_image(sample.file, (sample.height, sample.width))
 
 
 def _bar(total: int) -> tqdm[Any]:

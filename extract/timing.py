@@ -44,7 +44,7 @@ def measure_speed(
     scratch: Path,
     *,
     free_bytes: int,
-    batch_size: int,
+    batch_size: int | None,
     num_workers: int,
 ) -> Speed:
     """Extract about ten seconds' worth of images, spread over the split, into `scratch`.

@@ -21,6 +21,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "configs.loading",
         "data.records",
         "data.atomic",
+        "data.threads",
         "data.manifest",
     ),
     "parts": (
@@ -62,6 +63,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "extract.freshness",
         "extract.pyramid",
         "extract.maps",
+        "extract.pipeline",
         "extract.fitting",
         "train.codec",
         "train.objective",

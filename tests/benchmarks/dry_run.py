@@ -11,9 +11,7 @@ from extract.loop import extract
 from tests.benchmarks.report import Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians
 from tests.benchmarks.scene_images import (
-    BATCH_SIZE,
     BUILDERS,
-    NUM_WORKERS,
     image_files,
     planned,
 )
@@ -35,9 +33,7 @@ def _measure(builder: str, images: ImageSet, cache: Path) -> Table:
         return estimate(manifest, model, cache).seconds
 
     def taken(number: int) -> float:
-        return extract(
-            cache, manifest, images, model, batch_size=BATCH_SIZE, num_workers=NUM_WORKERS
-        ).seconds
+        return extract(cache, manifest, images, model).seconds
 
     measured = interleaved(
         {"foretold": foretold, "taken": taken},

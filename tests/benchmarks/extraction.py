@@ -14,9 +14,7 @@ from extract.loop import extract
 from tests.benchmarks.report import Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians, timed
 from tests.benchmarks.scene_images import (
-    BATCH_SIZE,
     BUILDERS,
-    NUM_WORKERS,
     image_files,
     planned,
 )
@@ -41,9 +39,7 @@ def _measure(builder: str, images: ImageSet, cache: Path) -> Table:
                 backbone_levels(model, batch)
 
     def extraction(number: int) -> None:
-        done = extract(
-            cache, manifest, images, model, batch_size=BATCH_SIZE, num_workers=NUM_WORKERS
-        )
+        done = extract(cache, manifest, images, model)
         assert done.num_new_images == len(manifest.samples)
 
     seconds = medians(

@@ -22,8 +22,6 @@ INPUT_PX = (256, 256)
 BUILDERS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v2_fpn")
 
 # What extract-features takes unless told otherwise.
-BATCH_SIZE = 4
-NUM_WORKERS = 2
 
 _SCENE_SEED = 5
 

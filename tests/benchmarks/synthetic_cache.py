@@ -147,7 +147,7 @@ def _repeated_samples(
     shape = manifest.sample_shape(level, 0)
     samples = [random_map(index, shape) for index in range(_DISTINCT_SAMPLES)]
     contents = [sample.tobytes() for sample in samples]
-    tensors = [torch.from_numpy(sample).permute(2, 0, 1) for sample in samples]
+    tensors = [torch.from_numpy(sample).flatten(0, 1).t() for sample in samples]
     return (
         contents,
         [xxhash.xxh3_64_hexdigest(content) for content in contents],
