@@ -24,13 +24,14 @@ from data.blocks import Block, cut_blocks
 from data.gather import copy_runs, tile_runs
 from data.order import crop_fractions, epoch_order, epoch_order_by_shards
 from data.reader import LevelReader
-from data.threads import keep_default, stay_on_one_core
+from data.threads import keep_default, limit_cores
 
 RING_DEPTH = 4
 # One slot is with the caller, the one before it is still valid, one is being filled.
 _READY_BLOCKS = RING_DEPTH - 3
 _SHARD_WINDOW = 4
 _PROBED_RUNS = 8
+_COPYING_CORES = 4
 
 Item = TypeVar("Item")
 
@@ -215,6 +216,8 @@ def _ahead(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
     """Run an iterator in a thread, at most `depth` items ahead; its errors surface here."""
     ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
+    # A few cores saturate the memory; more would only disturb the caller's computation.
+    num_cores = min(_COPYING_CORES, torch.get_num_threads())
 
     def put(item: Item | BaseException | None) -> bool:
         while not stopped.is_set():
@@ -226,7 +229,7 @@ def _ahead(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
         return False
 
     def run() -> None:
-        stay_on_one_core()
+        limit_cores(num_cores)
         try:
             for item in items:
                 if not put(item):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 
-def stay_on_one_core() -> None:
-    """Let torch use one core in the calling thread; call it at a thread's start.
+def limit_cores(num_cores: int) -> None:
+    """Let torch use so many cores in the calling thread; call it at a thread's start.
 
     Otherwise each thread that touches a tensor gets a team of workers as large as the machine, and
     the teams of the main and the background thread fight for the same cores.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_cores)
 
 
 def keep_default() -> None:
-    """Undo `stay_on_one_core` for threads still to be started; call it in the main thread."""
+    """Undo `limit_cores` for threads still to be started; call it in the main thread."""
     torch.set_num_threads(torch.get_num_threads())

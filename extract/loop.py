@@ -31,7 +31,7 @@ from data.plan import (
     resized_size,
 )
 from data.records import ImageSet
-from data.threads import stay_on_one_core
+from data.threads import limit_cores
 from data.writer import CacheWriter, statistics_path
 from extract.detector import LoadedDetector, describe_detector, prepare_images
 from extract.pipeline import computed_maps, usual_batch_size
@@ -126,7 +126,8 @@ def extract(
 
     In memory at any time, on a CPU: the feature maps of two batches and two images; on a GPU: two
     batches of decoded images, and the maps of three. `batch_size` None: as many images as the CPU
-    has cores (16 at most), 4 on a GPU. Raises CacheError if the folder holds another plan's cache and `overwrite` is not set.
+    has cores (16 at most), 4 on a GPU. Raises CacheError if the folder holds another plan's
+    cache and `overwrite` is not set.
     """
     start = time.monotonic()
     try:
@@ -161,7 +162,7 @@ def extract(
                 )
                 bar_length = num_new if show_progress else 0
                 with (
-                    ThreadPoolExecutor(1, initializer=stay_on_one_core) as background,
+                    ThreadPoolExecutor(1, initializer=limit_cores, initargs=(1,)) as background,
                     _bar(bar_length) as bar,
                 ):
                     writing: deque[Future[int]] = deque()

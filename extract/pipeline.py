@@ -20,7 +20,7 @@ from torch import Tensor
 from data.images import read_planned_image
 from data.manifest import Manifest, SampleInfo
 from data.plan import Unit, samples_by_bucket
-from data.threads import keep_default, stay_on_one_core
+from data.threads import keep_default, limit_cores
 from extract.maps import compute_maps
 
 Maps = dict[int, list[Tensor]]
@@ -95,7 +95,7 @@ def _in_order(
     """Yield the results of all tasks in order; at most `ahead` are waiting or under way."""
     upcoming = iter(tasks)
     under_way: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(max(1, num_threads), initializer=stay_on_one_core) as pool:
+    with ThreadPoolExecutor(max(1, num_threads), initializer=limit_cores, initargs=(1,)) as pool:
         try:
             for task in upcoming:
                 under_way.append(pool.submit(function, task))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import extract.loop
+import extract.pipeline
 from data.manifest import Manifest
 from data.plan import samples_by_bucket, units_of
 from extract.estimate import estimate
@@ -108,7 +108,7 @@ def test_nothing_remains_on_disk_and_a_folder_that_is_not_there_is_not_made(
 def test_nothing_remains_after_an_interruption_by_the_keyboard(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute = extract.loop.compute_maps
+    compute = extract.pipeline.compute_maps
     seen = []
 
     def interrupted(*arguments: Any) -> Any:
@@ -117,7 +117,7 @@ def test_nothing_remains_after_an_interruption_by_the_keyboard(
             raise KeyboardInterrupt
         return compute(*arguments)
 
-    monkeypatch.setattr(extract.loop, "compute_maps", interrupted)
+    monkeypatch.setattr(extract.pipeline, "compute_maps", interrupted)
     result = run_extract(zarr_cache.config, tmp_path, "--dry-run", "--batch-size", "1")
     assert result.exit_code == 1
     assert seen

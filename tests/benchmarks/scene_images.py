@@ -21,8 +21,6 @@ SIZE_WH_PX = (640, 480)
 INPUT_PX = (256, 256)
 BUILDERS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v2_fpn")
 
-# What extract-features takes unless told otherwise.
-
 _SCENE_SEED = 5
 
 
