@@ -1,9 +1,10 @@
 """Shuffled batches from a level, as fast as memory: crops for training, or whole maps.
 
-A background thread fills a ring of reused buffers while the caller computes; each buffer takes one
-block of batches with a single copying call that does not hold Python's lock. A batch stays valid
-until two more have been taken: later its memory is filled anew. Pass `copy=True` to collect
-batches.
+A ring of reused buffers is filled while the caller computes; each buffer takes one block of batches
+with a single copying call that does not hold Python's lock. Large batches are copied by a background
+thread; a block of many small ones is copied in a fraction of a millisecond when its first is asked
+for. What is not in memory yet the system is told to read one block ahead. A batch stays valid until
+two more have been taken: later its memory is filled anew. Pass `copy=True` to collect batches.
 """
 
 from __future__ import annotations
@@ -101,7 +102,11 @@ class LevelStream(IterableDataset[Batch]):
         # have one ring each.
         ring, self._ring = self._ring or _Ring(self._reader.values.dtype, self._pin_memory), None
         try:
-            for block in _ahead(_filled(epoch, blocks, ring), depth=_READY_BLOCKS):
+            filled = _filled(epoch, blocks, ring)
+            if all(block.last - block.first <= self._batch_size for block in blocks):
+                # Many small batches are copied faster than a thread is woken; these are large.
+                filled = _ahead(filled, depth=_READY_BLOCKS)
+            for block in filled:
                 parts = (torch.split(part, self._batch_size) for part in block)
                 for features, indices, sizes in zip(*parts, strict=True):
                     self._next_batch += 1
