@@ -1,10 +1,11 @@
 """Shuffled batches from a level, as fast as memory: crops for training, or whole maps.
 
-A ring of reused buffers is filled while the caller computes; each buffer takes one block of batches
-with a single copying call that does not hold Python's lock. Large batches are copied by a background
-thread; a block of many small ones is copied in a fraction of a millisecond when its first is asked
-for. What is not in memory yet the system is told to read one block ahead. A batch stays valid until
-two more have been taken: later its memory is filled anew. Pass `copy=True` to collect batches.
+A ring of reused buffers is filled while the caller computes; each buffer takes one block of
+batches with a single copying call that does not hold Python's lock. Large batches are copied by a
+background thread; a block of many small ones is copied in a fraction of a millisecond when its
+first is asked for. What is not in memory yet the system is told to read one block ahead. A batch
+stays valid until two more have been taken: later its memory is filled anew. Pass `copy=True` to
+collect batches.
 """
 
 from __future__ import annotations

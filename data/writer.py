@@ -64,6 +64,7 @@ class CacheWriter:
         self._open: dict[tuple[int, int, int], _OpenShard] = {}
         self._progress: dict[int, _Progress] = {}
         self._caster = SampleCaster(manifest.dtype)
+        self._has_failed = False
 
     @property
     def pending(self) -> list[Unit]:
@@ -92,6 +93,9 @@ class CacheWriter:
         Returns the bytes written. Raises CacheError on a value that float16 cannot hold, and when
         the file system fails; nothing committed is lost then.
         """
+        # After a failure rows are missing, and those that follow would take their places.
+        assert not self._has_failed, "a writer that has failed writes no more"
+        self._has_failed = True
         progress = self._progress.setdefault(
             unit.index, _Progress({level: [] for level in maps}, {})
         )
@@ -108,6 +112,7 @@ class CacheWriter:
                 f"{error.filename or self._cache}: cannot be written ({error.strerror or error}): "
                 "nothing committed is lost, mend it and run the same command again"
             ) from error
+        self._has_failed = False
         return num_bytes
 
     def _write_sample(

@@ -221,3 +221,15 @@ def test_shared_photos_and_pedestrian_detector_give_five_levels(tmp_path: Path) 
         height, width, channels = reader.shape(0)
         bucket = manifest.buckets[manifest.samples[0].bucket]
         assert (height * 4, width * 4, channels) == (bucket.height_px, bucket.width_px, 256)
+
+
+def test_features_do_not_depend_on_the_number_of_cores(
+    zarr_cache: TinyCache, tmp_path: Path
+) -> None:
+    torch.set_num_threads(3)
+    try:
+        folder = must_extract(zarr_cache.config, tmp_path)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert fingerprints(folder) == fingerprints(zarr_cache.folder)
