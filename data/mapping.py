@@ -30,7 +30,9 @@ _libc.mmap.argtypes = (
 )  # fmt: skip
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+# Too short a call to let go of Python's lock for, and to wait for it again.
+_mincore = ctypes.PyDLL(None).mincore
+_mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 class MappedFiles:
@@ -75,7 +77,7 @@ class MappedFiles:
         page = ctypes.c_ubyte()
         for start in starts:
             first = self._address + start // mmap.PAGESIZE * mmap.PAGESIZE
-            if _libc.mincore(first, mmap.PAGESIZE, ctypes.byref(page)) == 0 and not page.value & 1:
+            if _mincore(first, mmap.PAGESIZE, ctypes.byref(page)) == 0 and not page.value & 1:
                 return False
         return True
 

@@ -32,7 +32,7 @@ RING_DEPTH = 4
 # One slot is with the caller, the one before it is still valid, one is being filled.
 _READY_BLOCKS = RING_DEPTH - 3
 _SHARD_WINDOW = 4
-_PROBED_RUNS = 8
+_PROBED_RUNS = 4
 _COPYING_CORES = 4
 
 Item = TypeVar("Item")

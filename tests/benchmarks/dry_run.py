@@ -33,7 +33,7 @@ def _measure(builder: str, images: ImageSet, cache: Path) -> Table:
         return estimate(manifest, model, cache).seconds
 
     def taken(number: int) -> float:
-        return extract(cache, manifest, images, model).seconds
+        return extract(cache, manifest, images, model, show_progress=False).seconds
 
     measured = interleaved(
         {"foretold": foretold, "taken": taken},

@@ -39,7 +39,7 @@ def _measure(builder: str, images: ImageSet, cache: Path) -> Table:
                 backbone_levels(model, batch)
 
     def extraction(number: int) -> None:
-        done = extract(cache, manifest, images, model)
+        done = extract(cache, manifest, images, model, show_progress=False)
         assert done.num_new_images == len(manifest.samples)
 
     seconds = medians(

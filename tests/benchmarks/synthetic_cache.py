@@ -163,6 +163,7 @@ def _fill_shard(
     rows = rows_of_shard(manifest, level, 0, number)
     capacity = manifest.buckets[0].samples_per_shard[level]
     attributes = {"level": level}
+    path.parent.mkdir(exist_ok=True)
     offsets = store.create_shard(
         path, len(rows), capacity, manifest.sample_shape(level, 0), manifest.dtype, attributes
     )

@@ -7,6 +7,7 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,9 @@ def _measure(container: str, folder: Path) -> Table:
         ]
         for level in manifest.levels
     }
-    stored = [tensor.half().numpy() for tensors in maps.values() for tensor in tensors]
+    stored = [
+        np.ascontiguousarray(tensor.half()) for tensors in maps.values() for tensor in tensors
+    ]
     num_bytes = NUM_UNITS * sum(array.nbytes for array in stored)
     cache, raw = folder / "cache", folder / "raw"
 
