@@ -14,7 +14,7 @@ from torch import Tensor
 
 from configs.errors import CacheError
 
-_VALUES_AT_ONCE = 2**16
+_VALUES_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

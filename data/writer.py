@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -18,15 +20,17 @@ from typing import Any
 from torch import Tensor
 
 from configs.errors import CacheError
-from data.atomic import sync_folder, write_atomically
-from data.cast import SampleCaster
+from data.atomic import start_writing, sync_folder, write_atomically
+from data.cast import SampleCaster, StoredSample
 from data.commits import Commit, CommitLog, read_commits
 from data.due import bytes_to_lay_out, levels_due, part_path
 from data.manifest import Manifest
 from data.plan import Unit, units_of, units_of_rows
 from data.statistics import ChannelStatistics
 from data.stores import STORES, differing_metadata, level_attributes, rows_of_shard
+from data.threads import limit_cores
 
+_HASTENED_BYTES = 2**18  # smaller samples wait for others: a call for each would cost more
 _OVERHEAD = 1.01  # indexes, metadata and commit lines next to the samples themselves
 
 
@@ -41,6 +45,15 @@ class _OpenShard:
     offsets: Any
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What the commit says of a sample, and how many bytes were written for it."""
+
+    checksum: str
+    statistics: ChannelStatistics
+    num_bytes: int
+
+
 @dataclass(slots=True)
 class _Progress:
     """What is known of the rows of a unit that have been written so far."""
@@ -49,11 +62,24 @@ class _Progress:
     statistics: dict[int, ChannelStatistics]
     num_rows: int = 0
 
+    def add(self, level: int, sample: _Written) -> None:
+        """Take in the next sample of a level."""
+        self.checksums[level].append(sample.checksum)
+        before = self.statistics.get(level)
+        self.statistics[level] = (
+            before.merged_with(sample.statistics) if before else sample.statistics
+        )
+
 
 class CacheWriter:
-    """Writes the units of a manifest that are not whole yet. Close it when done."""
+    """Writes the units of a manifest that are not whole yet. Close it when done.
 
-    def __init__(self, cache: Path, manifest: Manifest, log: CommitLog) -> None:
+    `num_threads` cast, check and write samples at once: a GPU computes faster than one core casts.
+    """
+
+    def __init__(
+        self, cache: Path, manifest: Manifest, log: CommitLog, *, num_threads: int = 1
+    ) -> None:
         self._cache = cache
         self._manifest = manifest
         self._log = log
@@ -63,7 +89,9 @@ class CacheWriter:
         self._due = levels_due(cache, manifest, self._commits)
         self._open: dict[tuple[int, int, int], _OpenShard] = {}
         self._progress: dict[int, _Progress] = {}
-        self._caster = SampleCaster(manifest.dtype)
+        self._pool = ThreadPoolExecutor(num_threads, initializer=limit_cores, initargs=(1,))
+        self._of_thread = threading.local()
+        self._opening = threading.Lock()
         self._has_failed = False
 
     @property
@@ -101,9 +129,18 @@ class CacheWriter:
         )
         num_bytes = 0
         try:
-            for level, tensors in maps.items():
-                for row, computed in enumerate(tensors, start=progress.num_rows):
-                    num_bytes += self._write_sample(unit, level, row, computed, progress)
+            stored = {
+                level: [
+                    self._pool.submit(self._write_sample, unit, level, row, computed)
+                    for row, computed in enumerate(tensors, start=progress.num_rows)
+                ]
+                for level, tensors in maps.items()
+            }
+            for level, futures in stored.items():
+                for future in futures:
+                    sample = future.result()
+                    progress.add(level, sample)
+                    num_bytes += sample.num_bytes
             progress.num_rows += len(next(iter(maps.values())))
             if progress.num_rows == unit.num_rows:
                 self._commit(unit, self._progress.pop(unit.index))
@@ -115,25 +152,23 @@ class CacheWriter:
         self._has_failed = False
         return num_bytes
 
-    def _write_sample(
-        self, unit: Unit, level: int, row: int, computed: Tensor, progress: _Progress
-    ) -> int:
-        """Store one sample unless the very same is there; return the bytes written."""
-        sample = self._caster.cast(computed, level)
-        progress.checksums[level].append(sample.checksum)
-        before = progress.statistics.get(level)
-        progress.statistics[level] = (
-            before.merged_with(sample.statistics) if before else sample.statistics
-        )
+    def _write_sample(self, unit: Unit, level: int, row: int, computed: Tensor) -> _Written:
+        """Store one sample unless the very same is there."""
+        if not hasattr(self._of_thread, "caster"):
+            self._of_thread.caster = SampleCaster(self._manifest.dtype)
+        sample: StoredSample = self._of_thread.caster.cast(computed, level)
         # Images may be computed again for the sake of another level. Where that gives the same
         # bits the sample stays untouched; where it does not, all levels must be of one run.
         untouched = level not in self._due[unit.index]
         if untouched and sample.checksum == self._commits[unit.index].checksums[level][row]:
-            return 0
-        shard = self._shard_of(unit, level)
+            return _Written(sample.checksum, sample.statistics, 0)
+        with self._opening:
+            shard = self._shard_of(unit, level)
         offset = int(shard.offsets[unit.first_row + row - shard.rows.start])
         _write_all(shard.handle, sample.content, offset)
-        return sample.content.nbytes
+        if sample.content.nbytes >= _HASTENED_BYTES:
+            start_writing(shard.handle, offset, sample.content.nbytes)
+        return _Written(sample.checksum, sample.statistics, sample.content.nbytes)
 
     def _commit(self, unit: Unit, progress: _Progress) -> None:
         self._make_durable(unit)
@@ -155,6 +190,7 @@ class CacheWriter:
 
     def close(self) -> None:
         """Close the part files; they are taken up again by the next run."""
+        self._pool.shutdown()
         for shard in self._open.values():
             os.close(shard.handle)
         self._open.clear()

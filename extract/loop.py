@@ -40,6 +40,7 @@ from extract.pyramid import level_shapes, measure_levels
 log = logging.getLogger(__name__)
 
 _WRITING_AHEAD = 1
+_MOST_WRITING_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +147,9 @@ def extract(
         num_new, num_bytes = 0, 0
         try:
             settle_cache(folder, manifest, images, commit_log, overwrite=overwrite)
-            with closing(CacheWriter(folder, manifest, commit_log)) as writer:
+            with closing(
+                CacheWriter(folder, manifest, commit_log, num_threads=_writing_threads(model))
+            ) as writer:
                 pending = writer.pending
                 writer.prepare()
                 num_new = sum(unit.num_rows for unit in pending)
@@ -188,6 +191,12 @@ def extract(
         num_new_bytes=num_bytes,
         seconds=time.monotonic() - start,
     )
+
+
+def _writing_threads(model: Any) -> int:
+    """Return one on a CPU, whose cores compute; several beside a GPU, which is faster than one."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return 1 if on_cpu else min(_MOST_WRITING_THREADS, os.cpu_count() or 1)
 
 
 def _has_statistics(folder: Path, manifest: Manifest) -> bool:

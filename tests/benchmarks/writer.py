@@ -44,6 +44,7 @@ def _measure(container: str, folder: Path) -> Table:
     ]
     num_bytes = NUM_UNITS * sum(array.nbytes for array in stored)
     cache, raw = folder / "cache", folder / "raw"
+    cores = os.cpu_count() or 1  # as beside a GPU; where the CPU computes, one writes
 
     def clear(name: str, number: int) -> None:
         shutil.rmtree(cache, ignore_errors=True)
@@ -54,7 +55,7 @@ def _measure(container: str, folder: Path) -> Table:
     def write_cache(number: int) -> None:
         with CommitLog(cache) as log:
             settle_cache(cache, manifest, images, log, overwrite=False)
-            with closing(CacheWriter(cache, manifest, log)) as writer:
+            with closing(CacheWriter(cache, manifest, log, num_threads=cores)) as writer:
                 pending = writer.pending
                 writer.prepare()
                 for unit in pending:
