@@ -213,7 +213,8 @@ class CacheWriter:
             # Visible, but to be written: its last unit has no commit line since a crash came
             # between the two, or a part of it is damaged.
             path.replace(part)
-        part.parent.mkdir(parents=True, exist_ok=True)
+        # Without parents: a lost mount is not to be replaced by a folder of the same name.
+        part.parent.mkdir(exist_ok=True)
         shape = manifest.sample_shape(level, bucket)
         capacity = manifest.buckets[bucket].samples_per_shard[level]
         sample_bytes = manifest.sample_bytes(level, bucket)
