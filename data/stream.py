@@ -1,11 +1,11 @@
 """Shuffled batches from a level, as fast as memory: crops for training, or whole maps.
 
-A ring of reused buffers is filled while the caller computes; each buffer takes one block of
-batches with a single copying call that does not hold Python's lock. Large batches are copied by a
-background thread; a block of many small ones is copied in a fraction of a millisecond when its
-first is asked for. What is not in memory yet the system is told to read one block ahead. A batch
-stays valid until two more have been taken: later its memory is filled anew. Pass `copy=True` to
-collect batches.
+A ring of reused buffers is filled in turn; each buffer takes one block of batches with a single
+copying call, made when the block's first batch is asked for. That takes a thousandth of a step on a
+CPU, which has no core to spare for a thread; beside a GPU (`read_ahead`) a thread fills large
+batches while the caller computes. What is not in memory yet the system is told to read one block
+ahead. The `keep` latest batches are valid, older ones may have been filled anew. Pass `copy=True`
+to collect batches.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from data.order import crop_fractions, epoch_order, epoch_order_by_shards
 from data.reader import LevelReader
 from data.threads import keep_default, limit_cores
 
-RING_DEPTH = 4
-# One slot is with the caller, the one before it is still valid, one is being filled.
-_READY_BLOCKS = RING_DEPTH - 3
+_READY_BLOCKS = 1
 _SHARD_WINDOW = 4
 _PROBED_RUNS = 4
 _COPYING_CORES = 4
@@ -55,12 +53,16 @@ class LevelStream(IterableDataset[Batch]):
 
     `crop`: side of a random crop in feature positions, smaller maps whole; None: whole maps.
     `shuffle`: `full` draws over the whole split; `shards` shuffles the shards and, within windows
-    of four, their samples, for caches larger than memory. `pin_memory` is for copies to a GPU.
+    of four, their samples, for caches larger than memory. `keep`: how many
+    batches are valid at a time: a ring of one stays in a CPU's cache, which doubles the speed. For
+    a GPU: `pin_memory` for asynchronous copies, `read_ahead` for a thread that fills large batches
+    ahead.
     """
 
     def __init__(
         self, reader: LevelReader, *, batch_size: int, crop: int | None, seed: int = 0,
-        copy: bool = False, shuffle: Literal["full", "shards"] = "full", pin_memory: bool = False,
+        copy: bool = False, shuffle: Literal["full", "shards"] = "full",
+        keep: int = 1, pin_memory: bool = False, read_ahead: bool = False,
     ) -> None:  # fmt: skip
         self._reader = reader
         self._batch_size = batch_size
@@ -68,10 +70,18 @@ class LevelStream(IterableDataset[Batch]):
         self._seed = seed
         self._copy = copy
         self._shuffle = shuffle
+        self._keep = keep
         self._pin_memory = pin_memory
+        self._read_ahead = read_ahead
         self._ring: _Ring | None = None
         self._epoch = 0
         self._next_batch = 0
+
+    @property
+    def ring_depth(self) -> int:
+        """Number of batches (or blocks of small ones) in memory at once."""
+        # A thread has some ready and fills one besides.
+        return self._keep + (_READY_BLOCKS + 1 if self._read_ahead else 0)
 
     def __len__(self) -> int:
         return -(-self._reader.num_samples // self._batch_size)
@@ -91,7 +101,7 @@ class LevelStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         if get_worker_info() is not None:
             # Each worker would yield the whole epoch, and its position would stay in the worker.
-            raise RuntimeError("LevelStream has a thread of its own: use num_workers=0")
+            raise RuntimeError("LevelStream reads at memory speed by itself: use num_workers=0")
         epoch = _Epoch(self._reader, self._order(), self._crop, self._seed, self._epoch)
         blocks = cut_blocks(
             epoch.sizes,
@@ -101,11 +111,13 @@ class LevelStream(IterableDataset[Batch]):
         )
         # Kept between epochs, as fresh memory costs more than the copies; two iterators at once
         # have one ring each.
-        ring, self._ring = self._ring or _Ring(self._reader.values.dtype, self._pin_memory), None
+        ring = self._ring or _Ring(self._reader.values.dtype, self.ring_depth, self._pin_memory)
+        self._ring = None
         try:
             filled = _filled(epoch, blocks, ring)
-            if all(block.last - block.first <= self._batch_size for block in blocks):
-                # Many small batches are copied faster than a thread is woken; these are large.
+            # Many small batches in a block are copied faster than a thread is woken.
+            large = all(block.last - block.first <= self._batch_size for block in blocks)
+            if self._read_ahead and large:
                 filled = _ahead(filled, depth=_READY_BLOCKS)
             for block in filled:
                 parts = (torch.split(part, self._batch_size) for part in block)
@@ -134,14 +146,14 @@ class LevelStream(IterableDataset[Batch]):
 class _Ring:
     """Buffers that are filled in turn; each grows to the largest block it has held."""
 
-    def __init__(self, dtype: torch.dtype, pin_memory: bool) -> None:
-        self._slots = [torch.empty(0, dtype=dtype) for _ in range(RING_DEPTH)]
+    def __init__(self, dtype: torch.dtype, depth: int, pin_memory: bool) -> None:
+        self._slots = [torch.empty(0, dtype=dtype) for _ in range(depth)]
         self._pin_memory = pin_memory
         self._next = 0
 
     def memory(self, num_values: int) -> Tensor:
         """Return the next slot's first values, [num_values]."""
-        slot, self._next = self._next, (self._next + 1) % RING_DEPTH
+        slot, self._next = self._next, (self._next + 1) % len(self._slots)
         if self._slots[slot].numel() < num_values:
             self._slots[slot] = torch.empty(
                 num_values, dtype=self._slots[slot].dtype, pin_memory=self._pin_memory

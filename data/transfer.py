@@ -14,8 +14,8 @@ from data.stream import Batch
 def on_device(batches: Iterable[Batch], device: str) -> Iterator[tuple[Batch, Tensor]]:
     """Yield each batch with its features on `device`, float32 [B, C, H, W] channels_last.
 
-    Copies from pinned memory run beside the computation. A batch of a `LevelStream` is filled anew
-    once two more have been taken, so its copy is waited for before that.
+    Copies from pinned memory run beside the computation. The copy of a batch is waited for
+    before the next but one is taken: the stream has to keep two.
     """
     copying: deque[torch.cuda.Event] = deque()
     for batch in batches:

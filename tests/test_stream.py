@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from configs.errors import CacheError
 from data.order import crop_fractions, epoch_order
 from data.reader import LevelReader
-from data.stream import RING_DEPTH, Batch, LevelStream
+from data.stream import Batch, LevelStream
 from data.whole_maps import whole_map_batches
 from tests.extraction import TinyCache
 
@@ -146,31 +146,48 @@ def single_batch_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.blocks.BLOCK_BYTES", 1)
 
 
+KEEP = pytest.mark.parametrize("keep", [1, 2])
+READ_AHEAD = pytest.mark.parametrize("read_ahead", [False, True])
+
+
+@KEEP
+@READ_AHEAD
 @pytest.mark.usefixtures("single_batch_blocks")
-def test_memory_of_batches_is_reused_without_copy(reader: LevelReader) -> None:
-    kept = list(stream_of(reader, batch_size=1, copy=False))
-    assert len({batch.features.data_ptr() for batch in kept}) == RING_DEPTH
+def test_memory_of_batches_is_reused_without_copy(
+    reader: LevelReader, keep: int, read_ahead: bool
+) -> None:
+    stream = stream_of(reader, batch_size=1, copy=False, keep=keep, read_ahead=read_ahead)
+    kept = list(stream)
+    assert len({batch.features.data_ptr() for batch in kept}) == stream.ring_depth
+    assert stream.ring_depth == keep + 2 * read_ahead
     copies = list(stream_of(reader, batch_size=1, copy=True))
     assert len({batch.features.data_ptr() for batch in copies}) == len(copies)
     assert not torch.equal(kept[0].features, copies[0].features)
 
 
+@KEEP
+@READ_AHEAD
 @pytest.mark.usefixtures("single_batch_blocks")
-def test_batch_stays_whole_until_two_more_have_been_taken(reader: LevelReader) -> None:
+def test_latest_batches_stay_whole_as_long_as_documented(
+    reader: LevelReader, keep: int, read_ahead: bool
+) -> None:
     copies = list(stream_of(reader, batch_size=1, copy=True))
     held = list[Batch]()
-    for batch in stream_of(reader, batch_size=1, copy=False):
+    for batch in stream_of(reader, batch_size=1, copy=False, keep=keep, read_ahead=read_ahead):
         held.append(batch)
         # The thread has time to fill every slot of the ring that it may fill.
         torch.rand(200, 200).inverse()
-        for position in range(max(0, len(held) - 2), len(held)):
+        for position in range(max(0, len(held) - keep), len(held)):
             assert torch.equal(held[position].features, copies[position].features)
 
 
+@READ_AHEAD
 @pytest.mark.usefixtures("single_batch_blocks")
-def test_two_iterators_of_one_stream_do_not_share_memory(reader: LevelReader) -> None:
+def test_two_iterators_of_one_stream_do_not_share_memory(
+    reader: LevelReader, read_ahead: bool
+) -> None:
     expected = list(stream_of(reader, batch_size=1, copy=True))
-    stream = stream_of(reader, batch_size=1, copy=False)
+    stream = stream_of(reader, batch_size=1, copy=False, read_ahead=read_ahead)
     one = iter(stream)
     next(one)
     stream.set_epoch(0)
@@ -201,17 +218,18 @@ class _BrokenReader(LevelReader):
             raise CacheError("sample 4 cannot be read")
 
 
+@pytest.mark.usefixtures("single_batch_blocks")
 def test_error_in_the_thread_surfaces_where_the_batches_are_taken(zarr_cache: TinyCache) -> None:
     with (
         _BrokenReader(zarr_cache.folder, 0) as broken,
         pytest.raises(CacheError, match="sample 4 cannot be read"),
     ):
-        list(stream_of(broken))
+        list(stream_of(broken, batch_size=1, read_ahead=True))
 
 
 @pytest.mark.usefixtures("single_batch_blocks")
 def test_stream_left_early_stops_its_thread(reader: LevelReader) -> None:
-    batches = iter(stream_of(reader, batch_size=1))
+    batches = iter(stream_of(reader, batch_size=1, read_ahead=True))
     next(batches)
     assert "level-stream" in {thread.name for thread in threading.enumerate()}
     batches.close()  # type: ignore[attr-defined]
@@ -232,7 +250,7 @@ def test_data_loader_with_workers_is_refused(reader: LevelReader) -> None:
     loader = DataLoader(
         stream_of(reader), batch_size=None, num_workers=1, multiprocessing_context="fork"
     )
-    with pytest.raises(RuntimeError, match="has a thread of its own: use num_workers=0"):
+    with pytest.raises(RuntimeError, match="use num_workers=0"):
         list(loader)
 
 

@@ -20,7 +20,10 @@ def test_batches_on_the_device_are_those_of_the_stream_in_float32(
     monkeypatch.setattr("data.blocks.BLOCK_BYTES", 1)
     with LevelReader(zarr_cache.folder, 0) as reader:
         expected = list(LevelStream(reader, batch_size=1, crop=16, copy=True))
-        stream = LevelStream(reader, batch_size=1, crop=16, pin_memory=device == "cuda")
+        on_gpu = device == "cuda"
+        stream = LevelStream(
+            reader, batch_size=1, crop=16, keep=2, pin_memory=on_gpu, read_ahead=on_gpu
+        )
         found = [(batch.indices, x) for batch, x in on_device(stream, device)]
     for wanted, (indices, x) in zip(expected, found, strict=True):
         assert indices.tolist() == wanted.indices.tolist()

@@ -86,9 +86,11 @@ def _run(
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=schedule.factor, patience=schedule.patience, min_lr=schedule.min_lr
     )
+    on_gpu = device.startswith("cuda")
     stream = LevelStream(
         reader, batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed,
-        shuffle=settings.shuffle, pin_memory=device.startswith("cuda"),
+        shuffle=settings.shuffle, keep=2 if on_gpu else 1, pin_memory=on_gpu,
+        read_ahead=on_gpu,
     )  # fmt: skip
     provenance = Provenance(
         cache_fingerprint=reader.manifest.fingerprint,
