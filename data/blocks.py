@@ -14,34 +14,48 @@ BLOCK_BYTES = 4 * 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """Positions `first` to `last` (exclusive) of the epoch's order; all tiles are `tile_hw`."""
+    """Positions `first` to `last` (exclusive) of the epoch's order; all tiles are `tile_hw`.
+
+    `counts` are the samples of each batch in it; `first_batch` is the number of the first one.
+    """
 
     first: int
     last: int
     tile_hw: tuple[int, int]
+    counts: tuple[int, ...]
+    first_batch: int
 
 
 def cut_blocks(
-    sizes: NDArray[Any], *, batch_size: int, first_batch: int, value_bytes: int
+    tiles: NDArray[Any], counts: NDArray[Any], *, first_batch: int, value_bytes: int
 ) -> list[Block]:
-    """Return the blocks from a batch on. `sizes` int64 [n, 2] are (h, w) in the epoch's order.
+    """Return the blocks from a batch on.
 
-    A batch is as large as its largest sample; `value_bytes` are the bytes of one position. A block
-    is of whole batches, at least one.
+    `tiles` int64 [n, 2] are each batch's (h, w), `counts` int64 [n] its samples, which follow one
+    another in the order; `value_bytes` are the bytes of one position. A block is of whole batches,
+    at least one.
     """
-    num_samples = len(sizes)
-    starts = np.arange(first_batch * batch_size, num_samples, batch_size)
-    if not len(starts):
-        return []
-    tiles = np.maximum.reduceat(sizes, starts, axis=0)
+    ends = np.cumsum(counts)
     blocks = []
     changes = np.flatnonzero((np.diff(tiles, axis=0) != 0).any(axis=1)) + 1
-    for begin, end in zip([0, *changes], [*changes, len(starts)], strict=True):
+    for begin, end in zip([0, *changes], [*changes, len(tiles)], strict=True):
+        if end <= first_batch:
+            continue
+        begin = max(begin, first_batch)
         height, width = tiles[begin].tolist()
-        batch_bytes = batch_size * height * width * value_bytes
+        batch_bytes = max(1, int(counts[begin:end].max())) * height * width * value_bytes
         step = max(1, BLOCK_BYTES // batch_bytes)
         for batch in range(begin, end, step):
-            first = int(starts[batch])
-            last = min(first + min(step, end - batch) * batch_size, num_samples)
-            blocks.append(Block(first=first, last=last, tile_hw=(height, width)))
+            until = min(batch + step, end)
+            here = tuple(counts[batch:until].tolist())
+            last = int(ends[until - 1])
+            blocks.append(
+                Block(
+                    first=last - sum(here),
+                    last=last,
+                    tile_hw=(height, width),
+                    counts=here,
+                    first_batch=int(batch),
+                )
+            )
     return blocks

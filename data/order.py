@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_ORDER_DOMAIN, _CROP_DOMAIN, _SHARD_DOMAIN = 1, 2, 3
+_ORDER_DOMAIN, _CROP_DOMAIN, _SHARD_DOMAIN, _LEVEL_DOMAIN = 1, 2, 3, 4
 
 
 def epoch_order(*, num_samples: int, seed: int, epoch: int) -> NDArray[Any]:
@@ -39,6 +39,30 @@ def crop_fractions(*, num_samples: int, seed: int, epoch: int) -> NDArray[Any]:
     A sample's crop depends on its own index only, not on batch size or order.
     """
     return np.random.default_rng([_CROP_DOMAIN, seed, epoch]).random((num_samples, 2))
+
+
+def batch_shares(
+    *, num_samples: int, batch_size: int, rank: int, num_ranks: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return which positions of an epoch's order a rank takes, int64 [n], and how many per batch.
+
+    Every batch is shared out among the ranks as evenly as it goes, in consecutive runs; of the last
+    batch, which may be small, a rank's share may be empty. The second array is int64 [batches].
+    """
+    starts = np.arange(0, num_samples, batch_size)
+    sizes = np.minimum(batch_size, num_samples - starts)
+    firsts, lasts = sizes * rank // num_ranks, sizes * (rank + 1) // num_ranks
+    counts = lasts - firsts
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    positions: NDArray[Any] = np.repeat(starts + firsts, counts) + within
+    return positions, counts
+
+
+def level_draws(*, weights: NDArray[Any], num_batches: int, seed: int, epoch: int) -> NDArray[Any]:
+    """Return which level each batch of an epoch is of, int64 [num_batches] into `weights` [L]."""
+    rng = np.random.default_rng([_LEVEL_DOMAIN, seed, epoch])
+    draws: NDArray[Any] = rng.choice(len(weights), size=num_batches, p=weights / weights.sum())
+    return draws
 
 
 def stored_corner(

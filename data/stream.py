@@ -10,30 +10,25 @@ to collect batches.
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from data.blocks import Block, cut_blocks
-from data.gather import copy_runs, tile_runs
-from data.order import crop_fractions, epoch_order, epoch_order_by_shards
+from data.blocks import Block
+from data.epoch import Epoch
+from data.order import epoch_order, epoch_order_by_shards
 from data.reader import LevelReader
-from data.threads import keep_default, limit_cores
+from data.threads import run_ahead
 
 _READY_BLOCKS = 1
 _SHARD_WINDOW = 4
-_PROBED_RUNS = 4
+# A few cores saturate the memory; more would only disturb the caller's computation.
 _COPYING_CORES = 4
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +36,17 @@ class Batch:
     """`features` [B, C, H, W] channels_last in the stored dtype; `sizes` int64 [B, 2] real (h, w).
 
     Maps smaller than the batch are padded by replication; `indices` int64 [B] are sample numbers.
+    Of a batch that several ranks share, this is the rank's part: from row `first_row` of
+    `batch_rows` on; `batch_positions` are the real positions of the whole batch.
     """
 
     features: Tensor
     indices: Tensor
     sizes: Tensor
+    level: int
+    first_row: int
+    batch_rows: int
+    batch_positions: int
 
 
 class LevelStream(IterableDataset[Batch]):
@@ -56,13 +57,14 @@ class LevelStream(IterableDataset[Batch]):
     of four, their samples, for caches larger than memory. `keep`: how many
     batches are valid at a time: a ring of one stays in a CPU's cache, which doubles the speed. For
     a GPU: `pin_memory` for asynchronous copies, `read_ahead` for a thread that fills large batches
-    ahead.
+    ahead. `rank` of `num_ranks` processes takes its share of every batch.
     """
 
     def __init__(
         self, reader: LevelReader, *, batch_size: int, crop: int | None, seed: int = 0,
         copy: bool = False, shuffle: Literal["full", "shards"] = "full",
         keep: int = 1, pin_memory: bool = False, read_ahead: bool = False,
+        rank: int = 0, num_ranks: int = 1,
     ) -> None:  # fmt: skip
         self._reader = reader
         self._batch_size = batch_size
@@ -73,6 +75,7 @@ class LevelStream(IterableDataset[Batch]):
         self._keep = keep
         self._pin_memory = pin_memory
         self._read_ahead = read_ahead
+        self._rank, self._num_ranks = rank, num_ranks
         self._ring: _Ring | None = None
         self._epoch = 0
         self._next_batch = 0
@@ -102,13 +105,11 @@ class LevelStream(IterableDataset[Batch]):
         if get_worker_info() is not None:
             # Each worker would yield the whole epoch, and its position would stay in the worker.
             raise RuntimeError("LevelStream reads at memory speed by itself: use num_workers=0")
-        epoch = _Epoch(self._reader, self._order(), self._crop, self._seed, self._epoch)
-        blocks = cut_blocks(
-            epoch.sizes,
-            batch_size=self._batch_size,
-            first_batch=self._next_batch,
-            value_bytes=int(self._reader.shapes[0, 2]) * self._reader.dtype.itemsize,
-        )
+        epoch = Epoch(
+            self._reader, self._order(), self._crop, self._seed, self._epoch,
+            batch_size=self._batch_size, rank=self._rank, num_ranks=self._num_ranks,
+        )  # fmt: skip
+        blocks = epoch.blocks(self._next_batch)
         # Kept between epochs, as fresh memory costs more than the copies; two iterators at once
         # have one ring each.
         ring = self._ring or _Ring(self._reader.values.dtype, self.ring_depth, self._pin_memory)
@@ -116,17 +117,19 @@ class LevelStream(IterableDataset[Batch]):
         try:
             filled = _filled(epoch, blocks, ring)
             # Many small batches in a block are copied faster than a thread is woken.
-            large = all(block.last - block.first <= self._batch_size for block in blocks)
+            large = all(len(block.counts) == 1 for block in blocks)
             if self._read_ahead and large:
-                filled = _ahead(filled, depth=_READY_BLOCKS)
-            for block in filled:
-                parts = (torch.split(part, self._batch_size) for part in block)
-                for features, indices, sizes in zip(*parts, strict=True):
+                filled = run_ahead(filled, depth=_READY_BLOCKS, most_cores=_COPYING_CORES)
+            for block, parts in zip(blocks, filled, strict=True):
+                cut = (torch.split(part, list(block.counts)) for part in parts)
+                for number, (features, indices, sizes) in enumerate(zip(*cut, strict=True)):
                     self._next_batch += 1
                     yield Batch(
                         features=features.clone() if self._copy else features,
                         indices=indices,
                         sizes=sizes,
+                        level=self._reader.info.index,
+                        **epoch.whole_batch(block.first_batch + number),
                     )
         finally:
             self._ring = ring
@@ -161,66 +164,7 @@ class _Ring:
         return self._slots[slot][:num_values]
 
 
-class _Epoch:
-    """Which tile of which sample when, and where its values lie."""
-
-    def __init__(
-        self, reader: LevelReader, order: NDArray[Any], crop: int | None, seed: int, epoch: int
-    ) -> None:
-        fractions = crop_fractions(num_samples=len(order), seed=seed, epoch=epoch)
-        self._reader = reader
-        self._order = order
-        self._shapes = reader.shapes[order]
-        self._starts = reader.starts[order]
-        whole = self._shapes[:, :2]
-        self.sizes: NDArray[Any] = whole if crop is None else np.minimum(whole, crop)
-        """(h, w) of each sample's tile in the order of the epoch, int64 [n, 2]."""
-        self._corners = (fractions[order] * (whole - self.sizes + 1)).astype(np.int64)
-        if (self.sizes < whole).any():
-            # Reading ahead would fetch what lies between the crops.
-            reader.files.expect_random_reads()
-
-    def num_values(self, block: Block) -> int:
-        """Return how many values a block holds."""
-        height, width = block.tile_hw
-        return (block.last - block.first) * height * width * int(self._shapes[0, 2])
-
-    def prefetch(self, block: Block) -> None:
-        """Have the system read what a block needs, unless it is in memory already."""
-        offsets, run_length = self._runs(block)
-        value_bytes = self._reader.dtype.itemsize
-        files = self._reader.files
-        probed = offsets[:: max(1, len(offsets) // _PROBED_RUNS)] * value_bytes
-        if not files.is_resident(probed.tolist()):
-            for start in (offsets * value_bytes).tolist():
-                files.prefetch(start, run_length * value_bytes)
-
-    def fill(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Copy a block's tiles; return features [n, C, h, w], indices [n] and sizes [n, 2]."""
-        part = slice(block.first, block.last)
-        self._reader.require_whole(self._order[part])
-        copy_runs(self._reader.values, *self._runs(block), memory)
-        height, width = block.tile_hw
-        tiles = memory.view(block.last - block.first, height, width, -1)
-        return (
-            tiles.permute(0, 3, 1, 2),
-            torch.from_numpy(self._order[part]),
-            torch.from_numpy(self.sizes[part]),
-        )
-
-    def _runs(self, block: Block) -> tuple[NDArray[Any], int]:
-        part = slice(block.first, block.last)
-        return tile_runs(
-            self._starts[part],
-            self._shapes[part, 1],
-            self._corners[part],
-            self.sizes[part],
-            block.tile_hw,
-            int(self._shapes[0, 2]),
-        )
-
-
-def _filled(epoch: _Epoch, blocks: list[Block], ring: _Ring) -> Iterator[tuple[Tensor, ...]]:
+def _filled(epoch: Epoch, blocks: list[Block], ring: _Ring) -> Iterator[tuple[Tensor, ...]]:
     """Fill block after block, having the next one read from storage meanwhile."""
     for number, block in enumerate(blocks):
         if number == 0:
@@ -228,42 +172,3 @@ def _filled(epoch: _Epoch, blocks: list[Block], ring: _Ring) -> Iterator[tuple[T
         if number + 1 < len(blocks):
             epoch.prefetch(blocks[number + 1])
         yield epoch.fill(block, ring.memory(epoch.num_values(block)))
-
-
-def _ahead(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
-    """Run an iterator in a thread, at most `depth` items ahead; its errors surface here."""
-    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-    # A few cores saturate the memory; more would only disturb the caller's computation.
-    num_cores = min(_COPYING_CORES, torch.get_num_threads())
-
-    def put(item: Item | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def run() -> None:
-        limit_cores(num_cores)
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(None)
-        except BaseException as error:  # handed to the caller, who raises it
-            put(error)
-
-    thread = threading.Thread(target=run, name="level-stream", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            keep_default()
-            yield item
-    finally:
-        stopped.set()
-        thread.join()

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
 import torch
+
+Item = TypeVar("Item")
 
 
 def limit_cores(num_cores: int) -> None:
@@ -17,3 +24,41 @@ def limit_cores(num_cores: int) -> None:
 def keep_default() -> None:
     """Undo `limit_cores` for threads still to be started; call it in the main thread."""
     torch.set_num_threads(torch.get_num_threads())
+
+
+def run_ahead(items: Iterable[Item], *, depth: int, most_cores: int) -> Iterator[Item]:
+    """Run an iterator in a thread, at most `depth` items ahead; its errors surface here."""
+    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+    num_cores = min(most_cores, torch.get_num_threads())
+
+    def put(item: Item | BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def run() -> None:
+        limit_cores(num_cores)
+        try:
+            for item in items:
+                if not put(item):
+                    return
+            put(None)
+        except BaseException as error:  # handed to the caller, who raises it
+            put(error)
+
+    thread = threading.Thread(target=run, name="run-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            keep_default()
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -27,4 +27,8 @@ def whole_map_batches(
                 features=torch.from_numpy(stacked).permute(0, 3, 1, 2),
                 indices=torch.tensor(group),
                 sizes=torch.tensor([[height, width]] * len(group)),
+                level=reader.info.index,
+                first_row=0,
+                batch_rows=len(group),
+                batch_positions=height * width * len(group),
             )

@@ -78,11 +78,18 @@ def test_blocks_hold_every_batch_once_and_one_shape_each(
     sizes: list[tuple[int, int]], batch_size: int, skipped: int, value_bytes: int
 ) -> None:
     array = np.array(sizes)
-    blocks = cut_blocks(array, batch_size=batch_size, first_batch=skipped, value_bytes=value_bytes)
+    starts = np.arange(0, len(sizes), batch_size)
+    blocks = cut_blocks(
+        np.maximum.reduceat(array, starts),
+        np.minimum(batch_size, len(sizes) - starts),
+        first_batch=skipped,
+        value_bytes=value_bytes,
+    )
     covered = [n for block in blocks for n in range(block.first, block.last)]
     assert covered == list(range(skipped * batch_size, len(sizes)))
     for block in blocks:
-        assert (block.first - skipped * batch_size) % batch_size == 0
+        assert block.first == block.first_batch * batch_size
+        assert sum(block.counts) == block.last - block.first
         for start in range(block.first, block.last, batch_size):
             batch = array[start : min(start + batch_size, block.last)]
             assert tuple(batch.max(axis=0)) == block.tile_hw

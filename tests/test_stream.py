@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from configs.errors import CacheError
-from data.order import crop_fractions, epoch_order
+from data.order import batch_shares, crop_fractions, epoch_order
 from data.reader import LevelReader
 from data.stream import Batch, LevelStream
 from data.whole_maps import whole_map_batches
@@ -210,6 +212,45 @@ def test_batches_do_not_depend_on_the_size_of_blocks(
         assert ours.indices.tolist() == theirs.indices.tolist()
 
 
+@given(num_samples=st.integers(1, 40), batch_size=st.integers(1, 9), num_ranks=st.integers(1, 5))
+def test_ranks_share_every_batch_without_gap_or_overlap(
+    num_samples: int, batch_size: int, num_ranks: int
+) -> None:
+    shares = [
+        batch_shares(num_samples=num_samples, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
+        for rank in range(num_ranks)
+    ]
+    for batch in range(-(-num_samples // batch_size)):
+        parts = []
+        for positions, counts in shares:
+            begin = int(counts[:batch].sum())
+            parts += positions[begin : begin + counts[batch]].tolist()
+        first = batch * batch_size
+        assert parts == list(range(first, min(first + batch_size, num_samples)))
+    for counts in zip(*(counts.tolist() for _, counts in shares), strict=True):
+        assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2**22])
+def test_parts_of_the_ranks_are_the_rows_of_the_whole_batch(
+    reader: LevelReader, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr("data.blocks.BLOCK_BYTES", block_bytes)
+    whole = list(stream_of(reader, crop=26))
+    parts = [list(stream_of(reader, crop=26, rank=rank, num_ranks=3)) for rank in range(3)]
+    for number, batch in enumerate(whole):
+        shares = [part[number] for part in parts]
+        assert torch.equal(torch.cat([share.features for share in shares]), batch.features)
+        assert torch.equal(torch.cat([share.sizes for share in shares]), batch.sizes)
+        row = 0
+        for share in shares:
+            assert share.first_row == row
+            row += len(share.indices)
+            assert share.batch_rows == len(batch.indices)
+            assert share.batch_positions == int(batch.sizes.prod(1).sum())
+    assert len(parts[0][-1].indices) == 0  # two samples are left for three ranks
+
+
 class _BrokenReader(LevelReader):
     """Fails at one sample, as a disk may."""
 
@@ -231,9 +272,9 @@ def test_error_in_the_thread_surfaces_where_the_batches_are_taken(zarr_cache: Ti
 def test_stream_left_early_stops_its_thread(reader: LevelReader) -> None:
     batches = iter(stream_of(reader, batch_size=1, read_ahead=True))
     next(batches)
-    assert "level-stream" in {thread.name for thread in threading.enumerate()}
+    assert "run-ahead" in {thread.name for thread in threading.enumerate()}
     batches.close()  # type: ignore[attr-defined]
-    assert "level-stream" not in {thread.name for thread in threading.enumerate()}
+    assert "run-ahead" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_plain_data_loader_yields_the_streams_own_batches(reader: LevelReader) -> None:
