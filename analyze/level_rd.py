@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analyze.bitstream import Bitstream, header_bytes, model_id, pack, require_model, unpack
+from analyze.bitstream import Bitstream, model_id, pack, require_model, unpack
 from analyze.decoded_maps import DecodedMaps
 from analyze.results import Measurement
 from data.reader import LevelReader
@@ -29,7 +29,7 @@ class _Totals:
     pixels: int = 0
     estimated_bits: float = 0.0
     real_bytes: int = 0
-    overhead_bytes: int = 0
+    payload_bytes: int = 0
     encode_s: float = 0.0
     decode_s: float = 0.0
 
@@ -68,7 +68,7 @@ def measure_level(
         sample = reader.manifest.samples[index]
         totals.pixels += sample.height * sample.width
         totals.real_bytes += len(data)
-        totals.overhead_bytes += header_bytes(1)
+        totals.payload_bytes += sum(len(payload) for payload in unpack(data).payloads)
         totals.encode_s += encoded - started
         totals.decode_s += decoded_at - encoded
         num_images += 1
@@ -85,7 +85,7 @@ def measure_level(
         psnr_db=psnr_db(mse, value_range),
         estimated_bpp=totals.estimated_bits / totals.positions,
         real_bpp=totals.real_bytes * 8 / totals.positions,
-        payload_bpp=(totals.real_bytes - totals.overhead_bytes) * 8 / totals.positions,
+        payload_bpp=totals.payload_bytes * 8 / totals.positions,
         bits_per_pixel=totals.real_bytes * 8 / totals.pixels,
         encode_ms=totals.encode_s / num_images * 1e3,
         decode_ms=totals.decode_s / num_images * 1e3,

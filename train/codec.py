@@ -1,9 +1,11 @@
-"""The codec of one FPN level: CompressAI's factorized prior between feature maps."""
+"""What all codecs of FPN levels have in common: one contract, whatever the entropy model."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,154 +14,242 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.schema import ModelConfig
-
-with warnings.catch_warnings():
-    # compressai imports pytorch_msssim, whose use of torch.jit.script warns on every start.
-    warnings.simplefilter("ignore", FutureWarning)
-    from compressai.ans import RansDecoder, RansEncoder  # codespell:ignore ans
-    from compressai.entropy_models import EntropyBottleneck
-    from compressai.layers import GDN
-    from compressai.models import CompressionModel
-    from compressai.models.utils import conv, deconv
+from train.compressai_parts import CompressionModel, EntropyBottleneck, EntropyModel
+from train.entropy_coding import CodingTables, Decoder, coding_tables, encode
+from train.transforms import analysis, synthesis
 
 _MIN_STD = 1e-6  # a channel that never varies is passed on as its mean
 
 
-class LevelCodec(CompressionModel):  # type: ignore[misc]
-    r"""Factorized prior of Balle et al. (ICLR 2018, arXiv:1802.01436), C channels in and out.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecSize:
+    """How large a codec is: feature channels, N, M, stride-2 stages, levels that it serves."""
+
+    num_channels: int
+    n_hidden: int
+    n_channels: int
+    stages: int = 4
+    num_levels: int = 1
+
+
+class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
+    r"""A learned codec between feature maps of C channels; features are signed, never clamped.
 
     .. code-block:: none
 
-        x ─ pad ─ (x - mean)/std ─▶ g_a ─▶ y ─▶ round ─▶ y_hat ─▶ g_s ─▶ *std + mean ─ crop ─ x_hat
-                                                  ▲
-                                    entropy bottleneck (per channel density)
+        x ─ pad ─ (x - mean)/std ─▶ g_a ─▶ y ─▶ entropy model ─▶ y_hat ─▶ g_s ─▶ *std + mean ─ crop
+                                                                                                │
+                                                                                              x_hat
 
-    g_a is four 5x5 convolutions of stride 2 with GDN between them, g_s its mirror image with IGDN.
-    `mean` and `std` are the cache's per-channel statistics and belong to the weights. Maps are
-    padded by replication to a multiple of `stride`; x_hat has the size of x.
+    `mean` and `std` [S, C] are the caches' per-channel statistics, one row for each level that the
+    codec serves, and belong to the weights. Maps are padded by replication to a multiple of
+    `stride`; x_hat has the size of x. While training, y_hat is y plus uniform noise.
+
+    `autocast_dtype`: forward runs the transforms under autocast to it, with float32 results; None
+    is float32 throughout. The densities, and all of compress and decompress, are always float32.
+
+    `noise_share`: (first row, number of rows, rows of the whole batch) if this process holds a
+    part of a batch. The noise of the whole batch is drawn and its rows are used, so that processes
+    of one seed see the noise that one process would have seen. None: the batch is whole.
     """
 
-    stride = 16
+    transform_names: tuple[str, ...] = ("g_a", "g_s")
+    """All networks that `compile_transforms` compiles."""
 
-    def __init__(self, num_channels: int, n_hidden: int, n_channels: int) -> None:
+    def __init__(self, size: CodecSize, *, bottleneck_channels: int) -> None:
         super().__init__()
-        self.entropy_bottleneck = EntropyBottleneck(n_channels)
-        self.g_a = nn.Sequential(
-            conv(num_channels, n_hidden),
-            GDN(n_hidden),
-            conv(n_hidden, n_hidden),
-            GDN(n_hidden),
-            conv(n_hidden, n_hidden),
-            GDN(n_hidden),
-            conv(n_hidden, n_channels),
-        )
-        self.g_s = nn.Sequential(
-            deconv(n_channels, n_hidden),
-            GDN(n_hidden, inverse=True),
-            deconv(n_hidden, n_hidden),
-            GDN(n_hidden, inverse=True),
-            deconv(n_hidden, n_hidden),
-            GDN(n_hidden, inverse=True),
-            deconv(n_hidden, num_channels),
-        )
+        self.entropy_bottleneck = EntropyBottleneck(bottleneck_channels)
+        widths = (size.num_channels, size.n_hidden, size.n_channels, size.stages)
+        self.g_a, self.g_s = analysis(*widths), synthesis(*widths)
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.zeros(num_channels))
-        self.register_buffer("std", torch.ones(num_channels))
-        self._tables: tuple[list[list[int]], list[int], list[int]] | None = None
+        self.register_buffer("mean", torch.zeros(size.num_levels, size.num_channels))
+        self.register_buffer("std", torch.ones(size.num_levels, size.num_channels))
+        self.size = size
+        self.autocast_dtype: torch.dtype | None = None
+        self.noise_share: tuple[int, int, int] | None = None
+        self._level_row = 0
+        self._tables: dict[str, CodingTables] | None = None
 
-    def set_standardisation(self, mean: NDArray[Any], variance: NDArray[Any]) -> None:
-        """Take the cache's per-channel mean and variance, float64 [C] each."""
-        self.mean.copy_(torch.from_numpy(mean.copy()))
-        self.std.copy_(torch.from_numpy(np.sqrt(variance)).clamp(min=_MIN_STD))
+    @property
+    def stride(self) -> int:
+        """Feature positions per latent, in each direction."""
+        return int(2**self.size.stages)
+
+    @property
+    def num_latent_channels(self) -> int:
+        """Channels M of the latents y."""
+        return self.size.n_channels
+
+    def set_standardisation(self, means: NDArray[Any], variances: NDArray[Any]) -> None:
+        """Take the caches' per-channel means and variances, float64 [S, C], or [C] if S is 1.
+
+        Raises ValueError for any other number of values.
+        """
+        shape = tuple(self.mean.shape)
+        deviations = torch.from_numpy(np.sqrt(variances).reshape(shape))
+        self.mean.copy_(torch.from_numpy(means.reshape(shape).copy()))
+        self.std.copy_(deviations.clamp(min=_MIN_STD))
+
+    def use_level(self, row: int) -> None:
+        """Standardise with this row of `mean` and `std` from now on; IndexError if it is none."""
+        if not 0 <= row < len(self.mean):
+            raise IndexError(f"level row {row}: this codec has {len(self.mean)}")
+        self._level_row = row
+
+    def aux_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that `aux_loss`, and nothing else, trains: the quantiles."""
+        return [self.entropy_bottleneck.quantiles]
+
+    def compile_transforms(self) -> None:
+        """Compile each transform in place (nn.Module.compile); the state's keys do not change."""
+        for name in self.transform_names:
+            getattr(self, name).compile()
 
     def forward(self, x: Tensor) -> dict[str, Any]:
-        """Return x_hat [B, C, H, W] and likelihoods {"y": [B, M, h, w]} for x float32 [B, C, H, W].
+        """Return x_hat [B, C, H, W] and the likelihoods of all latents for x float32 [B, C, H, W].
 
-        In training mode y_hat is y plus uniform noise, in eval mode it is rounded.
+        "likelihoods" holds "y" [B, M, h, w], and "z" [B, N, ...] if there is a hyperprior. In
+        training mode the latents get noise; in eval mode they are rounded, and x_hat is what
+        `decompress` makes of the bytes.
         """
-        y = self.g_a(self._standardised(x))
-        y_hat, likelihoods = self.entropy_bottleneck(y)
-        x_hat = self._restored(self.g_s(y_hat), x.shape[-2], x.shape[-1])
-        return {"x_hat": x_hat, "likelihoods": {"y": likelihoods}}
+        y = self._transformed(self.g_a, self._standardised(x))
+        if self.training:
+            y_hat, likelihoods = self._noisy_latents(y)
+        else:
+            y_hat, likelihoods = self._rounded_latents(y)
+        return {"x_hat": self._restored(y_hat, *x.shape[-2:]), "likelihoods": likelihoods}
 
     def update_tables(self) -> None:
         """Compute quantiles and CDF tables for real coding; forward, too, uses the new medians."""
         self.update(force=True, update_quantiles=True)
-        bottleneck = self.entropy_bottleneck
-        # CompressAI turns these into lists once per sample; coding is several times faster so.
-        self._tables = (
-            bottleneck._quantized_cdf.tolist(),
-            bottleneck._cdf_length.reshape(-1).tolist(),
-            bottleneck._offset.reshape(-1).tolist(),
-        )
-
-    def compress(self, x: Tensor) -> dict[str, Any]:
-        """Return {"strings": [[bytes] per sample], "shape": latents' (h, w), "size": (H, W)}.
-
-        Raises RuntimeError if `update_tables` has not been called.
-        """
-        cdfs, lengths, offsets = self._coding_tables()
-        y = self.g_a(self._standardised(x))
-        medians = self._medians()
-        symbols = torch.round(y - medians).to(torch.int32)
-        indexes = self._indexes(tuple(y.shape[-2:]))
-        strings = []
-        for sample in symbols:
-            encoder = RansEncoder()
-            flat = sample.reshape(-1).tolist()
-            strings.append([encoder.encode_with_indexes(flat, indexes, cdfs, lengths, offsets)])
-        return {
-            "strings": strings,
-            "shape": (int(y.shape[-2]), int(y.shape[-1])),
-            "size": (int(x.shape[-2]), int(x.shape[-1])),
+        self._tables = {
+            name: coding_tables(module)
+            for name, module in self.named_modules()
+            if isinstance(module, EntropyModel)
         }
 
+    def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
+        """Load weights; tables for coding have to be made anew."""
+        self._tables = None
+        return super().load_state_dict(state_dict, strict=strict)
+
+    @torch.no_grad()
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        """Return {"strings": [[bytes per payload] per sample], "shape": (h, w), "size": (H, W)}.
+
+        `shape` is that of the latents y, from which those of all other latents follow. Raises
+        RuntimeError if `update_tables` has not been called.
+        """
+        with self._in_float32():
+            y = self._transformed(self.g_a, self._standardised(x))
+            return {
+                "strings": self._encoded(y),
+                "shape": (int(y.shape[-2]), int(y.shape[-1])),
+                "size": (int(x.shape[-2]), int(x.shape[-1])),
+            }
+
+    @torch.no_grad()
     def decompress(
         self, strings: Sequence[Sequence[bytes]], shape: tuple[int, int], size: tuple[int, int]
     ) -> dict[str, Tensor]:
         """Return {"x_hat": float32 [B, C, H, W]}, exactly forward's output in eval mode.
 
-        CompressAI's own FactorizedPrior clamps to [0, 1] here; features are signed.
+        CompressAI's own models clamp to [0, 1] here; features are signed.
         """
-        cdfs, lengths, offsets = self._coding_tables()
-        indexes = self._indexes(shape)
-        medians = self._medians()
-        symbols = [
-            RansDecoder().decode_with_indexes(sample[0], indexes, cdfs, lengths, offsets)
-            for sample in strings
-        ]
-        latents = torch.tensor(symbols, dtype=medians.dtype, device=medians.device)
-        y_hat = latents.reshape(len(strings), -1, *shape) + medians
-        return {"x_hat": self._restored(self.g_s(y_hat), *size)}
+        with self._in_float32():
+            return {"x_hat": self._restored(self._decoded(strings, shape), *size)}
+
+    @abstractmethod
+    def _noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return noisy y and all likelihoods, differentiable."""
+
+    @abstractmethod
+    def _rounded_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return y_hat as the decoder will see it, and all likelihoods."""
+
+    @abstractmethod
+    def _encoded(self, y: Tensor) -> list[list[bytes]]:
+        """Return each sample's payloads."""
+
+    @abstractmethod
+    def _decoded(self, strings: Sequence[Sequence[bytes]], shape: tuple[int, int]) -> Tensor:
+        """Return y_hat, float32 [B, M, h, w], of each sample's payloads."""
+
+    def _transformed(self, transform: nn.Module, values: Tensor) -> Tensor:
+        result: Tensor
+        if self.autocast_dtype is None:
+            result = transform(values)
+            return result
+        with torch.autocast(values.device.type, self.autocast_dtype):
+            result = transform(values)
+        return result.float()
+
+    @contextmanager
+    def _in_float32(self) -> Iterator[None]:
+        kept, self.autocast_dtype = self.autocast_dtype, None
+        try:
+            with torch.autocast(self.mean.device.type, enabled=False):
+                yield
+        finally:
+            self.autocast_dtype = kept
+
+    def _noisy(self, latents: Tensor) -> Tensor:
+        """Return latents + U(-0.5, 0.5); the only source of noise while training."""
+        num_rows = len(latents)
+        first, num_mine, num_all = self.noise_share or (0, num_rows, num_rows)
+        assert num_mine == num_rows, f"noise_share is for {num_mine} rows, the batch has {num_rows}"
+        # Drawn contiguous: the same whatever the memory format of the latents.
+        noise = torch.rand((num_all, *latents.shape[1:]), device=latents.device)
+        return latents + (noise[first : first + num_mine] - 0.5)
 
     def _standardised(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        below, right = -height % self.stride, -width % self.stride
-        if below or right:
-            x = functional.pad(x, (0, right, 0, below), mode="replicate")
-        return (x - self.mean[:, None, None]) / self.std[:, None, None]
+        x = pad_to_multiple(x, self.stride)
+        return (x - self._row(self.mean)) / self._row(self.std)
 
-    def _restored(self, x_hat: Tensor, height: int, width: int) -> Tensor:
-        x_hat = x_hat[..., :height, :width]
-        return x_hat * self.std[:, None, None] + self.mean[:, None, None]
+    def _restored(self, y_hat: Tensor, height: int, width: int) -> Tensor:
+        if not self.training:
+            # In one layout, so that forward and decompress run the very same kernels.
+            y_hat = y_hat.clone(memory_format=torch.contiguous_format)
+        x_hat = self._transformed(self.g_s, y_hat)[..., :height, :width]
+        return x_hat * self._row(self.std) + self._row(self.mean)
+
+    def _row(self, statistics: Tensor) -> Tensor:
+        return statistics[self._level_row][:, None, None]
 
     def _medians(self) -> Tensor:
         medians: Tensor = self.entropy_bottleneck._get_medians().detach()
         return medians.reshape(1, -1, 1, 1)
 
-    def _indexes(self, shape: tuple[int, int]) -> list[int]:
-        channels = self.entropy_bottleneck.channels
-        indexes: list[int] = torch.arange(channels).repeat_interleave(shape[0] * shape[1]).tolist()
-        return indexes
+    def _bottleneck_rounded(self, values: Tensor) -> Tensor:
+        """Return values [B, C, h, w] rounded to whole distances from their channel's median."""
+        medians = self._medians()
+        return torch.round(values - medians) + medians
 
-    def _coding_tables(self) -> tuple[list[list[int]], list[int], list[int]]:
+    def _bottleneck_encoded(self, values: Tensor) -> list[bytes]:
+        symbols = torch.round(values - self._medians())
+        return encode(symbols, _channel_indexes(symbols.shape), self._coding("entropy_bottleneck"))
+
+    def _bottleneck_decoded(self, strings: Sequence[bytes], shape: tuple[int, int]) -> Tensor:
+        tables = self._coding("entropy_bottleneck")
+        medians = self._medians()
+        indexes = _channel_indexes((len(strings), medians.shape[1], *shape))
+        return Decoder(strings, tables).next(indexes).to(medians) + medians
+
+    def _coding(self, name: str) -> CodingTables:
         if self._tables is None:
             raise RuntimeError("LevelCodec: call update_tables() before compress or decompress")
-        return self._tables
+        return self._tables[name]
 
 
-def build_codec(model: ModelConfig, num_channels: int) -> LevelCodec:
-    """Return an untrained codec for maps of `num_channels` channels."""
-    return LevelCodec(num_channels, model.n_hidden, model.n_channels)
+def pad_to_multiple(values: Tensor, multiple: int) -> Tensor:
+    """Return [B, C, h, w] padded at the bottom and right, by replication, to a multiple."""
+    below, right = -values.shape[-2] % multiple, -values.shape[-1] % multiple
+    if below or right:
+        return functional.pad(values, (0, right, 0, below), mode="replicate")
+    return values
+
+
+def _channel_indexes(shape: Sequence[int]) -> Tensor:
+    """Return each latent's channel, int64 of `shape` [B, C, h, w]."""
+    return torch.arange(shape[1])[:, None, None].expand(*shape)
