@@ -14,13 +14,13 @@ from analyze.loop import AnalysisRequest, analyze
 from analyze.report import Provenance, write_report
 from analyze.tables import detection_table, level_table, plain_text
 from configs.loading import load_config
+from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
     run_command,
-    setup_logging,
     with_detection_checkpoint,
 )
 

@@ -27,7 +27,8 @@ from data.manifest import FILE_NAME, Manifest
 from data.reader import LevelReader
 from extract.detector import label_to_category, load_detector, num_labels
 from extract.freshness import refuse_other_detector, refuse_stale_cache
-from train.checkpoint import BEST_NAME, find_runs, load_codec, read_run_info
+from train.checkpoint import BEST_NAME, load_codec, read_run_info
+from train.run_folder import find_runs
 
 _LOG = logging.getLogger(__name__)
 

@@ -4,6 +4,8 @@
 class UserError(Exception):
     """A mistake that the user can mend; its text says what, where, and what to do next."""
 
+    exit_code = 1
+
 
 class ConfigError(UserError):
     """A setting, a file that a setting names, or an image of the data set is wrong."""

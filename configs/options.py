@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,10 +10,9 @@ import click
 import torch
 
 from configs.errors import ConfigError, UserError
+from configs.log_setup import LOG_LEVELS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def common_options(command: Command) -> Command:
@@ -66,26 +63,18 @@ def with_detection_checkpoint(overrides: tuple[str, ...], path: str | None) -> t
 
 
 def run_command(function: Command) -> Command:
-    """Turn UserError into one line on stderr and exit code 1; other errors keep their traceback."""
+    """Turn UserError into a line on stderr and its exit code; other errors keep their traceback."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            shown = click.ClickException(" ".join(str(error).split()))
+            shown.exit_code = error.exit_code  # type: ignore[misc]
+            raise shown from error
 
     return wrapper  # type: ignore[return-value]
-
-
-def setup_logging(level: str) -> None:
-    """Log to stderr, one line per message."""
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, force=True,
-        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S",
-    )  # fmt: skip
-    for noisy in ("matplotlib", "PIL", "torch", "h5py", "fsspec", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def choose_device(name: str) -> str:

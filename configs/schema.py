@@ -103,12 +103,23 @@ class CacheConfig(Section):
 class ModelConfig(Section):
     """The codec of one level."""
 
-    name: Literal["factorized_prior_specific_level"] = "factorized_prior_specific_level"
+    name: Literal[
+        "factorized_prior_specific_level",
+        "scale_hyperprior",
+        "mean_scale_hyperprior",
+        "joint_autoregressive",
+    ] = "factorized_prior_specific_level"
+    """How latents are coded: one density per channel; a Gaussian for each latent, from side
+    information (its scale; its scale and mean); or from side information and earlier latents."""
+    stages: Annotated[int, Field(strict=True, ge=1, le=4)] = 4
+    """Stride-2 stages of the transforms: one latent stands for 2**stages positions in each
+    direction. Fewer than 4 are for coarse levels."""
     n_hidden: Positive = 128
     """Channels between the transforms' convolutions (N in CompressAI)."""
     n_channels: Positive = 192
     """Channels of the latents y (M in CompressAI)."""
     fpn_channels_per_level: Positive = 256
+    """Channels of the features, in and out."""
 
 
 class OptimizerConfig(Section):
@@ -123,9 +134,12 @@ class OptimizerConfig(Section):
 
 
 class LrScheduleConfig(Section):
-    """Reduce on plateau of the validation loss."""
+    """How the learning rate falls; without a schedule (`enabled: false`) it stays."""
 
     enabled: bool = True
+    name: Literal["plateau", "cosine"] = "plateau"
+    """plateau: times `factor` when `patience` validations brought no better loss. cosine: from
+    `learning_rate` down to `min_lr` over all epochs (Loshchilov and Hutter 2017, no restarts)."""
     factor: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.5
     patience: NonNegative = 8
     min_lr: Annotated[float, Field(strict=True, ge=0)] = 1.0e-6
@@ -150,11 +164,30 @@ class TrainingConfig(Section):
     """Side of the random training crop in feature positions, smaller maps whole; None: no crop."""
     shuffle: Literal["full", "shards"] = "full"
     """full: over the whole split. shards: four shards at a time, for caches beyond memory."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the transforms (autocast); the entropy model is always float32. auto: bfloat16 where a few
+    measured steps are at least a tenth faster with it; the run's record says which it was."""
+    compile: bool = False
+    """Compile the transforms with torch.compile (needs a C++ compiler on a CPU)."""
+    distortion: Literal["mse", "channel_weighted"] = "mse"
+    channel_weights: str = "variance"
+    """For channel_weighted: `variance` (each channel's error over its variance in the cache) or a
+    JSON file {"levels": {"0": [one weight a channel], ...}}. Weights are scaled to a mean of 1."""
+    level_weights: list[Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]] | None = (
+        None
+    )
+    """--level random: how often a batch is of each level, finest first. None: equally often."""
+    warm_start: bool = False
+    """In a study: begin each lambda from the best model of the one before it (--warm-start)."""
+    save_interval_s: Annotated[float, Field(strict=True, ge=0)] = 60.0
+    """Checkpoints are written at most this often (seconds), and when a run ends or is stopped."""
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     save_dir: str = "checkpoints/fpn_specific_level_compression"
     """Runs land in <save_dir>_level_<l>/run_<time>_...; --out replaces its parent folder."""
+    random_level_save_dir: str = "checkpoints/fpn_random_level_compression"
+    """Where the runs of --level random land; --out replaces its parent folder."""
     seed: NonNegative = 0
 
 

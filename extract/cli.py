@@ -13,13 +13,13 @@ import click
 
 from configs.errors import BadImageError, CacheError, ConfigError
 from configs.loading import load_config
+from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
     run_command,
-    setup_logging,
     with_detection_checkpoint,
 )
 from configs.schema import DataConfig

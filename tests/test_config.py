@@ -91,6 +91,7 @@ def test_defaults_of_model_and_training_are_the_published_ones() -> None:
     config = load_config()
     assert config.model.model_dump() == {
         "name": "factorized_prior_specific_level",
+        "stages": 4,
         "n_hidden": 128,
         "n_channels": 192,
         "fpn_channels_per_level": 256,

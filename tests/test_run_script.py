@@ -13,7 +13,7 @@ import pytest
 
 from configs.loading import load_config
 from tests.tiny_study import save_detector
-from train.checkpoint import find_runs
+from train.run_folder import find_runs
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "run_train_factorized_prior_specific_level_fpn.sh"

@@ -25,8 +25,8 @@ from tests.extraction import (
 )
 from tests.tiny_study import TinyStudy, extract_tiny
 from tests.tiny_study import study as study
-from train.checkpoint import find_runs
 from train.cli import train_level
+from train.run_folder import find_runs
 
 CROP = 10  # levels 0 and 1 of the tiny scenes are larger in both directions, levels 2 to 4 smaller
 IDS = st.integers(min_value=-(2**63), max_value=2**63 - 1)

@@ -22,10 +22,13 @@ from configs.schema import Config
 from data.reader import LevelReader
 from tests.tiny_study import TinyStudy, tiny_config
 from tests.tiny_study import study as study
-from train.checkpoint import find_runs, load_codec
-from train.codec import build_codec
+from train.checkpoint import load_codec
 from train.diagnostics import EpochMetrics
-from train.loop import make_optimizers, train_level
+from train.job import Job
+from train.loop import train_level
+from train.models import build_codec
+from train.run_folder import find_runs
+from train.session import make_optimizers
 from train.validation import validate
 
 TRAIN_WITHOUT_DETECTOR = """
@@ -48,10 +51,11 @@ print(sorted(found - allowed))
 
 
 def train(study: TinyStudy, out: Path, config: Config, level: int = 0) -> Path:
-    return train_level(
-        study.train_cache, study.val_cache, level, config, device="cpu",
-        save_dir=out / "checkpoints" / "fpn_specific_level_compression",
+    job = Job(
+        train_cache=study.train_cache, val_cache=study.val_cache, level=level, config=config,
+        device="cpu", out=out / "checkpoints",
     )  # fmt: skip
+    return train_level(job)
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
@@ -87,6 +91,7 @@ def test_run_folder_is_named_and_filled_as_documented(run: Path) -> None:
         "last_model.pth",
         "config.yaml",
         "metrics.csv",
+        "run.json",
         "training_summary.txt",
         *(f"training_diagnostics_epoch_{epoch}.txt" for epoch in (1, 2)),
         *(f"{analysis}{epoch}.{kind}" for epoch in (1, 2) for kind in ("json", "png")),
@@ -179,7 +184,7 @@ def test_best_model_gives_the_reported_loss_on_whole_maps(run: Path, study: Tiny
         with LevelReader(study.train_cache, 0) as train_reader:
             assert info.cache_fingerprint == train_reader.manifest.fingerprint
             assert torch.equal(
-                codec.mean, torch.from_numpy(train_reader.statistics.mean.copy()).float()
+                codec.mean[0], torch.from_numpy(train_reader.statistics.mean.copy()).float()
             )
     assert again.loss == pytest.approx(min(losses), rel=1e-5)
     assert float(again.channel_bits.sum()) > 0
@@ -273,7 +278,8 @@ def test_loss_that_is_no_number_says_to_lower_the_learning_rate(
 ) -> None:
     config = tiny_config(epochs=3, learning_rate=1e10)
     message = (
-        r"^level 0: the loss became nan or infinite in epoch 1: lower training\.learning_rate$"
+        r"^level 0: the loss became nan or infinite at step \d+ \(images [\d, ]+\): the "
+        r"checkpoints are of before it; lower training\.learning_rate, or training\.optimizer\."
     )
     with pytest.raises(UserError, match=message):
         train(study, tmp_path, config)

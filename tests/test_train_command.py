@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from configs.errors import UserError
 from configs.loading import dump_config
 from tests.tiny_study import (
     TinyStudy,
@@ -20,10 +17,8 @@ from tests.tiny_study import (
     with_detector,
 )
 from tests.tiny_study import study as study
-from train.checkpoint import find_runs
 from train.cli import train_level
-from train.diagnostics import EpochMetrics
-from train.loop import _refuse_nonfinite
+from train.run_folder import find_runs
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +110,7 @@ def test_level_that_is_not_stored_names_those_that_are(study: TinyStudy) -> None
 @pytest.mark.parametrize("level", ["fine", "-1", "1.5", "²", ""])
 def test_level_that_is_no_number_is_refused(study: TinyStudy, level: str) -> None:
     line = the_line(call(study, "--level", level))
-    assert line == f"--level {level}: use a level's number (0 is the finest), or all"
+    assert line == f"--level {level}: use a level's number (0 is the finest), all, or random"
 
 
 def test_wrong_number_of_channels_says_what_to_set(study: TinyStudy) -> None:
@@ -165,14 +160,6 @@ def test_nan_loss_is_one_line(study: TinyStudy) -> None:
     line = the_line(call(study, "--level", "0", "--set", "training.learning_rate=1e10"))
     assert "the loss became nan" in line
     assert "lower training.learning_rate" in line
-
-
-def test_nan_loss_after_a_good_epoch_says_where_the_best_model_is(tmp_path: Path) -> None:
-    (tmp_path / "best_model.pth").touch()
-    names = [field.name for field in fields(EpochMetrics)]
-    metrics = EpochMetrics(**dict.fromkeys(names, math.nan) | {"epoch": 3})
-    with pytest.raises(UserError, match=rf"in epoch 3: lower .*; the best .* is in {tmp_path}$"):
-        _refuse_nonfinite(metrics, 1, tmp_path)
 
 
 def test_out_that_cannot_be_made_says_to_choose_another(study: TinyStudy) -> None:

@@ -24,7 +24,7 @@ def test_batches_on_the_device_are_those_of_the_stream_in_float32(
         stream = LevelStream(
             reader, batch_size=1, crop=16, keep=2, pin_memory=on_gpu, read_ahead=on_gpu
         )
-        found = [(batch.indices, x) for batch, x in on_device(stream, device)]
+        found = [(batch.indices, x.clone()) for batch, x in on_device(stream, device)]
     for wanted, (indices, x) in zip(expected, found, strict=True):
         assert indices.tolist() == wanted.indices.tolist()
         assert x.dtype == torch.float32

@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     },
     "detector": {"min_size": 96, "max_size": 128},
     "model": {"n_hidden": 8, "n_channels": 12},
-    "training": {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3},
+    "training": {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "precision": "float32"},
     "validation": {"num_samples": 2},
 }
 

@@ -1,29 +1,41 @@
-"""Checkpoints and run folders: what a run leaves on disk and how it is found again."""
+"""Checkpoints: a codec with what is known of its run, and the state from which training goes on."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import pickle
-import re
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 import yaml
-from torch import nn
 
 from configs.errors import ConfigError
-from configs.loading import check_config, dump_config, read_yaml
+from configs.loading import check_config, dump_config
 from configs.schema import Config
-from data.atomic import write_atomically
-from train.codec import LevelCodec, build_codec
+from data.atomic import sync_folder, write_atomically
+from train.codec import LevelCodec
+from train.models import build_codec
+
+log = logging.getLogger(__name__)
 
 BEST_NAME = "best_model.pth"
 LAST_NAME = "last_model.pth"
-CONFIG_NAME = "config.yaml"
+PREVIOUS_NAME = "previous_model.pth"
+
+_CODING_TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
+
+# Appended to a checkpoint, which is a ZIP archive and may have bytes after its end: the magic and
+# the XXH3-64 of all before it, so that a flipped byte cannot become a weight.
+_SEAL_MAGIC = b"FPNLSEAL"
+_SEAL_BYTES = len(_SEAL_MAGIC) + 8
+_UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +51,8 @@ class Provenance:
 class RunInfo:
     """What a checkpoint says about its run."""
 
-    level: int
+    levels: tuple[int, ...]
+    """One level, or those that a model for all of them serves."""
     lmbda: float
     epoch: int
     best_validation_loss: float
@@ -49,55 +62,27 @@ class RunInfo:
     model_sha256: str
     num_parameters: int
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """A run folder with a best model in it."""
-
-    folder: Path
-    level: int
-    lmbda: float
-    config: Config
+    @property
+    def level(self) -> int:
+        """The level of a codec that serves one."""
+        (level,) = self.levels
+        return level
 
 
-def make_run_folder(save_dir: Path, level: int, config: Config, now: datetime) -> Path:
-    """Create <save_dir>_level_<l>/run_<time>_lambda_.._lr_.._bs_.. with config.yaml in it."""
-    training = config.training
-    name = (
-        f"run_{now:%Y%m%d_%H%M%S}_lambda_{training.lmbda:.2e}_lr_{training.learning_rate:.2e}"
-        f"_bs_{training.batch_size}"
-    )
-    parent = save_dir.with_name(f"{save_dir.name}_level_{level}")
-    for suffix in ("", *(f"_{number}" for number in range(2, 1000))):
-        folder = parent / f"{name}{suffix}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise ConfigError(
-                f"{folder}: cannot be made ({error.strerror}): choose another --out"
-            ) from error
-        (folder / CONFIG_NAME).write_text(dump_config(config), encoding="utf-8")
-        return folder
-    raise ConfigError(f"{parent / name}: a thousand runs began in this second")
-
-
-def save_checkpoint(
-    path: Path,
-    codec: nn.Module,
+def encode_checkpoint(
+    model_state: dict[str, Any],
     config: Config,
     provenance: Provenance,
     *,
-    level: int,
+    levels: tuple[int, ...],
     epoch: int,
     best_validation_loss: float,
     training_state: dict[str, Any] | None = None,
-) -> None:
-    """Write a checkpoint atomically; `training_state` (optimisers, scheduler) is for resuming."""
+) -> bytes:
+    """Return a checkpoint's bytes; `training_state` is what `Session.state` returns."""
     content = {
-        "model_state_dict": codec.state_dict(),
-        "level": level,
+        "model_state_dict": model_state,
+        "levels": list(levels),
         "lambda": config.training.lmbda,
         "epoch": epoch,
         "best_validation_loss": best_validation_loss,
@@ -105,22 +90,81 @@ def save_checkpoint(
         "detector_weights_sha256": provenance.detector_weights_sha256,
         "versions": provenance.versions,
         "config": dump_config(config),
-        **(training_state or {}),
     }
+    if training_state is not None:
+        content["training_state"] = training_state
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
+    data = buffer.getvalue()
+    return data + _SEAL_MAGIC + xxhash.xxh3_64_digest(data)
 
 
-def load_codec(path: Path, device: str = "cpu") -> tuple[LevelCodec, RunInfo]:
+def save_best(folder: Path, data: bytes) -> None:
+    """Write best_model.pth atomically."""
+    write_atomically(folder / BEST_NAME, data)
+
+
+def save_last(folder: Path, data: bytes) -> None:
+    """Write last_model.pth; the one before it stays as previous_model.pth."""
+    fresh = folder / f"{LAST_NAME}.new"
+    write_atomically(fresh, data)
+    last = folder / LAST_NAME
+    if last.exists():
+        last.replace(folder / PREVIOUS_NAME)
+    fresh.replace(last)
+    sync_folder(folder)
+
+
+def load_last(folder: Path) -> dict[str, Any] | None:
+    """Return the newest whole checkpoint of a run that can go on, or None if there is none yet.
+
+    A damaged one is passed over, with a warning, for the one before it; raises ConfigError if all
+    that are there are damaged.
+    """
+    problems = []
+    for name in (LAST_NAME, PREVIOUS_NAME):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            content = _content(path)
+            content["training_state"]["progress"]
+        except _UNREADABLE as error:
+            problems.append(f"{path}: damaged ({error})")
+            continue
+        for problem in problems:
+            log.warning("%s: going on from %s, which is older", problem, name)
+        return content
+    if problems:
+        raise ConfigError(f"{'; '.join(problems)}: start the run anew with --resume never")
+    return None
+
+
+def load_codec(
+    path: Path, device: str = "cpu", *, level: int | None = None
+) -> tuple[LevelCodec, RunInfo]:
     """Return the codec in eval mode, its coding tables ready, and what is known of its run.
 
-    Raises ConfigError if the file is missing, damaged or no checkpoint of train-level.
+    `level` chooses the standardisation of a codec that serves several. Raises ConfigError if the
+    file is missing, damaged, no checkpoint of train-level, or not for that level.
     """
     codec, info = _read(path)
+    if level is not None:
+        if level not in info.levels:
+            raise ConfigError(f"{path}: serves the levels {list(info.levels)}, not level {level}")
+        codec.use_level(info.levels.index(level))
     codec.eval().requires_grad_(False)
     codec.update_tables()
     return codec.to(device), info
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return a checkpoint's model state; raises ConfigError as above."""
+    try:
+        weights: dict[str, torch.Tensor] = _content(path)["model_state_dict"]
+    except _UNREADABLE as error:
+        raise _not_a_checkpoint(path, error) from error
+    return weights
 
 
 def read_run_info(path: Path) -> RunInfo:
@@ -128,63 +172,53 @@ def read_run_info(path: Path) -> RunInfo:
     return _read(path)[1]
 
 
+def hash_model(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of the trained tensors; coding tables are left out, they follow from the others."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name.rsplit(".", 1)[-1] not in _CODING_TABLES:
+            digest.update(name.encode())
+            digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    body, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    if seal != _SEAL_MAGIC + xxhash.xxh3_64_digest(body):
+        raise ValueError("its checksum does not match")
+    content: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    return content
+
+
 def _read(path: Path) -> tuple[LevelCodec, RunInfo]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _content(path)
         config = check_config(yaml.safe_load(content["config"]), str(path))
         state = content["model_state_dict"]
-        codec = build_codec(config.model, int(state["mean"].numel()))
+        num_levels, num_channels = state["mean"].shape
+        codec = build_codec(config.model, num_channels, num_levels)
         codec.load_state_dict(state)
         info = RunInfo(
-            level=content["level"],
+            levels=tuple(content["levels"]),
             lmbda=content["lambda"],
             epoch=content["epoch"],
             best_validation_loss=content["best_validation_loss"],
             cache_fingerprint=content["cache_fingerprint"],
             detector_weights_sha256=content["detector_weights_sha256"],
             config=config,
-            model_sha256=_hash_state(state),
+            model_sha256=hash_model(state),
             num_parameters=sum(parameter.numel() for parameter in codec.parameters()),
         )
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint: run train-level first") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:
-        raise ConfigError(
-            f"{path}: not a checkpoint of train-level, or damaged ({type(error).__name__}): "
-            "train this level again, or remove the run folder"
-        ) from error
+    except _UNREADABLE as error:
+        raise _not_a_checkpoint(path, error) from error
     return codec, info
 
 
-def find_runs(out: Path) -> list[Run]:
-    """Return all runs with a best model below `out`, oldest first within each level."""
-    runs = []
-    for path in sorted(out.glob(f"*_level_*/run_*/{BEST_NAME}")):
-        match = re.search(r"_level_(\d+)$", path.parent.parent.name)
-        if match and (path.parent / CONFIG_NAME).is_file():
-            runs.append(open_run(path.parent, int(match[1])))
-    return runs
-
-
-def open_run(folder: Path, level: int | None = None) -> Run:
-    """Return a run by its folder; raises ConfigError if there is no run in it."""
-    if level is None:
-        match = re.search(r"_level_(\d+)$", folder.resolve().parent.name)
-        if match is None:
-            raise ConfigError(f"{folder}: lies in no folder *_level_<l>: name a run_* folder")
-        level = int(match[1])
-    config_path = folder / CONFIG_NAME
-    if not config_path.is_file() or not (folder / BEST_NAME).is_file():
-        raise ConfigError(f"{folder}: holds no finished run ({BEST_NAME} and {CONFIG_NAME})")
-    config = check_config(read_yaml(config_path, str(config_path)), str(config_path))
-    return Run(folder=folder, level=level, lmbda=config.training.lmbda, config=config)
-
-
-def _hash_state(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of the trained tensors; coding tables are left out, they follow from the others."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        if name.rsplit(".", 1)[-1] not in ("_quantized_cdf", "_offset", "_cdf_length"):
-            digest.update(name.encode())
-            digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _not_a_checkpoint(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{path}: not a checkpoint of train-level, or damaged ({type(error).__name__}): "
+        "train this level again, or remove the run folder"
+    )

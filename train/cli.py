@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, UserError
 from configs.loading import load_config
+from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
     run_command,
-    setup_logging,
     with_detection_checkpoint,
 )
 from configs.schema import Config
 from data.manifest import Manifest
 from extract.freshness import refuse_stale_cache
-from train.loop import train_level as run_training
+from train.distributed import World, open_world
+from train.job import Job
+from train.run_folder import RANDOM, RunRecord, load_run_config
+from train.study import Outcome, run_study
 
 
 @click.command(name="train-level")
-@click.option("--level", required=True, metavar="0..4|all", help="Which FPN level to train.")
+@click.option(
+    "--level", metavar="0..4|all|random",
+    help="FPN level to train, all of them one by one, or one model on randomly drawn levels.",
+)  # fmt: skip
 @click.option("--split", default="train", show_default=True, help="Split to learn from.")
 @click.option("--val-split", default="val", show_default=True, help="Split to validate on.")
 @click.option(
@@ -37,55 +44,131 @@ from train.loop import train_level as run_training
 )
 @click.option("--epochs", type=click.IntRange(1), help="Overrides training.epochs.")
 @click.option("--batch-size", type=click.IntRange(1), help="Overrides training.batch_size.")
+@click.option(
+    "--resume", default="auto", show_default=True, metavar="auto|never|RUN_DIR",
+    help="auto: skip finished runs of these settings, go on with unfinished ones.",
+)  # fmt: skip
+@click.option(
+    "--jobs", "num_jobs", type=click.IntRange(1), default=1, show_default=True,
+    help="Runs to train at once; they share the cores.",
+)  # fmt: skip
+@click.option(
+    "--warm-start", is_flag=True,
+    help="Begin each lambda from the best model of the next smaller one.",
+)  # fmt: skip
 @click.option("--out", metavar="DIR", help="Folder for the runs; default: checkpoints/.")
 @detection_checkpoint_option
 @features_option
 @common_options
 @run_command
 def train_level(
-    level: str, split: str, val_split: str, lambdas: tuple[float, ...], epochs: int | None,
-    batch_size: int | None, out: str | None, detection_checkpoint: str | None,
-    config: str | None, overrides: tuple[str, ...], features: str | None, device: str,
-    log_level: str,
+    level: str | None, split: str, val_split: str, lambdas: tuple[float, ...],
+    epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
+    out: str | None, detection_checkpoint: str | None, config: str | None,
+    overrides: tuple[str, ...], features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Train the codec of one FPN level from its cache; the detector is not needed.
 
     \b
       train-level --level 0
-      train-level --level all --lambda 0.01 --lambda 0.03
+      train-level --level all --lambda 0.01 --lambda 0.03 --jobs 2
+      train-level --level random
+      torchrun --no-python --nproc-per-node 2 train-level --level 0
     """
     setup_logging(log_level)
     given = {"training.epochs": epochs, "training.batch_size": batch_size}
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *(f"{key}={value}" for key, value in given.items() if value is not None),
+        *(("training.warm_start=true",) if warm_start else ()),
     ))  # fmt: skip
     if detection_checkpoint and not Path(detection_checkpoint).is_file():
         # A configuration may name a checkpoint that only another machine has; an option may not.
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
     root = Path(features or Path("features") / settings.data.name)
-    levels = _levels(level, root / split)
     for name in dict.fromkeys((split, val_split)):
         refuse_stale_cache(root / name, name, settings)
-    save_dir = Path(settings.training.save_dir)
-    if out is not None:
-        save_dir = Path(out) / save_dir.name
-    torch_device = choose_device(device)
-    trials = [_with_lambda(settings, lmbda) for lmbda in lambdas] or [settings]
-    for number in levels:
-        for trial in trials:
-            folder = run_training(
-                root / split, root / val_split, number, trial,
-                device=torch_device, save_dir=save_dir,
-            )  # fmt: skip
-            click.echo(f"level {number}, lambda {trial.training.lmbda:g} -> {folder}")
+    with open_world(choose_device(device)) as (world, torch_device):
+        if num_jobs > 1 and world.size > 1:
+            raise ConfigError("--jobs: torchrun's processes train one run after another: use 1")
+        job = Job(
+            train_cache=root / split, val_cache=root / val_split, level=0, config=settings,
+            device=torch_device, out=None if out is None else Path(out),
+        )  # fmt: skip
+        if resume in ("auto", "never"):
+            jobs = _grid(job, level, lambdas)
+        else:
+            jobs = [_resumed(job, Path(resume), level, lambdas, epochs)]
+        study = run_study(
+            jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
+        )
+        failed = [outcome for outcome in study if not _tell(outcome, world)]
+    if failed:
+        _fail(failed, len(jobs))
+
+
+def _grid(job: Job, level: str | None, lambdas: tuple[float, ...]) -> list[Job]:
+    if level is None:
+        raise ConfigError("--level: say which: 0 to 4, all, or random")
+    levels: list[int | str] = [RANDOM]
+    if level != RANDOM:
+        levels = list[int | str](_levels(level, job.train_cache))
+    trials = [_with_lambda(job.config, lmbda) for lmbda in dict.fromkeys(lambdas)]
+    return [
+        replace(job, level=number, config=trial)
+        for number in levels
+        for trial in trials or [job.config]
+    ]
+
+
+def _resumed(
+    job: Job, folder: Path, level: str | None, lambdas: tuple[float, ...], epochs: int | None
+) -> Job:
+    """Return the job of a run folder: its own settings, with more epochs if they were asked for."""
+    if not folder.is_dir():
+        raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
+    record, config = RunRecord.load(folder), load_run_config(folder)
+    if level not in (None, str(record.level)) or lambdas not in ((), (record.lmbda,)):
+        raise ConfigError(
+            f"--resume {folder}: is a run of level {record.level}, lambda {record.lmbda:g}: "
+            "leave out --level and --lambda"
+        )
+    if epochs is not None and epochs != config.training.epochs:
+        if config.training.lr_schedule.name == "cosine":
+            raise ConfigError(f"--resume {folder}: a cosine schedule fixes its number of epochs")
+        training = config.training.model_copy(update={"epochs": epochs})
+        config = config.model_copy(update={"training": training})
+    return replace(job, level=record.level, config=config, resume=folder)
+
+
+def _tell(outcome: Outcome, world: World) -> bool:
+    """Print how a run ended; say whether it is finished."""
+    job = outcome.job
+    if world.writes and outcome.error is None:
+        before = " (finished before)" if outcome.was_finished else ""
+        click.echo(
+            f"level {job.level}, lambda {job.config.training.lmbda:g} -> {outcome.folder}{before}"
+        )
+    return outcome.error is None
+
+
+def _fail(failed: list[Outcome], num_jobs: int) -> None:
+    """Raise the error of a single run; name all of them if there are several runs."""
+    texts = [
+        (f"level {o.job.level}, lambda {o.job.config.training.lmbda:g}: " if num_jobs > 1 else "")
+        + str(o.error)
+        for o in failed
+    ]
+    error = UserError("; ".join(texts))
+    error.exit_code = max(outcome.exit_code for outcome in failed)
+    raise error
 
 
 def _levels(text: str, cache: Path) -> list[int]:
     if text == "all":
         return [level.index for level in Manifest.load(cache).levels]
     if not text.isdecimal():
-        raise ConfigError(f"--level {text}: use a level's number (0 is the finest), or all")
+        raise ConfigError(f"--level {text}: use a level's number (0 is the finest), all, or random")
     return [int(text)]
 
 

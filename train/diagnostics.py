@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from data.stream import Batch
 from train.codec import LevelCodec
 from train.objective import rate_bits
+from train.run_folder import RunRecord
 
 _DEAD_CHANNEL_BITS = 1e-3  # per latent position; below it a latent channel carries nothing
 
@@ -56,17 +58,23 @@ class EpochMetrics:
 
 
 class RunLog:
-    """Appends to metrics.csv and TensorBoard of one run folder."""
+    """Appends to metrics.csv and TensorBoard of one run folder, from the epoch after `kept` on.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._board = SummaryWriter(str(folder))
-        with (folder / "metrics.csv").open("w", newline="") as file:
-            csv.writer(file).writerow(field.name for field in fields(EpochMetrics))
+    Rows of later epochs, left by a process that died after its last checkpoint, are taken back.
+    """
+
+    def __init__(self, folder: Path, *, kept: int = 0) -> None:
+        self._path = folder / "metrics.csv"
+        rows = _read_rows(self._path)[:kept] if kept else []
+        with self._path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(field.name for field in fields(EpochMetrics))
+            writer.writerows(rows)
+        self._board = SummaryWriter(str(folder), purge_step=kept + 1 if kept else None)
 
     def add(self, metrics: EpochMetrics) -> None:
         """Record one epoch."""
-        with (self._folder / "metrics.csv").open("a", newline="") as file:
+        with self._path.open("a", newline="") as file:
             csv.writer(file).writerow(
                 "" if value is None else value for value in asdict(metrics).values()
             )
@@ -75,17 +83,40 @@ class RunLog:
                 self._board.add_scalar(name, value, metrics.epoch)
         self._board.flush()
 
+    def add_latents(self, epoch: int, channel_bits: Tensor, spread: Tensor) -> None:
+        """Record the distributions over channels: bits per latent position, quantile spread."""
+        self._board.add_histogram("latents/bits", channel_bits, epoch)
+        self._board.add_histogram("latents/quantile_spread", spread, epoch)
+
+    def add_picture(self, name: str, picture: NDArray[Any], epoch: int) -> None:
+        """Record a picture, uint8 [h, w, 3]."""
+        self._board.add_image(name, picture, epoch, dataformats="HWC")
+
     def close(self) -> None:
         """Close the event file."""
         self._board.close()
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    return [row for row in rows[1:] if len(row) == len(fields(EpochMetrics))]
+
+
+def quantile_spread(codec: LevelCodec) -> Tensor:
+    """Return how wide each channel of the entropy bottleneck reaches, in latent units, [M or N]."""
+    quantiles = codec.entropy_bottleneck.quantiles.detach().cpu()
+    spread: Tensor = quantiles[:, 0, 2] - quantiles[:, 0, 0]
+    return spread
 
 
 def write_diagnostics(
     folder: Path, metrics: EpochMetrics, codec: LevelCodec, channel_bits: Tensor
 ) -> None:
     """Write training_diagnostics_epoch_<n>.txt; `channel_bits` [M] are bits per latent position."""
-    quantiles = codec.entropy_bottleneck.quantiles.detach().cpu()
-    spread = quantiles[:, 0, 2] - quantiles[:, 0, 0]
+    spread = quantile_spread(codec)
     dead = int((channel_bits < _DEAD_CHANNEL_BITS).sum())
     top = torch.argsort(channel_bits, descending=True)[:10].tolist()
     lines = [
@@ -96,11 +127,11 @@ def write_diagnostics(
         f"Steps per Second: {metrics.steps_per_s:.3f}",
         f"Data Wait Share: {metrics.data_wait_share:.4f}",
         "",
-        "Entropy bottleneck (validation split)",
+        "Latents y (validation split)",
         f"Bits per latent position, all channels: {float(channel_bits.sum()):.4f}",
         f"Dead channels (< {_DEAD_CHANNEL_BITS} bits): {dead} of {len(channel_bits)}",
         f"Quantile spread: min {float(spread.min()):.3f}, median {float(spread.median()):.3f}, "
-        f"max {float(spread.max()):.3f}",
+        f"max {float(spread.max()):.3f} (entropy bottleneck)",
         "Channels with most bits: "
         + ", ".join(f"{channel} ({float(channel_bits[channel]):.3f})" for channel in top),
     ]
@@ -109,26 +140,41 @@ def write_diagnostics(
 
 
 def write_summary(
-    folder: Path, *, level: int, lmbda: float, best: EpochMetrics | None, best_loss: float,
-    last: EpochMetrics, reason: str, facts: dict[str, Any],
-) -> None:  # fmt: skip
+    folder: Path, *, record: RunRecord, best: EpochMetrics | None, facts: dict[str, Any]
+) -> None:
     """Write training_summary.txt; scripts read its line `Best Validation Loss: 0.1234`."""
-    lines = [f"Level: {level}", f"Lambda: {lmbda:g}", f"Best Validation Loss: {best_loss:.4f}"]
+    best_loss = math.inf if best is None or best.val_loss is None else best.val_loss
+    lines = [
+        f"Level: {record.level}",
+        f"Lambda: {record.lmbda:g}",
+        f"Best Validation Loss: {best_loss:.4f}",
+    ]
     if best is not None:
         lines += [
             f"Best Epoch: {best.epoch}",
             f"Best Validation MSE: {best.val_mse:.6f}",
             f"Best Validation BPP: {best.val_bpp:.6f}",
         ]
-    lines += [f"Epochs Run: {last.epoch}", f"Stopped Because: {reason}"]
-    lines += [f"{name}: {value}" for name, value in facts.items()]
+    lines += [
+        f"Epochs Run: {record.epochs}",
+        f"Stopped Because: {record.finished}",
+        *(f"{name}: {value}" for name, value in facts.items()),
+        f"Seconds: {record.seconds:.1f}",
+        f"Samples per Second: {record.samples_per_s:.1f}",
+        f"Device: {record.device}",
+        f"Precision: {record.precision}",
+        f"Machine: {record.machine}",
+        f"Seed: {record.seed}",
+        f"Cache Fingerprint: {record.cache_fingerprints['train']}",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in record.versions.items()),
+    ]
     (folder / "training_summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def analyse_samples(
     folder: Path, epoch: int, codec: LevelCodec, batches: list[Batch], files: list[str]
-) -> None:
-    """Write epoch_<n>.json and .png of the fixed val samples into a level_analysis folder."""
+) -> NDArray[Any]:
+    """Write epoch_<n>.json and .png of the fixed val samples; return the picture [h, w, 3]."""
     folder.mkdir(parents=True, exist_ok=True)
     device = codec.mean.device
     entries, rows = [], []
@@ -152,10 +198,11 @@ def analyse_samples(
             })  # fmt: skip
             rows.append(_picture_row(original.cpu(), decoded.cpu()))
     (folder / f"epoch_{epoch:04d}.json").write_text(json.dumps(entries, indent=1) + "\n")
-    if rows:
-        width = max(row.shape[1] for row in rows)
-        padded = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows]
-        Image.fromarray(np.concatenate(padded)).save(folder / f"epoch_{epoch:04d}.png")
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    picture: NDArray[Any] = np.concatenate(padded)
+    Image.fromarray(picture).save(folder / f"epoch_{epoch:04d}.png")
+    return picture
 
 
 def _feature_statistics(features: Tensor) -> dict[str, float]:

@@ -1,12 +1,32 @@
-"""Rate and distortion, and the loss that training minimises: MSE + lambda * BPP."""
+"""Rate and distortion, and the loss that training minimises: distortion + lambda * BPP.
+
+Another distortion is one more function of (x_hat, x) that returns the error of each element.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+Distortion = Callable[[Tensor, Tensor], Tensor]
+"""(x_hat, x), float32 [B, C, H, W] each -> error of each element, of the same shape."""
+
+
+def square_error(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Squared difference of each element, in the features' own units squared."""
+    return (x_hat - x).square()
+
+
+def channel_weighted(weights: Tensor) -> Distortion:
+    """Return the squared error times a weight per channel; `weights` float32 [C]."""
+
+    def weighted(x_hat: Tensor, x: Tensor) -> Tensor:
+        return square_error(x_hat, x) * weights[:, None, None]
+
+    return weighted
 
 
 def rate_bits(likelihoods: Mapping[str, Tensor]) -> Tensor:
@@ -15,20 +35,24 @@ def rate_bits(likelihoods: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def squared_error(x_hat: Tensor, x: Tensor, sizes: Tensor) -> Tensor:
-    """Return each sample's sum of squared differences over its real positions, float32 [B].
+def sum_of_real(error: Tensor, sizes: Tensor) -> Tensor:
+    """Return each sample's sum of `error` [B, C, H, W] over its real positions, float32 [B].
 
-    `x_hat` and `x` are [B, C, H, W]; `sizes` int64 [B, 2], on the CPU, are the real (h, w), top
-    left; positions beyond them are padding and count nothing.
+    `sizes` int64 [B, 2], on the CPU, are the real (h, w), top left; positions beyond them are
+    padding and count nothing.
     """
-    error = (x_hat - x).square()
-    height, width = x.shape[-2:]
+    height, width = error.shape[-2:]
     if bool((sizes[:, 0] != height).any() or (sizes[:, 1] != width).any()):
-        sizes = sizes.to(x.device)
-        rows = torch.arange(height, device=x.device) < sizes[:, :1]
-        columns = torch.arange(width, device=x.device) < sizes[:, 1:]
+        sizes = sizes.to(error.device)
+        rows = torch.arange(height, device=error.device) < sizes[:, :1]
+        columns = torch.arange(width, device=error.device) < sizes[:, 1:]
         error = error * (rows[:, None, :, None] & columns[:, None, None, :])
     return error.sum((1, 2, 3))
+
+
+def squared_error(x_hat: Tensor, x: Tensor, sizes: Tensor) -> Tensor:
+    """Return each sample's sum of squared differences over its real positions, float32 [B]."""
+    return sum_of_real(square_error(x_hat, x), sizes)
 
 
 def num_positions(sizes: Tensor) -> int:
@@ -37,17 +61,29 @@ def num_positions(sizes: Tensor) -> int:
 
 
 def rate_distortion(
-    output: Mapping[str, Tensor | Mapping[str, Tensor]], x: Tensor, sizes: Tensor, lmbda: float
+    output: Mapping[str, Tensor | Mapping[str, Tensor]],
+    x: Tensor,
+    sizes: Tensor,
+    lmbda: float,
+    *,
+    distortion: Distortion = square_error,
+    positions: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, MSE, BPP) of a batch, scalars: lambda weighs the rate.
 
-    MSE is over real positions and all channels, in the features' own units; BPP is bits per real
-    position of the level's own map, padding's bits included.
+    The distortion is a mean over real positions and all channels; BPP is bits per real position of
+    the level's own map, padding's bits included. The MSE, in the features' own units, is for the
+    record and equals the distortion unless another one is named. `positions`: by how many real
+    positions to divide, where `x` is a part of a batch only; None: by those of `x`.
     """
     x_hat, likelihoods = output["x_hat"], output["likelihoods"]
     assert isinstance(x_hat, Tensor)
     assert isinstance(likelihoods, Mapping)
-    positions = num_positions(sizes)
-    mse = squared_error(x_hat, x, sizes).sum() / (positions * x.shape[1])
+    positions = num_positions(sizes) if positions is None else positions
+    error = sum_of_real(distortion(x_hat, x), sizes).sum() / (positions * x.shape[1])
     bpp = rate_bits(likelihoods).sum() / positions
-    return mse + lmbda * bpp, mse, bpp
+    mse = error
+    if distortion is not square_error:
+        with torch.no_grad():
+            mse = squared_error(x_hat, x, sizes).sum() / (positions * x.shape[1])
+    return error + lmbda * bpp, mse, bpp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,15 @@ from torch import Tensor
 from data.reader import LevelReader
 from data.whole_maps import whole_map_batches
 from train.codec import LevelCodec
-from train.objective import num_positions, rate_bits, squared_error
+from train.distributed import ALONE, World
+from train.objective import (
+    Distortion,
+    num_positions,
+    rate_bits,
+    square_error,
+    squared_error,
+    sum_of_real,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,28 +34,56 @@ class Validation:
 
 @torch.inference_mode()
 def validate(
-    codec: LevelCodec, reader: LevelReader, batch_size: int, lmbda: float, device: str
+    codec: LevelCodec,
+    reader: LevelReader,
+    batch_size: int,
+    lmbda: float,
+    device: str,
+    *,
+    distortion: Distortion = square_error,
+    world: World = ALONE,
 ) -> Validation:
-    """Evaluate on whole maps of the whole split: total error and bits over total positions."""
+    """Evaluate on whole maps of the whole split; the ranks share the images out."""
     codec.eval()
-    error = torch.zeros((), dtype=torch.float64, device=device)
-    channel_bits = torch.zeros(codec.entropy_bottleneck.channels, device=device)
-    bits = torch.zeros((), dtype=torch.float64, device=device)
-    positions, latent_positions = 0, 0
-    for batch in whole_map_batches(reader, batch_size):
+    num_channels, num_latents = reader.info.num_channels, codec.num_latent_channels
+    # Distorted sum, squared error, bits, positions, latent positions; then bits by channel.
+    sums = torch.zeros(5 + num_latents, dtype=torch.float64, device=device)
+    mine = range(world.rank, reader.num_samples, world.size)
+    for batch in whole_map_batches(reader, batch_size, mine):
         x = batch.features.to(device, torch.float32)
         output = codec(x)
-        error += squared_error(output["x_hat"], x, batch.sizes).sum()
-        bits += rate_bits(output["likelihoods"]).sum()
-        likelihoods = output["likelihoods"]["y"]
-        channel_bits -= likelihoods.log2().sum((0, 2, 3))
-        positions += num_positions(batch.sizes)
-        latent_positions += likelihoods.shape[0] * likelihoods.shape[2] * likelihoods.shape[3]
-    mse = float(error) / (positions * reader.info.num_channels)
-    bpp = float(bits) / positions
+        x_hat, likelihoods = output["x_hat"], output["likelihoods"]
+        error = squared_error(x_hat, x, batch.sizes).sum()
+        distorted = error
+        if distortion is not square_error:
+            distorted = sum_of_real(distortion(x_hat, x), batch.sizes).sum()
+        y = likelihoods["y"]
+        sums[0] += distorted
+        sums[1] += error
+        sums[2] += rate_bits(likelihoods).sum()
+        sums[3] += num_positions(batch.sizes)
+        sums[4] += y.shape[0] * y.shape[2] * y.shape[3]
+        sums[5:] -= y.log2().sum((0, 2, 3))
+    totals = world.add_up(sums).cpu()
+    distorted_sum, squared, bits, positions, latent_positions = totals[:5].tolist()
+    num_values = positions * num_channels
+    bpp = bits / positions
     return Validation(
-        loss=mse + lmbda * bpp,
-        mse=mse,
+        loss=distorted_sum / num_values + lmbda * bpp,
+        mse=squared / num_values,
         bpp=bpp,
-        channel_bits=channel_bits.cpu() / latent_positions,
+        channel_bits=(totals[5:] / latent_positions).float(),
+    )
+
+
+def mean_validation(parts: Sequence[Validation], weights: Sequence[float]) -> Validation:
+    """Return the weighted mean over levels, for a codec that serves several."""
+    shares = [weight / sum(weights) for weight in weights]
+    pairs = list(zip(parts, shares, strict=True))
+    channel_bits = torch.stack([part.channel_bits * share for part, share in pairs]).sum(0)
+    return Validation(
+        loss=sum(part.loss * share for part, share in pairs),
+        mse=sum(part.mse * share for part, share in pairs),
+        bpp=sum(part.bpp * share for part, share in pairs),
+        channel_bits=channel_bits,
     )

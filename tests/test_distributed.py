@@ -1,0 +1,87 @@
+"""Several processes train one model as one process does; only the first one writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.tiny_study import TinyStudy
+from tests.tiny_study import study as study
+from tests.training_process import options_of, rows_without_times, training_state
+from train.cli import train_level
+from train.run_folder import RunRecord
+
+# Batches of four out of six images: the second batch of an epoch has one image for each of two.
+# Maps of several sizes come into one batch without a crop.
+SETTINGS = (
+    "--level", "2", "--epochs", "4", "--set", "training.crop=null", "--log-level", "info",
+)  # fmt: skip
+TIMEOUT_S = 240
+
+
+def torchrun(study: TinyStudy, out: Path, num_processes: int, *more: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--no-python",
+        "--nproc-per-node", str(num_processes), "--master-port", "0", "--standalone",
+        sys.executable, "-W", "ignore", "-m", "tests.train_level",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        [*command, *options_of(study, out, *SETTINGS, *more)],
+        cwd=Path(__file__).parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def only_run(out: Path) -> Path:
+    (folder,) = out.glob("*/run_*")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process, started without torchrun."""
+    out = tmp_path_factory.mktemp("alone")
+    result = CliRunner().invoke(train_level, options_of(study, out, *SETTINGS))
+    assert result.exit_code == 0, result.output
+    return only_run(out)
+
+
+def test_two_processes_have_the_loss_curve_of_one(
+    study: TinyStudy, alone: Path, tmp_path: Path
+) -> None:
+    process = torchrun(study, tmp_path, 2)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, stderr
+    run = only_run(tmp_path)
+    assert stdout == f"level 2, lambda 0.001 -> {run}\n"
+    assert RunRecord.load(run).num_processes == 2
+    for ours, theirs in zip(rows_without_times(run), rows_without_times(alone), strict=True):
+        for name, value in theirs.items():
+            assert float(ours[name]) == pytest.approx(float(value), rel=1e-5), name
+    # Written once: two writers would have doubled the rows and the folder.
+    assert len(rows_without_times(run)) == 4
+
+
+def test_processes_that_are_told_to_stop_save_once_and_go_on(
+    study: TinyStudy, alone: Path, tmp_path: Path
+) -> None:
+    longer = ("--batch-size", "2", "--epochs", "2000")
+    process = torchrun(study, tmp_path, 2, *longer)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not any(tmp_path.glob("*/run_*/training_diagnostics_epoch_2.txt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode != 0
+    assert "stopped by SIGTERM in epoch " in stderr
+    state = training_state(only_run(tmp_path) / "last_model.pth")["training_state"]
+    assert state["progress"]["epoch"] >= 2

@@ -1,0 +1,71 @@
+"""Which channels' errors count how much: from the cache's variances, or from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from configs.errors import ConfigError
+from configs.schema import TrainingConfig
+from data.reader import LevelReader
+from train.objective import Distortion, channel_weighted, square_error
+
+BY_VARIANCE = "variance"
+
+
+def distortions(
+    settings: TrainingConfig, readers: Sequence[LevelReader], device: str
+) -> list[Distortion]:
+    """Return the distortion of each level as `training.distortion` says.
+
+    Raises ConfigError if the weights' file is missing or does not fit a level.
+    """
+    if settings.distortion == "mse":
+        return [square_error for _ in readers]
+    return [
+        channel_weighted(torch.from_numpy(weights).to(device, torch.float32))
+        for weights in (_weights(settings.channel_weights, reader) for reader in readers)
+    ]
+
+
+def _weights(source: str, reader: LevelReader) -> NDArray[Any]:
+    """Return a level's weights, float64 [C], of mean 1."""
+    if source == BY_VARIANCE:
+        variance = reader.statistics.variance
+        # A channel that never varies has no error to weigh.
+        weights = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
+    else:
+        weights = _read(Path(source), reader.info.index, reader.info.num_channels)
+    if not weights.sum() > 0:
+        raise ConfigError(
+            f"training.channel_weights {source}: all weights of level {reader.info.index} are 0"
+        )
+    scaled: NDArray[Any] = weights * (len(weights) / weights.sum())
+    return scaled
+
+
+def _read(path: Path, level: int, num_channels: int) -> NDArray[Any]:
+    where = f"training.channel_weights {path}"
+    try:
+        levels = json.loads(path.read_text(encoding="utf-8"))["levels"]
+        weights = np.asarray(levels[str(level)], dtype=np.float64)
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: no such file") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: cannot be read ({error})") from error
+    except KeyError as error:
+        raise ConfigError(f"{where}: has no {error}: a file of weights names every level") from None
+    if weights.shape != (num_channels,):
+        raise ConfigError(
+            f"{where}: level {level} needs {num_channels} weights, one a channel, "
+            f"and has an array of {list(weights.shape)}"
+        )
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ConfigError(f"{where}: weights of level {level} are negative or not finite")
+    return weights

@@ -1,0 +1,151 @@
+"""One epoch of training steps, as fast as the arithmetic: nothing in it waits for the device."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from configs.schema import TrainingConfig
+from data.stream import Batch
+from data.transfer import on_device
+from train.distributed import World
+from train.guards import LossWatch
+from train.objective import Distortion, rate_distortion
+from train.session import Session
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+_LOOK_INTERVAL_S = 1.0
+
+
+def train_epoch(
+    session: Session,
+    settings: TrainingConfig,
+    *,
+    levels: Sequence[int],
+    distortions: Sequence[Distortion],
+    watch: LossWatch,
+    world: World,
+    between_steps: Callable[[], None],
+) -> dict[str, float]:
+    """Train on the rest of the epoch under way; return its means as metrics.csv names them.
+
+    `between_steps` is called after every step and may raise to stop. Raises UserError if the loss
+    is not finite.
+    """
+    session.codec.train()
+    progress = session.progress
+    start = time.perf_counter() - progress.epoch_seconds
+    bar = tqdm(
+        total=len(session.stream), initial=progress.step, unit="step", leave=False,
+        desc=f"epoch {progress.epoch}/{settings.epochs}", dynamic_ncols=True, mininterval=0.5,
+        disable=not world.writes or log.getEffectiveLevel() > logging.INFO,
+    )  # fmt: skip
+    step = _Step(session, settings, levels, distortions, watch, world)
+    looked = time.perf_counter()
+    with bar:
+        for item, wait in _timed(on_device(session.stream, session.device)):
+            step(*item)
+            progress.step += 1
+            progress.num_samples += item[0].batch_rows
+            progress.epoch_waited += wait
+            now = time.perf_counter()
+            progress.epoch_seconds = now - start
+            bar.update()
+            if now - looked > _LOOK_INTERVAL_S:
+                # Reading the sums waits for the device, so it is done about once a second.
+                looked = now
+                watch.look()
+                _show(bar, session)
+            between_steps()
+    watch.look()
+    return _means(session, world)
+
+
+class _Step:
+    """One step: forward, backward, both optimisers; its figures are added to the session's sums."""
+
+    def __init__(
+        self, session: Session, settings: TrainingConfig, levels: Sequence[int],
+        distortions: Sequence[Distortion], watch: LossWatch, world: World,
+    ) -> None:  # fmt: skip
+        self._session = session
+        self._lmbda = settings.lmbda
+        self._clip = settings.optimizer.clip_max_norm or math.inf
+        self._rows = {level: row for row, level in enumerate(levels)}
+        self._distortions = distortions
+        self._watch = watch
+        self._world = world
+        self._parameters = [
+            parameter
+            for group in session.optimizer.param_groups
+            for parameter in group["params"]
+        ]  # fmt: skip
+
+    def __call__(self, batch: Batch, x: Tensor) -> None:
+        session, codec = self._session, self._session.codec
+        row = self._rows[batch.level]
+        codec.use_level(row)
+        if self._world.size > 1:
+            codec.noise_share = (batch.first_row, len(x), batch.batch_rows)
+        session.optimizer.zero_grad(set_to_none=True)
+        session.aux_optimizer.zero_grad(set_to_none=True)
+        loss, mse, bpp = rate_distortion(
+            session.model(x), x, batch.sizes, self._lmbda,
+            distortion=self._distortions[row], positions=batch.batch_positions,
+        )  # fmt: skip
+        # The ranks' gradients are averaged; each rank's loss is its part of the batch's sum.
+        (loss * self._world.size).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        session.optimizer.step()
+        aux = codec.aux_loss()
+        aux.backward()
+        session.aux_optimizer.step()
+        session.sums += torch.stack([value.detach() for value in (loss, mse, bpp, aux, norm)])
+        # The norm is of all ranks' gradients: if one loss is not finite, all of them notice.
+        self._watch.see(session.progress.step + 1, batch, (loss + norm).detach())
+
+
+def _means(session: Session, world: World) -> dict[str, float]:
+    """Return the epoch's means: loss, MSE and BPP are sums of the ranks' parts."""
+    progress = session.progress
+    sums = session.sums
+    summed = world.add_up(sums)
+    means = (torch.cat([summed[:3], sums[3:]]) / max(1, progress.step)).tolist()
+    names = ("train_loss", "train_mse", "train_bpp", "aux_loss", "gradient_norm")
+    return dict(zip(names, means, strict=True)) | {
+        "steps_per_s": progress.step / progress.epoch_seconds,
+        "data_wait_share": progress.epoch_waited / progress.epoch_seconds,
+        "seconds": progress.epoch_seconds,
+    }
+
+
+def _show(bar: tqdm[Any], session: Session) -> None:
+    progress = session.progress
+    loss, mse, bpp, aux, norm = (session.sums / progress.step).tolist()
+    log.debug("step %d: gradient norm %.4f, aux loss %.2f", progress.step, norm, aux)
+    bar.set_postfix_str(
+        f"loss {loss:.3f} mse {mse:.3f} bpp {bpp:.2f} "
+        f"wait {progress.epoch_waited / progress.epoch_seconds:.1%}"
+    )
+
+
+def _timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
+    """Yield items with the seconds that the caller waited for each."""
+    iterator = iter(items)
+    while True:
+        start = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        yield item, time.perf_counter() - start

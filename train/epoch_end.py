@@ -1,0 +1,182 @@
+"""What follows each epoch: validation, records, the best model, the schedule, reasons to stop."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.schema import Config
+from data.whole_maps import whole_map_batches
+from train.channel_weights import distortions
+from train.diagnostics import (
+    EpochMetrics,
+    RunLog,
+    analyse_samples,
+    quantile_spread,
+    write_diagnostics,
+    write_summary,
+)
+from train.distributed import World
+from train.guards import rate_collapsed, warn_of_collapse
+from train.job import Caches, level_weights
+from train.run_folder import RunRecord
+from train.session import Session, step_scheduler
+from train.validation import Validation, mean_validation, validate
+
+log = logging.getLogger(__name__)
+
+LEVELS_NAME = "validation_levels.csv"
+_LEVELS_HEADER = ("epoch", "level", "val_loss", "val_mse", "val_bpp")
+
+
+class EpochEnd:
+    """Ends the epochs of one run; all ranks validate, the one that writes writes."""
+
+    def __init__(
+        self, folder: Path, session: Session, config: Config, record: RunRecord, caches: Caches,
+        world: World,
+    ) -> None:  # fmt: skip
+        self._folder = folder
+        self._session = session
+        self._config = config
+        self._record = record
+        self._caches = caches
+        self._world = world
+        self._weights = level_weights(config, len(caches.levels))
+        self.distortions = distortions(config.training, caches.train, session.device)
+        """Of each level."""
+        self._log: RunLog | None = None
+        if world.writes:
+            self._log = RunLog(folder, kept=session.progress.epoch - 1)
+            self._fixed = [
+                list(whole_map_batches(reader, 1, range(min(shown, reader.num_samples))))
+                for reader in caches.val
+                for shown in [config.validation.num_samples]
+            ]
+
+    def close_epoch(self, trained: dict[str, float]) -> bool:
+        """Validate if it is due, record, and begin the next epoch; say if this one was the best."""
+        config, progress, epoch = self._config, self._session.progress, self._session.progress.epoch
+        parts = None
+        if epoch % config.validation.interval == 0 or epoch == config.training.epochs:
+            parts = self._validate()
+        result = None if parts is None else mean_validation(parts, self._weights)
+        metrics = EpochMetrics(
+            epoch=epoch,
+            val_loss=result.loss if result else None,
+            val_mse=result.mse if result else None,
+            val_bpp=result.bpp if result else None,
+            learning_rate=self._session.optimizer.param_groups[0]["lr"],
+            **trained,
+        )
+        if self._log is not None:
+            self._log.add(metrics)
+            log.info("level %s %s", self._record.level, metrics.line())
+        if result is not None and not math.isfinite(result.loss):
+            raise UserError(
+                f"level {self._record.level}: the validation loss became nan or infinite in epoch "
+                f"{epoch}: the checkpoints in {self._folder} are of before it; lower "
+                "training.learning_rate"
+            )
+        improved = False
+        if parts is not None and result is not None:
+            self._write_diagnostics(metrics, parts, result)
+            improved = self._compare(metrics, result.loss)
+        step_scheduler(self._session, config, result.loss if result else None)
+        progress.epoch, progress.step = epoch + 1, 0
+        progress.epoch_seconds = progress.epoch_waited = 0.0
+        self._session.sums.zero_()
+        return improved
+
+    def reason_to_stop(self) -> str | None:
+        """Return why the run is finished, or None."""
+        progress, settings = self._session.progress, self._config.training
+        if settings.early_stopping.enabled and progress.stale >= settings.early_stopping.patience:
+            return f"no progress in {progress.stale} validations"
+        return "all epochs done" if progress.epoch > settings.epochs else None
+
+    def summarise(self) -> None:
+        """Write training_summary.txt."""
+        best = self._session.progress.best
+        if self._world.writes:
+            write_summary(
+                self._folder,
+                record=self._record,
+                best=None if best is None else EpochMetrics(**best),
+                facts={
+                    "Training Images": self._caches.train[0].num_samples,
+                    "Validation Images": self._caches.val[0].num_samples,
+                },
+            )
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._log is not None:
+            self._log.close()
+
+    def _validate(self) -> list[Validation]:
+        codec, settings = self._session.codec, self._config.training
+        parts = []
+        for row, reader in enumerate(self._caches.val):
+            codec.use_level(row)
+            parts.append(
+                validate(
+                    codec, reader, settings.batch_size, settings.lmbda, self._session.device,
+                    distortion=self.distortions[row], world=self._world,
+                )
+            )  # fmt: skip
+        return parts
+
+    def _compare(self, metrics: EpochMetrics, loss: float) -> bool:
+        """Keep the best loss and early stopping's count; say if this loss is the best."""
+        progress, stopping = self._session.progress, self._config.training.early_stopping
+        # The best model is simply the best; early stopping asks for a fall of min_delta in all.
+        progress.stale += 1
+        if loss < progress.progress_loss - stopping.min_delta:
+            progress.progress_loss, progress.stale = loss, 0
+        improved = loss < progress.best_loss
+        if improved:
+            progress.best_loss, progress.best = loss, asdict(metrics)
+        return improved
+
+    def _write_diagnostics(
+        self, metrics: EpochMetrics, parts: list[Validation], result: Validation
+    ) -> None:
+        if self._log is None:
+            return
+        session, lmbda = self._session, self._config.training.lmbda
+        write_diagnostics(self._folder, metrics, session.codec, result.channel_bits)
+        self._log.add_latents(metrics.epoch, result.channel_bits, quantile_spread(session.codec))
+        for row, (level, part) in enumerate(zip(self._caches.levels, parts, strict=True)):
+            if self._fixed[row]:
+                session.codec.use_level(row)
+                files = [sample.file for sample in self._caches.val[row].manifest.samples]
+                folder = self._folder / "level_analysis" / f"level_{level}" / f"lambda_{lmbda:g}"
+                picture = analyse_samples(
+                    folder, metrics.epoch, session.codec, self._fixed[row], files
+                )
+                self._log.add_picture(f"features/level_{level}", picture, metrics.epoch)
+            if len(parts) > 1:
+                self._add_level_row(metrics.epoch, level, part)
+        collapsed = rate_collapsed(result.bpp)
+        if collapsed and not session.progress.collapsed:
+            for reader, part in zip(self._caches.train, parts, strict=True):
+                warn_of_collapse(reader, lmbda, part.bpp)
+        session.progress.collapsed = collapsed
+
+    def _add_level_row(self, epoch: int, level: int, part: Validation) -> None:
+        path = self._folder / LEVELS_NAME
+        rows = []
+        if path.exists():
+            with path.open(newline="") as file:
+                rows = [row for row in list(csv.reader(file))[1:] if len(row) == 5]
+        rows = [row for row in rows if (int(row[0]), int(row[1])) < (epoch, level)]
+        rows.append([str(epoch), str(level), *(f"{v!r}" for v in (part.loss, part.mse, part.bpp))])
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(_LEVELS_HEADER)
+            writer.writerows(rows)

@@ -1,0 +1,60 @@
+"""Which arithmetic the transforms use: float32, or bfloat16 where that is measurably faster."""
+
+from __future__ import annotations
+
+import logging
+import time
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from train.codec import LevelCodec
+from train.objective import rate_distortion
+
+log = logging.getLogger(__name__)
+
+_WORTH_IT = 1.1
+_TIMED_STEPS = 3
+
+
+def choose_precision(codec: LevelCodec, features: Tensor) -> str:
+    """Time steps on a batch, float32 [B, C, H, W], in both; return `float32` or `bfloat16`.
+
+    Neither weights nor random numbers change.
+    """
+    if features.is_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "float32"
+    dtypes = {"float32": None, "bfloat16": torch.bfloat16}
+    seconds: dict[str, list[float]] = {name: [] for name in dtypes}
+    devices = [features.device] if features.is_cuda else []
+    before, training = codec.autocast_dtype, codec.training
+    codec.train()
+    with torch.random.fork_rng(devices=devices):
+        for turn in range(_TIMED_STEPS + 1):
+            for name, dtype in dtypes.items():
+                codec.autocast_dtype = dtype
+                taken = _seconds_of_step(codec, features)
+                if turn:  # the first one warms up
+                    seconds[name].append(taken)
+    codec.autocast_dtype = before
+    codec.train(training)
+    codec.zero_grad(set_to_none=True)
+    ratio = median(seconds["float32"]) / median(seconds["bfloat16"])
+    log.info("precision: a step takes %.2f times as long in float32 as in bfloat16", ratio)
+    return "bfloat16" if ratio >= _WORTH_IT else "float32"
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """Return what a codec's `autocast_dtype` is for a precision."""
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def _seconds_of_step(codec: LevelCodec, features: Tensor) -> float:
+    sizes = torch.tensor([features.shape[-2:]] * len(features))
+    start = time.perf_counter()
+    loss, _, _ = rate_distortion(codec(features), features, sizes, 1.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if features.is_cuda:
+        torch.cuda.synchronize(features.device)
+    return time.perf_counter() - start

@@ -1,0 +1,168 @@
+"""A grid of runs, one after another or several at once; what is finished is not trained again."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from configs.errors import UserError
+from configs.log_setup import setup_logging
+from train.distributed import ALONE, World
+from train.interruption import StopSignals, TrainingInterruptedError
+from train.job import Job
+from train.loop import train_level
+from train.run_folder import same_run_before
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+# Each process is a fork of a server that has imported everything and done nothing: torch takes
+# seconds to import, and processes forked from one that has computed may hang.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["train.study"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a run ended: `error` is the line for the user, None if it is finished."""
+
+    job: Job
+    folder: Path | None
+    was_finished: bool = False
+    error: str | None = None
+    exit_code: int = 0
+
+
+def chains_of(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Cut a study into what has to be trained in order.
+
+    With a warm start that is each level by itself, its lambdas in ascending order; every run alone
+    otherwise.
+    """
+    if not any(job.config.training.warm_start for job in jobs):
+        return [[job] for job in jobs]
+    chains: dict[int | str, list[Job]] = {}
+    for job in sorted(jobs, key=lambda job: job.config.training.lmbda):
+        chains.setdefault(job.level, []).append(job)
+    order = list(dict.fromkeys(job.level for job in jobs))
+    return [chains[level] for level in order]
+
+
+def run_study(
+    jobs: Sequence[Job], *, go_on: bool, num_jobs: int, log_level: str, world: World
+) -> Iterator[Outcome]:
+    """Train all jobs, `num_jobs` at a time with the cores shared out; yield each as it ends.
+
+    `go_on`: skip runs that are finished and resume those that are not; otherwise all begin anew. A
+    run that fails does not keep the others from being trained; a signal ends the study.
+    """
+    chains = chains_of(jobs)
+    with StopSignals() as stop:
+        if num_jobs > 1 and len(chains) > 1:
+            yield from _run_at_once(chains, go_on, num_jobs, log_level, stop)
+            return
+        for chain in chains:
+            for outcome in _run_chain(chain, go_on, world, stop):
+                yield outcome
+                if outcome.exit_code > 128:
+                    return
+
+
+def _run_chain(
+    chain: Sequence[Job], go_on: bool, world: World, stop: StopSignals
+) -> Iterator[Outcome]:
+    before: Path | None = None
+    for job in chain:
+        if job.config.training.warm_start and before is not None:
+            job = replace(job, warm_start=before)
+        outcome = _run_one(job, go_on, world, stop)
+        before = outcome.folder if outcome.error is None else before
+        yield outcome
+        if outcome.exit_code > 128:
+            return
+
+
+def _run_one(job: Job, go_on: bool, world: World, stop: StopSignals) -> Outcome:
+    try:
+        if go_on and job.resume is None:
+            known = same_run_before(job.parent, job.config, job.fingerprints())
+            known = world.agree(known if world.writes else None)
+            if known is not None and known[1].finished is not None:
+                return Outcome(job=job, folder=known[0], was_finished=True)
+            if known is not None:
+                job = replace(job, resume=known[0])
+        return Outcome(job=job, folder=train_level(job, world=world, stop=stop))
+    except TrainingInterruptedError as error:
+        return Outcome(job=job, folder=None, error=str(error), exit_code=error.exit_code)
+    except UserError as error:
+        return Outcome(job=job, folder=None, error=str(error), exit_code=1)
+
+
+def _run_at_once(
+    chains: list[list[Job]], go_on: bool, num_jobs: int, log_level: str, stop: StopSignals
+) -> Iterator[Outcome]:
+    """Train chains in processes of their own."""
+    num_threads = max(1, torch.get_num_threads() // num_jobs)
+    waiting = list(chains)
+    running: dict[Connection, tuple[BaseProcess, Job]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < num_jobs and stop.received is None:
+                chain = waiting.pop(0)
+                mine, its = _PROCESSES.Pipe(duplex=False)
+                process: BaseProcess = _PROCESSES.Process(
+                    target=_work, args=(chain, go_on, num_threads, log_level, its)
+                )
+                process.start()
+                its.close()
+                running[mine] = (process, chain[0])
+            if stop.received is not None:
+                waiting.clear()
+                for process, _ in running.values():
+                    process.terminate()  # asks it to save; once
+                stop.received = None
+            for ready in wait(list(running), timeout=_POLL_S):
+                assert isinstance(ready, Connection)
+                yield from _received(ready, running)
+    finally:
+        for process, _ in running.values():
+            process.kill()
+
+
+def _received(
+    ready: Connection, running: dict[Connection, tuple[BaseProcess, Job]]
+) -> Iterator[Outcome]:
+    process, first = running[ready]
+    try:
+        outcome = ready.recv()
+    except EOFError:
+        del running[ready]
+        process.join()
+        if process.exitcode:
+            yield Outcome(
+                job=first, folder=None, exit_code=1,
+                error=f"its process ended with code {process.exitcode}: the same command goes on",
+            )  # fmt: skip
+        return
+    yield outcome
+
+
+def _work(chain: list[Job], go_on: bool, num_threads: int, log_level: str, out: Connection) -> None:
+    # A terminal sends Ctrl-C to every process; the parent passes it on, once, as SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
+    setup_logging(log_level)
+    torch.set_num_threads(num_threads)
+    with StopSignals() as stop:
+        for outcome in _run_chain(chain, go_on, ALONE, stop):
+            out.send(outcome)
+    out.close()
