@@ -7,10 +7,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=2 MKL_NUM_THREADS=2
 
-.PHONY: help quickstart test lint types bench clean
+.PHONY: help quickstart test lint types bench bench-gpu clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
 
 quickstart: quickstart/table.txt  ## install, run the whole job on the built-in example, print the table
 	@cat quickstart/table.txt
@@ -28,6 +28,9 @@ types: .venv/installed-dev  ## check types
 
 bench: .venv/installed-bench  ## measure speed, bytes and memory, beside other readers too
 	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: .venv/installed-bench  ## measure training and extraction on a GPU
+	$(BIN)/python -m tests.benchmarks.gpu
 
 clean:  ## remove the environment and the results of quickstart and bench
 	rm -rf .venv quickstart bench

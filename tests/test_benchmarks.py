@@ -11,7 +11,14 @@ import pytest
 
 from data.manifest import Manifest
 from data.reader import LevelReader
-from tests.benchmarks import report
+from tests.benchmarks import (
+    codec_training,
+    gpu,
+    in_the_loop,
+    report,
+    scene_images,
+    training_step,
+)
 from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.accounting import BytesRead, anonymous_bytes, evict, files_below
 from tests.benchmarks.contestant import Samples, consume
@@ -149,3 +156,26 @@ def test_plan_of_a_synthetic_cache_is_one_bucket_of_the_wanted_maps(tmp_path: Pa
     manifest.save(tmp_path)
     assert Manifest.load(tmp_path) == manifest
     assert [manifest.sample_shape(level, 0) for level in (0, 1)] == [(8, 6, 16), (4, 3, 16)]
+
+
+def test_training_benchmarks_make_the_steps_that_they_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (training_step, in_the_loop, gpu):
+        monkeypatch.setattr(module, "ROUNDS", 1)
+    for module in (training_step, gpu):
+        monkeypatch.setattr(module, "LEAST_STEPS", 1)
+    monkeypatch.setattr(scene_images, "NUM_IMAGES", 2)
+    monkeypatch.setattr(scene_images, "INPUT_PX", (64, 64))
+    monkeypatch.setattr(scene_images, "BUILDERS", ("fasterrcnn_mobilenet_v2_fpn",))
+    monkeypatch.setattr(codec_training, "RESNET", "fasterrcnn_mobilenet_v2_fpn")
+    for name, module in {"step": training_step, "loop": in_the_loop}.items():
+        (tmp_path / name).mkdir()
+        tables = module.run(tmp_path / name)
+        assert len(tables) == 2
+        assert all(goal.ratio > 0 for table in tables for goal in table.goals)
+    (tmp_path / "gpu").mkdir()
+    training, extraction = gpu.run(tmp_path / "gpu", device="cpu", batch_size=2)
+    assert [row[0] for row in training.rows] == [f"level {level}" for level in range(5)]
+    assert all(float(row[4] or 0) > 0 for row in training.rows)
+    assert float(extraction.rows[0][1] or 0) > 0

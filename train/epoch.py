@@ -50,7 +50,7 @@ def train_epoch(
         desc=f"epoch {progress.epoch}/{settings.epochs}", dynamic_ncols=True, mininterval=0.5,
         disable=not world.writes or log.getEffectiveLevel() > logging.INFO,
     )  # fmt: skip
-    step = _Step(session, settings, levels, distortions, watch, world)
+    step = Step(session, settings, levels, distortions, watch, world)
     looked = time.perf_counter()
     with bar:
         for item, wait in _timed(on_device(session.stream, session.device)):
@@ -71,7 +71,7 @@ def train_epoch(
     return _means(session, world)
 
 
-class _Step:
+class Step:
     """One step: forward, backward, both optimisers; its figures are added to the session's sums."""
 
     def __init__(

@@ -15,6 +15,8 @@ BENCHMARKS = (
     "verify",
     "extraction",
     "dry_run",
+    "training_step",
+    "in_the_loop",
 )
 
 

@@ -41,8 +41,10 @@ def image_files(folder: Path) -> ImageSet:
     return dataclasses.replace(images, records=images.records[:NUM_IMAGES])
 
 
-def planned(builder: str, images: ImageSet) -> tuple[LoadedDetector, Manifest]:
+def planned(
+    builder: str, images: ImageSet, *, device: str = "cpu"
+) -> tuple[LoadedDetector, Manifest]:
     """Return a detector of random weights and the plan of extracting with it at 256x256 px."""
     config = DetectorConfig(builder=builder, weights="random", resize=INPUT_PX)
-    detector = load_detector(config)
+    detector = load_detector(config, device)
     return detector, plan_extraction("bench", images, detector, config, CacheConfig())

@@ -1,0 +1,71 @@
+"""What the benchmarks of training share: a real cache, and a run's parts without its files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from configs.schema import Config
+from data.manifest import Manifest
+from data.records import ImageSet
+from data.stream import Batch
+from extract.detector import LoadedDetector
+from extract.loop import extract
+from tests.benchmarks.scene_images import planned
+from train.distributed import ALONE
+from train.epoch import Step
+from train.guards import LossWatch
+from train.job import Job, make_codec, make_stream, open_caches
+from train.objective import square_error
+from train.precision import autocast_dtype
+from train.session import Session, new_session
+
+RESNET = "fasterrcnn_resnet50_fpn"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trainer:
+    """One level's codec with all that a training step needs."""
+
+    session: Session
+    step: Step
+
+    def __call__(self, batch: Batch, x: Tensor) -> None:
+        """Make one step, as train-level does."""
+        self.step(batch, x)
+        self.session.progress.step += 1
+
+
+def extracted(
+    images: ImageSet, folder: Path, *, device: str = "cpu"
+) -> tuple[LoadedDetector, Manifest, float]:
+    """Write the images' cache into the folder; return detector, plan and images per second."""
+    detector, manifest = planned(RESNET, images, device=device)
+    shutil.rmtree(folder, ignore_errors=True)
+    done = extract(folder, manifest, images, detector.model, show_progress=False)
+    return detector, manifest, done.num_new_images / done.seconds
+
+
+@contextmanager
+def trainer(
+    cache: Path, level: int, *, precision: str, batch_size: int, device: str = "cpu"
+) -> Iterator[Trainer]:
+    """Yield what trains a level with the default settings, its stream at the beginning."""
+    training = {"precision": precision, "batch_size": batch_size}
+    config = Config.model_validate({"training": training})
+    job = Job(train_cache=cache, val_cache=cache, level=level, config=config, device=device)
+    with open_caches(job) as caches:
+        codec = make_codec(job, caches)
+        codec.train()
+        codec.autocast_dtype = autocast_dtype(precision)
+        session = new_session(codec, codec, make_stream(job, caches, ALONE), config, device)
+        step = Step(
+            session, config.training, caches.levels, [square_error],
+            LossWatch(caches.train, device), ALONE,
+        )  # fmt: skip
+        yield Trainer(session=session, step=step)

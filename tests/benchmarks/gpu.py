@@ -1,0 +1,109 @@
+"""On a GPU: waiting for data, samples a second, share of the peak; images a second of extraction.
+
+`make bench-gpu`. Batches of 32, default codec, bfloat16. The peak is measured: the rate of a large
+bfloat16 matrix product on the same device.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.transfer import on_device
+from tests.benchmarks.codec_training import Trainer, extracted, trainer
+from tests.benchmarks.report import Cell, Goal, Table, main
+from tests.benchmarks.scene_images import image_files
+
+BATCH_SIZE = 32
+ROUNDS = 5
+LEAST_STEPS = 30
+_SIDE = 8192
+
+
+def run(folder: Path, device: str = "cuda", batch_size: int = BATCH_SIZE) -> list[Table]:
+    """Measure extraction, then every level."""
+    if device == "cuda" and not torch.cuda.is_available():
+        note = "not measured: this machine has no GPU"
+        return [Table(title="gpu", note=note, columns=[""], rows=[])]
+    cache = folder / "cache"
+    images = image_files(folder / "images")
+    rates = [extracted(images, cache, device=device)[2] for _ in range(ROUNDS + 1)][1:]
+    peak = _peak_flops(device)
+    rows: list[list[Cell]] = []
+    waits = []
+    for level in range(5):
+        with trainer(
+            cache, level, precision="bfloat16", batch_size=batch_size, device=device
+        ) as training:
+            samples_per_s, wait, flops = _level(training, device)
+        waits.append(wait)
+        rows.append([f"level {level}", samples_per_s, wait, flops / 1e12, flops / peak])
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    return [
+        Table(
+            title=f"gpu: training, {name}, batches of {batch_size}, peak {peak / 1e12:.1f} TFLOP/s",
+            columns=["", "samples/s", "waited", "TFLOP/s", "of peak"],
+            rows=rows,
+            goals=[Goal(what="level 0: share waited", ratio=waits[0], at_most=0.03)],
+        ),
+        Table(
+            title=f"gpu: extraction, {len(images.records)} images at 256x256 px",
+            columns=["", "images/s"],
+            rows=[["extract-features", median(rates)]],
+        ),
+    ]
+
+
+def _level(training: Trainer, device: str) -> tuple[float, float, float]:
+    """Return samples per second, the share waited, and FLOP per second of the convolutions."""
+    stream = training.session.stream
+    batch, x = next(iter(on_device(stream, device)))
+    with FlopCounterMode(display=False) as counter:
+        training(batch, x)
+    flops_per_sample = counter.get_total_flops() / len(x)
+    rates, waits = [], []
+    for number in range(ROUNDS + 1):
+        waited, num_samples, num_steps = 0.0, 0, 0
+        _wait_for(device)
+        start = time.perf_counter()
+        while num_steps < LEAST_STEPS:
+            stream.set_epoch(number)
+            asked = time.perf_counter()
+            for item in on_device(stream, device):
+                waited += time.perf_counter() - asked
+                training(*item)
+                num_steps += 1
+                num_samples += len(item[1])
+                asked = time.perf_counter()
+        _wait_for(device)
+        seconds = time.perf_counter() - start
+        if number:
+            rates.append(num_samples / seconds)
+            waits.append(waited / seconds)
+    return median(rates), median(waits), median(rates) * flops_per_sample
+
+
+def _peak_flops(device: str) -> float:
+    side = _SIDE if device == "cuda" else 512
+    one = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    taken = []
+    for _ in range(ROUNDS + 1):
+        _wait_for(device)
+        start = time.perf_counter()
+        one @ one
+        _wait_for(device)
+        taken.append(time.perf_counter() - start)
+    return 2 * side**3 / median(taken[1:])
+
+
+def _wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main("gpu", run)
