@@ -75,11 +75,15 @@ def find_config(name: str | None) -> Path:
 def load_config(name: str | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration (see `find_config`) and apply `section.key=value` overrides.
 
+    Several, with commas between them, are read one over the other: `mine.yaml,fast`.
     Raises ConfigError with one line that names the key, the file and the nearest valid name.
     """
-    path = find_config(name)
+    raw: dict[str, Any] = {}
+    names: list[str | None] = [None] if name is None else list(name.split(","))
+    for each in names:
+        path = find_config(each)
+        raw = _merged(raw, read_yaml(path, each or path.name))
     shown = name or path.name
-    raw = read_yaml(path, shown)
     origin: dict[tuple[str, ...], str] = {}
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -89,6 +93,17 @@ def load_config(name: str | None = None, overrides: Iterable[str] = ()) -> Confi
         _assign(raw, keys, _parse(text, f"--set {override}"), f"--set {override}")
         origin[keys] = f"--set {override}"
     return check_config(raw, shown, origin)
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return both mappings in one; where both have a value that of `over` counts."""
+    result = dict(under)
+    for key, value in over.items():
+        there = result.get(key)
+        if isinstance(there, dict) and isinstance(value, dict):
+            value = _merged(there, value)
+        result[key] = value
+    return result
 
 
 def read_yaml(path: Path, shown: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def common_options(command: Command) -> Command:
     for option in reversed(
         (
             click.option(
-                "--config", metavar="FILE", help="YAML file or packaged name; default: built-in."
+                "--config", metavar="FILE[,FILE...]",
+                help="YAML file or packaged name; later ones override; default: built-in.",
             ),
             click.option(
                 "--set", "overrides", multiple=True, metavar="KEY=VALUE",

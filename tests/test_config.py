@@ -72,7 +72,7 @@ def test_every_packaged_configuration_loads_by_name_and_by_path(name: str) -> No
 
 def test_the_packaged_configurations_are_the_documented_ones() -> None:
     assert packaged_names() == sorted(
-        [DEFAULT_NAME, "coco", "kitti", "voc", "folder", "quickstart", "train_detector"]
+        [DEFAULT_NAME, "coco", "kitti", "voc", "fast", "folder", "quickstart", "train_detector"]
     )
 
 
@@ -203,6 +203,16 @@ sections = st.fixed_dictionaries(
         ),
     },
 )
+
+
+def test_later_configurations_are_read_over_earlier_ones(tmp_path: Path) -> None:
+    mine = write(
+        tmp_path, "training: {epochs: 3, lr_schedule: {patience: 2}}\ndata: {name: mine}\n"
+    )
+    config = load_config(f"{mine},fast", ("training.seed=5",))
+    assert (config.data.name, config.training.seed) == ("mine", 5)
+    assert config.training.epochs == load_config("fast").training.epochs != 3
+    assert (config.training.lr_schedule.name, config.training.lr_schedule.patience) == ("cosine", 2)
 
 
 @settings(max_examples=60, deadline=None)

@@ -102,9 +102,9 @@ def _in_the_loop(
             indices = order[start : start + BATCH_SIZE]
             images, _ = prepare_images(detector.model, [read_image(files[i]) for i in indices])
             with torch.inference_mode():
-                features = backbone_levels(detector.model, images)
+                features = list(backbone_levels(detector.model, images).values())[level]
             # Inference tensors cannot be saved for backward.
-            yield indices, features[level].clone(memory_format=torch.channels_last)
+            yield indices, features.clone(memory_format=torch.channels_last)
 
     def epoch(number: int) -> None:
         for indices, x in batches(number):
