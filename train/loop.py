@@ -50,9 +50,8 @@ def train_level(
     with ExitStack() as stack:
         caches = stack.enter_context(open_caches(job))
         session = _begin(job, caches, world)
-        folder = world.agree(_open_folder(job, caches) if world.writes else Path())
-        if world.writes:
-            stack.enter_context(locked(folder))
+        folder = world.from_first(lambda: _open_folder(job, caches))
+        world.from_first(lambda: stack.enter_context(locked(folder)))
         stop = stop or stack.enter_context(StopSignals())
         stack.enter_context(clear_out_of_memory(job.config.training))
         record = _take_up(job, folder, session, world)
@@ -148,9 +147,8 @@ def _open_folder(job: Job, caches: Caches) -> Path:
 
 def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecord:
     """Bring the session to where the run stands; return its record."""
-    record = world.agree(RunRecord.load(folder) if world.writes else None)
-    assert record is not None
-    there = world.agree(load_last(folder) if world.writes else None)
+    record = world.from_first(lambda: RunRecord.load(folder))
+    there = world.from_first(lambda: load_last(folder))
     if there is not None:
         session.restore(there["model_state_dict"], there["training_state"])
         record.finished = None
@@ -162,7 +160,7 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         record.warm_start = {"run": str(job.warm_start), "model_sha256": hash_model(weights)}
         log.info("beginning from the best model of %s", job.warm_start)
     if record.precision == _UNMEASURED:
-        record.precision = world.agree(_measured_precision(session) if world.writes else "")
+        record.precision = world.from_first(lambda: _measured_precision(session))
     session.codec.autocast_dtype = autocast_dtype(record.precision)
     if world.writes:
         record.save(folder)

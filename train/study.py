@@ -94,8 +94,8 @@ def _run_chain(
 def _run_one(job: Job, go_on: bool, world: World, stop: StopSignals) -> Outcome:
     try:
         if go_on and job.resume is None:
-            known = same_run_before(job.parent, job.config, job.fingerprints())
-            known = world.agree(known if world.writes else None)
+            fingerprints = job.fingerprints()
+            known = world.from_first(lambda: same_run_before(job.parent, job.config, fingerprints))
             if known is not None and known[1].finished is not None:
                 return Outcome(job=job, folder=known[0], was_finished=True)
             if known is not None:
