@@ -126,6 +126,20 @@ def test_warm_start_begins_from_the_next_smaller_lambdas_best_model(
         assert float(first[0]) < float(first[1])
 
 
+def test_named_run_without_a_checkpoint_begins_as_warm_as_it_did(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    options = ("--level", "4", "--lambda", "0.001", "--lambda", "0.01", "--epochs", "1")
+    assert call(study, tmp_path, *options, "--warm-start").exit_code == 0
+    (run,) = [run for run in find_runs(tmp_path) if run.lmbda == 0.01]
+    rows, start = rows_without_times(run.folder), RunRecord.load(run.folder).warm_start
+    (run.folder / "last_model.pth").unlink()
+    result = call(study, tmp_path, "--resume", str(run.folder))
+    assert result.exit_code == 0, result.output
+    assert RunRecord.load(run.folder).warm_start == start
+    assert rows_without_times(run.folder) == rows
+
+
 def test_chains_are_levels_only_with_a_warm_start(tmp_path: Path) -> None:
     def job(level: int, lmbda: float, warm: bool) -> Job:
         config = load_config(

@@ -64,11 +64,12 @@ def train_epoch(
             if now - looked > _LOOK_INTERVAL_S:
                 # Reading the sums waits for the device, so it is done about once a second.
                 looked = now
-                watch.look()
+                if world.size == 1:
+                    watch.look()  # several ranks look together, between two steps
                 _show(bar, session)
             between_steps()
     watch.look()
-    return _means(session, world)
+    return _means(session)
 
 
 class _Step:
@@ -110,17 +111,17 @@ class _Step:
         aux = codec.aux_loss()
         aux.backward()
         session.aux_optimizer.step()
-        session.sums += torch.stack([value.detach() for value in (loss, mse, bpp, aux, norm)])
+        # Loss, MSE and BPP are this rank's parts; the sums, which are saved, are of all ranks.
+        parts = self._world.add_up(torch.stack([value.detach() for value in (loss, mse, bpp)]))
+        session.sums += torch.cat([parts, torch.stack([aux.detach(), norm.detach()])])
         # The norm is of all ranks' gradients: if one loss is not finite, all of them notice.
         self._watch.see(session.progress.step + 1, batch, (loss + norm).detach())
 
 
-def _means(session: Session, world: World) -> dict[str, float]:
-    """Return the epoch's means: loss, MSE and BPP are sums of the ranks' parts."""
+def _means(session: Session) -> dict[str, float]:
+    """Return the epoch's means."""
     progress = session.progress
-    sums = session.sums
-    summed = world.add_up(sums)
-    means = (torch.cat([summed[:3], sums[3:]]) / max(1, progress.step)).tolist()
+    means = (session.sums / max(1, progress.step)).tolist()
     names = ("train_loss", "train_mse", "train_bpp", "aux_loss", "gradient_norm")
     return dict(zip(names, means, strict=True)) | {
         "steps_per_s": progress.step / progress.epoch_seconds,
