@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,26 @@ def test_interrupted_study_goes_on_with_the_same_command(
     assert begun <= {run.folder for run in find_runs(out)}
     for run in find_runs(out):
         assert [row["epoch"] for row in rows_without_times(run.folder)] == ["1", "2", "3", "4"]
+
+
+def test_processes_of_a_killed_study_stop_and_the_same_command_goes_on(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    out, output = tmp_path / "runs", tmp_path / "output"
+    options = options_of(
+        study, out, "--level", "4", *GRID[2:-1], "10", "--batch-size", "1", "--jobs", "2",
+        "--set", "training.early_stopping.enabled=false",
+    )  # fmt: skip
+    process = start_training([*options, "--epochs", "5000"], output)
+    wait_for(process, lambda: len(list(out.glob("*/run_*/metrics.csv"))) == 2)
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 30
+    for run in [path.parent for path in out.glob("*/run_*/metrics.csv")]:
+        while not (run / "last_model.pth").exists():
+            assert time.monotonic() < deadline, "the run was neither stopped nor saved"
+            time.sleep(0.05)
+        assert RunRecord.load(run).finished is None
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -48,7 +49,9 @@ def train_epoch(
     bar = tqdm(
         total=len(session.stream), initial=progress.step, unit="step", leave=False,
         desc=f"epoch {progress.epoch}/{settings.epochs}", dynamic_ncols=True, mininterval=0.5,
-        disable=not world.writes or log.getEffectiveLevel() > logging.INFO,
+        # Bars of several processes would overwrite each other.
+        disable=not world.writes or multiprocessing.parent_process() is not None
+        or log.getEffectiveLevel() > logging.INFO,
     )  # fmt: skip
     step = _Step(session, settings, levels, distortions, watch, world)
     looked = time.perf_counter()
