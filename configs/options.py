@@ -89,4 +89,4 @@ def choose_device(name: str) -> str:
         raise ConfigError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices: use cpu"
         )
-    return name
+    return name if kind == "cuda" else kind

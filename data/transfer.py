@@ -26,7 +26,8 @@ def on_device(batches: Iterable[Batch], device: str) -> Iterator[tuple[Batch, Te
     for batch in batches:
         features = batch.features.to(device, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
+        # Without a stream it would be that of the current GPU, which need not be `device`.
+        event.record(torch.cuda.current_stream(features.device))
         copying.append(event)
         yield batch, features.float()
         while len(copying) > 1:

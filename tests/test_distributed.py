@@ -85,3 +85,26 @@ def test_processes_that_are_told_to_stop_save_once_and_go_on(
     assert "stopped by SIGTERM in epoch " in stderr
     state = training_state(only_run(tmp_path) / "last_model.pth")["training_state"]
     assert state["progress"]["epoch"] >= 2
+
+
+def test_error_of_the_process_that_writes_is_one_of_all_and_the_next_run_is_trained(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    """Otherwise the others would take its next question for the answer that they wait for."""
+    grid = ("--epochs", "1", "--log-level", "warning", "--lambda", "0.001")
+    assert (
+        CliRunner().invoke(train_level, options_of(study, tmp_path, *SETTINGS, *grid)).exit_code
+        == 0
+    )
+    run = only_run(tmp_path)
+    record = RunRecord.load(run)
+    record.finished = None
+    record.save(run)
+    for name in ("last_model.pth", "previous_model.pth"):
+        (run / name).write_bytes(b"nothing")
+    process = torchrun(study, tmp_path, 2, *grid, "--lambda", "0.01")
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert "level 2, lambda 0.001: " in stderr
+    assert "start the run anew with --resume never" in stderr
+    assert stdout.startswith("level 2, lambda 0.01 -> ")

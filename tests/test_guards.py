@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,18 @@ def batch_of(level: int, *indices: int) -> Batch:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("each_step", [True, False])
 def test_loss_that_becomes_nan_names_step_level_and_images_and_keeps_the_checkpoint(
-    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each_step: bool
 ) -> None:
     real = Saver.save
+    real_init = LossWatch.__init__
+
+    def init(watch: LossWatch, readers: Sequence[LevelReader], device: str) -> None:
+        real_init(watch, readers, device)
+        watch._on_cpu = each_step  # a GPU is not asked each step, but before each save
+
+    monkeypatch.setattr(LossWatch, "__init__", init)
     saved = 0
 
     def save_and_spoil(saver: Saver) -> None:

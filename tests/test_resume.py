@@ -34,7 +34,8 @@ from tests.training_process import (
 )
 from train.checkpoint import LAST_NAME, PREVIOUS_NAME, load_codec, load_last
 from train.cli import train_level
-from train.run_folder import RunRecord, find_runs
+from train.epoch_end import EpochEnd
+from train.run_folder import RunRecord, find_runs, locked
 
 # Batches of one give six steps an epoch; the schedule and early stopping have a state to lose.
 SETTINGS = (
@@ -171,6 +172,31 @@ def test_named_run_goes_on_for_more_epochs_with_its_own_settings(
     assert (record.epochs, record.finished) == (10, "all epochs done")
     (run,) = find_runs(finished.parents[1])
     assert (run.config.training.epochs, run.config.training.batch_size) == (10, 1)
+
+
+def test_run_in_use_keeps_its_settings(study: TinyStudy, finished: Path) -> None:
+    before = (finished / "config.yaml").read_bytes()
+    with locked(finished):
+        result = call(study, finished.parents[1], "--resume", str(finished), "--epochs", "10")
+    assert "another process trains this run" in result.stderr
+    assert (finished / "config.yaml").read_bytes() == before
+
+
+def test_run_stopped_before_its_summary_is_not_finished(
+    study: TinyStudy, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(end: EpochEnd) -> None:
+        raise KeyboardInterrupt
+
+    summary = finished / "training_summary.txt"
+    summary.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochEnd, "summarise", die)
+        assert call(study, finished.parents[1], "--resume", str(finished)).exit_code == 1
+    assert RunRecord.load(finished).finished is None
+    assert call(study, finished.parents[1], *SETTINGS).exit_code == 0
+    assert "Stopped Because: " in summary.read_text()
+    assert RunRecord.load(finished).finished is not None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,26 @@ def test_interrupted_study_goes_on_with_the_same_command(
         assert [row["epoch"] for row in rows_without_times(run.folder)] == ["1", "2", "3", "4"]
 
 
+def test_processes_of_a_killed_study_stop_and_the_same_command_goes_on(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    out, output = tmp_path / "runs", tmp_path / "output"
+    options = options_of(
+        study, out, "--level", "4", *GRID[2:-1], "10", "--batch-size", "1", "--jobs", "2",
+        "--set", "training.early_stopping.enabled=false",
+    )  # fmt: skip
+    process = start_training([*options, "--epochs", "5000"], output)
+    wait_for(process, lambda: len(list(out.glob("*/run_*/metrics.csv"))) == 2)
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 30
+    for run in [path.parent for path in out.glob("*/run_*/metrics.csv")]:
+        while not (run / "last_model.pth").exists():
+            assert time.monotonic() < deadline, "the run was neither stopped nor saved"
+            time.sleep(0.05)
+        assert RunRecord.load(run).finished is None
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_run_that_fails_does_not_cost_the_others(
     study: TinyStudy, tmp_path: Path, jobs: str
@@ -124,6 +145,20 @@ def test_warm_start_begins_from_the_next_smaller_lambdas_best_model(
         )
         first = [rows_without_times(r[lmbda].folder)[0]["train_loss"] for r in (runs, colds)]
         assert float(first[0]) < float(first[1])
+
+
+def test_named_run_without_a_checkpoint_begins_as_warm_as_it_did(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    options = ("--level", "4", "--lambda", "0.001", "--lambda", "0.01", "--epochs", "1")
+    assert call(study, tmp_path, *options, "--warm-start").exit_code == 0
+    (run,) = [run for run in find_runs(tmp_path) if run.lmbda == 0.01]
+    rows, start = rows_without_times(run.folder), RunRecord.load(run.folder).warm_start
+    (run.folder / "last_model.pth").unlink()
+    result = call(study, tmp_path, "--resume", str(run.folder))
+    assert result.exit_code == 0, result.output
+    assert RunRecord.load(run.folder).warm_start == start
+    assert rows_without_times(run.folder) == rows
 
 
 def test_chains_are_levels_only_with_a_warm_start(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from data.atomic import write_atomically
 from data.stream import Batch
 from train.codec import LevelCodec
 from train.objective import rate_bits
@@ -65,12 +68,9 @@ class RunLog:
 
     def __init__(self, folder: Path, *, kept: int = 0) -> None:
         self._path = folder / "metrics.csv"
-        rows = _read_rows(self._path)[:kept] if kept else []
-        with self._path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(field.name for field in fields(EpochMetrics))
-            writer.writerows(rows)
-        self._board = SummaryWriter(str(folder), purge_step=kept + 1 if kept else None)
+        rows = [row for row in _read_rows(self._path) if int(row[0]) <= kept]
+        write_rows(self._path, [[field.name for field in fields(EpochMetrics)], *rows])
+        self._board = SummaryWriter(str(folder), purge_step=kept + 1)
 
     def add(self, metrics: EpochMetrics) -> None:
         """Record one epoch."""
@@ -95,6 +95,13 @@ class RunLog:
     def close(self) -> None:
         """Close the event file."""
         self._board.close()
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file so that it appears whole or not at all."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _read_rows(path: Path) -> list[list[str]]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, UserError
 from train.codec import LevelCodec
 
 Value = TypeVar("Value")
@@ -38,13 +38,25 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def agree(self, value: Value) -> Value:
-        """Return rank 0's value on every rank."""
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """Return on every rank what `make` returns on rank 0, the only one that calls it.
+
+        A UserError that it raises is raised on every rank: one that went on alone would wait for
+        the others, or be answered by what they ask next.
+        """
         if self.size == 1:
-            return value
-        box = [value]
+            return make()
+        box: list[Any] = [None, None]
+        if self.writes:
+            try:
+                box[0] = make()
+            except UserError as error:
+                box[1] = error
         dist.broadcast_object_list(box, src=0)
-        return box[0]
+        if box[1] is not None:
+            raise box[1]
+        value: Value = box[0]
+        return value
 
     def any(self, flag: bool, device: str) -> bool:
         """Say whether the flag is set on any rank; every rank has to ask."""

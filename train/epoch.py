@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -48,7 +49,9 @@ def train_epoch(
     bar = tqdm(
         total=len(session.stream), initial=progress.step, unit="step", leave=False,
         desc=f"epoch {progress.epoch}/{settings.epochs}", dynamic_ncols=True, mininterval=0.5,
-        disable=not world.writes or log.getEffectiveLevel() > logging.INFO,
+        # Bars of several processes would overwrite each other.
+        disable=not world.writes or multiprocessing.parent_process() is not None
+        or log.getEffectiveLevel() > logging.INFO,
     )  # fmt: skip
     step = Step(session, settings, levels, distortions, watch, world)
     looked = time.perf_counter()
@@ -64,11 +67,12 @@ def train_epoch(
             if now - looked > _LOOK_INTERVAL_S:
                 # Reading the sums waits for the device, so it is done about once a second.
                 looked = now
-                watch.look()
+                if world.size == 1:
+                    watch.look()  # several ranks look together, between two steps
                 _show(bar, session)
             between_steps()
     watch.look()
-    return _means(session, world)
+    return _means(session)
 
 
 class Step:
@@ -110,17 +114,17 @@ class Step:
         aux = codec.aux_loss()
         aux.backward()
         session.aux_optimizer.step()
-        session.sums += torch.stack([value.detach() for value in (loss, mse, bpp, aux, norm)])
+        # Loss, MSE and BPP are this rank's parts; the sums, which are saved, are of all ranks.
+        parts = self._world.add_up(torch.stack([value.detach() for value in (loss, mse, bpp)]))
+        session.sums += torch.cat([parts, torch.stack([aux.detach(), norm.detach()])])
         # The norm is of all ranks' gradients: if one loss is not finite, all of them notice.
         self._watch.see(session.progress.step + 1, batch, (loss + norm).detach())
 
 
-def _means(session: Session, world: World) -> dict[str, float]:
-    """Return the epoch's means: loss, MSE and BPP are sums of the ranks' parts."""
+def _means(session: Session) -> dict[str, float]:
+    """Return the epoch's means."""
     progress = session.progress
-    sums = session.sums
-    summed = world.add_up(sums)
-    means = (torch.cat([summed[:3], sums[3:]]) / max(1, progress.step)).tolist()
+    means = (session.sums / max(1, progress.step)).tolist()
     names = ("train_loss", "train_mse", "train_bpp", "aux_loss", "gradient_norm")
     return dict(zip(names, means, strict=True)) | {
         "steps_per_s": progress.step / progress.epoch_seconds,

@@ -18,6 +18,7 @@ from train.diagnostics import (
     analyse_samples,
     quantile_spread,
     write_diagnostics,
+    write_rows,
     write_summary,
 )
 from train.distributed import World
@@ -176,7 +177,4 @@ class EpochEnd:
                 rows = [row for row in list(csv.reader(file))[1:] if len(row) == 5]
         rows = [row for row in rows if (int(row[0]), int(row[1])) < (epoch, level)]
         rows.append([str(epoch), str(level), *(f"{v!r}" for v in (part.loss, part.mse, part.bpp))])
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(_LEVELS_HEADER)
-            writer.writerows(rows)
+        write_rows(path, [_LEVELS_HEADER, *rows])

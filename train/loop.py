@@ -48,13 +48,12 @@ def train_level(
     trains the run.
     """
     with ExitStack() as stack:
+        stack.enter_context(clear_out_of_memory(job.config.training))
         caches = stack.enter_context(open_caches(job))
         session = _begin(job, caches, world)
-        folder = world.agree(_open_folder(job, caches) if world.writes else Path())
-        if world.writes:
-            stack.enter_context(locked(folder))
+        folder = world.from_first(lambda: _open_folder(job, caches))
+        world.from_first(lambda: stack.enter_context(locked(folder)))
         stop = stop or stack.enter_context(StopSignals())
-        stack.enter_context(clear_out_of_memory(job.config.training))
         record = _take_up(job, folder, session, world)
         log.info("level %s, lambda %g -> %s", job.level, job.config.training.lmbda, folder)
         log.debug("%s: %d images", job.train_cache, caches.train[0].num_samples)
@@ -63,9 +62,12 @@ def train_level(
         saver = Saver(folder, session, job.config, record, caches.levels, world)
         end = EpochEnd(folder, session, job.config, record, caches, world)
         stack.callback(end.close)
-        record.finished = _run(job, caches, session, saver, end, stop, world)
+        reason = _run(job, caches, session, saver, end, stop, world)
         saver.save()
+        record.finished = reason
         end.summarise()
+        if world.writes:
+            record.save(folder)  # last: what is finished is never looked at again
     return folder
 
 
@@ -80,9 +82,13 @@ def _run(
     steps = itertools.count(1)
 
     def between_steps() -> None:
-        # To ask all ranks takes a message, and they have to ask after the same step.
-        ask = world.size == 1 or next(steps) % _STEPS_BETWEEN_QUESTIONS == 0
-        if ask and world.any(stop.received is not None, session.device):
+        # To ask all ranks takes a message, and they have to ask, and to fail, after the same step.
+        together = world.size > 1
+        if together and next(steps) % _STEPS_BETWEEN_QUESTIONS:
+            return
+        if together or stop.received is not None or saver.is_due:
+            watch.look()  # what follows a bad step must not replace the last good checkpoint
+        if world.any(stop.received is not None, session.device):
             saver.save()
             number = stop.received or signal.SIGTERM
             raise TrainingInterruptedError(
@@ -125,7 +131,6 @@ def _open_folder(job: Job, caches: Caches) -> Path:
                     "name the caches it was trained on with --features, or start a new run with "
                     "--resume never"
                 )
-        save_config(job.resume, job.config)
         return job.resume
     settings = job.config.training
     folder = make_run_folder(job.parent, job.config, datetime.now())
@@ -148,25 +153,32 @@ def _open_folder(job: Job, caches: Caches) -> Path:
 
 def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecord:
     """Bring the session to where the run stands; return its record."""
-    record = world.agree(RunRecord.load(folder) if world.writes else None)
-    assert record is not None
-    there = world.agree(load_last(folder) if world.writes else None)
+    record = world.from_first(lambda: RunRecord.load(folder))
+    there = world.from_first(lambda: load_last(folder))
     if there is not None:
         session.restore(there["model_state_dict"], there["training_state"])
         record.finished = None
         progress = session.progress
         log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
-    elif job.warm_start is not None:
-        weights = load_weights(job.warm_start / BEST_NAME)
+    elif (start := _warm_start(job, record)) is not None:
+        weights = load_weights(start / BEST_NAME)
         session.codec.load_state_dict(weights)
-        record.warm_start = {"run": str(job.warm_start), "model_sha256": hash_model(weights)}
-        log.info("beginning from the best model of %s", job.warm_start)
+        record.warm_start = {"run": str(start), "model_sha256": hash_model(weights)}
+        log.info("beginning from the best model of %s", start)
     if record.precision == _UNMEASURED:
-        record.precision = world.agree(_measured_precision(session) if world.writes else "")
+        record.precision = world.from_first(lambda: _measured_precision(session))
     session.codec.autocast_dtype = autocast_dtype(record.precision)
     if world.writes:
+        save_config(folder, job.config)
         record.save(folder)
     return record
+
+
+def _warm_start(job: Job, record: RunRecord) -> Path | None:
+    """Return the run to begin from; a named one without a checkpoint yet begins as it did."""
+    if job.warm_start is None and record.warm_start is not None:
+        return Path(record.warm_start["run"])
+    return job.warm_start
 
 
 def _measured_precision(session: Session) -> str:

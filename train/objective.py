@@ -43,7 +43,7 @@ def sum_of_real(error: Tensor, sizes: Tensor) -> Tensor:
     """
     height, width = error.shape[-2:]
     if bool((sizes[:, 0] != height).any() or (sizes[:, 1] != width).any()):
-        sizes = sizes.to(error.device)
+        sizes = sizes.to(error.device, non_blocking=True)
         rows = torch.arange(height, device=error.device) < sizes[:, :1]
         columns = torch.arange(width, device=error.device) < sizes[:, 1:]
         error = error * (rows[:, None, :, None] & columns[:, None, None, :])

@@ -170,11 +170,16 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"{folder}: another process trains this run: wait for it, "
                 "or start a new one with --resume never"
             ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be locked ({error.strerror}): this file system has no locks: "
+                "choose another --out"
+            ) from error
         yield
         path.unlink(missing_ok=True)
     finally:

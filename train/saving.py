@@ -39,9 +39,14 @@ class Saver:
             state = self._session.codec.state_dict()
             self._best = {name: value.detach().cpu().clone() for name, value in state.items()}
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the last save was a while ago."""
+        return time.monotonic() - self._saved >= self._config.training.save_interval_s
+
     def save_if_due(self) -> None:
         """Save unless that was done a short while ago."""
-        if time.monotonic() - self._saved >= self._config.training.save_interval_s:
+        if self.is_due:
             self.save()
 
     def save(self) -> None:

@@ -6,7 +6,9 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -94,8 +96,8 @@ def _run_chain(
 def _run_one(job: Job, go_on: bool, world: World, stop: StopSignals) -> Outcome:
     try:
         if go_on and job.resume is None:
-            known = same_run_before(job.parent, job.config, job.fingerprints())
-            known = world.agree(known if world.writes else None)
+            fingerprints = job.fingerprints()
+            known = world.from_first(lambda: same_run_before(job.parent, job.config, fingerprints))
             if known is not None and known[1].finished is not None:
                 return Outcome(job=job, folder=known[0], was_finished=True)
             if known is not None:
@@ -111,7 +113,7 @@ def _run_at_once(
     chains: list[list[Job]], go_on: bool, num_jobs: int, log_level: str, stop: StopSignals
 ) -> Iterator[Outcome]:
     """Train chains in processes of their own."""
-    num_threads = max(1, torch.get_num_threads() // num_jobs)
+    num_threads = max(1, torch.get_num_threads() // min(num_jobs, len(chains)))
     waiting = list(chains)
     running: dict[Connection, tuple[BaseProcess, Job]] = {}
     try:
@@ -126,7 +128,9 @@ def _run_at_once(
                 its.close()
                 running[mine] = (process, chain[0])
             if stop.received is not None:
-                waiting.clear()
+                if waiting:
+                    yield _not_begun(waiting, stop.received)
+                    waiting.clear()
                 for process, _ in running.values():
                     process.terminate()  # asks it to save; once
                 stop.received = None
@@ -136,6 +140,14 @@ def _run_at_once(
     finally:
         for process, _ in running.values():
             process.kill()
+
+
+def _not_begun(waiting: list[list[Job]], number: int) -> Outcome:
+    return Outcome(
+        job=waiting[0][0], folder=None, exit_code=128 + number,
+        error=f"stopped by {signal.Signals(number).name} with {sum(map(len, waiting))} runs not "
+        "begun: the same command goes on from there",
+    )  # fmt: skip
 
 
 def _received(
@@ -149,7 +161,8 @@ def _received(
         process.join()
         if process.exitcode:
             yield Outcome(
-                job=first, folder=None, exit_code=1,
+                job=first, folder=None,
+                exit_code=1 if process.exitcode > 0 else 128 - process.exitcode,
                 error=f"its process ended with code {process.exitcode}: the same command goes on",
             )  # fmt: skip
         return
@@ -159,10 +172,19 @@ def _received(
 def _work(chain: list[Job], go_on: bool, num_threads: int, log_level: str, out: Connection) -> None:
     # A terminal sends Ctrl-C to every process; the parent passes it on, once, as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
     setup_logging(log_level)
     torch.set_num_threads(num_threads)
     with StopSignals() as stop:
+        threading.Thread(target=_stop_without_parent, daemon=True).start()
         for outcome in _run_chain(chain, go_on, ALONE, stop):
-            out.send(outcome)
+            with suppress(BrokenPipeError):  # the study has died
+                out.send(outcome)
     out.close()
+
+
+def _stop_without_parent() -> None:
+    """Stop this process as a signal would if the study dies: the same command has to go on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
