@@ -15,8 +15,8 @@ def on_device(batches: Iterable[Batch], device: str) -> Iterator[tuple[Batch, Te
     """Yield each batch with its features on `device`, float32 [B, C, H, W] channels_last.
 
     On a CPU they are valid until the next batch is taken: their memory is used again, as the pages
-    of fresh memory cost more than the conversion. Copies from pinned memory to a GPU run beside the
-    computation; the copy of a batch is waited for before the next but one is taken: the stream has
+    of fresh memory cost more than the conversion. Copies from pinned memory to a GPU are queued
+    behind the computation and not waited for, until the next but one batch is taken: the stream has
     to keep two.
     """
     if device == "cpu":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +159,20 @@ def test_other_errors_of_torch_keep_their_traceback() -> None:
         clear_out_of_memory(tiny_config().training),
     ):
         torch.zeros(2) + torch.zeros(3)
+
+
+def test_disk_that_takes_no_more_is_one_line_and_the_run_goes_on_later(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    job = job_of(study, tmp_path, epochs=2, save_interval_s=0.0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(.*the same command goes on"):
+            train_level(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (run,) = tmp_path.glob("*/run_*")
+    assert not list(run.glob("*.part"))
+    assert train_level(replace(job, resume=run)) == run
+    assert training_state(run / "last_model.pth")["epoch"] == 2

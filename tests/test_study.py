@@ -176,3 +176,15 @@ def test_chains_are_levels_only_with_a_warm_start(tmp_path: Path) -> None:
 
     assert shape(False) == [[(1, 0.3)], [(1, 0.1)], [(0, 0.3)], [(0, 0.1)]]
     assert shape(True) == [[(1, 0.1), (1, 0.3)], [(0, 0.1), (0, 0.3)]]
+
+
+def test_weights_file_with_other_content_is_another_run(study: TinyStudy, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.json"
+    options = (
+        "--level", "4", "--epochs", "1", "--set", "training.distortion=channel_weighted",
+        "--set", f"training.channel_weights={weights}",
+    )  # fmt: skip
+    for value in (1.0, 2.0, 2.0):
+        weights.write_text(f'{{"levels": {{"4": {[value] + [1.0] * 255}}}}}')
+        assert call(study, tmp_path, *options).exit_code == 0
+    assert pairs_of(tmp_path) == [(4, 0.001)] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ from data.reader import LevelReader
 from train.objective import Distortion, channel_weighted, square_error
 
 BY_VARIANCE = "variance"
+CHANNEL_WEIGHTS = "channel_weights"
+"""Name of a weights file's fingerprint among those of the caches."""
+
+_LEAST_VARIANCE = 1e-3  # of the mean: a channel that all but never varies must not outweigh all
 
 
 def distortions(
@@ -30,16 +35,28 @@ def distortions(
         return [square_error for _ in readers]
     return [
         channel_weighted(torch.from_numpy(weights).to(device, torch.float32))
-        for weights in (_weights(settings.channel_weights, reader) for reader in readers)
+        for weights in (weights_of(settings, reader) for reader in readers)
     ]
 
 
-def _weights(source: str, reader: LevelReader) -> NDArray[Any]:
-    """Return a level's weights, float64 [C], of mean 1."""
+def weights_fingerprint(settings: TrainingConfig) -> dict[str, str]:
+    """Return the SHA-256 of the weights' file under its name, or nothing if there is none."""
+    if settings.distortion == "mse" or settings.channel_weights == BY_VARIANCE:
+        return {}
+    path = Path(settings.channel_weights)
+    content = path.read_bytes() if path.is_file() else b""
+    return {CHANNEL_WEIGHTS: hashlib.sha256(content).hexdigest()}
+
+
+def weights_of(settings: TrainingConfig, reader: LevelReader) -> NDArray[Any]:
+    """Return a level's weights, float64 [C], of mean 1; raises ConfigError as above."""
+    if settings.distortion == "mse":
+        return np.ones(reader.info.num_channels)
+    source = settings.channel_weights
     if source == BY_VARIANCE:
         variance = reader.statistics.variance
-        # A channel that never varies has no error to weigh.
-        weights = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
+        least = max(_LEAST_VARIANCE * float(variance.mean()), float(np.finfo(np.float32).tiny))
+        weights = 1.0 / np.maximum(variance, least)
     else:
         weights = _read(Path(source), reader.info.index, reader.info.num_channels)
     if not weights.sum() > 0:

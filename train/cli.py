@@ -98,6 +98,11 @@ def train_level(
         if resume in ("auto", "never"):
             jobs = _grid(job, level, lambdas)
         else:
+            if overrides or batch_size is not None or warm_start:
+                raise ConfigError(
+                    f"--resume {resume}: a run goes on with its own settings: "
+                    "leave out --set, --batch-size and --warm-start"
+                )
             jobs = [_resumed(job, Path(resume), level, lambdas, epochs)]
         study = run_study(
             jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world

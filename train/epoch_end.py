@@ -11,7 +11,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import Config
 from data.whole_maps import whole_map_batches
-from train.channel_weights import distortions
+from train.channel_weights import distortions, weights_of
 from train.diagnostics import (
     EpochMetrics,
     RunLog,
@@ -163,11 +163,18 @@ class EpochEnd:
                 self._log.add_picture(f"features/level_{level}", picture, metrics.epoch)
             if len(parts) > 1:
                 self._add_level_row(metrics.epoch, level, part)
-        collapsed = rate_collapsed(result.bpp)
-        if collapsed and not session.progress.collapsed:
-            for reader, part in zip(self._caches.train, parts, strict=True):
-                warn_of_collapse(reader, lmbda, part.bpp)
-        session.progress.collapsed = collapsed
+            self._tell_of_collapse(row, part)
+
+    def _tell_of_collapse(self, row: int, part: Validation) -> None:
+        settings, collapsed = self._config.training, self._session.progress.collapsed
+        reader = self._caches.train[row]
+        level = reader.info.index
+        if not rate_collapsed(part.bpp):
+            collapsed[:] = [each for each in collapsed if each != level]
+        elif level not in collapsed:
+            collapsed.append(level)
+            weights = weights_of(settings, reader)
+            warn_of_collapse(reader, settings.lmbda, part.bpp, weights)
 
     def _add_level_row(self, epoch: int, level: int, part: Validation) -> None:
         path = self._folder / LEVELS_NAME

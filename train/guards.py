@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import UserError
@@ -22,6 +26,7 @@ log = logging.getLogger(__name__)
 _LARGE = 100.0
 _NO_RATE_BPP = 1e-3
 _SHOWN_IDS = 8
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 class LossWatch:
@@ -77,16 +82,17 @@ def rate_collapsed(bpp: float) -> bool:
     return bpp < _NO_RATE_BPP
 
 
-def warn_of_collapse(reader: LevelReader, lmbda: float, bpp: float) -> None:
+def warn_of_collapse(reader: LevelReader, lmbda: float, bpp: float, weights: NDArray[Any]) -> None:
     """Tell of a rate of zero, and from which lambda on theory expects it.
 
     A Gaussian component of variance s2 has D(R) = s2 2^(-2R) (Cover and Thomas, theorem 10.3.2), so
-    its first bit saves 2 ln 2 s2 of squared error; the MSE is a mean over C channels. No rate pays
-    off once lambda exceeds what the best component gives: between 2 ln 2 / C times the largest
-    channel's variance, if channels are independent, and 2 ln 2 times the mean variance, if they all
-    move together. Correlation between neighbouring positions raises both.
+    its first bit saves 2 ln 2 s2 of squared error; the distortion is a mean over C channels. No
+    rate pays off once lambda exceeds what the best component gives: between 2 ln 2 / C times the
+    largest channel's variance, if channels are independent, and 2 ln 2 times the mean variance, if
+    they all move together. Correlation between neighbouring positions raises both. `weights`
+    float64 [C] are the distortion's: they weigh the variances.
     """
-    variance = reader.statistics.variance
+    variance = reader.statistics.variance * weights
     gain = 2 * math.log(2)
     log.warning(
         "level %d: the rate has collapsed to zero (%.2g bits per position at lambda %g): with a "
@@ -98,6 +104,20 @@ def warn_of_collapse(reader: LevelReader, lmbda: float, bpp: float) -> None:
 
 
 @contextmanager
+def clear_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a disk that takes no more into a line for the user; what was saved before stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}): make room, or mend the disk; the "
+            "same command goes on from the last checkpoint"
+        ) from error
+
+
+@contextmanager
 def clear_out_of_memory(settings: TrainingConfig) -> Iterator[None]:
     """Turn a lack of memory into a line that says which setting to lower."""
     try:
@@ -106,7 +126,9 @@ def clear_out_of_memory(settings: TrainingConfig) -> Iterator[None]:
         # On a CPU torch raises a plain RuntimeError.
         text = str(error)
         if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
+            isinstance(error, torch.OutOfMemoryError)
+            or "can't allocate memory" in text
+            or "out of memory" in text
         ):
             raise
         crop = f" or training.crop ({settings.crop})" if settings.crop else ""

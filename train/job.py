@@ -16,6 +16,7 @@ from data.level_mix import MixedLevelStream
 from data.manifest import Manifest
 from data.reader import LevelReader
 from data.stream import LevelStream
+from train.channel_weights import weights_fingerprint
 from train.codec import LevelCodec
 from train.distributed import World
 from train.models import build_codec
@@ -44,10 +45,11 @@ class Job:
         return run_parent(self.config, self.level, self.out)
 
     def fingerprints(self) -> dict[str, str]:
-        """Return the fingerprints of both caches, by which a run knows them again."""
+        """Return the fingerprints of both caches, and of a file of channel weights."""
         return {
             "train": Manifest.load(self.train_cache).fingerprint,
             "val": Manifest.load(self.val_cache).fingerprint,
+            **weights_fingerprint(self.config.training),
         }
 
 

@@ -16,11 +16,17 @@ import torch
 
 from configs.errors import CacheError
 from data.transfer import on_device
+from train.channel_weights import CHANNEL_WEIGHTS
 from train.checkpoint import BEST_NAME, hash_model, load_last, load_weights
 from train.distributed import ALONE, World
 from train.epoch import train_epoch
 from train.epoch_end import EpochEnd
-from train.guards import LossWatch, clear_out_of_memory, warn_of_large_features
+from train.guards import (
+    LossWatch,
+    clear_disk_errors,
+    clear_out_of_memory,
+    warn_of_large_features,
+)
 from train.interruption import StopSignals, TrainingInterruptedError
 from train.job import Caches, Job, make_codec, make_stream, open_caches
 from train.precision import autocast_dtype, choose_precision
@@ -51,9 +57,10 @@ def train_level(
         stack.enter_context(clear_out_of_memory(job.config.training))
         caches = stack.enter_context(open_caches(job))
         session = _begin(job, caches, world)
-        folder = world.from_first(lambda: _open_folder(job, caches))
+        folder = world.from_first(lambda: _open_folder(job, caches, world))
         world.from_first(lambda: stack.enter_context(locked(folder)))
         stop = stop or stack.enter_context(StopSignals())
+        stack.enter_context(clear_disk_errors(folder))
         record = _take_up(job, folder, session, world)
         log.info("level %s, lambda %g -> %s", job.level, job.config.training.lmbda, folder)
         log.debug("%s: %d images", job.train_cache, caches.train[0].num_samples)
@@ -80,11 +87,13 @@ def _run(
     watch = LossWatch(caches.train, session.device)
 
     steps = itertools.count(1)
+    # On a GPU the answer has to be waited for; on a CPU steps are long and the message is not.
+    every = 1 if session.device == "cpu" else _STEPS_BETWEEN_QUESTIONS
 
     def between_steps() -> None:
         # To ask all ranks takes a message, and they have to ask, and to fail, after the same step.
         together = world.size > 1
-        if together and next(steps) % _STEPS_BETWEEN_QUESTIONS:
+        if together and next(steps) % every:
             return
         if together or stop.received is not None or saver.is_due:
             watch.look()  # what follows a bad step must not replace the last good checkpoint
@@ -119,17 +128,18 @@ def _begin(job: Job, caches: Caches, world: World) -> Session:
     return new_session(codec, world.wrap(codec), stream, job.config, job.device)
 
 
-def _open_folder(job: Job, caches: Caches) -> Path:
+def _open_folder(job: Job, caches: Caches, world: World) -> Path:
     """Return the folder of the run to go on with, or a new one with its record in it."""
     if job.resume is not None:
         record = RunRecord.load(job.resume)
-        for split, fingerprint in job.fingerprints().items():
-            if record.cache_fingerprints[split] != fingerprint:
+        for name, fingerprint in job.fingerprints().items():
+            its = record.cache_fingerprints.get(name, "none")
+            if its != fingerprint:
+                what = "file of channel weights" if name == CHANNEL_WEIGHTS else f"{name} cache"
                 raise CacheError(
-                    f"{job.resume}: was trained on another {split} cache (fingerprint "
-                    f"{record.cache_fingerprints[split][:12]}, this one has {fingerprint[:12]}): "
-                    "name the caches it was trained on with --features, or start a new run with "
-                    "--resume never"
+                    f"{job.resume}: was trained on another {what} (fingerprint {its[:12]}, this "
+                    f"one has {fingerprint[:12]}): name what it was trained on (--features), or "
+                    "start a new run with --resume never"
                 )
         return job.resume
     settings = job.config.training
@@ -144,7 +154,7 @@ def _open_folder(job: Job, caches: Caches) -> Path:
         device=job.device,
         precision=_UNMEASURED if settings.precision == "auto" else settings.precision,
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
-        num_processes=int(os.environ.get("WORLD_SIZE", "1")),
+        num_processes=world.size,
         num_threads=torch.get_num_threads(),
         started=datetime.now().isoformat(timespec="seconds"),
     ).save(folder)

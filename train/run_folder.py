@@ -44,7 +44,7 @@ class RunRecord:
     level: int | str
     lmbda: float
     cache_fingerprints: dict[str, str]
-    """Of the train and val caches."""
+    """Of the train and val caches, and of a file of channel weights if there is one."""
     detector_weights_sha256: str
     versions: dict[str, str]
     seed: int

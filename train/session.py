@@ -37,8 +37,8 @@ class Progress:
     """Loss from which early stopping asks for a fall of min_delta."""
     stale: int = 0
     """Validations since that loss."""
-    collapsed: bool = False
-    """Whether the rate has fallen to zero, of which the user is told once."""
+    collapsed: list[int] = field(default_factory=list)
+    """Levels whose rate has fallen to zero, of which the user is told once."""
 
 
 @dataclass(kw_only=True)
