@@ -140,6 +140,8 @@ class LrScheduleConfig(Section):
     name: Literal["plateau", "cosine"] = "plateau"
     """plateau: times `factor` when `patience` validations brought no better loss. cosine: from
     `learning_rate` down to `min_lr` over all epochs (Loshchilov and Hutter 2017, no restarts)."""
+    warmup_epochs: NonNegative = 0
+    """cosine: rise linearly to `learning_rate` over so many epochs first."""
     factor: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.5
     patience: NonNegative = 8
     min_lr: Annotated[float, Field(strict=True, ge=0)] = 1.0e-6

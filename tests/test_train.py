@@ -227,6 +227,16 @@ def test_learning_rate_is_halved_on_a_plateau_down_to_min_lr(
     assert rates == pytest.approx([1e-7] * 4)
 
 
+def test_cosine_schedule_rises_for_the_warmup_and_falls_to_min_lr(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    schedule = {"name": "cosine", "warmup_epochs": 2, "min_lr": 1e-4}
+    config = tiny_config(epochs=6, learning_rate=9e-4, lr_schedule=schedule)
+    rates = column(train(study, tmp_path, config, 4), "learning_rate")
+    falling = [1e-4 + 8e-4 * 0.5 * (1 + math.cos(math.pi * n / 4)) for n in range(4)]
+    assert rates == pytest.approx([3e-4, 6e-4, *falling])
+
+
 def test_training_stops_early_without_progress_of_min_delta(
     study: TinyStudy, tmp_path: Path
 ) -> None:

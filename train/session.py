@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from configs.schema import Config
+from configs.schema import Config, TrainingConfig
 from data.level_mix import MixedLevelStream
 from data.stream import LevelStream
 from train.codec import LevelCodec
@@ -131,12 +131,24 @@ def _make_scheduler(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     schedule = config.training.lr_schedule
     if schedule.name == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=config.training.epochs, eta_min=schedule.min_lr
-        )
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(config.training))
     return torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=schedule.factor, patience=schedule.patience, min_lr=schedule.min_lr
     )
+
+
+def _cosine(settings: TrainingConfig) -> Callable[[int], float]:
+    """Return the factor of the learning rate in each epoch, counted from 0."""
+    warmup = settings.lr_schedule.warmup_epochs
+    least = min(1.0, settings.lr_schedule.min_lr / settings.learning_rate)
+
+    def factor(epoch: int) -> float:
+        if epoch < warmup:
+            return (epoch + 1) / (warmup + 1)
+        done = min(1.0, (epoch - warmup) / max(1, settings.epochs - warmup))
+        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return factor
 
 
 def _adam(
