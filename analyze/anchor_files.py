@@ -47,7 +47,7 @@ def save_codec(codec: AnchorCodec, path: Path) -> None:
 def load_anchor_codec(path: Path) -> AnchorCodec:
     """Return the codec that `save_codec` wrote; CacheError if the file is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         codec: AnchorCodec = _rebuilt(_CODECS[arrays.pop("kind").item()], arrays)
     except FileNotFoundError:

@@ -57,9 +57,9 @@ class PictureCodec:
         low, high = np.float32(values.min()), np.float32(values.max())
         scale = (2**self.bit_depth - 1) / (float(high) - float(low)) if high > low else 0.0
         samples = np.rint((values - low) * np.float32(scale)).astype(np.uint16)
-        coded = encode_picture(
-            tile(samples), ENCODERS[self.encoder], self.quantiser, self.bit_depth
-        )
+        encoder = ENCODERS[self.encoder]
+        picture = tile(samples, encoder.min_side_px)
+        coded = encode_picture(picture, encoder, self.quantiser, self.bit_depth)
         return _RANGE.pack(low, high) + coded
 
     def decode(self, payload: bytes, size_hw: tuple[int, int]) -> NDArray[Any]:
@@ -67,10 +67,11 @@ class PictureCodec:
         if len(payload) < _RANGE.size:
             raise CacheError("a tiled picture has lost its range: compress the features again")
         low, high = _RANGE.unpack_from(payload)
+        encoder = ENCODERS[self.encoder]
         picture = decode_picture(
             payload[_RANGE.size :],
-            ENCODERS[self.encoder],
-            picture_hw(size_hw, self.num_channels),
+            encoder,
+            picture_hw(size_hw, self.num_channels, encoder.min_side_px),
             self.bit_depth,
         )
         samples = untile(picture, size_hw, self.num_channels).astype(np.float32)

@@ -25,9 +25,10 @@ class Encoder:
     """In order of preference."""
     format_prefix: str
     """`gray` codes luma alone; encoders without it get `yuv420p` with flat chroma."""
-    max_quantiser: int
+    min_side_px: int
+    """Smallest even side of a picture that it codes without an error, or worse."""
     options: Callable[[int], dict[str, str]]
-    """Quantiser, 0 to `max_quantiser`, -> FFmpeg's options."""
+    """Quantiser -> FFmpeg's options."""
 
     def pixel_format(self, bit_depth: int) -> str:
         """Return FFmpeg's name for pictures of 8 or 10 bits."""
@@ -60,24 +61,26 @@ HEVC = (
         name="libx265",
         decoders=("hevc",),
         format_prefix="gray",
-        max_quantiser=51,
+        min_side_px=16,
         options=_x265,
     ),
 )
+# SVT-AV1 before 4 crashes on smaller ones, or never returns.
+_AV1_MIN_SIDE_PX = 64
 _AV1_DECODERS = ("libdav1d", "libaom-av1")
 AV1 = (
     Encoder(
         name="libsvtav1",
         decoders=_AV1_DECODERS,
         format_prefix="yuv420p",
-        max_quantiser=63,
+        min_side_px=_AV1_MIN_SIDE_PX,
         options=_svt_av1,
     ),
     Encoder(
         name="libaom-av1",
         decoders=_AV1_DECODERS,
         format_prefix="yuv420p",
-        max_quantiser=63,
+        min_side_px=_AV1_MIN_SIDE_PX,
         options=_libaom,
     ),
 )

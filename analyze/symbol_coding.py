@@ -22,8 +22,9 @@ _PRECISION_BITS = 16
 _MAX_ALPHABET = 1024  # the decoder searches a table from its start
 _PRIOR_WEIGHT = 16.0  # values; a table of few training values leans on the Laplace shape
 _MAX_COUNTED = 2**14
-MAX_SYMBOL = 2**28
-"""Largest magnitude of a symbol: escapes hold twice the symbol in 32 bits."""
+MAX_SYMBOL = 2**26
+"""Largest magnitude of a symbol. CompressAI's coder never returns from an escape of 2^27 or more:
+it shifts 32 bits by 32."""
 
 
 class SymbolCounts:

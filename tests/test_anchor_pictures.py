@@ -41,8 +41,8 @@ def test_256_channels_make_16_rows_of_16() -> None:
 
 def test_channels_lie_row_by_row_and_the_rest_repeats_its_neighbour() -> None:
     values = np.arange(3 * 8 * 9, dtype=np.uint16).reshape(8, 9, 3)
-    picture = tile(values)
-    assert picture.shape == picture_hw((8, 9), 3) == (16, 18)
+    picture = tile(values, 16)
+    assert picture.shape == picture_hw((8, 9), 3, 16) == (16, 18)
     np.testing.assert_array_equal(picture[:8, :9], values[..., 0])
     np.testing.assert_array_equal(picture[:8, 9:], values[..., 1])
     np.testing.assert_array_equal(picture[8:, :9], values[..., 2])
@@ -52,15 +52,15 @@ def test_channels_lie_row_by_row_and_the_rest_repeats_its_neighbour() -> None:
 @given(height=st.integers(1, 20), width=st.integers(1, 20), channels=st.integers(1, 40))
 def test_every_map_comes_back_from_its_picture(height: int, width: int, channels: int) -> None:
     values = np.arange(height * width * channels).reshape(height, width, channels)
-    picture = tile(values)
-    assert picture.shape == picture_hw((height, width), channels)
-    assert min(picture.shape) >= 16
+    picture = tile(values, 64)
+    assert picture.shape == picture_hw((height, width), channels, 64)
+    assert min(picture.shape) >= 64
     assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
     np.testing.assert_array_equal(untile(picture, (height, width), channels), values)
 
 
 @pytest.mark.parametrize("bit_depth", [8, 10])
-@pytest.mark.parametrize("size_hw", [(16, 16), (16, 18), (48, 80), (208, 336)], ids=str)
+@pytest.mark.parametrize("size_hw", [(64, 64), (64, 66), (208, 336)], ids=str)
 @pytest.mark.parametrize("name", HELD)
 def test_picture_comes_back_nearly_unchanged_at_a_fine_quantiser(
     name: str, size_hw: tuple[int, int], bit_depth: int
@@ -80,6 +80,15 @@ def test_picture_comes_back_nearly_unchanged_at_a_fine_quantiser(
 
 
 @pytest.mark.parametrize("name", HELD)
+def test_smallest_picture_is_coded(name: str) -> None:
+    side_px = ENCODERS[name].min_side_px
+    picture = np.arange(side_px**2, dtype=np.uint16).reshape(side_px, side_px) % 256
+    data = encode_picture(picture, ENCODERS[name], 2, 8)
+    restored = decode_picture(data, ENCODERS[name], (side_px, side_px), 8)
+    assert np.abs(restored.astype(int) - picture).mean() < 2.0
+
+
+@pytest.mark.parametrize("name", HELD)
 def test_picture_of_one_value_takes_few_bytes_and_comes_back(name: str) -> None:
     codec = PictureCodec(encoder=name, bit_depth=10, quantiser=20, num_channels=256)
     values = np.full((3, 5, 256), -1.25, dtype=np.float32)
@@ -95,7 +104,7 @@ def test_smallest_and_largest_value_survive_ten_bits(name: str) -> None:
     values[..., 1], values[..., 2] = -7.0, 5.0
     restored = codec.decode(codec.encode(values), (16, 16))
     step = 12 / 1023
-    np.testing.assert_allclose(restored, values, atol=2 * step)
+    np.testing.assert_allclose(restored, values, atol=3 * step)
 
 
 def test_hevc_codes_grey_alone_and_av1_flat_chroma() -> None:
@@ -104,12 +113,9 @@ def test_hevc_codes_grey_alone_and_av1_flat_chroma() -> None:
 
 
 @pytest.mark.parametrize("name", HELD)
-def test_picture_that_the_encoder_refuses_is_one_line(
-    name: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_picture_that_the_encoder_refuses_is_one_line(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} refuses a picture of 2 x 70000 px"):
         encode_picture(np.zeros((70_000, 2), dtype=np.uint16), ENCODERS[name], 30, 8)
-    del capfd  # the libraries' own complaints
 
 
 def test_encoder_stays_silent(capfd: pytest.CaptureFixture[str]) -> None:

@@ -146,9 +146,13 @@ def test_klt_error_is_at_most_half_a_step_in_every_coefficient(
 def test_klt_beats_the_uniform_quantiser_at_equal_error(
     measured: dict[str, list[AnchorMeasurement]],
 ) -> None:
-    uniform, klt = measured["uniform"][1], measured["klt"][2]
-    assert klt.mse < uniform.mse
-    assert klt.real_bpp < uniform.real_bpp
+    uniform = measured["uniform"][1]
+    finest_first = measured["klt"][::-1]
+    errors = [each.mse for each in finest_first]
+    assert errors[0] < uniform.mse < errors[-1]
+    rates = [each.real_bpp for each in finest_first]
+    rate_there = np.interp(np.log(uniform.mse), np.log(errors), rates)
+    assert rate_there < 0.95 * uniform.real_bpp
 
 
 @pytest.mark.parametrize("name", ["uniform", "klt"])
@@ -264,7 +268,7 @@ def test_payload_of_another_size_is_a_cache_error(
     name: str, fitted: dict[str, list[AnchorCodec]], val: LevelReader
 ) -> None:
     codec = fitted[name][0]
-    with pytest.raises(CacheError, match="is damaged|are damaged"):
+    with pytest.raises(CacheError, match=r"(is|are) damaged"):
         codec.decode(codec.encode(sample_of(val, (3, 5))), (4, 6))
 
 
