@@ -1,0 +1,100 @@
+"""Rate and distortion of one anchor over one level of a split, from real bitstreams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyze.anchors import AnchorCodec, SymbolCodec, codec_id, decode_map, encode_map
+from analyze.bitstream import header_bytes
+from analyze.decoded_maps import DecodedMaps
+from analyze.level_rd import psnr_db
+from analyze.symbol_coding import SymbolCounts
+from data.reader import LevelReader
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnchorMeasurement:
+    """One anchor at one rate point over a split; units are those of `results.Measurement`."""
+
+    anchor: str
+    point: str
+    mse: float
+    """Mean squared error over all elements in the features' own units, from real bitstreams."""
+    value_range: float
+    """Largest minus smallest value of the level in the cache."""
+    psnr_db: float
+    """10 log10(value_range^2 / mse)."""
+    ideal_bpp: float | None
+    """Bits per feature position of the symbols' zeroth-order entropy, each channel under its own
+    frequencies in the evaluated samples: no coder with one fixed table a channel can beat it. None
+    for anchors that do not code symbol by symbol."""
+    real_bpp: float
+    """Bits per feature position from the bitstreams, headers included."""
+    payload_bpp: float
+    """The same without headers."""
+    bits_per_pixel: float
+    """Real bits per pixel of the original images."""
+    ideal_bits_per_pixel: float | None
+    """As `ideal_bpp`, per pixel of the original images."""
+    encode_ms: float
+    """Mean per image, map in memory to bitstream."""
+    decode_ms: float
+
+
+def measure_anchor(
+    name: str,
+    codec: AnchorCodec,
+    reader: LevelReader,
+    indices: Iterable[int],
+    decoded: DecodedMaps | None = None,
+) -> AnchorMeasurement:
+    """Send the samples `indices` through bitstreams one by one; fill `decoded` with the results.
+
+    `name` is the anchor's. Raises CacheError if a sample is damaged, ConfigError if an encoder
+    refuses the size of a picture.
+    """
+    identity, level = codec_id(codec), reader.info.index
+    counted = SymbolCounts(reader.info.num_channels)
+    squared_error, encode_s, decode_s = 0.0, 0.0, 0.0
+    num_images = positions = pixels = real_bytes = 0
+    for index in indices:
+        values = np.array(reader.sample(index), dtype=np.float32)
+        if isinstance(codec, SymbolCodec):
+            counted.add(codec.symbols(values))
+        started = time.perf_counter()
+        data = encode_map(codec, values, level=level, identity=identity)
+        encoded_at = time.perf_counter()
+        restored = decode_map(codec, data, level=level, identity=identity)
+        decode_s += time.perf_counter() - encoded_at
+        encode_s += encoded_at - started
+        if decoded is not None:
+            decoded.write(index, restored)
+        squared_error += float(np.square(restored - values, dtype=np.float64).sum())
+        sample = reader.manifest.samples[index]
+        positions += values.shape[0] * values.shape[1]
+        pixels += sample.height * sample.width
+        real_bytes += len(data)
+        num_images += 1
+    assert num_images > 0, "the manifest refuses empty splits"
+    statistics = reader.statistics
+    value_range = float(statistics.maximum.max() - statistics.minimum.min())
+    mse = squared_error / (positions * reader.info.num_channels)
+    ideal_bits = counted.entropy_bits if isinstance(codec, SymbolCodec) else None
+    return AnchorMeasurement(
+        anchor=name,
+        point=codec.point,
+        mse=mse,
+        value_range=value_range,
+        psnr_db=psnr_db(mse, value_range),
+        ideal_bpp=None if ideal_bits is None else ideal_bits / positions,
+        real_bpp=real_bytes * 8 / positions,
+        payload_bpp=(real_bytes - num_images * header_bytes(1)) * 8 / positions,
+        bits_per_pixel=real_bytes * 8 / pixels,
+        ideal_bits_per_pixel=None if ideal_bits is None else ideal_bits / pixels,
+        encode_ms=encode_s / num_images * 1e3,
+        decode_ms=decode_s / num_images * 1e3,
+    )

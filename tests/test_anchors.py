@@ -1,0 +1,355 @@
+"""Anchors on a real tiny cache: what comes back, what it costs, and what damage does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from analyze.anchor_files import ANCHORS, load_anchor_codec, save_codec
+from analyze.anchor_float16 import Float16Anchor, Float16Codec
+from analyze.anchor_klt import KltAnchor, coefficients
+from analyze.anchor_picture import PictureAnchor, av1_anchor, hevc_anchor
+from analyze.anchor_rd import AnchorMeasurement, measure_anchor
+from analyze.anchor_uniform import UniformAnchor
+from analyze.anchors import (
+    Anchor,
+    AnchorCodec,
+    codec_id,
+    decode_map,
+    encode_map,
+    fitting_indices,
+)
+from analyze.bitstream import header_bytes
+from analyze.decoded_maps import DecodedMaps
+from configs.errors import CacheError
+from data.reader import LevelReader
+from tests.tiny_study import TinyStudy, study  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+SIZES = [(1, 1), (3, 5), (13, 21)]
+# The usual anchors, at three points where they have more.
+SMALL: dict[str, Anchor] = {
+    "uniform": UniformAnchor(bits=(2, 5, 8)),
+    "klt": KltAnchor(relative_steps=(2.0, 0.5, 0.125)),
+    "hevc-8": hevc_anchor(8, (40, 28, 16)),
+    "hevc-10": hevc_anchor(10, (40, 28, 16)),
+    "av1-8": av1_anchor(8, (55, 35, 15)),
+    "av1-10": av1_anchor(10, (55, 35, 15)),
+    "float16": Float16Anchor(),
+}
+
+
+@pytest.fixture(scope="module")
+def train(study: TinyStudy) -> Iterator[LevelReader]:  # noqa: F811
+    with LevelReader(study.train_cache, 0) as reader:
+        yield reader
+
+
+@pytest.fixture(scope="module")
+def val(study: TinyStudy) -> Iterator[LevelReader]:  # noqa: F811
+    with LevelReader(study.val_cache, 0) as reader:
+        yield reader
+
+
+@pytest.fixture(scope="module")
+def fitted(train: LevelReader) -> dict[str, list[AnchorCodec]]:
+    indices = range(train.num_samples)
+    return {name: list(each.fit(train, indices)) for name, each in SMALL.items()}
+
+
+@pytest.fixture(scope="module")
+def measured(
+    fitted: dict[str, list[AnchorCodec]], val: LevelReader
+) -> dict[str, list[AnchorMeasurement]]:
+    return {
+        name: [measure_anchor(name, codec, val, [0, 2]) for codec in codecs]
+        for name, codecs in fitted.items()
+    }
+
+
+def sample_of(reader: LevelReader, size_hw: tuple[int, int], index: int = 0) -> NDArray[Any]:
+    values = np.array(reader.sample(index), dtype=np.float32)[: size_hw[0], : size_hw[1]]
+    assert values.shape[:2] == size_hw
+    return np.ascontiguousarray(values)
+
+
+def stream_of(codec: AnchorCodec, values: NDArray[Any]) -> bytes:
+    return encode_map(codec, values, level=0, identity=codec_id(codec))
+
+
+def restored_from(codec: AnchorCodec, data: bytes) -> NDArray[Any]:
+    return decode_map(codec, data, level=0, identity=codec_id(codec))
+
+
+@pytest.mark.parametrize("size_hw", SIZES, ids=str)
+@pytest.mark.parametrize("name", SMALL)
+def test_map_of_any_size_comes_back_in_its_shape_and_near_its_values(
+    name: str, size_hw: tuple[int, int], fitted: dict[str, list[AnchorCodec]], val: LevelReader
+) -> None:
+    values = sample_of(val, size_hw)
+    codec = fitted[name][-1]
+    restored = restored_from(codec, stream_of(codec, values))
+    assert restored.dtype == np.float32
+    assert restored.shape == values.shape
+    assert float(np.square(restored - values).mean()) < 0.05 * float(values.var())
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "float16"])
+def test_more_rate_gives_less_error(
+    name: str, measured: dict[str, list[AnchorMeasurement]]
+) -> None:
+    points = measured[name]
+    assert [each.real_bpp for each in points] == sorted(each.real_bpp for each in points)
+    errors = [each.mse for each in points]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.3 * errors[0]
+
+
+def test_uniform_error_is_at_most_half_a_step_within_the_trained_range(
+    fitted: dict[str, list[AnchorCodec]], train: LevelReader, val: LevelReader
+) -> None:
+    low, high = train.statistics.minimum, train.statistics.maximum
+    values = np.array(val.sample(1), dtype=np.float32)
+    held = (values >= low) & (values <= high)
+    assert 0 < held.sum() < held.size, "some values of val must lie outside, to see them clipped"
+    for codec in fitted["uniform"]:
+        step: Any = codec.step  # type: ignore[attr-defined]
+        restored = codec.decode(codec.encode(values), values.shape[:2])
+        error = np.abs(restored - values)
+        assert (error <= 0.501 * step)[held].all()
+        limit = np.clip(values, low, high)
+        np.testing.assert_allclose(restored[~held], limit[~held], rtol=1e-5, atol=1e-5)
+
+
+def test_klt_error_is_at_most_half_a_step_in_every_coefficient(
+    fitted: dict[str, list[AnchorCodec]], val: LevelReader
+) -> None:
+    values = np.array(val.sample(1), dtype=np.float32)
+    for codec in fitted["klt"]:
+        model: Any = codec
+        restored = codec.decode(codec.encode(values), values.shape[:2])
+        error = coefficients(values, model.mean, model.axes) - coefficients(
+            restored, model.mean, model.axes
+        )
+        # float32 maps round the coefficients a little.
+        assert np.abs(error).max() <= 0.501 * model.step
+        assert np.abs(error).max() > 0.4 * model.step
+
+
+def test_klt_beats_the_uniform_quantiser_at_equal_error(
+    measured: dict[str, list[AnchorMeasurement]],
+) -> None:
+    uniform = measured["uniform"][1]
+    finest_first = measured["klt"][::-1]
+    errors = [each.mse for each in finest_first]
+    assert errors[0] < uniform.mse < errors[-1]
+    rates = [each.real_bpp for each in finest_first]
+    rate_there = np.interp(np.log(uniform.mse), np.log(errors), rates)
+    assert rate_there < 0.95 * uniform.real_bpp
+
+
+@pytest.mark.parametrize("name", ["uniform", "klt"])
+def test_real_bytes_are_within_three_percent_of_the_ideal_on_the_split_it_was_fitted_to(
+    name: str, fitted: dict[str, list[AnchorCodec]], train: LevelReader
+) -> None:
+    for codec in fitted[name]:
+        found = measure_anchor(name, codec, train, range(train.num_samples))
+        assert found.ideal_bpp is not None
+        assert found.ideal_bpp < found.payload_bpp < 1.03 * found.ideal_bpp
+
+
+def test_float16_is_lossless_on_a_float16_cache_and_smaller_than_it(
+    measured: dict[str, list[AnchorMeasurement]], val: LevelReader
+) -> None:
+    (found,) = measured["float16"]
+    assert found.mse == 0
+    assert found.psnr_db == np.inf
+    assert found.ideal_bpp is None
+    assert found.real_bpp < 16 * val.info.num_channels
+
+
+def test_float16_clips_what_it_cannot_hold() -> None:
+    codec = Float16Codec(zstd_level=1, num_channels=1)
+    values = np.array([[[1e6], [-1e6], [0.5]]], dtype=np.float32)
+    expected = np.array([[[65504], [-65504], [0.5]]], dtype=np.float32)
+    np.testing.assert_array_equal(codec.decode(codec.encode(values), (1, 3)), expected)
+
+
+def test_measurement_adds_up_to_the_bitstreams_it_stands_for(
+    fitted: dict[str, list[AnchorCodec]], val: LevelReader, tmp_path: Path
+) -> None:
+    codec = fitted["klt"][1]
+    shapes = [val.shape(index) for index in range(val.num_samples)]
+    decoded = DecodedMaps(tmp_path / "maps", shapes, val.dtype)
+    found = measure_anchor("KLT over channels", codec, val, [0, 2], decoded)
+    error, num_bytes, positions, pixels = 0.0, 0, 0, 0
+    for index in (0, 2):
+        values = np.array(val.sample(index), dtype=np.float32)
+        data = stream_of(codec, values)
+        restored = restored_from(codec, data)
+        np.testing.assert_array_equal(decoded.read(index), restored.astype(val.dtype))
+        error += float(np.square(restored.astype(np.float64) - values).sum())
+        num_bytes += len(data)
+        positions += values.shape[0] * values.shape[1]
+        pixels += val.manifest.samples[index].height * val.manifest.samples[index].width
+    assert found.anchor == "KLT over channels"
+    assert found.point == "step 0.5 std"
+    assert found.mse == pytest.approx(error / positions / 256)
+    assert found.real_bpp == pytest.approx(num_bytes * 8 / positions)
+    assert found.bits_per_pixel == pytest.approx(num_bytes * 8 / pixels)
+    overhead = 2 * header_bytes(1) * 8 / positions
+    assert found.payload_bpp == pytest.approx(found.real_bpp - overhead)
+    assert found.encode_ms > 0
+    assert found.decode_ms > 0
+
+
+DECODE = """
+import sys
+from pathlib import Path
+import numpy as np
+from analyze.anchor_files import load_anchor_codec
+from analyze.anchors import codec_id, decode_map
+for name in sys.argv[2:]:
+    codec = load_anchor_codec(Path(sys.argv[1]) / f"{name}.npz")
+    data = (Path(sys.argv[1]) / f"{name}.bin").read_bytes()
+    restored = decode_map(codec, data, level=0, identity=codec_id(codec))
+    np.save(Path(sys.argv[1]) / f"{name}.npy", restored)
+"""
+
+
+def test_another_process_decodes_the_same_maps_from_files_alone(
+    fitted: dict[str, list[AnchorCodec]], val: LevelReader, tmp_path: Path
+) -> None:
+    values = np.array(val.sample(0), dtype=np.float32)
+    for name, codecs in fitted.items():
+        save_codec(codecs[0], tmp_path / f"{name}.npz")
+        (tmp_path / f"{name}.bin").write_bytes(stream_of(codecs[0], values))
+    command = [sys.executable, "-c", DECODE, str(tmp_path), *fitted]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    for name, codecs in fitted.items():
+        expected = codecs[0].decode(codecs[0].encode(values), values.shape[:2])
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_damaged_stream_is_a_cache_error(
+    name: str, fitted: dict[str, list[AnchorCodec]], val: LevelReader
+) -> None:
+    codec = fitted[name][0]
+    data = stream_of(codec, sample_of(val, (3, 5)))
+    for kept in (0, 10, header_bytes(1), len(data) // 2, len(data) - 1):
+        with pytest.raises(CacheError, match="damaged"):
+            restored_from(codec, data[:kept])
+    for place in (0, 5, 30, header_bytes(1) + 3, len(data) // 2, len(data) - 1):
+        flipped = bytearray(data)
+        flipped[place] ^= 0x10
+        with pytest.raises(CacheError):
+            restored_from(codec, bytes(flipped))
+
+
+@pytest.mark.parametrize("payload", [b"", b"1234", b"12345678" + bytes(40)], ids=len)
+@pytest.mark.parametrize("name", ["hevc-8", "av1-10", "float16"])
+def test_payload_of_garbage_is_a_cache_error(
+    name: str, payload: bytes, fitted: dict[str, list[AnchorCodec]]
+) -> None:
+    with pytest.raises(CacheError, match="compress the features again"):
+        fitted[name][0].decode(payload, (3, 5))
+
+
+@pytest.mark.parametrize("name", ["hevc-10", "av1-8", "float16"])
+def test_payload_of_another_size_is_a_cache_error(
+    name: str, fitted: dict[str, list[AnchorCodec]], val: LevelReader
+) -> None:
+    codec = fitted[name][0]
+    with pytest.raises(CacheError, match=r"(is|are) damaged"):
+        codec.decode(codec.encode(sample_of(val, (3, 5))), (4, 6))
+
+
+def test_stream_of_another_rate_point_or_level_is_refused(
+    fitted: dict[str, list[AnchorCodec]], val: LevelReader
+) -> None:
+    for codecs in (fitted["uniform"], fitted["klt"], fitted["hevc-8"]):
+        data = stream_of(codecs[0], sample_of(val, (3, 5)))
+        with pytest.raises(CacheError, match="was made by model"):
+            decode_map(codecs[0], data, level=0, identity=codec_id(codecs[1]))
+        with pytest.raises(CacheError, match="holds level 0, not level 1"):
+            decode_map(codecs[0], data, level=1, identity=codec_id(codecs[0]))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_saved_codec_is_the_same_codec(
+    name: str, fitted: dict[str, list[AnchorCodec]], tmp_path: Path
+) -> None:
+    for codec in fitted[name]:
+        save_codec(codec, tmp_path / "codec.npz")
+        loaded = load_anchor_codec(tmp_path / "codec.npz")
+        assert type(loaded) is type(codec)
+        assert loaded.point == codec.point
+        assert codec_id(loaded) == codec_id(codec)
+
+
+def test_damaged_or_missing_file_of_a_codec_is_a_cache_error(
+    fitted: dict[str, list[AnchorCodec]], tmp_path: Path
+) -> None:
+    path = tmp_path / "codec.npz"
+    with pytest.raises(CacheError, match="no such anchor: fit it"):
+        load_anchor_codec(path)
+    save_codec(fitted["klt"][0], path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (b"", whole[:100], whole[: len(whole) // 2], bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(CacheError, match=r"codec\.npz: is damaged .*fit the anchor again"):
+            load_anchor_codec(path)
+    np.savez(path, kind="uniform", bits=3)
+    with pytest.raises(CacheError, match="is damaged"):
+        load_anchor_codec(path)
+    np.savez(path, kind="wavelet")
+    with pytest.raises(CacheError, match="is damaged"):
+        load_anchor_codec(path)
+
+
+def test_channel_without_any_variance_comes_back_exactly_from_the_uniform_quantiser(
+    fitted: dict[str, list[AnchorCodec]], val: LevelReader
+) -> None:
+    model: Any = fitted["uniform"][0]
+    constant = type(model)(
+        bits=2, minimum=model.minimum, step=np.zeros_like(model.step), tables=model.tables
+    )
+    values = np.broadcast_to(model.minimum, (2, 3, len(model.minimum)))
+    np.testing.assert_array_equal(constant.decode(constant.encode(values), (2, 3)), values)
+    assert val.info.num_channels == len(model.minimum)
+
+
+def test_fitting_samples_are_all_that_fit_in_evenly_spread(train: LevelReader) -> None:
+    positions = int(np.prod(train.shapes[:, :2], axis=1).sum())
+    assert fitting_indices(train) == [0, 1, 2, 3, 4, 5]
+    assert fitting_indices(train, max_positions=positions // 2) == [0, 2, 4]
+    assert fitting_indices(train, max_positions=1) == [0]
+
+
+def test_every_usual_anchor_is_available_here_and_has_a_name_of_its_own() -> None:
+    assert set(ANCHORS) == set(SMALL)
+    assert [each.unavailable() for each in ANCHORS.values()] == [None] * len(ANCHORS)
+    assert len({each.name for each in ANCHORS.values()}) == len(ANCHORS)
+    assert all(
+        len(each.quantisers) >= 3 for each in ANCHORS.values() if isinstance(each, PictureAnchor)
+    )
+
+
+def test_missing_zstandard_is_one_line_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    line = Float16Anchor().unavailable()
+    assert line is not None
+    assert "pip install zstandard" in line
+    assert "\n" not in line
