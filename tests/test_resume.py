@@ -37,8 +37,8 @@ from train.cli import train_level
 from train.epoch_end import EpochEnd
 from train.run_folder import RunRecord, find_runs, locked
 
-# Batches of one give six steps an epoch; the schedule and early stopping have a state to lose. There
-# are so many epochs that no run ends before what is to happen in its middle has happened.
+# Batches of one give six steps an epoch; the schedule and early stopping have a state to lose.
+# There are so many epochs that no run ends before what is to happen in its middle has happened.
 SETTINGS = (
     "--level", "1", "--batch-size", "1", "--epochs", "30", "--log-level", "info",
     "--set", "training.lr_schedule.patience=0", "--set", "training.learning_rate=0.01",

@@ -82,7 +82,9 @@ def test_interrupted_study_goes_on_with_the_same_command(
     assert pairs_of(out) == ALL_PAIRS
     assert begun <= {run.folder for run in find_runs(out)}
     for run in find_runs(out):
-        assert [row["epoch"] for row in rows_without_times(run.folder)] == [str(n) for n in range(1, 9)]
+        assert [row["epoch"] for row in rows_without_times(run.folder)] == [
+            str(n) for n in range(1, 9)
+        ]
 
 
 def test_processes_of_a_killed_study_stop_and_the_same_command_goes_on(
