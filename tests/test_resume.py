@@ -38,9 +38,11 @@ from train.epoch_end import EpochEnd
 from train.run_folder import RunRecord, find_runs, locked
 
 # Batches of one give six steps an epoch; the schedule and early stopping have a state to lose.
+# There are so many epochs that no run ends before what is to happen in its middle has happened.
 SETTINGS = (
-    "--level", "1", "--batch-size", "1", "--epochs", "8", "--log-level", "info",
+    "--level", "1", "--batch-size", "1", "--epochs", "30", "--log-level", "info",
     "--set", "training.lr_schedule.patience=0", "--set", "training.learning_rate=0.01",
+    "--set", "training.early_stopping.patience=100",
 )  # fmt: skip
 SAVE_ALWAYS = ("--set", "training.save_interval_s=0")
 NUM_KILLS = 6
@@ -164,20 +166,20 @@ def test_other_settings_are_another_run(study: TinyStudy, finished: Path) -> Non
 def test_named_run_goes_on_for_more_epochs_with_its_own_settings(
     study: TinyStudy, finished: Path
 ) -> None:
-    result = call(study, finished.parents[1], "--resume", str(finished), "--epochs", "10")
+    result = call(study, finished.parents[1], "--resume", str(finished), "--epochs", "32")
     assert result.exit_code == 0, result.output
     rows = rows_without_times(finished)
-    assert [row["epoch"] for row in rows] == [str(n) for n in range(1, 11)]
+    assert [row["epoch"] for row in rows] == [str(n) for n in range(1, 33)]
     record = RunRecord.load(finished)
-    assert (record.epochs, record.finished) == (10, "all epochs done")
+    assert (record.epochs, record.finished) == (32, "all epochs done")
     (run,) = find_runs(finished.parents[1])
-    assert (run.config.training.epochs, run.config.training.batch_size) == (10, 1)
+    assert (run.config.training.epochs, run.config.training.batch_size) == (32, 1)
 
 
 def test_run_in_use_keeps_its_settings(study: TinyStudy, finished: Path) -> None:
     before = (finished / "config.yaml").read_bytes()
     with locked(finished):
-        result = call(study, finished.parents[1], "--resume", str(finished), "--epochs", "10")
+        result = call(study, finished.parents[1], "--resume", str(finished), "--epochs", "32")
     assert "another process trains this run" in result.stderr
     assert (finished / "config.yaml").read_bytes() == before
 

@@ -66,7 +66,7 @@ def test_interrupted_study_goes_on_with_the_same_command(
     study: TinyStudy, tmp_path: Path, jobs: str
 ) -> None:
     out, output = tmp_path / "runs", tmp_path / "output"
-    options = options_of(study, out, *GRID[:-1], "4", "--batch-size", "1", "--jobs", jobs)
+    options = options_of(study, out, *GRID[:-1], "8", "--batch-size", "1", "--jobs", jobs)
     process = start_training(options, output)
     wait_for(process, lambda: len(list(out.glob("*/run_*"))) >= 4)
     assert process.pid is not None
@@ -82,7 +82,9 @@ def test_interrupted_study_goes_on_with_the_same_command(
     assert pairs_of(out) == ALL_PAIRS
     assert begun <= {run.folder for run in find_runs(out)}
     for run in find_runs(out):
-        assert [row["epoch"] for row in rows_without_times(run.folder)] == ["1", "2", "3", "4"]
+        assert [row["epoch"] for row in rows_without_times(run.folder)] == [
+            str(n) for n in range(1, 9)
+        ]
 
 
 def test_processes_of_a_killed_study_stop_and_the_same_command_goes_on(
