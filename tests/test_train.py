@@ -235,6 +235,8 @@ def test_cosine_schedule_rises_for_the_warmup_and_falls_to_min_lr(
     rates = column(train(study, tmp_path, config, 4), "learning_rate")
     falling = [1e-4 + 8e-4 * 0.5 * (1 + math.cos(math.pi * n / 4)) for n in range(4)]
     assert rates == pytest.approx([3e-4, 6e-4, *falling])
+    off = tiny_config(epochs=2, learning_rate=9e-4, lr_schedule=schedule | {"enabled": False})
+    assert column(train(study, tmp_path, off, 4), "learning_rate") == pytest.approx([9e-4] * 2)
 
 
 def test_training_stops_early_without_progress_of_min_delta(

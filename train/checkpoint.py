@@ -64,9 +64,13 @@ class RunInfo:
 
     @property
     def level(self) -> int:
-        """The level of a codec that serves one."""
-        (level,) = self.levels
-        return level
+        """The level of a codec that serves one; ConfigError if it serves several."""
+        if len(self.levels) > 1:
+            raise ConfigError(
+                f"a model of the levels {list(self.levels)} (--level random) where one of a single "
+                "level is needed: name a run of train-level --level 0 to 4"
+            )
+        return self.levels[0]
 
 
 def encode_checkpoint(

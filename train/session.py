@@ -130,7 +130,7 @@ def _make_scheduler(
     optimizer: torch.optim.Optimizer, config: Config
 ) -> torch.optim.lr_scheduler.LRScheduler:
     schedule = config.training.lr_schedule
-    if schedule.name == "cosine":
+    if schedule.enabled and schedule.name == "cosine":
         return torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(config.training))
     return torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=schedule.factor, patience=schedule.patience, min_lr=schedule.min_lr
