@@ -30,7 +30,7 @@ _DEAD_CHANNEL_BITS = 1e-3  # per latent position; below it a latent channel carr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochMetrics:
-    """One row of metrics.csv. Losses are MSE + lambda * BPP; None where not validated."""
+    """One row of metrics.csv. Losses are distortion + lambda * BPP; None where not validated."""
 
     epoch: int
     train_loss: float
@@ -68,7 +68,8 @@ class RunLog:
 
     def __init__(self, folder: Path, *, kept: int = 0) -> None:
         self._path = folder / "metrics.csv"
-        rows = [row for row in _read_rows(self._path) if int(row[0]) <= kept]
+        num_columns = len(fields(EpochMetrics))
+        rows = [row for row in read_rows(self._path, num_columns) if int(row[0]) <= kept]
         write_rows(self._path, [[field.name for field in fields(EpochMetrics)], *rows])
         self._board = SummaryWriter(str(folder), purge_step=kept + 1)
 
@@ -104,12 +105,13 @@ def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def _read_rows(path: Path) -> list[list[str]]:
+def read_rows(path: Path, num_columns: int) -> list[list[str]]:
+    """Return the whole rows of a CSV file below its header; none if there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
-    return [row for row in rows[1:] if len(row) == len(fields(EpochMetrics))]
+    return [row for row in rows[1:] if len(row) == num_columns]
 
 
 def quantile_spread(codec: LevelCodec) -> Tensor:

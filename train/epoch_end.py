@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from train.diagnostics import (
     RunLog,
     analyse_samples,
     quantile_spread,
+    read_rows,
     write_diagnostics,
     write_rows,
     write_summary,
@@ -53,10 +53,9 @@ class EpochEnd:
         self._log: RunLog | None = None
         if world.writes:
             self._log = RunLog(folder, kept=session.progress.epoch - 1)
+            num_fixed = min(config.validation.num_samples, caches.val[0].num_samples)
             self._fixed = [
-                list(whole_map_batches(reader, 1, range(min(shown, reader.num_samples))))
-                for reader in caches.val
-                for shown in [config.validation.num_samples]
+                list(whole_map_batches(reader, 1, range(num_fixed))) for reader in caches.val
             ]
 
     def close_epoch(self, trained: dict[str, float]) -> bool:
@@ -178,10 +177,7 @@ class EpochEnd:
 
     def _add_level_row(self, epoch: int, level: int, part: Validation) -> None:
         path = self._folder / LEVELS_NAME
-        rows = []
-        if path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if len(row) == 5]
-        rows = [row for row in rows if (int(row[0]), int(row[1])) < (epoch, level)]
+        before = read_rows(path, len(_LEVELS_HEADER))
+        rows = [row for row in before if (int(row[0]), int(row[1])) < (epoch, level)]
         rows.append([str(epoch), str(level), *(f"{v!r}" for v in (part.loss, part.mse, part.bpp))])
         write_rows(path, [_LEVELS_HEADER, *rows])
