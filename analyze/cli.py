@@ -10,8 +10,10 @@ from pathlib import Path
 
 import click
 
-from analyze.loop import AnalysisRequest, analyze
+from analyze.kept import Kept
+from analyze.loop import analyze
 from analyze.report import Provenance, write_report
+from analyze.split import AnalysisRequest
 from analyze.tables import detection_table, level_table, plain_text
 from configs.loading import load_config
 from configs.log_setup import setup_logging
@@ -38,6 +40,10 @@ _PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
     "--report", default=None, type=click.Path(path_type=Path, file_okay=False),
     help="Folder that receives the report.  [default: reports/<time>]",
 )  # fmt: skip
+@click.option(
+    "--kept", default="reports/kept", type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of measurements that later analyses use again.",
+)  # fmt: skip
 @detection_checkpoint_option
 @features_option
 @click.option("--limit", default=None, type=click.IntRange(min=1), help="Only the first N images.")
@@ -52,6 +58,7 @@ def analyze_levels(
     split: str,
     checkpoints: Path,
     report: Path | None,
+    kept: Path,
     detection_checkpoint: str | None,
     limit: int | None,
     run_dirs: tuple[Path, ...],
@@ -76,7 +83,8 @@ def analyze_levels(
         limit=limit,
         options=_options(config, features, detection_checkpoint),
     )
-    result = analyze(request, scratch=folder)
+    findings = analyze(request, folder, Kept(kept))
+    result = findings.result
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     provenance = Provenance(
         created=now.isoformat(timespec="seconds"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from analyze.interval import Interval
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy:
@@ -14,6 +16,12 @@ class Accuracy:
     small: float
     medium: float
     large: float
+    interval: Interval | None = None
+    """95 % of bootstrap draws of the images give a `map` in here."""
+    drop: float | None = None
+    """`map` of the original features minus this one."""
+    drop_interval: Interval | None = None
+    """The same for `drop`; both are computed on the same draws."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,13 +75,16 @@ class LevelRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Combination:
-    """All levels compressed, one run each."""
+    """All levels together: what stands for each, what that costs, what detection makes of it."""
 
     name: str
-    runs: dict[int, str]
-    """Level -> run folder."""
-    bits_per_pixel: float
+    parts: dict[int, str]
+    """Level -> run folder, `derived`, `dropped`, or an anchor's rate point; absent: as cached."""
+    bits_per_pixel: float | None
+    """Real bits per pixel of the original images; None where a level is as cached."""
     accuracy: Accuracy | None
+    lmbda: float | None = None
+    """If all its runs have this one lambda."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

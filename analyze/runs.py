@@ -1,4 +1,4 @@
-"""Choose among runs: the newest of each (level, lambda), and which make a whole pyramid. Pure."""
+"""Choose among runs: the newest of each kind, and which make a whole pyramid. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class Candidate:
     level: int
     lmbda: float
     best_validation_loss: float
+    model: str = ""
+    """`model.name` of its configuration."""
+    model_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,34 +26,43 @@ class Pyramid:
 
     name: str
     runs: dict[int, Candidate]
+    lmbda: float | None = None
+    """The lambda of all its runs; None if they differ."""
+    model: str | None = None
 
 
 def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Keep one run per (level, lambda), ordered by lambda then level.
+    """Keep one run per model, level and lambda, ordered by model, lambda, level.
 
     Run folders are named after the time of their start, so the last name is the newest.
     """
-    newest: dict[tuple[float, int], Candidate] = {}
+    newest: dict[tuple[str, float, int], Candidate] = {}
     for candidate in sorted(candidates, key=lambda run: run.folder.name):
-        newest[(candidate.lmbda, candidate.level)] = candidate
+        newest[(candidate.model, candidate.lmbda, candidate.level)] = candidate
     return [newest[key] for key in sorted(newest)]
 
 
 def pyramids(candidates: Sequence[Candidate], levels: Sequence[int]) -> list[Pyramid]:
-    """Return one pyramid per lambda that has every level; if none has, the best run of each level.
+    """Return a pyramid for each model and lambda with every level; if none, each level's best run.
 
     Best is the smallest validation loss. Empty when some level has no run at all.
     """
-    by_lambda: dict[float, dict[int, Candidate]] = {}
+    alike: dict[tuple[str, float], dict[int, Candidate]] = {}
     best: dict[int, Candidate] = {}
     for candidate in candidates:
-        by_lambda.setdefault(candidate.lmbda, {})[candidate.level] = candidate
+        alike.setdefault((candidate.model, candidate.lmbda), {})[candidate.level] = candidate
         held = best.get(candidate.level)
         if held is None or candidate.best_validation_loss < held.best_validation_loss:
             best[candidate.level] = candidate
+    several = len({candidate.model for candidate in candidates}) > 1
     complete = [
-        Pyramid(name=f"all levels, lambda {lmbda:.3g}", runs=_in_order(runs, levels))
-        for lmbda, runs in sorted(by_lambda.items())
+        Pyramid(
+            name=f"all levels, lambda {lmbda:.3g}" + (f", {model}" if several else ""),
+            runs=_in_order(runs, levels),
+            lmbda=lmbda,
+            model=model,
+        )
+        for (model, lmbda), runs in sorted(alike.items())
         if set(levels) <= set(runs)
     ]
     if complete:

@@ -1,4 +1,4 @@
-"""The columns of the two tables, once, for terminal, Markdown, HTML and CSV alike."""
+"""Tables: their columns once, for terminal, Markdown, HTML and CSV alike."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from analyze.interval import Interval
 from analyze.results import Accuracy, AnalysisResult, LevelRow, Measurement
 
 Value = str | int | float | None
@@ -66,12 +67,17 @@ _LEVEL_COLUMNS = {
 # In the file alone: they would make the table too wide to read.
 _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
     "map_50": lambda row: row.alone.map_50 if row.alone else None,
+    "map_drop": lambda row: row.alone.drop if row.alone else None,
     "payload_bpp": _of_run("payload_bpp"),
     "value_range": _of_run("value_range"),
     "key": lambda row: row.facts.key,
     "num_channels": lambda row: row.facts.num_channels,
     "run": _of_run("run"),
 }
+
+
+_FIGURES = ("map", "map_50", "small", "medium", "large")
+_NO_ENDS = (None, None)
 
 
 def level_table(result: AnalysisResult) -> Table:
@@ -95,31 +101,48 @@ def level_table(result: AnalysisResult) -> Table:
 
 
 def detection_table(result: AnalysisResult) -> Table:
-    """Return one line for the original features and one per combination of runs."""
+    """Return one line for the original features and one per combination."""
     lines: list[tuple[str, float | None, Accuracy | None]] = [
         ("original features", None, result.original)
     ]
     lines += [(each.name, each.bits_per_pixel, each.accuracy) for each in result.combinations]
-    names = ("map", "map_50", "small", "medium", "large")
-    values: list[tuple[Value, ...]] = []
+    return accuracy_table("features", lines)
+
+
+def accuracy_table(title: str, lines: Sequence[tuple[str, float | None, Accuracy | None]]) -> Table:
+    """Return a table of names, bits per pixel and all figures of detection."""
     cells = []
-    for features, bits_per_pixel, accuracy in lines:
-        figures = [getattr(accuracy, name) if accuracy else None for name in names]
-        values.append((features, bits_per_pixel, *figures))
+    values: list[tuple[Value, ...]] = []
+    for name, bits_per_pixel, accuracy in lines:
+        figures = [getattr(accuracy, figure) if accuracy else None for figure in _FIGURES]
+        drop = accuracy.drop if accuracy else None
+        intervals = (accuracy.interval, accuracy.drop_interval) if accuracy else (None, None)
+        ends = [end for each in intervals for end in ((each.low, each.high) if each else _NO_ENDS)]
+        values.append((name, bits_per_pixel, *figures, drop, *ends))
+        # pycocotools says -1 where the split has no object of that size.
+        shown = [_show(None if figure == -1 else figure, "{:.4f}") for figure in figures]
         cells.append(
             (
-                features,
+                name,
                 _show(bits_per_pixel, "{:.4g}"),
-                # pycocotools says -1 where the split has no object of that size.
-                *(_show(None if figure == -1 else figure, "{:.4f}") for figure in figures),
+                shown[0],
+                _show_interval(intervals[0]),
+                _show(drop, "{:.4f}"),
+                _show_interval(intervals[1]),
+                *shown[1:],
             )
         )
     return Table(
-        titles=("features", "bits/px", "mAP", "AP50", "small", "medium", "large"),
+        titles=(
+            title, "bits/px", "mAP", "95 %", "drop", "95 %", "AP50", "small", "medium", "large",
+        ),
         cells=tuple(cells),
-        names=("features", "bits_per_pixel", *names),
+        names=(
+            title, "bits_per_pixel", *_FIGURES, "drop",
+            "map_low", "map_high", "drop_low", "drop_high",
+        ),
         values=tuple(values),
-    )
+    )  # fmt: skip
 
 
 def measured(result: AnalysisResult) -> list[tuple[LevelRow, Measurement]]:
@@ -154,6 +177,12 @@ def csv_text(table: Table) -> str:
     writer.writerow(table.names)
     writer.writerows(table.values)
     return text.getvalue()
+
+
+def _show_interval(interval: Interval | None) -> str:
+    if interval is None or math.isnan(interval.low):
+        return ABSENT
+    return f"{interval.low:.3f}..{interval.high:.3f}"
 
 
 def _show(value: Value, template: str) -> str:

@@ -143,6 +143,11 @@ def find_runs(out: Path) -> list[Run]:
     return runs
 
 
+def find_random_runs(out: Path) -> list[Path]:
+    """Return the folders of all runs of `--level random` with a best model below `out`."""
+    return [path.parent for path in sorted(out.glob(f"*_random_level_*/run_*/{BEST_NAME}"))]
+
+
 def open_run(folder: Path, level: int | None = None) -> Run:
     """Return a run by its folder; raises ConfigError if there is no run in it."""
     if level is None:

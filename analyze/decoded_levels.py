@@ -1,0 +1,77 @@
+"""Decoded maps of many runs, on disk while there is room; decoded again if they had to go."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from analyze.decoded_maps import DecodedMaps
+from analyze.runs import Candidate
+from data.reader import LevelReader
+from train.checkpoint import BEST_NAME, load_codec
+
+_SHARE_OF_FREE_SPACE = 0.5
+
+
+class DecodedLevels:
+    """Files of decoded maps in one folder, the longest unused removed first."""
+
+    def __init__(
+        self, folder: Path, readers: Mapping[int, LevelReader], num_images: int, device: str
+    ) -> None:
+        self._folder = folder
+        self._readers = readers
+        self._num_images = num_images
+        self._device = device
+        self._budget_bytes = int(shutil.disk_usage(folder).free * _SHARE_OF_FREE_SPACE)
+        self._held: dict[Path, tuple[DecodedMaps, int]] = {}
+        self._num_made = 0
+
+    def of(self, runs: Mapping[int, Candidate]) -> dict[int, DecodedMaps]:
+        """Return each level's decoded maps; they stay valid until the next call."""
+        needed = {run.folder for run in runs.values()}
+        return {level: self._maps(run, needed) for level, run in runs.items()}
+
+    def new(self, run: Candidate) -> DecodedMaps:
+        """Return empty maps for a run, to be filled by who decodes its bitstreams."""
+        return self._room_for(run, {run.folder})
+
+    def _maps(self, run: Candidate, needed: set[Path]) -> DecodedMaps:
+        if run.folder in self._held:
+            entry = self._held.pop(run.folder)
+            self._held[run.folder] = entry  # now the last to go
+            return entry[0]
+        maps = self._room_for(run, needed)
+        self._decode(run, maps)
+        return maps
+
+    @torch.inference_mode()
+    def _decode(self, run: Candidate, maps: DecodedMaps) -> None:
+        """Fill `maps` by the codec's forward, which gives what its bitstreams decode to."""
+        codec, _ = load_codec(run.folder / BEST_NAME, self._device)
+        reader = self._readers[run.level]
+        for index in range(self._num_images):
+            values = torch.from_numpy(np.array(reader.sample(index), dtype=np.float32))
+            x_hat = codec(values.permute(2, 0, 1)[None].to(self._device))["x_hat"]
+            maps.write(index, x_hat[0].permute(1, 2, 0).cpu().numpy())
+
+    def _room_for(self, run: Candidate, needed: set[Path]) -> DecodedMaps:
+        reader = self._readers[run.level]
+        shapes = [reader.shape(index) for index in range(self._num_images)]
+        num_bytes = sum(int(np.prod(shape)) for shape in shapes) * reader.dtype.itemsize
+        if run.folder in self._held:
+            self._held.pop(run.folder)[0].discard()
+        for folder in [folder for folder in self._held if folder not in needed]:
+            if sum(size for _, size in self._held.values()) + num_bytes <= self._budget_bytes:
+                break
+            self._held.pop(folder)[0].discard()
+        self._num_made += 1
+        maps = DecodedMaps(
+            self._folder / f"run_{self._num_made}", shapes, np.dtype(reader.manifest.dtype)
+        )
+        self._held[run.folder] = (maps, num_bytes)
+        return maps

@@ -1,0 +1,80 @@
+"""The levels' own table, and detection on whole pyramids and on single levels gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from analyze.combinations import Combined, one_level_gone, sent_pyramids
+from analyze.parts import Part
+from analyze.results import AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
+from analyze.runs import pyramids
+from analyze.workbench import Workbench
+
+
+def measured_runs(bench: Workbench) -> dict[str, Measurement]:
+    """Return run folder -> rate and distortion; each level's cache is read once per run."""
+    return {str(run.folder): bench.levels.measure(run) for run in bench.runs}
+
+
+def analysis_result(bench: Workbench, measurements: Mapping[str, Measurement]) -> AnalysisResult:
+    """Return what each run reaches alone and what whole pyramids reach."""
+    split, detection = bench.split, bench.detection
+    manifest, facts = split.manifest, split.facts()
+    parts = run_parts(bench, measurements)
+    rows = [
+        LevelRow(
+            facts=facts[run.level],
+            measurement=measurements[str(run.folder)],
+            alone=detection.accuracy({run.level: parts[str(run.folder)]}) if detection else None,
+        )
+        for run in bench.runs
+    ]
+    wanted = sent_pyramids(pyramids(bench.runs, sorted(facts)), parts, bench.derivations)
+    if detection:
+        sources = {level: each.source_level for level, each in bench.derivations.items()}
+        wanted += one_level_gone(sorted(facts), sources)
+    return AnalysisResult(
+        dataset=manifest.dataset,
+        split=manifest.split,
+        detector=f"{manifest.detector['builder']} ({manifest.detector['weights_sha256'][:12]})",
+        num_images=split.num_images,
+        rows=_with_untrained(rows, facts),
+        original=detection.accuracy({}) if detection else None,
+        combinations=tuple(combination(bench, each) for each in wanted),
+        missing=tuple(split.missing),
+    )
+
+
+def run_parts(bench: Workbench, measurements: Mapping[str, Measurement]) -> dict[str, Part]:
+    """Return run folder -> what sending its level by it costs."""
+    return {
+        str(run.folder): Part(
+            kind="run", run=run, bits_per_pixel=measurements[str(run.folder)].bits_per_pixel
+        )
+        for run in bench.runs
+    }
+
+
+def combination(bench: Workbench, combined: Combined) -> Combination:
+    """Run detection on a combination."""
+    whole = combined.parts.keys() >= bench.split.readers.keys()
+    return Combination(
+        name=combined.name,
+        parts={
+            level: part.kind if part.run is None else str(part.run.folder)
+            for level, part in sorted(combined.parts.items())
+        },
+        bits_per_pixel=combined.bits_per_pixel if whole else None,
+        accuracy=bench.detection.accuracy(combined.parts) if bench.detection else None,
+        lmbda=combined.lmbda,
+    )
+
+
+def _with_untrained(
+    rows: Sequence[LevelRow], facts: Mapping[int, LevelFacts]
+) -> tuple[LevelRow, ...]:
+    """Order by level then lambda, with an empty line for a level that has no run."""
+    trained = {row.facts.level for row in rows}
+    untrained = [each for level, each in facts.items() if level not in trained]
+    empty = [LevelRow(facts=each, measurement=None, alone=None) for each in untrained]
+    return tuple(sorted([*rows, *empty], key=lambda row: row.facts.level))

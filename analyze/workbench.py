@@ -1,0 +1,90 @@
+"""What the parts of an analysis share: the split, the runs, what was measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from analyze.candidates import TrainedRuns, trained_runs, untrained_lines
+from analyze.decoded_levels import DecodedLevels
+from analyze.detection_study import DetectionStudy
+from analyze.kept import Kept
+from analyze.level_study import LevelStudy
+from analyze.replacements import Derivation, derivations
+from analyze.runs import Candidate, newest_runs
+from analyze.split import AnalysisRequest, Split, open_split
+from configs.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workbench:
+    """An open analysis. `detection` is None where no mAP can be had."""
+
+    request: AnalysisRequest
+    split: Split
+    runs: tuple[Candidate, ...]
+    """The newest of each model, level and lambda, of levels that the cache holds."""
+    random_runs: tuple[Path, ...]
+    levels: LevelStudy
+    detection: DetectionStudy | None
+    derivations: dict[int, Derivation]
+    """Levels that the decoder can compute from another one."""
+    kept: Kept
+
+
+@contextmanager
+def open_workbench(request: AnalysisRequest, scratch: Path, kept: Kept) -> Iterator[Workbench]:
+    """Open everything; decoded maps lie under `scratch`, made if need be, while it is open.
+
+    Raises CacheError without a cache of the split, if it is stale, or for runs trained on another
+    detector's features. Anything else that is missing is a line of `split.missing`.
+    """
+    with ExitStack() as stack:
+        split = stack.enter_context(open_split(request))
+        found = trained_runs(request.checkpoints, request.run_dirs, split.manifest, request.cache)
+        where = "the named runs" if request.run_dirs else str(request.checkpoints)
+        split.missing.extend(
+            untrained_lines(split.readers, found, where, request.split, request.options)
+        )
+        folder = Path(stack.enter_context(_scratch_folder(scratch)))
+        decoded = DecodedLevels(folder, split.readers, split.num_images, request.device)
+        derivable = _derivations(split)
+        detection = None
+        if split.evaluator is not None:
+            detection = DetectionStudy(
+                split, split.evaluator, decoded, kept, derivable, request.device
+            )
+        yield Workbench(
+            request=request,
+            split=split,
+            runs=_cached_levels_only(found, split),
+            random_runs=found.random,
+            levels=LevelStudy(split, decoded, kept, request.device),
+            detection=detection,
+            derivations=derivable,
+            kept=kept,
+        )
+
+
+def _cached_levels_only(found: TrainedRuns, split: Split) -> tuple[Candidate, ...]:
+    return tuple(run for run in newest_runs(found.special) if run.level in split.readers)
+
+
+def _derivations(split: Split) -> dict[int, Derivation]:
+    if split.evaluator is None:
+        return {}
+    keys = {level: reader.info.key for level, reader in split.readers.items()}
+    return derivations(split.evaluator.detector, keys)
+
+
+def _scratch_folder(parent: Path) -> TemporaryDirectory[str]:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(dir=parent, prefix=".decoded-")
+    except OSError as error:
+        raise ConfigError(
+            f"{parent}: cannot be written ({error.strerror}): choose another --report"
+        ) from error
