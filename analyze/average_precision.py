@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,40 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from analyze.detections import Detections
+from analyze.matches import Matches, matches_of
+from analyze.results import Accuracy
+
 # Places in COCOeval.stats; it gives -1 where the split holds no such object.
 _STATISTICS = {"map": 0, "map_50": 1, "small": 3, "medium": 4, "large": 5}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """pycocotools' figures, and the matches behind them."""
+
+    accuracy: Accuracy
+    matches: Matches
+
+
+def evaluate_detections(
+    detections: Detections, annotations: Path, label_to_category: Mapping[int, int]
+) -> Evaluation:
+    """Compare detections with a COCO file's boxes; only the images of `detections` are evaluated.
+
+    A label without category counts as no detection.
+    """
+    found = _coco_entries(detections, label_to_category)
+    with redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        truth.dataset.setdefault("info", {})
+        evaluation = COCOeval(truth, _results(truth, found), "bbox")
+        evaluation.params.imgIds = sorted(detections.image_ids.tolist())
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = {name: float(evaluation.stats[place]) for name, place in _STATISTICS.items()}
+    return Evaluation(accuracy=Accuracy(**figures), matches=matches_of(evaluation))
 
 
 def mean_average_precision(
@@ -26,20 +59,8 @@ def mean_average_precision(
     `detections` are image id -> boxes [N, 4] xyxy px, labels [N], scores [N]; only these images
     are evaluated. A label without category counts as no detection.
     """
-    found = [
-        entry
-        for image_id, result in detections.items()
-        for entry in _coco_entries(image_id, result, label_to_category)
-    ]
-    with redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        truth.dataset.setdefault("info", {})
-        evaluation = COCOeval(truth, _results(truth, found), "bbox")
-        evaluation.params.imgIds = sorted(detections)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {name: float(evaluation.stats[place]) for name, place in _STATISTICS.items()}
+    evaluation = evaluate_detections(Detections.of(detections), annotations, label_to_category)
+    return asdict(evaluation.accuracy)
 
 
 def _results(truth: COCO, found: list[dict[str, Any]]) -> COCO:
@@ -57,11 +78,10 @@ def _results(truth: COCO, found: list[dict[str, Any]]) -> COCO:
 
 
 def _coco_entries(
-    image_id: int, result: Mapping[str, Tensor], label_to_category: Mapping[int, int]
+    detections: Detections, label_to_category: Mapping[int, int]
 ) -> list[dict[str, Any]]:
-    boxes = result["boxes"].tolist()
-    labels = result["labels"].tolist()
-    scores = result["scores"].tolist()
+    image_ids = detections.image_ids.repeat(detections.starts[1:] - detections.starts[:-1])
+    columns = (image_ids, detections.boxes, detections.labels, detections.scores)
     return [
         {
             "image_id": image_id,
@@ -69,6 +89,8 @@ def _coco_entries(
             "bbox": [left, top, right - left, bottom - top],
             "score": score,
         }
-        for (left, top, right, bottom), label, score in zip(boxes, labels, scores, strict=True)
+        for image_id, (left, top, right, bottom), label, score in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
         if label in label_to_category
     ]

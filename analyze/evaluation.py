@@ -1,4 +1,4 @@
-"""Detection accuracy of a split whose levels are as cached, or replaced by decoded ones."""
+"""Detection accuracy of a split whose levels are as cached, or replaced by others."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analyze.average_precision import mean_average_precision
-from analyze.decoded_maps import DecodedMaps
+from analyze.average_precision import Evaluation, evaluate_detections
 from analyze.detection import detect_from_levels
+from analyze.detections import Detections
+from analyze.map_source import MapSource
 from analyze.results import Accuracy
 from data.reader import LevelReader
 
@@ -30,24 +31,33 @@ class SplitEvaluator:
     annotations: Path
     label_to_category: Mapping[int, int]
 
-    def accuracy(self, replaced: Mapping[int, DecodedMaps]) -> Accuracy:
+    def accuracy(self, replaced: Mapping[int, MapSource]) -> Accuracy:
+        """Return the figures of the split, with the levels in `replaced` taken from there."""
+        return self.evaluate(self.detections(replaced)).accuracy
+
+    def detections(self, replaced: Mapping[int, MapSource]) -> Detections:
         """Run the heads over the split, with the levels in `replaced` taken from there."""
         samples = next(iter(self.readers.values())).manifest.samples
-        detections = {}
+        found = {}
         for index in self.indices:
-            levels = {
-                reader.info.key: _as_batch(
-                    replaced[level].read(index) if level in replaced else reader.sample(index)
-                )
-                for level, reader in sorted(self.readers.items())
-            }
             sample = samples[index]
-            detections[sample.image_id] = detect_from_levels(
-                self.detector, levels, (sample.height, sample.width)
+            found[sample.image_id] = detect_from_levels(
+                self.detector, self.levels(index, replaced), (sample.height, sample.width)
             )
-        return Accuracy(
-            **mean_average_precision(detections, self.annotations, self.label_to_category)
-        )
+        return Detections.of(found)
+
+    def evaluate(self, detections: Detections) -> Evaluation:
+        """Compare detections with the split's boxes; only their images are evaluated."""
+        return evaluate_detections(detections, self.annotations, self.label_to_category)
+
+    def levels(self, index: int, replaced: Mapping[int, MapSource]) -> dict[str, torch.Tensor]:
+        """Return key -> float32 [1, C, H, W] of one sample, finest first."""
+        return {
+            reader.info.key: _as_batch(
+                replaced[level].read(index) if level in replaced else reader.sample(index)
+            )
+            for level, reader in sorted(self.readers.items())
+        }
 
 
 def _as_batch(values: NDArray[Any]) -> torch.Tensor:
