@@ -100,13 +100,13 @@ class DetectionStudy:
         for level, part in sorted(parts.items()):
             reader = self._split.readers[level]
             if part.kind == "dropped":
-                sources[level] = DroppedMaps(reader)
+                sources[level] = DroppedMaps(reader, reader.statistics)
             elif part.kind == "derived":
                 derivation = self._derivations[level]
                 source = derivation.source_level
-                sources[level] = DerivedMaps(
-                    derivation, sources.get(source, CachedMaps(self._split.readers[source]))
-                )
+                # Rising by level, so that what is derived from a derived level finds it.
+                maps = sources.get(source) or CachedMaps(self._split.readers[source])
+                sources[level] = DerivedMaps(maps, derivation, self._device)
         return sources
 
 

@@ -1,9 +1,10 @@
-"""Levels that cost no bits: replaced by their mean, or computed from another level."""
+"""What a receiver can put in place of a level for which no bit was sent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,18 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from analyze.map_source import MapSource
 from data.reader import LevelReader
+from data.statistics import ChannelStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derivation:
-    """How a decoder computes a level from another one of the same pyramid, as the FPN does."""
+    """How a detector's own pyramid computes a level from another level of it alone."""
 
     source_level: int
     function: Callable[[Tensor], Tensor]
-    """float32 [1, C, H, W] of the source to that of the level."""
+    """Source map float32 [1, C, H, W] on the detector's device -> this level's."""
+    formula: str
+    """For people: `level 3[::2, ::2]`."""
 
 
 class CachedMaps:
@@ -33,78 +37,76 @@ class CachedMaps:
         self._reader = reader
 
     def read(self, index: int) -> NDArray[Any]:
-        """Return the map, [H, W, C] in the stored dtype."""
+        """Return the map of sample `index`, [H, W, C] in the stored dtype, a read-only view."""
         return self._reader.sample(index)
 
 
 class DroppedMaps:
-    """A level that is not sent: every position holds the cache's mean of its channel."""
+    """A level that is not sent: each channel is its mean everywhere."""
 
-    def __init__(self, reader: LevelReader) -> None:
-        self._mean = reader.statistics.mean.astype(np.float32)
+    def __init__(self, reader: LevelReader, statistics: ChannelStatistics) -> None:
+        """Take shapes from the reader; the receiver has to know the `statistics`' means."""
         self._reader = reader
+        self._mean = statistics.mean.astype(np.float32)
 
     def read(self, index: int) -> NDArray[Any]:
-        """Return the mean as a map, float32 [H, W, C]."""
+        """Return the map of sample `index`, float32 [H, W, C], a read-only view."""
         return np.broadcast_to(self._mean, self._reader.shape(index))
 
 
 class DerivedMaps:
-    """A level that the decoder computes from another level's maps."""
+    """A level that is computed from what the receiver has of another level."""
 
-    def __init__(self, derivation: Derivation, source: MapSource) -> None:
-        self._function = derivation.function
+    def __init__(self, source: MapSource, derivation: Derivation, device: str = "cpu") -> None:
+        """Take the maps of the derivation's source level: cached, decoded, or derived in turn."""
         self._source = source
+        self._function = derivation.function
+        self._device = device
 
+    @torch.no_grad()
     def read(self, index: int) -> NDArray[Any]:
-        """Return the computed map, float32 [H, W, C]."""
-        values = np.array(self._source.read(index), dtype=np.float32)
-        with torch.inference_mode():
-            computed = self._function(torch.from_numpy(values).permute(2, 0, 1)[None])
-        derived: NDArray[Any] = computed[0].permute(1, 2, 0).cpu().numpy()
-        return derived
+        """Return the map of sample `index`, float32 [H, W, C]."""
+        values = torch.from_numpy(np.array(self._source.read(index), dtype=np.float32))
+        derived = self._function(values.permute(2, 0, 1)[None].to(self._device))
+        maps: NDArray[Any] = derived[0].permute(1, 2, 0).cpu().numpy()
+        return maps
 
 
-def derivations(detector: Any, keys: Mapping[int, str]) -> dict[int, Derivation]:
-    """Return level -> how it follows from another level; `keys` are level -> FPN key.
+def derivations(detector: nn.Module, keys: Sequence[str]) -> dict[int, Derivation]:
+    """Return level -> derivation for every level that needs one other level of the pyramid alone.
 
-    Faster and Mask R-CNN: `pool` is every other row and column of the level before it
-    (LastLevelMaxPool). RetinaNet and FCOS: `p7` is a convolution of `p6`, and `p6` one of the last
-    lateral level where the FPN says `use_P5`; made from the backbone's C5, it cannot be derived.
+    `keys` are those of all levels, finest first. torchvision's `pool` is the level before it
+    subsampled by 2 (Lin et al. 2017, Feature Pyramid Networks, footnote on P6); RetinaNet's and
+    FCOS's p6 and p7 are convolutions of stride 2 (Lin et al. 2017, Focal Loss, section 4), p6 of
+    the level p5, or of the body's C5, which no receiver has: then only p7 can be derived.
     """
-    extra = getattr(getattr(detector.backbone, "fpn", None), "extra_blocks", None)
-    level_of = {key: level for level, key in keys.items()}
+    block = getattr(getattr(getattr(detector, "backbone", None), "fpn", None), "extra_blocks", None)
+    level_of = {key: level for level, key in enumerate(keys)}
     found: dict[int, Derivation] = {}
-    if isinstance(extra, LastLevelMaxPool) and "pool" in level_of:
-        last = level_of["pool"]
-        if last - 1 in keys:
-            found[last] = Derivation(source_level=last - 1, function=_every_other)
-    elif isinstance(extra, LastLevelP6P7):
-        if {"p6", "p7"} <= level_of.keys():
-            found[level_of["p7"]] = Derivation(
-                source_level=level_of["p6"], function=_p7_of(extra.p7)
+    if isinstance(block, LastLevelMaxPool) and level_of.get("pool", 0) > 0:
+        source = level_of["pool"] - 1
+        found[source + 1] = Derivation(
+            source_level=source, function=_subsampled, formula=f"level {source}[::2, ::2]"
+        )
+    if isinstance(block, LastLevelP6P7) and "p6" in level_of:
+        p6 = level_of["p6"]
+        if block.use_P5 and p6 > 0:
+            found[p6] = Derivation(
+                source_level=p6 - 1, function=block.p6, formula=f"conv(level {p6 - 1})"
             )
-        if extra.use_P5 and "p6" in level_of and level_of["p6"] - 1 in keys:
-            found[level_of["p6"]] = Derivation(
-                source_level=level_of["p6"] - 1, function=_on_its_device(extra.p6)
+        if "p7" in level_of:
+            found[level_of["p7"]] = Derivation(
+                source_level=p6,
+                function=partial(_rectified, block.p7),
+                formula=f"conv(relu(level {p6}))",
             )
     return found
 
 
-def _every_other(values: Tensor) -> Tensor:
-    return functional.max_pool2d(values, kernel_size=1, stride=2)
+def _subsampled(maps: Tensor) -> Tensor:
+    return maps[:, :, ::2, ::2]
 
 
-def _p7_of(convolution: nn.Module) -> Callable[[Tensor], Tensor]:
-    convolved = _on_its_device(convolution)
-    return lambda values: convolved(functional.relu(values))
-
-
-def _on_its_device(convolution: nn.Module) -> Callable[[Tensor], Tensor]:
-    device = next(convolution.parameters()).device
-
-    def compute(values: Tensor) -> Tensor:
-        result: Tensor = convolution(values.to(device))
-        return result
-
-    return compute
+def _rectified(convolution: nn.Module, maps: Tensor) -> Tensor:
+    result: Tensor = convolution(functional.relu(maps))
+    return result

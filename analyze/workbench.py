@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from analyze.candidates import TrainedRuns, trained_runs, untrained_lines
 from analyze.decoded_levels import DecodedLevels
+from analyze.detection import backbone_keys
 from analyze.detection_study import DetectionStudy
 from analyze.kept import Kept
 from analyze.level_study import LevelStudy
@@ -76,8 +77,7 @@ def _cached_levels_only(found: TrainedRuns, split: Split) -> tuple[Candidate, ..
 def _derivations(split: Split) -> dict[int, Derivation]:
     if split.evaluator is None:
         return {}
-    keys = {level: reader.info.key for level, reader in split.readers.items()}
-    return derivations(split.evaluator.detector, keys)
+    return derivations(split.evaluator.detector, backbone_keys(split.evaluator.detector))
 
 
 def _scratch_folder(parent: Path) -> TemporaryDirectory[str]:
