@@ -16,6 +16,7 @@ from analyze.detection import detect_from_levels
 from analyze.detections import Detections
 from analyze.map_source import MapSource
 from analyze.results import Accuracy
+from analyze.roi_align import fast_pooling
 from data.reader import LevelReader
 
 
@@ -39,11 +40,12 @@ class SplitEvaluator:
         """Run the heads over the split, with the levels in `replaced` taken from there."""
         samples = next(iter(self.readers.values())).manifest.samples
         found = {}
-        for index in self.indices:
-            sample = samples[index]
-            found[sample.image_id] = detect_from_levels(
-                self.detector, self.levels(index, replaced), (sample.height, sample.width)
-            )
+        with fast_pooling(self.detector):
+            for index in self.indices:
+                sample = samples[index]
+                found[sample.image_id] = detect_from_levels(
+                    self.detector, self.levels(index, replaced), (sample.height, sample.width)
+                )
         return Detections.of(found)
 
     def evaluate(self, detections: Detections) -> Evaluation:

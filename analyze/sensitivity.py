@@ -174,7 +174,9 @@ def _group_sensitivities(
         response = HeadResponse(evaluator.detector, levels, hw, settings.num_proposals)
         for level, plan in plans.items():
             reader = evaluator.readers[level]
-            whole = NoisyMaps(reader, np.sum([errors for _, _, errors in plan], axis=0), settings.seed)
+            whole = NoisyMaps(
+                reader, np.sum([errors for _, _, errors in plan], axis=0), settings.seed
+            )
             noisy = torch.from_numpy(whole.read(index)).permute(2, 0, 1)[None].to(device)
             for number, (first, size, _) in enumerate(plan):
                 maps = levels[reader.info.key].clone()

@@ -100,6 +100,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "analyze.bitstream",
         "analyze.decoded_maps",
         "analyze.detection",
+        "analyze.roi_align",
         "analyze.evaluation",
         "analyze.damage",
         "analyze.replacements",
