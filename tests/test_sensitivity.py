@@ -42,7 +42,6 @@ def test_water_filling_gives_the_sum_asked_for_and_one_height_where_it_can(
     assert errors.sum() == pytest.approx(share * values.sum())
     assert (errors <= values).all()
     below_the_water = errors < values
-    assert np.ptp(errors[below_the_water], initial=errors.max()) <= errors.max() + 1e-9
     assert (errors[below_the_water] == errors.max()).all()
 
 
@@ -112,7 +111,7 @@ def test_number_of_proposals_comes_back_after_an_error() -> None:
 
 
 def test_detector_with_unknown_heads_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="neither .rpn nor .head: leave sensitivity out"):
+    with pytest.raises(ConfigError, match=r"neither \.rpn nor \.head: leave sensitivity out"):
         HeadResponse(torch.nn.Linear(1, 1), {}, (4, 4), 5)
 
 
