@@ -55,13 +55,13 @@ class SplitEvaluator:
     def levels(self, index: int, replaced: Mapping[int, MapSource]) -> dict[str, torch.Tensor]:
         """Return key -> float32 [1, C, H, W] of one sample, finest first."""
         return {
-            reader.info.key: _as_batch(
+            reader.info.key: as_batch(
                 replaced[level].read(index) if level in replaced else reader.sample(index)
             )
             for level, reader in sorted(self.readers.items())
         }
 
 
-def _as_batch(values: NDArray[Any]) -> torch.Tensor:
+def as_batch(values: NDArray[Any]) -> torch.Tensor:
     """Return [H, W, C] as float32 [1, C, H, W]."""
     return torch.from_numpy(np.array(values, dtype=np.float32)).permute(2, 0, 1)[None]
