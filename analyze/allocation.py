@@ -130,9 +130,7 @@ def within_bits(
         if each.bits_per_pixel <= limit and _is_less(each.cost, found.cost)
     ]:
         found = min(better, key=lambda each: (each.cost, each.bits_per_pixel))
-    bound = _on_hull(
-        [(each.bits_per_pixel, each.cost) for each in hull], bits_per_pixel
-    )
+    bound = _on_hull([(each.bits_per_pixel, each.cost) for each in hull], bits_per_pixel)
     return found, min(bound, found.cost)
 
 
@@ -158,9 +156,7 @@ def within_cost(
         if each.cost <= limit and _is_less(each.bits_per_pixel, found.bits_per_pixel)
     ]:
         found = min(better, key=lambda each: (each.bits_per_pixel, each.cost))
-    bound = _on_hull(
-        [(each.cost, each.bits_per_pixel) for each in reversed(hull)], highest_cost
-    )
+    bound = _on_hull([(each.cost, each.bits_per_pixel) for each in reversed(hull)], highest_cost)
     return found, min(bound, found.bits_per_pixel)
 
 
