@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -52,7 +51,7 @@ def saving(same_lambda: Iterable[RateMap], chosen: RateMap) -> Saving:
             f"mAP {chosen.map:.4f} is {side} what one lambda for all levels reaches, "
             f"{lowest:.4f} to {highest:.4f}"
         )
-    same = math.exp2(float(np.interp(chosen.map, accuracy[hull], bits[hull])))
+    same = 2.0 ** float(np.interp(chosen.map, accuracy[hull], bits[hull]))
     return Saving(
         fraction=1 - chosen.bits_per_pixel / same,
         same_lambda_bits_per_pixel=same,

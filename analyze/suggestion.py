@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def mse_for_drop(
 def _for_gap(points: Sequence[CurvePoint]) -> tuple[float, str]:
     gaps = [
         (math.dist(_logs(first), _logs(second)), first.lmbda, second.lmbda)
-        for first, second in zip(points, points[1:], strict=False)
+        for first, second in itertools.pairwise(points)
         if second.lmbda > first.lmbda
     ]
     if not gaps:
@@ -139,11 +140,8 @@ def _beyond(end: CurvePoint, target: LevelTarget) -> float:
     exponent = end.lmbda * end.bits_per_position / end.mse
     # With D = a R^-e: -dD/dR = e D / R. In logs, as a small exponent makes huge ratios.
     change = math.log(target.value / _quantity(end, target))
-    if target.kind == "bits":
-        log_ratio = -(exponent + 1) * change
-    else:
-        log_ratio = (1 + 1 / exponent) * change
-    return end.lmbda * math.exp(min(max(log_ratio, -50.0), 50.0))
+    power = -(exponent + 1) if target.kind == "bits" else 1 + 1 / exponent
+    return end.lmbda * math.exp(min(max(power * change, -50.0), 50.0))
 
 
 def _quantity(point: CurvePoint, target: LevelTarget) -> float:

@@ -118,6 +118,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "analyze.level_details",
         "analyze.tables",
         "analyze.plots",
+        "analyze.curve_plots",
+        "analyze.pictures",
         "analyze.report",
         "extract.evaluate",
     ),
