@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -125,7 +126,7 @@ def _draw_levels(
 ) -> None:
     names = list(dict.fromkeys(each.name for _, series in panels for each in series))
     rows = math.ceil(len(panels) / _COLUMNS)
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for place, (level, series) in enumerate(panels):
         axes = figure.add_subplot(rows, min(_COLUMNS, len(panels)), place + 1)
         for each in series:
