@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,12 +57,12 @@ def test_front_holds_exactly_the_points_that_none_beats(points: list[tuple[int, 
 @given(POINTS)
 def test_no_point_lies_below_the_hull_and_its_slopes_rise(points: list[tuple[int, int]]) -> None:
     hull = [points[place] for place in lower_hull(*zip(*points, strict=True))]
-    slopes = [(e1 - e0) / (r1 - r0) for (r0, e0), (r1, e1) in zip(hull, hull[1:], strict=False)]
+    slopes = [(e1 - e0) / (r1 - r0) for (r0, e0), (r1, e1) in itertools.pairwise(hull)]
     assert all(slope < 0 for slope in slopes)
-    assert all(a < b for a, b in zip(slopes, slopes[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(slopes))
     assert hull[0][0] == min(rate for rate, _ in points)
     assert hull[-1][1] == min(error for _, error in points)
-    for (r0, e0), (r1, e1) in zip(hull, hull[1:], strict=False):
+    for (r0, e0), (r1, e1) in itertools.pairwise(hull):
         for rate, error in points:
             if r0 <= rate <= r1:
                 assert (error - e0) * (r1 - r0) >= (e1 - e0) * (rate - r0)
