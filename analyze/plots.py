@@ -53,7 +53,6 @@ def make_plots(result: AnalysisResult) -> list[Plot]:
             _rate_distortion,
             bool(measured(result)),
         ),
-        ("detection", "mAP of the detector, 0.50:0.95", _detection, result.original is not None),
         ("share", "Share of all feature values by level", _share, bool(result.rows)),
     ]
     return [
@@ -130,27 +129,6 @@ def _rate_distortion(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
     axes.set_ylabel("PSNR in dB, against the level's own range")
     axes.grid(color=theme.ink, alpha=0.15)
     axes.legend(frameon=False, labelcolor=theme.ink)
-
-
-def _detection(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
-    assert result.original is not None, "make_plots leaves this plot out without it"
-    bars = [("original", result.original.map, theme.ink)]
-    bars += [
-        (
-            f"level {row.facts.level} alone, λ {run.lmbda:.3g}",
-            row.alone.map,
-            COLORS[row.facts.level % len(COLORS)],
-        )
-        for row, run in measured(result)
-        if row.alone is not None
-    ]
-    bars += [
-        (each.name.partition(" (")[0], each.accuracy.map, "#999999")
-        for each in result.combinations
-        if each.accuracy is not None
-    ]
-    _horizontal_bars(axes, bars, theme, "{:.3f}")
-    axes.set_xlabel("mAP 0.50:0.95")
 
 
 def _share(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
