@@ -103,13 +103,17 @@ def _allocation(findings: Findings) -> Section | None:
         title="Allocation",
         blocks=(
             Paragraph(
-                text=f"{found.combination.name.capitalize()}: {reached}. "
-                f"{found.allocation.why.capitalize()}. {saving}"
+                text=f"{_sentence(found.combination.name)}: {reached}. "
+                f"{_sentence(found.allocation.why)}. {saving}"
             ),
             TableBlock(name="allocation", table=allocation_table(found)),
             Paragraph(text="Written to ensemble.yaml beside this page."),
         ),
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _curves(findings: Findings) -> Section:
