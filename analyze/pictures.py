@@ -18,6 +18,7 @@ from analyze.plots import COLORS, Plot, Theme, draw_plot, dress
 from configs.errors import ConfigError
 from data.images import read_image
 
+_PHOTO_COLORS = 128  # a quarter of the bytes; a report holds many photographs, in two themes each
 _BOX_STYLES = (("truth", "#FFFFFF", "-"), ("before", "#56B4E9", "-"), ("after", "#E69F00", "--"))
 
 
@@ -76,7 +77,11 @@ def boxes_plot(name: str, title: str, file: str, boxes: ImageBoxes) -> Plot | No
     height, width = image.shape[:2]
     panel_inches = min(4.7 * height / width, 6.0)
     return draw_plot(
-        name, title, partial(_draw_boxes, image, boxes), size_inches=(9.6, panel_inches + 0.6)
+        name,
+        title,
+        partial(_draw_boxes, image, boxes),
+        size_inches=(9.6, panel_inches + 0.6),
+        num_colors=_PHOTO_COLORS,
     )
 
 
@@ -112,6 +117,7 @@ def _draw_histogram(histogram: ValueHistogram, figure: Figure, theme: Theme) -> 
 
 
 def _finish(axes: Axes, theme: Theme) -> None:
+    axes.set_axisbelow(True)
     axes.grid(color=theme.ink, alpha=0.15)
     axes.legend(frameon=False, labelcolor=theme.ink)
     dress(axes, theme)
@@ -154,7 +160,7 @@ def _draw_boxes(image: NDArray[Any], boxes: ImageBoxes, figure: Figure, theme: T
                     _draw_box(axes, box, color, line)
         _without_ticks(axes, theme)
         axes.set_title(
-            f"{panel}: {len(found[panel])} boxes, of {len(boxes.truth)} true ones", fontsize="small"
+            f"{panel}: {len(found[panel])} detected, {len(boxes.truth)} true", fontsize="small"
         )
     figure.legend(
         [Rectangle((0, 0), 1, 1, fill=False, edgecolor=c, linestyle=s) for _, c, s in _BOX_STYLES],

@@ -11,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analyze.results import AnalysisResult
 from analyze.tables import measured
@@ -68,8 +69,12 @@ def draw_plot(
     draw: Callable[[Figure, Theme], None],
     *,
     size_inches: tuple[float, float] = (6.4, 4.0),
+    num_colors: int | None = None,
 ) -> Plot:
-    """Return the figure that `draw` fills, in both themes as PNG and the light one as SVG."""
+    """Return the figure that `draw` fills, in both themes as PNG and the light one as SVG.
+
+    `num_colors`: reduce the PNGs to a palette of so many, 256 at most; None: all colours.
+    """
 
     def saved(theme: Theme, file_format: str) -> bytes:
         figure = Figure(figsize=size_inches, dpi=130, layout="constrained", facecolor=theme.ground)
@@ -85,10 +90,19 @@ def draw_plot(
     return Plot(
         name=name,
         title=title,
-        light_png=saved(LIGHT, "png"),
-        dark_png=saved(DARK, "png"),
+        light_png=_reduced(saved(LIGHT, "png"), num_colors),
+        dark_png=_reduced(saved(DARK, "png"), num_colors),
         svg=saved(LIGHT, "svg"),
     )
+
+
+def _reduced(png: bytes, num_colors: int | None) -> bytes:
+    if num_colors is None:
+        return png
+    reduced = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.convert("RGB").quantize(num_colors).save(reduced, format="png", optimize=True)
+    return reduced.getvalue()
 
 
 def dress(axes: Axes, theme: Theme) -> None:

@@ -45,7 +45,8 @@ class HalvedMaps:
 
 
 @pytest.mark.parametrize(
-    ("name", "latents"), [("factorized_prior", {"y": 12}), ("scale_hyperprior", {"y": 12, "z": 8})]
+    ("name", "latents"),
+    [("factorized_prior_specific_level", {"y": 12}), ("scale_hyperprior", {"y": 12, "z": 8})],
 )
 def test_latent_rates_add_up_to_the_estimated_rate(
     reader: LevelReader, name: str, latents: dict[str, int]
@@ -66,7 +67,7 @@ def test_latent_rates_add_up_to_the_estimated_rate(
 
 def test_rates_of_no_samples_are_refused(reader: LevelReader) -> None:
     with pytest.raises(ValueError, match="no samples"):
-        latent_rates(codec_for(reader, "factorized_prior"), reader, ())
+        latent_rates(codec_for(reader, "factorized_prior_specific_level"), reader, ())
 
 
 def test_histogram_counts_every_value_of_both_in_the_same_bins(reader: LevelReader) -> None:
