@@ -51,7 +51,7 @@ class KltCodec:
         return quantise(coefficients(values, self.mean, self.axes), self.step)
 
     def encode(self, values: NDArray[Any]) -> bytes:
-        """Return the number of components sent and their rANS bytes, of one map, float32 [H, W, C]."""
+        """Return how many components are sent, and their rANS bytes, for a map float32 [H, W, C]."""
         symbols = self.symbols(values)
         num_sent = int(symbols.any(axis=1).nonzero()[0].max(initial=-1)) + 1
         return _NUM_SENT.pack(num_sent) + self.tables.encode(symbols[:num_sent])

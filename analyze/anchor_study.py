@@ -197,9 +197,7 @@ def _measure_point(
     }
 
 
-def _point(
-    name: str, anchor: Anchor, split: AnchorSplit, facts: Mapping[str, Any]
-) -> AnchorPoint:
+def _point(name: str, anchor: Anchor, split: AnchorSplit, facts: Mapping[str, Any]) -> AnchorPoint:
     levels = {
         int(level): AnchorMeasurement(**values)
         for level, values in sorted(facts["levels"].items(), key=lambda item: int(item[0]))

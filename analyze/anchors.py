@@ -63,8 +63,8 @@ class Anchor(Protocol):
 def fitting_indices(reader: LevelReader, max_positions: int = 2**17) -> list[int]:
     """Return samples, evenly spread over the split, of about `max_positions` positions in all.
 
-    So many settle 256 channels' covariance and tables (500 positions for each value that a channel's
-    row of the covariance has); fitting then takes seconds. At least one sample is returned.
+    So many settle 256 channels' covariance and tables: 500 positions for each value of a row of the
+    covariance. Fitting then takes seconds. At least one sample is returned.
     """
     positions = int((reader.shapes[:, 0] * reader.shapes[:, 1]).sum())
     num_samples = max(1, int(reader.num_samples * min(1.0, max_positions / positions)))
