@@ -69,6 +69,11 @@ class Float16Anchor:
         """What tables call it."""
         return "float16 + zstd"
 
+    @property
+    def points(self) -> tuple[dict[str, Any], ...]:
+        """The one rate point's settings."""
+        return ({"zstd_level": self.zstd_level},)
+
     def unavailable(self) -> str | None:
         """Say what to install if the package zstandard is missing."""
         try:

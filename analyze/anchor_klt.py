@@ -6,6 +6,7 @@ at rates where the quantisation noise is uniform.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -16,12 +17,18 @@ from numpy.typing import NDArray
 
 from analyze.covariance import ChannelCovariance, covariance_of
 from analyze.symbol_coding import MAX_SYMBOL, SymbolCounts, SymbolTables, fit_tables
+from configs.errors import CacheError
 from data.reader import LevelReader
+
+_NUM_SENT = struct.Struct("<H")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KltCodec:
-    """The train split's principal axes, and rounding to multiples of one step, no dead zone."""
+    """The train split's principal axes, and rounding to multiples of one step, no dead zone.
+
+    Components after a map's last one that is not zero everywhere are not sent.
+    """
 
     kind: ClassVar[str] = "klt"
 
@@ -29,9 +36,9 @@ class KltCodec:
     """The step in units of the level's root mean channel variance, for names only."""
     step: float
     mean: NDArray[Any]
-    """float64 [C]."""
+    """float32 [C]."""
     axes: NDArray[Any]
-    """float64 [C, C], columns are components."""
+    """float32 [C, C], columns are components, largest variance first."""
     tables: SymbolTables
 
     @property
@@ -44,15 +51,24 @@ class KltCodec:
         return quantise(coefficients(values, self.mean, self.axes), self.step)
 
     def encode(self, values: NDArray[Any]) -> bytes:
-        """Return the rANS bytes of one map, float32 [H, W, C]."""
-        return self.tables.encode(self.symbols(values))
+        """Return how many components are sent, and their rANS bytes, for a map float32 [H, W, C]."""
+        symbols = self.symbols(values)
+        num_sent = int(symbols.any(axis=1).nonzero()[0].max(initial=-1)) + 1
+        return _NUM_SENT.pack(num_sent) + self.tables.encode(symbols[:num_sent])
 
     def decode(self, payload: bytes, size_hw: tuple[int, int]) -> NDArray[Any]:
-        """Return float32 [H, W, C], each coefficient within step / 2 of what was encoded."""
+        """Return float32 [H, W, C], each coefficient within step / 2 of what was encoded.
+
+        Raises CacheError if the payload is too short or of another codec.
+        """
         height, width = size_hw
-        symbols = self.tables.decode(payload, height * width)
-        restored: NDArray[Any] = (symbols.T * self.step) @ self.axes.T + self.mean
-        return restored.astype(np.float32).reshape(height, width, -1)
+        num_sent = _NUM_SENT.unpack_from(payload)[0] if len(payload) >= _NUM_SENT.size else None
+        if num_sent is None or num_sent > len(self.mean):
+            raise CacheError("KLT coefficients are damaged: compress the features again")
+        symbols = self.tables.decode_first(payload[_NUM_SENT.size :], num_sent, height * width)
+        scaled = symbols.T.astype(np.float32) * np.float32(self.step)
+        restored: NDArray[Any] = scaled @ self.axes[:, :num_sent].T + self.mean
+        return restored.reshape(height, width, -1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +82,11 @@ class KltAnchor:
         """What tables call it."""
         return "KLT over channels"
 
+    @property
+    def points(self) -> tuple[dict[str, Any], ...]:
+        """Each rate point's settings."""
+        return tuple({"relative_step": step} for step in self.relative_steps)
+
     def unavailable(self) -> str | None:
         """Return None: it needs nothing."""
         return None
@@ -76,20 +97,22 @@ class KltAnchor:
         Raises CacheError if a sample is damaged.
         """
         statistics = _covariance(reader, indices)
-        axes = statistics.principal_axes()
+        mean, axes = (
+            part.astype(np.float32) for part in (statistics.mean, statistics.principal_axes())
+        )
         # A level without any variance is coded by its mean alone, whatever the step.
         scale = float(np.sqrt(statistics.mean_variance)) or 1.0
         steps = {relative: relative * scale for relative in self.relative_steps}
         counted = {relative: SymbolCounts(len(axes)) for relative in self.relative_steps}
         for index in indices:
-            projected = coefficients(reader.sample(index), statistics.mean, axes)
+            projected = coefficients(reader.sample(index), mean, axes)
             for relative, step in steps.items():
                 counted[relative].add(quantise(projected, step))
         return tuple(
             KltCodec(
                 relative_step=relative,
                 step=step,
-                mean=statistics.mean,
+                mean=mean,
                 axes=axes,
                 tables=fit_tables(counted[relative]),
             )
@@ -98,15 +121,17 @@ class KltAnchor:
 
 
 def coefficients(values: NDArray[Any], mean: NDArray[Any], axes: NDArray[Any]) -> NDArray[Any]:
-    """Return float64 [C, H * W], component by component, for a map float [H, W, C]."""
-    centred = values.reshape(-1, values.shape[-1]).astype(np.float64) - mean
+    """Return [C, H * W] of the axes' dtype, component by component, for a map float [H, W, C]."""
+    centred = values.reshape(-1, values.shape[-1]).astype(axes.dtype) - mean
     projected: NDArray[Any] = axes.T @ centred.T
     return projected
 
 
 def quantise(projected: NDArray[Any], step: float) -> NDArray[Any]:
     """Return the nearest multiples of `step`, int32 of the same shape."""
-    multiples: NDArray[Any] = np.clip(np.rint(projected / step), -MAX_SYMBOL, MAX_SYMBOL)
+    multiples: NDArray[Any] = projected / projected.dtype.type(step)
+    np.rint(multiples, out=multiples)
+    np.clip(multiples, -MAX_SYMBOL, MAX_SYMBOL, out=multiples)
     return multiples.astype(np.int32)
 
 

@@ -93,6 +93,13 @@ class PictureAnchor:
         """What tables call it."""
         return f"{self.standard}, {self.bit_depth} bit"
 
+    @property
+    def points(self) -> tuple[dict[str, Any], ...]:
+        """Each rate point's settings; ConfigError if it is unavailable."""
+        encoder = usable_encoder(self.encoders)
+        same = {"encoder": encoder.name, "bit_depth": self.bit_depth}
+        return tuple({**same, "quantiser": quantiser} for quantiser in self.quantisers)
+
     def unavailable(self) -> str | None:
         """Say what to install if this machine's PyAV lacks all the encoders."""
         try:

@@ -51,12 +51,17 @@ class UniformCodec:
 class UniformAnchor:
     """One codec for each number of bits."""
 
-    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    bits: tuple[int, ...] = (2, 3, 4, 6, 8)
 
     @property
     def name(self) -> str:
         """What tables call it."""
         return "uniform per channel"
+
+    @property
+    def points(self) -> tuple[dict[str, Any], ...]:
+        """Each rate point's settings."""
+        return tuple({"bits": bits} for bits in self.bits)
 
     def unavailable(self) -> str | None:
         """Return None: it needs nothing."""

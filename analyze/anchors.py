@@ -49,6 +49,10 @@ class Anchor(Protocol):
     def name(self) -> str:
         """What tables call it, e.g. `HEVC intra, 10 bit`."""
 
+    @property
+    def points(self) -> Sequence[dict[str, Any]]:
+        """Each rate point's settings, plain values: equal ones fit equal codecs to equal caches."""
+
     def unavailable(self) -> str | None:
         """Say in one line what has to be installed first; None: nothing."""
 
@@ -56,11 +60,11 @@ class Anchor(Protocol):
         """Return a codec for each rate point, fitted to these samples of a train cache."""
 
 
-def fitting_indices(reader: LevelReader, max_positions: int = 2**22) -> list[int]:
+def fitting_indices(reader: LevelReader, max_positions: int = 2**17) -> list[int]:
     """Return samples, evenly spread over the split, of about `max_positions` positions in all.
 
-    So many settle 256 channels' covariance and tables; fitting then takes seconds, not hours. At
-    least one sample is returned.
+    So many settle 256 channels' covariance and tables: 500 positions for each value of a row of the
+    covariance. Fitting then takes seconds. At least one sample is returned.
     """
     positions = int((reader.shapes[:, 0] * reader.shapes[:, 1]).sum())
     num_samples = max(1, int(reader.num_samples * min(1.0, max_positions / positions)))

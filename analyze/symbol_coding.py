@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class SymbolCounts:
         self.low -= before
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class SymbolTables:
     """A cumulative frequency table for each channel, of 16 bits, the last entry for escapes."""
 
@@ -73,7 +74,7 @@ class SymbolTables:
     def encode(self, symbols: NDArray[Any]) -> bytes:
         """Return the rANS bytes of `symbols`, int32 [C, n], of at most MAX_SYMBOL each."""
         encoded: bytes = RansEncoder().encode_with_indexes(
-            symbols.reshape(-1).tolist(), self._indexes(symbols.shape[1]), *self._as_lists()
+            symbols.reshape(-1).tolist(), _indexes(*symbols.shape), *self._as_lists
         )
         return encoded
 
@@ -82,19 +83,28 @@ class SymbolTables:
 
         The coder does not notice damage: `analyze.anchors.decode_map` checks first.
         """
-        symbols = RansDecoder().decode_with_indexes(
-            payload, self._indexes(num_values), *self._as_lists()
-        )
-        return np.array(symbols, dtype=np.int32).reshape(len(self.low), num_values)
+        return self.decode_first(payload, len(self.low), num_values)
 
-    def _indexes(self, num_values: int) -> list[int]:
-        indexes: list[int] = np.repeat(np.arange(len(self.low)), num_values).tolist()
-        return indexes
+    def decode_first(self, payload: bytes, num_channels: int, num_values: int) -> NDArray[Any]:
+        """Return the int32 [num_channels, num_values] that `encode` was given of the first channels."""
+        indexes = _indexes(num_channels, num_values)
+        symbols = RansDecoder().decode_with_indexes(payload, indexes, *self._as_lists)
+        return np.fromiter(symbols, np.int32, len(symbols)).reshape(num_channels, num_values)
 
+    # Kept, as a codec codes many maps and the conversion takes as long as a small map's coding.
+    @cached_property
     def _as_lists(self) -> tuple[list[list[int]], list[int], list[int]]:
         ends = np.cumsum(self.lengths)[:-1]
         cdfs = [table.tolist() for table in np.split(self.cdfs, ends)]
         return cdfs, self.lengths.tolist(), self.low.tolist()
+
+
+# Maps of one size follow each other.
+@lru_cache(maxsize=2)
+def _indexes(num_channels: int, num_values: int) -> list[int]:
+    """Return each symbol's table, channel after channel."""
+    indexes: list[int] = np.repeat(np.arange(num_channels), num_values).tolist()
+    return indexes
 
 
 def fit_tables(counted: SymbolCounts) -> SymbolTables:
