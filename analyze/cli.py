@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 
 from analyze.allocation_search import Target
+from analyze.anchor_files import ANCHORS
+from analyze.comparison import FAST_ANCHORS
 from analyze.finding_tables import allocation_table
 from analyze.kept import Kept
 from analyze.loop import Wanted, analyze
@@ -69,6 +71,14 @@ _PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
     metavar="E",
     help="Allocate the fewest bits for a mean squared error of at most E over all levels.",
 )
+@click.option(
+    "--anchors",
+    default="fast",
+    metavar="NAME[,NAME...]",
+    help=f"Anchors to compare with: {', '.join(ANCHORS)}; fast: {', '.join(FAST_ANCHORS)}; all; "
+    "none.",
+)
+@click.option("--matrix", is_flag=True, help="Measure each model on each level.")
 @click.option("--sensitivity", is_flag=True, help="Measure mAP under noise in each level.")
 @click.option("--suggest-lambda", is_flag=True, help="Say where the next lambdas should lie.")
 @click.option("--limit", default=None, type=click.IntRange(min=1), help="Only the first N images.")
@@ -88,6 +98,8 @@ def analyze_levels(
     target_bpp: float | None,
     target_map_drop: float | None,
     target_mse: float | None,
+    anchors: str,
+    matrix: bool,
     sensitivity: bool,
     suggest_lambda: bool,
     limit: int | None,
@@ -115,6 +127,8 @@ def analyze_levels(
     )
     wanted = Wanted(
         target=_target(target_bpp, target_map_drop, target_mse),
+        anchors=_anchors(anchors),
+        matrix=matrix,
         sensitivity=sensitivity,
         suggest_lambda=suggest_lambda,
     )
@@ -138,6 +152,20 @@ def analyze_levels(
     for line in result.missing:
         click.echo(f"missing: {line}")
     click.echo(f"\nreport: {page}")
+
+
+def _anchors(names: str) -> tuple[str, ...]:
+    groups = {"fast": FAST_ANCHORS, "all": tuple(ANCHORS), "none": ()}
+    if names in groups:
+        return groups[names]
+    chosen = tuple(name.strip() for name in names.split(","))
+    for name in chosen:
+        if name not in ANCHORS:
+            raise ConfigError(
+                f"--anchors {name}: there is none of this name: use {', '.join(ANCHORS)}, or one "
+                "of fast, all, none"
+            )
+    return chosen
 
 
 def _target(bpp: float | None, map_drop: float | None, mse: float | None) -> Target:

@@ -4,44 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from analyze.comparison import OURS
 from analyze.curve_plots import PlotPoint, Series
+from analyze.curves import Curve
 from analyze.findings import Findings
-from analyze.results import AnalysisResult, Combination
-from analyze.tables import measured
+from analyze.results import Combination
 
 
-def map_series(result: AnalysisResult) -> list[Series]:
-    """Return mAP against bits per pixel: pyramids of one lambda, with all levels and derived."""
+def map_series(findings: Findings) -> list[Series]:
+    """Return mAP against bits per pixel: pyramids of one lambda, all sent and derived, anchors."""
+    result = findings.result
     whole = [each for each in result.combinations if each.lmbda is not None]
     sent = [each for each in whole if "derived" not in each.parts.values()]
     derived = [each for each in whole if "derived" in each.parts.values()]
-    series = [("all levels sent", sent), ("coarsest derived", derived)]
+    ours = [("all levels sent", sent), ("coarsest derived", derived)]
     return [
         Series(name=name, points=tuple(_points(combinations)), style="ours")
-        for name, combinations in series
+        for name, combinations in ours
+    ] + [
+        _of_curve(curve)
+        for each in findings.comparisons
+        if each.what == "all levels"
+        for curve in each.curves[1:]
     ]
 
 
-def level_series(result: AnalysisResult) -> list[tuple[int, list[Series]]]:
-    """Return level -> PSNR against bits per pixel over its runs."""
-    rows = measured(result)
+def level_series(findings: Findings) -> list[tuple[int, list[Series]]]:
+    """Return level -> PSNR against bits per pixel, of our runs and of the anchors."""
     return [
-        (
-            level,
-            [
-                Series(
-                    name="ours",
-                    points=tuple(
-                        PlotPoint(x=run.bits_per_pixel, y=run.psnr_db)
-                        for row, run in rows
-                        if row.facts.level == level
-                    ),
-                    style="ours",
-                )
-            ],
-        )
-        for level in sorted({row.facts.level for row, _ in rows})
+        (int(each.what.removeprefix("level ")), [_of_curve(curve) for curve in each.curves])
+        for each in findings.comparisons
+        if each.what.startswith("level ")
     ]
+
+
+def _of_curve(curve: Curve) -> Series:
+    points = (PlotPoint(x=point.bits_per_pixel, y=point.quality) for point in curve.points)
+    return Series(
+        name=curve.name, points=tuple(points), style="ours" if curve.name == OURS else "anchor"
+    )
 
 
 def chosen_point(findings: Findings) -> PlotPoint | None:

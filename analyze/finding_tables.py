@@ -26,7 +26,7 @@ def allocation_table(found: AllocationFinding) -> Table:
             accuracy.drop if accuracy else None,
         )
     )  # fmt: skip
-    return _table(
+    return plain_table(
         ("", "sent as", "bits/px", "MSE", "mAP drop"),
         ("level", "sent_as", "bits_per_pixel", "mse", "map_drop"),
         ("{}", "{}", "{:.4g}", "{:.4g}", "{:.4f}"),
@@ -41,7 +41,7 @@ def sensitivity_table(sensitivity: Sensitivity) -> Table:
         for level, points in sorted(sensitivity.levels.items())
         for mse, figure in points
     ]
-    return _table(
+    return plain_table(
         ("", "noise MSE", "mAP", "drop"),
         ("level", "noise_mse", "map", "drop"),
         ("{}", "{:.4g}", "{:.4f}", "{:.4f}"),
@@ -58,7 +58,7 @@ def worst_table(worst: WorstImages) -> Table:
         )
         for image in worst.images
     ]  # fmt: skip
-    return _table(
+    return plain_table(
         ("image", "AP before", "AP after", "loss", "true boxes", "boxes before", "boxes after"),
         ("image", "ap_before", "ap_after", "loss", "true", "before", "after"),
         ("{}", "{:.3f}", "{:.3f}", "{:.3f}", "{}", "{}", "{}"),
@@ -66,12 +66,13 @@ def worst_table(worst: WorstImages) -> Table:
     )
 
 
-def _table(
+def plain_table(
     titles: tuple[str, ...],
     names: tuple[str, ...],
     formats: tuple[str, ...],
     lines: Sequence[tuple[Value, ...]],
 ) -> Table:
+    """Return a table of lines, each column by its format."""
     return Table(
         titles=titles,
         cells=tuple(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analyze.allocation_study import AllocationFinding
+from analyze.anchor_study import AnchorPoint
+from analyze.comparison import Comparison
 from analyze.details_study import LevelPictures, WorstImages
+from analyze.matrix import Matrix
 from analyze.results import AnalysisResult
 from analyze.sensitivity import Sensitivity
 from analyze.suggestion import Suggestion
@@ -18,6 +21,9 @@ class Findings:
     result: AnalysisResult
     allocation: AllocationFinding | None = None
     sensitivity: Sensitivity | None = None
+    anchors: tuple[AnchorPoint, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    matrix: Matrix | None = None
     suggestions: tuple[Suggestion, ...] = ()
     level_pictures: tuple[LevelPictures, ...] = ()
     worst: WorstImages | None = None

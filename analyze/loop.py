@@ -10,10 +10,13 @@ from pathlib import Path
 
 from analyze.allocation_search import Target
 from analyze.allocation_study import AllocationFinding, allocate
+from analyze.anchor_study import AnchorPoint
+from analyze.comparison import anchor_study, compare
 from analyze.details_study import level_pictures, worst
 from analyze.findings import Findings
 from analyze.kept import Kept
 from analyze.level_results import analysis_result, measured_runs, run_parts
+from analyze.matrix import Matrix, matrix_runs, measure_matrix
 from analyze.parts import DERIVED, DROPPED, Part
 from analyze.results import AnalysisResult, Measurement
 from analyze.runs import Candidate
@@ -21,6 +24,7 @@ from analyze.sensitivity import Sensitivity, measure_sensitivity
 from analyze.split import AnalysisRequest
 from analyze.suggestion import CurvePoint, Suggestion, suggest_lambda
 from analyze.workbench import Workbench, open_workbench
+from configs.errors import CacheError
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ class Wanted:
     """What is asked for beyond levels and detection."""
 
     target: Target
+    anchors: tuple[str, ...] = ()
+    """Names in anchor_files.ANCHORS."""
+    matrix: bool = False
     sensitivity: bool = False
     suggest_lambda: bool = False
 
@@ -46,6 +53,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path, kept: Kept)
         missing = list(result.missing)
         sensitivity = _sensitivity(bench, missing) if wanted.sensitivity else None
         allocation = _allocation(bench, measurements, result, wanted.target, missing)
+        anchors = _anchors(bench, wanted.anchors, missing)
         shown = _shown_runs(bench, allocation)
         name, parts = _shown_combination(bench, measurements, allocation, shown)
         return Findings(
@@ -58,6 +66,9 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path, kept: Kept)
             ),
             allocation=allocation,
             sensitivity=sensitivity,
+            anchors=anchors,
+            comparisons=compare(result, anchors),
+            matrix=_matrix(bench, missing) if wanted.matrix else None,
             suggestions=_suggestions(bench, measurements) if wanted.suggest_lambda else (),
             level_pictures=level_pictures(bench, shown),
             worst=worst(bench, name, parts) if parts else None,
@@ -70,6 +81,34 @@ def _sensitivity(bench: Workbench, missing: list[str]) -> Sensitivity | None:
         return None
     _LOG.info("sensitivity: noise in each level and each group of channels")
     return measure_sensitivity(bench.split.evaluator, bench.kept)
+
+
+def _anchors(
+    bench: Workbench, names: tuple[str, ...], missing: list[str]
+) -> tuple[AnchorPoint, ...]:
+    if not names:
+        return ()
+    study = anchor_study(bench, names)
+    missing.extend(study.missing)
+    return study.points
+
+
+def _matrix(bench: Workbench, missing: list[str]) -> Matrix | None:
+    folders = matrix_runs(bench.runs, bench.random_runs)
+    if not folders:
+        return None
+    try:
+        return measure_matrix(
+            folders,
+            bench.split.readers,
+            bench.split.num_images,
+            bench.request.cache.parent / "train",
+            bench.kept,
+            bench.request.device,
+        )
+    except CacheError as error:
+        missing.append(f"no matrix of models and levels: {error}")
+        return None
 
 
 def _allocation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from analyze.comparison_tables import anchor_table, bd_table, cost_table, matrix_table
 from analyze.curve_plots import level_curves_plot, map_plot
 from analyze.curve_series import chosen_point, level_series, map_series
 from analyze.finding_tables import allocation_table, sensitivity_table, worst_table
@@ -56,6 +57,8 @@ def make_page(findings: Findings, provenance: Provenance) -> Page:
         ),
         _allocation(findings),
         _curves(findings),
+        _anchors(findings),
+        _matrix(findings),
         _sensitivity(findings),
         _suggestions(findings),
         _worst(findings),
@@ -80,7 +83,7 @@ def _first(findings: Findings) -> Section:
     original = result.original.map if result.original else None
     curves = [
         *(plot for plot in make_plots(result) if plot.name == "rate_distortion"),
-        map_plot(map_series(result), chosen=chosen_point(findings), original=original),
+        map_plot(map_series(findings), chosen=chosen_point(findings), original=original),
     ]
     blocks = [TableBlock(name="levels", table=level_table(result)), *_figures(curves)]
     return Section(title="Levels", blocks=tuple(blocks))
@@ -118,10 +121,45 @@ def _sentence(text: str) -> str:
 
 def _curves(findings: Findings) -> Section:
     plots = [
-        level_curves_plot(level_series(findings.result)),
+        level_curves_plot(level_series(findings)),
         *(plot for plot in make_plots(findings.result) if plot.name == "share"),
     ]
     return Section(title="Curves", blocks=tuple(_figures(plots)))
+
+
+def _anchors(findings: Findings) -> Section | None:
+    if not findings.anchors:
+        return None
+    return Section(
+        title="Against anchors",
+        blocks=(
+            Paragraph(
+                text="Codecs without training, fitted to the train cache, coded to real bytes; "
+                "levels that can be derived are not sent. BD-rate: bits that ours need more than "
+                "the anchor at equal quality (negative: fewer); BD quality: what ours has more at "
+                "equal bits (Bjøntegaard 2001, PCHIP)."
+            ),
+            TableBlock(name="bd", table=bd_table(findings.comparisons)),
+            TableBlock(name="anchors", table=anchor_table(findings.anchors)),
+        ),
+    )
+
+
+def _matrix(findings: Findings) -> Section | None:
+    matrix = findings.matrix
+    if matrix is None:
+        return None
+    blocks: list[Block] = [
+        Paragraph(
+            text="Loss (MSE + lambda * estimated BPP) of each model on each level; on a level that "
+            "it was not trained for, a model gets that level's standardisation."
+        ),
+        TableBlock(name="matrix", table=matrix_table(matrix)),
+        TableBlock(name="model_costs", table=cost_table(matrix)),
+    ]
+    if matrix.notes:
+        blocks.append(Lines(lines=matrix.notes))
+    return Section(title="Specific against random", blocks=tuple(blocks))
 
 
 def _sensitivity(findings: Findings) -> Section | None:

@@ -35,6 +35,8 @@ class Workbench:
     derivations: dict[int, Derivation]
     """Levels that the decoder can compute from another one."""
     kept: Kept
+    scratch: Path
+    """A folder that is removed in the end."""
 
 
 @contextmanager
@@ -69,6 +71,7 @@ def open_workbench(request: AnalysisRequest, scratch: Path, kept: Kept) -> Itera
             detection=detection,
             derivations=derivable,
             kept=kept,
+            scratch=folder,
         )
 
 
