@@ -44,7 +44,8 @@ class Allocation:
     """Whether the target is reached: by the verified drop where there is one."""
     bound: float | None
     """No combination of the same options can beat this predicted cost ("bpp") or these bits
-    ("map_drop", "mse"); None where the target is out of reach."""
+    ("map_drop", "mse"). None where the target is out of reach, and for a "map_drop" that was
+    verified: real drops are not the predicted ones that a bound is made of."""
     tried: tuple[tuple[Combination, float], ...]
     """All verified combinations and their drops, in the order of the runs."""
     why: str
@@ -72,13 +73,13 @@ def search(
     if target.kind != "map_drop":
         return _by_prediction(options, target, cost, verify)
     hull = hull_combinations(options, cost)
-    predicted = within_cost(options, cost, target.value)
-    bound = None if predicted is None else predicted[1]
     if verify is not None:
-        return _by_walking(hull, target, bound, verify, max_runs)
+        return _by_walking(hull, target, verify, max_runs)
+    predicted = within_cost(options, cost, target.value)
     if predicted is None:
         return _result(target, hull[-1], False, None, _OUT_OF_REACH[target.kind])
-    return _result(target, predicted[0], True, bound, "by the predicted drop, not verified")
+    chosen, bound = predicted
+    return _result(target, chosen, True, bound, "by the predicted drop, not verified")
 
 
 _OUT_OF_REACH = {
@@ -129,11 +130,7 @@ def _by_prediction(
 
 
 def _by_walking(
-    hull: Sequence[Combination],
-    target: Target,
-    bound: float | None,
-    verify: Verify,
-    max_runs: int,
+    hull: Sequence[Combination], target: Target, verify: Verify, max_runs: int
 ) -> Allocation:
     if max_runs < 1:
         raise ValueError(f"max_runs {max_runs}: at least one run is needed")
@@ -158,7 +155,7 @@ def _by_walking(
         combination=hull[best],
         verified_drop=drops[best],
         met=bool(held),
-        bound=bound,
+        bound=None,
         tried=tuple((hull[place], drop) for place, drop in drops.items()),
         why=why,
     )

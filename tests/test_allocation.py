@@ -216,6 +216,42 @@ def test_walk_finds_the_cheapest_that_holds_when_the_prediction_is_wrong(factor:
     assert verify.num_runs == len(found.tried) <= 8
 
 
+def test_verified_drop_is_not_held_against_a_bound_of_predicted_drops() -> None:
+    target = Target(kind="map_drop", value=0.03)
+    predicted = search(LADDER, target, DROP)
+    assert predicted.bound is not None
+    found = search(LADDER, target, DROP, Measured(0.1))
+    # Drops are a tenth of what was predicted: fewer bits hold than the prediction allows.
+    assert found.combination.bits_per_pixel < predicted.bound
+    assert found.bound is None
+
+
+@given(
+    st.lists(st.integers(0, 64), min_size=len(LADDER), max_size=len(LADDER)),
+    st.integers(0, 64),
+    st.integers(1, 8),
+)
+@settings(deadline=None)
+def test_walk_keeps_its_promises_whatever_the_real_drops_are(
+    drops: list[int], limit: int, max_runs: int
+) -> None:
+    tried: list[int] = []
+
+    def verify(combination: Combination) -> float:
+        tried.append(LADDER.index(combination.options[0]))
+        return drops[tried[-1]] / 64
+
+    target = Target(kind="map_drop", value=limit / 64)
+    found = search(LADDER, target, DROP, verify, max_runs=max_runs)
+    held = [place for place in tried if drops[place] <= limit]
+    assert len(tried) == len(set(tried)) == len(found.tried) <= max_runs
+    assert found.met == bool(held)
+    if held:
+        assert found.combination.options == (LADDER[min(held)],)
+    else:
+        assert found.verified_drop == min(drops[place] for place in tried) / 64
+
+
 def test_walk_stops_at_the_limit_of_runs_with_what_held() -> None:
     verify = Measured(0.1)
     found = search(LADDER, Target(kind="map_drop", value=0.003), DROP, verify, max_runs=2)
