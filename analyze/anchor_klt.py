@@ -51,7 +51,7 @@ class KltCodec:
         return quantise(coefficients(values, self.mean, self.axes), self.step)
 
     def encode(self, values: NDArray[Any]) -> bytes:
-        """Return how many components are sent, and their rANS bytes, for a map float32 [H, W, C]."""
+        """Return how many components are sent, and their rANS bytes, of a map float32 [H, W, C]."""
         symbols = self.symbols(values)
         num_sent = int(symbols.any(axis=1).nonzero()[0].max(initial=-1)) + 1
         return _NUM_SENT.pack(num_sent) + self.tables.encode(symbols[:num_sent])
@@ -75,7 +75,7 @@ class KltCodec:
 class KltAnchor:
     """One codec for each step; steps are in units of the level's root mean channel variance."""
 
-    relative_steps: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+    relative_steps: tuple[float, ...] = (1.0, 2.0, 4.0, 6.0, 8.0, 16.0)
 
     @property
     def name(self) -> str:

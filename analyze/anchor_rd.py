@@ -30,8 +30,9 @@ class AnchorMeasurement:
     """10 log10(value_range^2 / mse)."""
     ideal_bpp: float | None
     """Bits per feature position of the symbols' zeroth-order entropy, each channel under its own
-    frequencies in the evaluated samples: no coder with one fixed table a channel can beat it. None
-    for anchors that do not code symbol by symbol."""
+    frequencies in the evaluated samples: no coder with one fixed table a channel can beat it (the
+    KLT's, which leaves out what is zero in all of a map, may). None for anchors that do not code
+    symbol by symbol."""
     real_bpp: float
     """Bits per feature position from the bitstreams, headers included."""
     payload_bpp: float

@@ -51,7 +51,7 @@ class UniformCodec:
 class UniformAnchor:
     """One codec for each number of bits."""
 
-    bits: tuple[int, ...] = (2, 3, 4, 6, 8)
+    bits: tuple[int, ...] = (2, 3, 4, 6)
 
     @property
     def name(self) -> str:

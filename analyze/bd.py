@@ -32,7 +32,7 @@ class BdResult:
     metric: str
     """What quality is: `PSNR (dB)` or `mAP`."""
     bd_rate_percent: float | None
-    """Bits that the test needs more than the anchor at equal quality, in percent; below 0: fewer."""
+    """Bits that the test needs more than the anchor at equal quality, in percent; < 0: fewer."""
     bd_quality: float | None
     """Quality that the test has more than the anchor at equal bits, in units of the metric."""
     overlap: float
@@ -114,9 +114,7 @@ def _reading(
     if rates_overlap == 0:
         lows = [hull[0].bits_per_pixel for hull in hulls]
         fewer = test.name if lows[1] < lows[0] else anchor.name
-        notes.append(
-            f"no BD of quality: no rate that both have, {fewer} needs fewer bits throughout"
-        )
+        notes.append(f"no BD of quality: no rate that both have, {fewer} needs fewer bits")
     few = [
         f"{curve.name} has {_count(len(hull))}"
         for curve, hull in zip((anchor, test), hulls, strict=True)

@@ -105,7 +105,7 @@ def pyramid_curve(combinations: Iterable[Combination], name: str) -> Curve:
 
 
 def anchor_pyramid_curves(points: Iterable[AnchorPoint]) -> tuple[Curve, ...]:
-    """Return a curve of mAP for each anchor, of real rates; one more for each with an ideal rate."""
+    """Return a curve of mAP for each anchor; one more for each with an ideal rate."""
     real: dict[str, list[CurvePoint]] = {}
     ideal: dict[str, list[CurvePoint]] = {}
     for point in points:
@@ -126,8 +126,8 @@ def rising_hull(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
     """Return the points that no other one beats, by rising rate: strictly rising in quality too.
 
     A point goes if another one has at least its quality for at most its bits. Points without a
-    finite quality and a positive rate, such as a lossless one's PSNR, go too. The hull is monotone but not convex: convexity would hide a poor rate point,
-    which belongs to a codec's curve.
+    finite quality and a positive rate, such as a lossless one's PSNR, go too. The hull is monotone
+    but not convex: convexity would hide a poor rate point, which belongs to a codec's curve.
     """
     hull: list[CurvePoint] = []
     usable = [

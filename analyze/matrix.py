@@ -122,10 +122,13 @@ def measure_matrix(
         train = {level: stack.enter_context(LevelReader(train_cache, level)) for level in levels}
         for folder in folders:
             codec, info = load_codec(folder / BEST_NAME, device)
+            own = codec.mean.clone(), codec.std.clone()
             model = _model(folder, codec, info)
             _LOG.info("%s on all levels", model.name)
             row = []
             for level in levels:
+                codec.mean.copy_(own[0])
+                codec.std.copy_(own[1])
                 _standardise(codec, info, level, train[level].statistics)
                 row.append(_entry(codec, info, readers[level], train[level], num_images, kept))
             models.append(model)
@@ -169,13 +172,15 @@ def _model(folder: Path, codec: LevelCodec, info: RunInfo) -> MatrixModel:
 def _standardise(
     codec: LevelCodec, info: RunInfo, level: int, statistics: ChannelStatistics
 ) -> None:
-    if level in info.levels and len(info.levels) > 1:
+    if level in info.levels:
         codec.use_level(info.levels.index(level))
         return
     codec.use_level(0)
-    rows = codec.mean.shape[0]
-    means = np.repeat(statistics.mean[None], rows, axis=0)
-    codec.set_standardisation(means, np.repeat(statistics.variance[None], rows, axis=0))
+    num_rows = len(codec.mean)
+    codec.set_standardisation(
+        np.repeat(statistics.mean[None], num_rows, axis=0),
+        np.repeat(statistics.variance[None], num_rows, axis=0),
+    )
 
 
 def _entry(

@@ -86,7 +86,7 @@ class SymbolTables:
         return self.decode_first(payload, len(self.low), num_values)
 
     def decode_first(self, payload: bytes, num_channels: int, num_values: int) -> NDArray[Any]:
-        """Return the int32 [num_channels, num_values] that `encode` was given of the first channels."""
+        """As `decode`, where `encode` was given the first channels only."""
         indexes = _indexes(num_channels, num_values)
         symbols = RansDecoder().decode_with_indexes(payload, indexes, *self._as_lists)
         return np.fromiter(symbols, np.int32, len(symbols)).reshape(num_channels, num_values)

@@ -2,66 +2,31 @@
 
 from __future__ import annotations
 
-import subprocess
+import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from analyze.anchor_files import ANCHORS, load_anchor_codec, save_codec
+from analyze.anchor_files import ANCHORS
 from analyze.anchor_float16 import Float16Anchor, Float16Codec
 from analyze.anchor_klt import KltAnchor, coefficients
-from analyze.anchor_picture import PictureAnchor, av1_anchor, hevc_anchor
+from analyze.anchor_picture import PictureAnchor
 from analyze.anchor_rd import AnchorMeasurement, measure_anchor
-from analyze.anchor_uniform import UniformAnchor
-from analyze.anchors import (
-    Anchor,
-    AnchorCodec,
-    codec_id,
-    decode_map,
-    encode_map,
-    fitting_indices,
-)
+from analyze.anchors import AnchorCodec, codec_id, decode_map, encode_map, fitting_indices
 from analyze.bitstream import header_bytes
 from analyze.decoded_maps import DecodedMaps
 from configs.errors import CacheError
 from data.reader import LevelReader
-from tests.tiny_study import TinyStudy, study  # noqa: F401
+from tests.tiny_anchors import SMALL, restored_from, sample_of, stream_of
+from tests.tiny_anchors import fitted as fitted
+from tests.tiny_anchors import train as train
+from tests.tiny_anchors import val as val
+from tests.tiny_study import study as study
 
-ROOT = Path(__file__).parents[1]
 SIZES = [(1, 1), (3, 5), (13, 21)]
-# The usual anchors, at three points where they have more.
-SMALL: dict[str, Anchor] = {
-    "uniform": UniformAnchor(bits=(2, 5, 8)),
-    "klt": KltAnchor(relative_steps=(2.0, 0.5, 0.125)),
-    "hevc-8": hevc_anchor(8, (40, 28, 16)),
-    "hevc-10": hevc_anchor(10, (40, 28, 16)),
-    "av1-8": av1_anchor(8, (55, 35, 15)),
-    "av1-10": av1_anchor(10, (55, 35, 15)),
-    "float16": Float16Anchor(),
-}
-
-
-@pytest.fixture(scope="module")
-def train(study: TinyStudy) -> Iterator[LevelReader]:  # noqa: F811
-    with LevelReader(study.train_cache, 0) as reader:
-        yield reader
-
-
-@pytest.fixture(scope="module")
-def val(study: TinyStudy) -> Iterator[LevelReader]:  # noqa: F811
-    with LevelReader(study.val_cache, 0) as reader:
-        yield reader
-
-
-@pytest.fixture(scope="module")
-def fitted(train: LevelReader) -> dict[str, list[AnchorCodec]]:
-    indices = range(train.num_samples)
-    return {name: list(each.fit(train, indices)) for name, each in SMALL.items()}
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +37,6 @@ def measured(
         name: [measure_anchor(name, codec, val, [0, 2]) for codec in codecs]
         for name, codecs in fitted.items()
     }
-
-
-def sample_of(reader: LevelReader, size_hw: tuple[int, int], index: int = 0) -> NDArray[Any]:
-    values = np.array(reader.sample(index), dtype=np.float32)[: size_hw[0], : size_hw[1]]
-    assert values.shape[:2] == size_hw
-    return np.ascontiguousarray(values)
-
-
-def stream_of(codec: AnchorCodec, values: NDArray[Any]) -> bytes:
-    return encode_map(codec, values, level=0, identity=codec_id(codec))
-
-
-def restored_from(codec: AnchorCodec, data: bytes) -> NDArray[Any]:
-    return decode_map(codec, data, level=0, identity=codec_id(codec))
 
 
 @pytest.mark.parametrize("size_hw", SIZES, ids=str)
@@ -141,6 +92,33 @@ def test_klt_error_is_at_most_half_a_step_in_every_coefficient(
         # float32 maps round the coefficients a little.
         assert np.abs(error).max() <= 0.501 * model.step
         assert np.abs(error).max() > 0.4 * model.step
+
+
+def test_klt_sends_no_component_after_the_last_that_is_not_zero(
+    train: LevelReader, val: LevelReader
+) -> None:
+    (codec,) = KltAnchor(relative_steps=(16.0,)).fit(train, range(train.num_samples))
+    values = np.array(val.sample(0), dtype=np.float32)
+    symbols = codec.symbols(values)
+    last = int(np.flatnonzero(symbols.any(axis=1))[-1])
+    payload = codec.encode(values)
+    assert int.from_bytes(payload[:2], "little") == last + 1 < len(symbols)
+    restored = (symbols.T * codec.step) @ codec.axes.T + codec.mean
+    expected = restored.reshape(values.shape)
+    np.testing.assert_allclose(codec.decode(payload, values.shape[:2]), expected, atol=1e-3)
+    # The mean by itself needs no component.
+    flat = np.broadcast_to(codec.mean, (2, 3, len(codec.mean)))
+    payload = codec.encode(flat)
+    assert int.from_bytes(payload[:2], "little") == 0
+    np.testing.assert_array_equal(codec.decode(payload, (2, 3)), flat)
+
+
+@pytest.mark.parametrize("payload", [b"", b"1", b"\xff\xff1234"], ids=len)
+def test_klt_payload_without_its_number_of_components_is_a_cache_error(
+    payload: bytes, fitted: dict[str, list[AnchorCodec]]
+) -> None:
+    with pytest.raises(CacheError, match="KLT coefficients are damaged"):
+        fitted["klt"][0].decode(payload, (3, 5))
 
 
 def test_klt_beats_the_uniform_quantiser_at_equal_error(
@@ -210,34 +188,6 @@ def test_measurement_adds_up_to_the_bitstreams_it_stands_for(
     assert found.decode_ms > 0
 
 
-DECODE = """
-import sys
-from pathlib import Path
-import numpy as np
-from analyze.anchor_files import load_anchor_codec
-from analyze.anchors import codec_id, decode_map
-for name in sys.argv[2:]:
-    codec = load_anchor_codec(Path(sys.argv[1]) / f"{name}.npz")
-    data = (Path(sys.argv[1]) / f"{name}.bin").read_bytes()
-    restored = decode_map(codec, data, level=0, identity=codec_id(codec))
-    np.save(Path(sys.argv[1]) / f"{name}.npy", restored)
-"""
-
-
-def test_another_process_decodes_the_same_maps_from_files_alone(
-    fitted: dict[str, list[AnchorCodec]], val: LevelReader, tmp_path: Path
-) -> None:
-    values = np.array(val.sample(0), dtype=np.float32)
-    for name, codecs in fitted.items():
-        save_codec(codecs[0], tmp_path / f"{name}.npz")
-        (tmp_path / f"{name}.bin").write_bytes(stream_of(codecs[0], values))
-    command = [sys.executable, "-c", DECODE, str(tmp_path), *fitted]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    for name, codecs in fitted.items():
-        expected = codecs[0].decode(codecs[0].encode(values), values.shape[:2])
-        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected, err_msg=name)
-
-
 @pytest.mark.parametrize("name", SMALL)
 def test_damaged_stream_is_a_cache_error(
     name: str, fitted: dict[str, list[AnchorCodec]], val: LevelReader
@@ -283,40 +233,6 @@ def test_stream_of_another_rate_point_or_level_is_refused(
             decode_map(codecs[0], data, level=1, identity=codec_id(codecs[0]))
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_saved_codec_is_the_same_codec(
-    name: str, fitted: dict[str, list[AnchorCodec]], tmp_path: Path
-) -> None:
-    for codec in fitted[name]:
-        save_codec(codec, tmp_path / "codec.npz")
-        loaded = load_anchor_codec(tmp_path / "codec.npz")
-        assert type(loaded) is type(codec)
-        assert loaded.point == codec.point
-        assert codec_id(loaded) == codec_id(codec)
-
-
-def test_damaged_or_missing_file_of_a_codec_is_a_cache_error(
-    fitted: dict[str, list[AnchorCodec]], tmp_path: Path
-) -> None:
-    path = tmp_path / "codec.npz"
-    with pytest.raises(CacheError, match="no such anchor: fit it"):
-        load_anchor_codec(path)
-    save_codec(fitted["klt"][0], path)
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
-    for content in (b"", whole[:100], whole[: len(whole) // 2], bytes(flipped)):
-        path.write_bytes(content)
-        with pytest.raises(CacheError, match=r"codec\.npz: is damaged .*fit the anchor again"):
-            load_anchor_codec(path)
-    np.savez(path, kind="uniform", bits=3)
-    with pytest.raises(CacheError, match="is damaged"):
-        load_anchor_codec(path)
-    np.savez(path, kind="wavelet")
-    with pytest.raises(CacheError, match="is damaged"):
-        load_anchor_codec(path)
-
-
 def test_channel_without_any_variance_comes_back_exactly_from_the_uniform_quantiser(
     fitted: dict[str, list[AnchorCodec]], val: LevelReader
 ) -> None:
@@ -340,6 +256,19 @@ def test_every_usual_anchor_is_available_here_and_has_a_name_of_its_own() -> Non
     assert set(ANCHORS) == set(SMALL)
     assert [each.unavailable() for each in ANCHORS.values()] == [None] * len(ANCHORS)
     assert len({each.name for each in ANCHORS.values()}) == len(ANCHORS)
+
+
+def test_anchor_names_the_settings_of_each_codec_that_it_fits(
+    fitted: dict[str, list[AnchorCodec]],
+) -> None:
+    for name, codecs in fitted.items():
+        settings = SMALL[name].points
+        assert len(settings) == len(codecs)
+        for each, codec in zip(settings, codecs, strict=True):
+            assert each.items() <= dataclasses.asdict(codec).items()  # type: ignore[call-overload]
+
+
+def test_usual_anchors_have_enough_rate_points_for_a_curve() -> None:
     assert all(
         len(each.quantisers) >= 3 for each in ANCHORS.values() if isinstance(each, PictureAnchor)
     )
