@@ -63,4 +63,5 @@ quickstart/trained: configs/quickstart.yaml | .venv/installed
 
 quickstart/table.txt: quickstart/trained
 	$(BIN)/analyze-levels --config quickstart --features quickstart/features/quickstart \
-		--checkpoints quickstart/checkpoints --report quickstart/report > $@
+		--checkpoints quickstart/checkpoints --report quickstart/report \
+		--anchors none > $@

@@ -48,8 +48,8 @@ _PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
     help="Folder that receives the report.  [default: reports/<time>]",
 )  # fmt: skip
 @click.option(
-    "--kept", default="reports/kept", type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of measurements that later analyses use again.",
+    "--kept", default=None, type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of results that later analyses use again.  [default: kept, beside the report]",
 )  # fmt: skip
 @detection_checkpoint_option
 @features_option
@@ -93,7 +93,7 @@ def analyze_levels(
     split: str,
     checkpoints: Path,
     report: Path | None,
-    kept: Path,
+    kept: Path | None,
     detection_checkpoint: str | None,
     target_bpp: float | None,
     target_map_drop: float | None,
@@ -132,7 +132,7 @@ def analyze_levels(
         sensitivity=sensitivity,
         suggest_lambda=suggest_lambda,
     )
-    findings = analyze(request, wanted, folder, Kept(kept))
+    findings = analyze(request, wanted, folder, Kept(kept or folder.parent / "kept"))
     result = findings.result
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     provenance = Provenance(

@@ -6,14 +6,19 @@ import csv
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from analyze.cli import analyze_levels
+from analyze.ensemble import load_ensemble
 from data.manifest import Manifest
+from tests.chromium import CHROMIUM, screenshot
 from tests.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
+from train.checkpoint import load_codec
 from train.cli import train_level
 
 __all__ = ["study"]
@@ -36,9 +41,15 @@ def analyse(
     arguments: Sequence[str] = (
         "--config", str(study.config_file), "--features", str(features or study.root),
         "--checkpoints", str(checkpoints), "--report", str(report),
-        "--kept", str(report / "kept"), *more,
+        "--kept", str(report.parent / "kept"), "--anchors", "none", *more,
     )  # fmt: skip
     return CliRunner().invoke(analyze_levels, list(arguments))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of a tiny analysis."""
+    monkeypatch.setattr("analyze.loop.level_pictures", lambda *_: ())
 
 
 def rows_of(report: Path) -> list[dict[str, str]]:
@@ -46,12 +57,31 @@ def rows_of(report: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_report_has_every_level_and_lambda_with_real_rates_and_map(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    result = analyse(study, checkpoints, tmp_path)
+@dataclass(frozen=True)
+class Reported:
+    """A report of everything that takes no video coder, and what was printed."""
+
+    folder: Path
+    kept: Path
+    output: str
+
+
+@pytest.fixture(scope="module")
+def reported(
+    study: TinyStudy, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Reported:
+    parent = tmp_path_factory.mktemp("reports")
+    result = analyse(
+        study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
+        "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
+        "--target-bpp", "1000",
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
-    rows = rows_of(tmp_path)
+    return Reported(folder=parent / "report", kept=parent / "kept", output=result.output)
+
+
+def test_report_has_every_level_and_lambda_with_real_rates_and_map(reported: Reported) -> None:
+    rows = rows_of(reported.folder)
     assert [(int(row["level"]), float(row["lambda"])) for row in rows] == [
         (0, 0.001), (1, 0.001), (2, 0.001), (3, 0.001), (4, 0.001), (4, 0.01),
     ]  # fmt: skip
@@ -60,20 +90,106 @@ def test_report_has_every_level_and_lambda_with_real_rates_and_map(
         assert float(row["encode_ms"]) > 0
         assert row["map"] != ""
     assert sum(float(row["share"]) for row in rows[:5]) == pytest.approx(1)
-    assert {"index.html", "report.md", "levels.csv", "plots"} <= {
-        path.name for path in tmp_path.iterdir()
-    }
     for row in rows[:5]:
-        assert row["resolution"] in result.output
-    assert "original features" in result.output
-    assert "all levels, lambda 0.001" in result.output
+        assert row["resolution"] in reported.output
+    assert "original features" in reported.output
+    assert "all levels, lambda 0.001" in reported.output
+    assert "level 4 dropped" in reported.output
 
 
-def test_decoded_maps_do_not_stay_on_disk(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
+def test_every_table_is_a_csv_and_everything_is_in_one_json(reported: Reported) -> None:
+    names = {path.stem for path in reported.folder.glob("*.csv")}
+    assert names == {
+        "levels", "detection", "allocation", "bd", "anchors", "matrix", "model_costs",
+        "sensitivity", "worst_images",
+    }  # fmt: skip
+    content = json.loads((reported.folder / "report.json").read_text())
+    assert content["result"]["num_images"] == 3
+    assert content["allocation"]["combination"]["accuracy"]["interval"] is not None
+    assert [each["level"] for each in content["suggestions"]] == [0, 1, 2, 3, 4]
+
+
+def test_matrix_has_a_row_for_each_model_and_a_loss_on_each_level(reported: Reported) -> None:
+    with (reported.folder / "matrix.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["trained_for"] for row in rows] == [f"level {level}" for level in range(5)]
+    assert all(float(row[f"level_{level}"]) > 0 for row in rows for level in range(5))
+
+
+def test_allocation_is_an_ensemble_of_runs_that_are_there(reported: Reported) -> None:
+    ensemble = load_ensemble(reported.folder / "ensemble.yaml")
+    assert sorted(ensemble) == [0, 1, 2, 3, 4]
+    for each in ensemble.values():
+        if each.run is not None:
+            _, info = load_codec(each.run / "best_model.pth")
+            assert info.model_sha256 == each.model_sha256
+
+
+def test_weights_of_the_sensitivity_train_a_channel_weighted_codec(
+    study: TinyStudy, reported: Reported, tmp_path: Path
 ) -> None:
-    assert analyse(study, checkpoints, tmp_path).exit_code == 0
-    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".decoded")]
+    weights = reported.folder / "channel_weights.json"
+    result = CliRunner().invoke(train_level, [
+        "--config", str(study.config_file), "--features", str(study.root),
+        "--out", str(tmp_path), "--level", "4", "--set", "training.distortion=channel_weighted",
+        "--set", f"training.channel_weights={weights}",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+
+
+def test_second_analysis_uses_what_the_first_measured(
+    study: TinyStudy,
+    checkpoints: Path,
+    reported: Reported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_pictures: None,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("analyze.level_study.measure_level", refuse)
+    monkeypatch.setattr("analyze.anchor_study.measure_anchor", refuse)
+    monkeypatch.setattr("analyze.evaluation.detect_from_levels", refuse)
+    result = analyse(
+        study, checkpoints, tmp_path / "report", "--kept", str(reported.kept),
+        "--anchors", "uniform,float16", "--target-bpp", "1000",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert rows_of(tmp_path / "report") == rows_of(reported.folder)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_page_opens_in_chromium_without_an_error(reported: Reported, tmp_path: Path) -> None:
+    for name, size, dark in (("wide", (1400, 1000), False), ("phone", (420, 900), True)):
+        picture = tmp_path / f"{name}.png"
+        lines = screenshot(reported.folder / "index.html", picture, *size, dark=dark)
+        assert lines == []
+        with Image.open(picture) as image:
+            assert image.size == size
+            ground = image.convert("RGB").getpixel((2, 2))
+        assert ground == ((13, 17, 23) if dark else (255, 255, 255))
+
+
+def test_decoded_maps_do_not_stay_on_disk(reported: Reported) -> None:
+    assert not [path for path in reported.folder.rglob(".*") if path.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--target-bpp", "1", "--target-mse", "1"), "give one of them"),
+        (("--anchors", "jpeg"), "--anchors jpeg: there is none of this name"),
+    ],
+)
+def test_mistaken_option_is_one_line(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, options: tuple[str, ...], line: str
+) -> None:
+    result = analyse(study, checkpoints, tmp_path / "report", *options)
+    assert result.exit_code == 1
+    assert line in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "report").exists()
 
 
 def test_missing_val_cache_is_one_line_with_the_command_to_run(
@@ -86,7 +202,7 @@ def test_missing_val_cache_is_one_line_with_the_command_to_run(
 
 
 def test_level_without_a_run_is_named_and_the_others_are_reported(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, no_pictures: None
 ) -> None:
     fewer = tmp_path / "runs"
     shutil.copytree(checkpoints, fewer)
@@ -101,7 +217,7 @@ def test_level_without_a_run_is_named_and_the_others_are_reported(
 
 
 def test_split_without_boxes_gives_rates_and_says_why_there_is_no_map(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, no_pictures: None
 ) -> None:
     features = tmp_path / "features"
     shutil.copytree(study.root, features)
