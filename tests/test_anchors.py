@@ -15,7 +15,7 @@ from analyze.anchor_float16 import Float16Anchor, Float16Codec
 from analyze.anchor_klt import KltAnchor, coefficients
 from analyze.anchor_picture import PictureAnchor
 from analyze.anchor_rd import AnchorMeasurement, measure_anchor
-from analyze.anchors import AnchorCodec, codec_id, decode_map, encode_map, fitting_indices
+from analyze.anchors import AnchorCodec, codec_id, decode_map, fitting_indices
 from analyze.bitstream import header_bytes
 from analyze.decoded_maps import DecodedMaps
 from configs.errors import CacheError
