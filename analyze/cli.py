@@ -10,12 +10,18 @@ from pathlib import Path
 
 import click
 
+from analyze.allocation_search import Target
+from analyze.anchor_files import ANCHORS
+from analyze.comparison import FAST_ANCHORS
+from analyze.finding_tables import allocation_table
 from analyze.kept import Kept
-from analyze.loop import analyze
-from analyze.report import Provenance, write_report
+from analyze.loop import Wanted, analyze
+from analyze.report import write_report
+from analyze.sections import Provenance
 from analyze.split import AnalysisRequest
 from analyze.tables import detection_table, level_table, plain_text
-from configs.loading import load_config
+from configs.errors import ConfigError
+from configs.loading import dump_config, load_config
 from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
@@ -26,6 +32,7 @@ from configs.options import (
     with_detection_checkpoint,
 )
 
+_USUAL_DROP = 0.01
 _PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
 
 
@@ -46,6 +53,34 @@ _PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
 )  # fmt: skip
 @detection_checkpoint_option
 @features_option
+@click.option(
+    "--target-bpp",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="B",
+    help="Allocate at most B bits per pixel to the levels, for the best mAP.",
+)
+@click.option(
+    "--target-map-drop",
+    type=click.FloatRange(min=0),
+    metavar="D",
+    help="Allocate the fewest bits that lose at most D of mAP (0..1).  [default: 0.01]",
+)
+@click.option(
+    "--target-mse",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="E",
+    help="Allocate the fewest bits for a mean squared error of at most E over all levels.",
+)
+@click.option(
+    "--anchors",
+    default="fast",
+    metavar="NAME[,NAME...]",
+    help=f"Anchors to compare with: {', '.join(ANCHORS)}; fast: {', '.join(FAST_ANCHORS)}; all; "
+    "none.",
+)
+@click.option("--matrix", is_flag=True, help="Measure each model on each level.")
+@click.option("--sensitivity", is_flag=True, help="Measure mAP under noise in each level.")
+@click.option("--suggest-lambda", is_flag=True, help="Say where the next lambdas should lie.")
 @click.option("--limit", default=None, type=click.IntRange(min=1), help="Only the first N images.")
 @click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @run_command
@@ -60,6 +95,13 @@ def analyze_levels(
     report: Path | None,
     kept: Path,
     detection_checkpoint: str | None,
+    target_bpp: float | None,
+    target_map_drop: float | None,
+    target_mse: float | None,
+    anchors: str,
+    matrix: bool,
+    sensitivity: bool,
+    suggest_lambda: bool,
     limit: int | None,
     run_dirs: tuple[Path, ...],
 ) -> None:
@@ -83,21 +125,59 @@ def analyze_levels(
         limit=limit,
         options=_options(config, features, detection_checkpoint),
     )
-    findings = analyze(request, folder, Kept(kept))
+    wanted = Wanted(
+        target=_target(target_bpp, target_map_drop, target_mse),
+        anchors=_anchors(anchors),
+        matrix=matrix,
+        sensitivity=sensitivity,
+        suggest_lambda=suggest_lambda,
+    )
+    findings = analyze(request, wanted, folder, Kept(kept))
     result = findings.result
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     provenance = Provenance(
         created=now.isoformat(timespec="seconds"),
         command=command,
         facts={name: version(name) for name in _PACKAGES},
+        config=dump_config(settings),
     )
-    page = write_report(result, provenance, folder)
+    page = write_report(findings, provenance, folder)
     click.echo(plain_text(level_table(result)))
     click.echo()
     click.echo(plain_text(detection_table(result)))
+    if findings.allocation is not None:
+        click.echo(f"\n{plain_text(allocation_table(findings.allocation))}")
+    for suggestion in findings.suggestions:
+        click.echo(f"next lambda: {suggestion.command}  ({suggestion.why})")
     for line in result.missing:
         click.echo(f"missing: {line}")
     click.echo(f"\nreport: {page}")
+
+
+def _anchors(names: str) -> tuple[str, ...]:
+    groups = {"fast": FAST_ANCHORS, "all": tuple(ANCHORS), "none": ()}
+    if names in groups:
+        return groups[names]
+    chosen = tuple(name.strip() for name in names.split(","))
+    for name in chosen:
+        if name not in ANCHORS:
+            raise ConfigError(
+                f"--anchors {name}: there is none of this name: use {', '.join(ANCHORS)}, or one "
+                "of fast, all, none"
+            )
+    return chosen
+
+
+def _target(bpp: float | None, map_drop: float | None, mse: float | None) -> Target:
+    """Return the one target; without any, a small drop of mAP."""
+    given = {"bpp": bpp, "map_drop": map_drop, "mse": mse}
+    targets = [(kind, value) for kind, value in given.items() if value is not None]
+    if len(targets) > 1:
+        raise ConfigError(
+            "--target-bpp, --target-map-drop and --target-mse: give one of them, not several"
+        )
+    kind, value = targets[0] if targets else ("map_drop", _USUAL_DROP)
+    return Target(kind=kind, value=value)  # type: ignore[arg-type]
 
 
 def _options(config: str | None, features: str | None, checkpoint: str | None) -> str:

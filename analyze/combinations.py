@@ -33,8 +33,10 @@ def sent_pyramids(
     combined = []
     for pyramid in pyramids:
         parts = {level: part_of[str(run.folder)] for level, run in pyramid.runs.items()}
-        combined.append(Combined(name=pyramid.name, parts=parts, lmbda=pyramid.lmbda))
-        if derived := sorted(set(derivable) & parts.keys()):
+        derived = sorted(derivable)
+        if set(derived) <= parts.keys():
+            combined.append(Combined(name=pyramid.name, parts=parts, lmbda=pyramid.lmbda))
+        if derived:
             names = " and ".join(map(str, derived))
             combined.append(
                 Combined(

@@ -16,6 +16,7 @@ from analyze.detection import detect_from_levels
 from analyze.detections import Detections
 from analyze.map_source import MapSource
 from analyze.results import Accuracy
+from analyze.roi_align import fast_pooling
 from data.reader import LevelReader
 
 
@@ -39,11 +40,12 @@ class SplitEvaluator:
         """Run the heads over the split, with the levels in `replaced` taken from there."""
         samples = next(iter(self.readers.values())).manifest.samples
         found = {}
-        for index in self.indices:
-            sample = samples[index]
-            found[sample.image_id] = detect_from_levels(
-                self.detector, self.levels(index, replaced), (sample.height, sample.width)
-            )
+        with fast_pooling(self.detector):
+            for index in self.indices:
+                sample = samples[index]
+                found[sample.image_id] = detect_from_levels(
+                    self.detector, self.levels(index, replaced), (sample.height, sample.width)
+                )
         return Detections.of(found)
 
     def evaluate(self, detections: Detections) -> Evaluation:
@@ -53,13 +55,13 @@ class SplitEvaluator:
     def levels(self, index: int, replaced: Mapping[int, MapSource]) -> dict[str, torch.Tensor]:
         """Return key -> float32 [1, C, H, W] of one sample, finest first."""
         return {
-            reader.info.key: _as_batch(
+            reader.info.key: as_batch(
                 replaced[level].read(index) if level in replaced else reader.sample(index)
             )
             for level, reader in sorted(self.readers.items())
         }
 
 
-def _as_batch(values: NDArray[Any]) -> torch.Tensor:
+def as_batch(values: NDArray[Any]) -> torch.Tensor:
     """Return [H, W, C] as float32 [1, C, H, W]."""
     return torch.from_numpy(np.array(values, dtype=np.float32)).permute(2, 0, 1)[None]

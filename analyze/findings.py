@@ -1,14 +1,29 @@
-"""Everything that one analysis found."""
+"""Everything that one analysis found: plain values, from which the report is made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from analyze.allocation_study import AllocationFinding
+from analyze.anchor_study import AnchorPoint
+from analyze.comparison import Comparison
+from analyze.details_study import LevelPictures, WorstImages
+from analyze.matrix import Matrix
 from analyze.results import AnalysisResult
+from analyze.sensitivity import Sensitivity
+from analyze.suggestion import Suggestion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """Plain values, from which the report and its files are made."""
+    """Parts that were not asked for, or could not be had, are empty or None."""
 
     result: AnalysisResult
+    allocation: AllocationFinding | None = None
+    sensitivity: Sensitivity | None = None
+    anchors: tuple[AnchorPoint, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    matrix: Matrix | None = None
+    suggestions: tuple[Suggestion, ...] = ()
+    level_pictures: tuple[LevelPictures, ...] = ()
+    worst: WorstImages | None = None

@@ -29,7 +29,9 @@ def analysis_result(bench: Workbench, measurements: Mapping[str, Measurement]) -
         )
         for run in bench.runs
     ]
-    wanted = sent_pyramids(pyramids(bench.runs, sorted(facts)), parts, bench.derivations)
+    wanted = sent_pyramids(
+        pyramids(bench.runs, sorted(facts), bench.derivations), parts, bench.derivations
+    )
     if detection:
         sources = {level: each.source_level for level, each in bench.derivations.items()}
         wanted += one_level_gone(sorted(facts), sources)

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from analyze.allocation_search import Target
+from analyze.allocation_study import AllocationFinding, allocate
+from analyze.anchor_study import AnchorPoint
+from analyze.comparison import anchor_study, compare
+from analyze.details_study import level_pictures, worst
 from analyze.findings import Findings
 from analyze.kept import Kept
-from analyze.level_results import analysis_result, measured_runs
+from analyze.level_results import analysis_result, measured_runs, run_parts
+from analyze.matrix import Matrix, matrix_runs, measure_matrix
+from analyze.parts import DERIVED, DROPPED, Part
+from analyze.results import AnalysisResult, Measurement
+from analyze.runs import Candidate
+from analyze.sensitivity import Sensitivity, measure_sensitivity
 from analyze.split import AnalysisRequest
-from analyze.workbench import open_workbench
+from analyze.suggestion import CurvePoint, Suggestion, suggest_lambda
+from analyze.workbench import Workbench, open_workbench
+from configs.errors import CacheError
+
+_LOG = logging.getLogger(__name__)
 
 
-def analyze(request: AnalysisRequest, scratch: Path, kept: Kept) -> Findings:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What is asked for beyond levels and detection."""
+
+    target: Target
+    anchors: tuple[str, ...] = ()
+    """Names in anchor_files.ANCHORS."""
+    matrix: bool = False
+    sensitivity: bool = False
+    suggest_lambda: bool = False
+
+
+def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path, kept: Kept) -> Findings:
     """Analyse; decoded maps lie under `scratch` while it runs, results stay in `kept`.
 
     Raises CacheError without a cache of the split, if it is stale, or for runs trained on another
@@ -20,4 +50,125 @@ def analyze(request: AnalysisRequest, scratch: Path, kept: Kept) -> Findings:
     with open_workbench(request, scratch, kept) as bench:
         measurements = measured_runs(bench)
         result = analysis_result(bench, measurements)
-    return Findings(result=result)
+        missing = list(result.missing)
+        sensitivity = _sensitivity(bench, missing) if wanted.sensitivity else None
+        allocation = _allocation(bench, measurements, result, wanted.target, missing)
+        anchors = _anchors(bench, wanted.anchors, missing)
+        shown = _shown_runs(bench, allocation)
+        name, parts = _shown_combination(bench, measurements, allocation, shown)
+        return Findings(
+            result=dataclasses.replace(
+                result,
+                missing=tuple(missing),
+                combinations=(
+                    *result.combinations, *([allocation.combination] if allocation else []),
+                ),
+            ),
+            allocation=allocation,
+            sensitivity=sensitivity,
+            anchors=anchors,
+            comparisons=compare(result, anchors),
+            matrix=_matrix(bench, missing) if wanted.matrix else None,
+            suggestions=_suggestions(bench, measurements) if wanted.suggest_lambda else (),
+            level_pictures=level_pictures(bench, shown),
+            worst=worst(bench, name, parts) if parts else None,
+        )  # fmt: skip
+
+
+def _sensitivity(bench: Workbench, missing: list[str]) -> Sensitivity | None:
+    if bench.split.evaluator is None:
+        missing.append("no sensitivity: it needs detection, and so boxes")
+        return None
+    _LOG.info("sensitivity: noise in each level and each group of channels")
+    return measure_sensitivity(bench.split.evaluator, bench.kept)
+
+
+def _anchors(
+    bench: Workbench, names: tuple[str, ...], missing: list[str]
+) -> tuple[AnchorPoint, ...]:
+    if not names:
+        return ()
+    study = anchor_study(bench, names)
+    missing.extend(study.missing)
+    return study.points
+
+
+def _matrix(bench: Workbench, missing: list[str]) -> Matrix | None:
+    folders = matrix_runs(bench.runs, bench.random_runs)
+    if not folders:
+        return None
+    try:
+        return measure_matrix(
+            folders,
+            bench.split.readers,
+            bench.split.num_images,
+            bench.request.cache.parent / "train",
+            bench.kept,
+            bench.request.device,
+        )
+    except CacheError as error:
+        missing.append(f"no matrix of models and levels: {error}")
+        return None
+
+
+def _allocation(
+    bench: Workbench,
+    measurements: Mapping[str, Measurement],
+    result: AnalysisResult,
+    target: Target,
+    missing: list[str],
+) -> AllocationFinding | None:
+    found = allocate(bench, measurements, result.combinations, target)
+    if isinstance(found, str):
+        missing.append(found)
+        return None
+    return found
+
+
+def _shown_runs(bench: Workbench, allocation: AllocationFinding | None) -> dict[int, Candidate]:
+    """Return the run of each level whose pictures are shown: the allocated one, or the best."""
+    shown: dict[int, Candidate] = {}
+    for run in sorted(bench.runs, key=lambda run: -run.best_validation_loss):
+        shown[run.level] = run
+    if allocation is not None:
+        by_folder = {run.folder: run for run in bench.runs}
+        for level, each in allocation.ensemble.items():
+            if each.run is not None:
+                shown[level] = by_folder[each.run]
+    return shown
+
+
+def _shown_combination(
+    bench: Workbench,
+    measurements: Mapping[str, Measurement],
+    allocation: AllocationFinding | None,
+    shown: Mapping[int, Candidate],
+) -> tuple[str, dict[int, Part]]:
+    parts = run_parts(bench, measurements)
+    if allocation is None:
+        name = "the best run of each trained level, the others as cached"
+        return name, {level: parts[str(run.folder)] for level, run in shown.items()}
+    return allocation.combination.name, {
+        level: parts[str(each.run)]
+        if each.run is not None
+        else (DROPPED if each.dropped else DERIVED)
+        for level, each in allocation.ensemble.items()
+    }
+
+
+def _suggestions(
+    bench: Workbench, measurements: Mapping[str, Measurement]
+) -> tuple[Suggestion, ...]:
+    found = []
+    for level in sorted({run.level for run in bench.runs}):
+        points = [
+            CurvePoint(
+                lmbda=run.lmbda,
+                bits_per_position=measurements[str(run.folder)].real_bpp,
+                mse=measurements[str(run.folder)].mse,
+            )
+            for run in bench.runs
+            if run.level == level
+        ]
+        found.append(suggest_lambda(level, points))
+    return tuple(found)

@@ -1,20 +1,23 @@
-"""The report's pictures as PNG bytes, drawn without a display, in a light and a dark version."""
+"""The report's plots, drawn without a display: PNG in a light and a dark version, and SVG."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analyze.results import AnalysisResult
 from analyze.tables import measured
 
 # Okabe and Ito's colours: told apart by colour-blind readers, legible on light and on dark.
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +35,14 @@ DARK = Theme(name="dark", ground="#161b22", ink="#e6edf3")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """One picture: its file name without ending, what it shows, and both versions as PNG."""
+    """One picture: its file name without ending, what it shows, both versions as PNG, and SVG."""
 
     name: str
     title: str
     light_png: bytes
     dark_png: bytes
+    svg: bytes
+    """The light version, with text as text; the same bytes for the same values."""
 
 
 def make_plots(result: AnalysisResult) -> list[Plot]:
@@ -49,37 +54,77 @@ def make_plots(result: AnalysisResult) -> list[Plot]:
             _rate_distortion,
             bool(measured(result)),
         ),
-        ("detection", "mAP of the detector, 0.50:0.95", _detection, result.original is not None),
         ("share", "Share of all feature values by level", _share, bool(result.rows)),
     ]
     return [
-        Plot(
-            name=name,
-            title=title,
-            light_png=_draw(draw, result, LIGHT),
-            dark_png=_draw(draw, result, DARK),
-        )
+        draw_plot(name, title, partial(_draw_alone, draw, result))
         for name, title, draw, has_data in wanted
         if has_data
     ]
 
 
-def _draw(
-    draw: Callable[[Axes, AnalysisResult, Theme], None], result: AnalysisResult, theme: Theme
-) -> bytes:
-    figure = Figure(figsize=(6.4, 4.0), dpi=130, layout="constrained", facecolor=theme.ground)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(facecolor=theme.ground)
-    draw(axes, result, theme)
-    axes.tick_params(colors=theme.ink)
-    for label in (axes.xaxis.label, axes.yaxis.label):
+def draw_plot(
+    name: str,
+    title: str,
+    draw: Callable[[Figure, Theme], None],
+    *,
+    size_inches: tuple[float, float] = (6.4, 4.0),
+    num_colors: int | None = None,
+) -> Plot:
+    """Return the figure that `draw` fills, in both themes as PNG and the light one as SVG.
+
+    `num_colors`: reduce the PNGs to a palette of so many, 256 at most; None: all colours.
+    """
+
+    def saved(theme: Theme, file_format: str) -> bytes:
+        figure = Figure(figsize=size_inches, dpi=130, layout="constrained", facecolor=theme.ground)
+        FigureCanvasAgg(figure)
+        draw(figure, theme)
+        content = io.BytesIO()
+        # Without salt and date, two reports of the same values would differ.
+        with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+            metadata = {"Date": None} if file_format == "svg" else {}
+            figure.savefig(content, format=file_format, facecolor=theme.ground, metadata=metadata)
+        return content.getvalue()
+
+    return Plot(
+        name=name,
+        title=title,
+        light_png=_reduced(saved(LIGHT, "png"), num_colors),
+        dark_png=_reduced(saved(DARK, "png"), num_colors),
+        svg=saved(LIGHT, "svg"),
+    )
+
+
+def _reduced(png: bytes, num_colors: int | None) -> bytes:
+    if num_colors is None:
+        return png
+    reduced = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.convert("RGB").quantize(num_colors).save(reduced, format="png", optimize=True)
+    return reduced.getvalue()
+
+
+def dress(axes: Axes, theme: Theme) -> None:
+    """Give the axes the theme's colours, and lines at the left and at the bottom only."""
+    axes.set_facecolor(theme.ground)
+    axes.tick_params(which="both", colors=theme.ink)
+    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
         label.set_color(theme.ink)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(theme.ink)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", facecolor=theme.ground)
-    return picture.getvalue()
+
+
+def _draw_alone(
+    draw: Callable[[Axes, AnalysisResult, Theme], None],
+    result: AnalysisResult,
+    figure: Figure,
+    theme: Theme,
+) -> None:
+    axes = figure.add_subplot()
+    draw(axes, result, theme)
+    dress(axes, theme)
 
 
 def _rate_distortion(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
@@ -88,7 +133,7 @@ def _rate_distortion(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
         runs = sorted(
             (run for row, run in points if row.facts.level == level), key=lambda run: run.real_bpp
         )
-        color = _COLORS[level % len(_COLORS)]
+        color = COLORS[level % len(COLORS)]
         psnr = [run.psnr_db for run in runs]
         real = [run.real_bpp for run in runs]
         estimated = [run.estimated_bpp for run in runs]
@@ -100,31 +145,10 @@ def _rate_distortion(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
     axes.legend(frameon=False, labelcolor=theme.ink)
 
 
-def _detection(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
-    assert result.original is not None, "make_plots leaves this plot out without it"
-    bars = [("original", result.original.map, theme.ink)]
-    bars += [
-        (
-            f"level {row.facts.level} alone, λ {run.lmbda:.3g}",
-            row.alone.map,
-            _COLORS[row.facts.level % len(_COLORS)],
-        )
-        for row, run in measured(result)
-        if row.alone is not None
-    ]
-    bars += [
-        (each.name.partition(" (")[0], each.accuracy.map, "#999999")
-        for each in result.combinations
-        if each.accuracy is not None
-    ]
-    _horizontal_bars(axes, bars, theme, "{:.3f}")
-    axes.set_xlabel("mAP 0.50:0.95")
-
-
 def _share(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
     facts = {row.facts.level: row.facts for row in result.rows}
     bars = [
-        (f"level {level}", each.share * 100, _COLORS[level % len(_COLORS)])
+        (f"level {level}", each.share * 100, COLORS[level % len(COLORS)])
         for level, each in sorted(facts.items())
     ]
     _horizontal_bars(axes, bars, theme, "{:.1f} %")

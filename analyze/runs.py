@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +42,15 @@ def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:
     return [newest[key] for key in sorted(newest)]
 
 
-def pyramids(candidates: Sequence[Candidate], levels: Sequence[int]) -> list[Pyramid]:
+def pyramids(
+    candidates: Sequence[Candidate], levels: Sequence[int], optional: Collection[int] = ()
+) -> list[Pyramid]:
     """Return a pyramid for each model and lambda with every level; if none, each level's best run.
 
-    Best is the smallest validation loss. Empty when some level has no run at all.
+    Best is the smallest validation loss. `optional` levels may lack: a decoder can derive them.
+    Empty when some other level has no run at all.
     """
+    required = set(levels) - set(optional)
     alike: dict[tuple[str, float], dict[int, Candidate]] = {}
     best: dict[int, Candidate] = {}
     for candidate in candidates:
@@ -63,15 +67,15 @@ def pyramids(candidates: Sequence[Candidate], levels: Sequence[int]) -> list[Pyr
             model=model,
         )
         for (model, lmbda), runs in sorted(alike.items())
-        if set(levels) <= set(runs)
+        if required <= set(runs)
     ]
     if complete:
         return complete
-    if set(levels) <= set(best):
+    if required <= set(best):
         name = "all levels, best run of each (no lambda has every level)"
         return [Pyramid(name=name, runs=_in_order(best, levels))]
     return []
 
 
 def _in_order(runs: Mapping[int, Candidate], levels: Sequence[int]) -> dict[int, Candidate]:
-    return {level: runs[level] for level in sorted(levels)}
+    return {level: runs[level] for level in sorted(levels) if level in runs}

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
 
-from analyze.evaluation import SplitEvaluator
-from analyze.head_response import HeadResponse, few_proposals
+from analyze.detection import detect_from_levels
+from analyze.detections import Detections
+from analyze.evaluation import SplitEvaluator, as_batch
+from analyze.head_response import HeadResponse, few_proposals, remembered_levels
 from analyze.kept import Kept
 from analyze.noise import NoisyMaps, water_filled
 from data.atomic import write_atomically
@@ -91,8 +94,8 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """Measure with the evaluator's images, or return what was kept for the same cache and settings.
 
-    A pass of detection for each level and error, and a part of the heads for each level, group
-    and image. Raises ConfigError for a detector whose heads are unknown.
+    Detection for each image, level and error, and a part of the heads for each level, group and
+    image of the first few. Raises ConfigError for a detector whose heads are unknown.
     """
     settings = settings or SensitivitySettings()
     manifest = next(iter(evaluator.readers.values())).manifest
@@ -142,18 +145,38 @@ def rising(values: NDArray[Any]) -> NDArray[Any]:
 def _level_curves(
     evaluator: SplitEvaluator, settings: SensitivitySettings
 ) -> dict[int, tuple[tuple[float, float], ...]]:
-    curves = {}
-    with few_proposals(evaluator.detector, settings.num_proposals):
-        original = evaluator.accuracy({}).map
-        for level, reader in sorted(evaluator.readers.items()):
-            variance = reader.statistics.variance
-            points = [(0.0, original)]
-            for share in sorted(settings.mse_shares):
-                errors = water_filled(variance, share * float(variance.sum()))
-                noisy = NoisyMaps(reader, errors, settings.seed)
-                points.append((float(errors.mean()), evaluator.accuracy({level: noisy}).map))
-            curves[level] = tuple(points)
-    return curves
+    sources: dict[tuple[int, float], NoisyMaps] = {}
+    for level, reader in sorted(evaluator.readers.items()):
+        variance = reader.statistics.variance
+        for share in sorted(settings.mse_shares):
+            errors = water_filled(variance, share * float(variance.sum()))
+            sources[level, float(errors.mean())] = NoisyMaps(reader, errors, settings.seed)
+    samples = next(iter(evaluator.readers.values())).manifest.samples
+    device = next(evaluator.detector.parameters()).device
+    clean: dict[int, dict[str, Tensor]] = {}
+    noisy: dict[tuple[int, float], dict[int, dict[str, Tensor]]] = {name: {} for name in sources}
+    for index in tqdm(evaluator.indices, desc="sensitivity", unit="image", disable=None):
+        sample = samples[index]
+        hw = (sample.height, sample.width)
+        levels = {key: maps.to(device) for key, maps in evaluator.levels(index, {}).items()}
+        with (
+            few_proposals(evaluator.detector, settings.num_proposals),
+            remembered_levels(evaluator.detector),
+        ):
+            clean[sample.image_id] = detect_from_levels(evaluator.detector, levels, hw)
+            for (level, mse), source in sources.items():
+                changed = {
+                    **levels,
+                    evaluator.readers[level].info.key: as_batch(source.read(index)),
+                }
+                found = detect_from_levels(evaluator.detector, changed, hw)
+                noisy[level, mse][sample.image_id] = found
+    original = evaluator.evaluate(Detections.of(clean)).accuracy.map
+    curves = {level: [(0.0, original)] for level in sorted(evaluator.readers)}
+    for (level, mse), results in noisy.items():
+        figure = evaluator.evaluate(Detections.of(results)).accuracy.map
+        curves[level].append((mse, figure))
+    return {level: tuple(points) for level, points in curves.items()}
 
 
 def _group_sensitivities(
@@ -174,8 +197,8 @@ def _group_sensitivities(
         response = HeadResponse(evaluator.detector, levels, hw, settings.num_proposals)
         for level, plan in plans.items():
             reader = evaluator.readers[level]
-            whole = NoisyMaps(reader, np.sum([errors for _, _, errors in plan], axis=0), settings.seed)
-            noisy = torch.from_numpy(whole.read(index)).permute(2, 0, 1)[None].to(device)
+            every = np.sum([errors for _, _, errors in plan], axis=0)
+            noisy = as_batch(NoisyMaps(reader, every, settings.seed).read(index)).to(device)
             for number, (first, size, _) in enumerate(plan):
                 maps = levels[reader.info.key].clone()
                 maps[:, first : first + size] = noisy[:, first : first + size]

@@ -29,11 +29,14 @@ class Workbench:
     runs: tuple[Candidate, ...]
     """The newest of each model, level and lambda, of levels that the cache holds."""
     random_runs: tuple[Path, ...]
+    decoded: DecodedLevels
     levels: LevelStudy
     detection: DetectionStudy | None
     derivations: dict[int, Derivation]
     """Levels that the decoder can compute from another one."""
     kept: Kept
+    scratch: Path
+    """A folder that is removed in the end."""
 
 
 @contextmanager
@@ -63,10 +66,12 @@ def open_workbench(request: AnalysisRequest, scratch: Path, kept: Kept) -> Itera
             split=split,
             runs=_cached_levels_only(found, split),
             random_runs=found.random,
+            decoded=decoded,
             levels=LevelStudy(split, decoded, kept, request.device),
             detection=detection,
             derivations=derivable,
             kept=kept,
+            scratch=folder,
         )
 
 

@@ -120,12 +120,13 @@ def extract_features(
     if verify:
         _verify([root / split for split in dict.fromkeys(splits)])
         return
+    # First, as it takes a second and all images may take minutes: mistakes are told at once.
+    detector = load_detector(settings.detector, choose_device(device))
     with _hint("run with --skip-bad-images"):
         image_sets = {
             split: first_images(load_images(settings.data, split, skip_bad=skip_bad_images), limit)
             for split in dict.fromkeys(splits)
         }
-    detector = load_detector(settings.detector, choose_device(device))
     if skip_bad_images:
         image_sets = {
             split: _screened(settings.data, images, workers) for split, images in image_sets.items()

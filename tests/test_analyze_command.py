@@ -35,7 +35,8 @@ def analyse(
 ) -> Result:
     arguments: Sequence[str] = (
         "--config", str(study.config_file), "--features", str(features or study.root),
-        "--checkpoints", str(checkpoints), "--report", str(report), *more,
+        "--checkpoints", str(checkpoints), "--report", str(report),
+        "--kept", str(report / "kept"), *more,
     )  # fmt: skip
     return CliRunner().invoke(analyze_levels, list(arguments))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 PENNFUDAN = SHARED / "datasets" / "pennfudan"
 CHECKPOINT = SHARED / "detectors" / "pedestrian.pth"
 
+NUM_IMAGES = {"train": 24, "val": 12}
+
 pytestmark = pytest.mark.skipif(
     not (PENNFUDAN.is_dir() and CHECKPOINT.is_file()), reason="pennfudan is not on this machine"
 )
@@ -44,6 +47,7 @@ detector:
   checkpoint: {CHECKPOINT}
   min_size: 320
   max_size: 533
+model: {{n_hidden: 64, n_channels: 96}}
 training: {{learning_rate: 1e-3, lambda: 0.03, crop: 32, epochs: 2}}
 """
 
@@ -55,23 +59,24 @@ def run(command: Any, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def all_cores() -> Iterator[None]:
+def two_threads() -> Iterator[None]:
     """The other tests are too small for threads to help; these are not."""
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
     yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the configuration and the float16 caches of train and val."""
+    """A folder with the configuration and float16 caches of the first images of train and val."""
     folder = tmp_path_factory.mktemp("pennfudan")
     (folder / "config.yaml").write_text(CONFIG)
-    run(
-        extract_features, "--config", folder / "config.yaml", "--features", folder / "features",
-        "--split", "train", "--split", "val",
-    )  # fmt: skip
+    for split, num_images in NUM_IMAGES.items():
+        run(
+            extract_features, "--config", folder / "config.yaml", "--features",
+            folder / "features", "--split", split, "--limit", num_images,
+        )  # fmt: skip
     return folder
 
 
@@ -107,14 +112,15 @@ def accuracy(study: Path, detector: LoadedDetector) -> Callable[[Path], dict[str
 @pytest.fixture(scope="module")
 def own_accuracy(study: Path, detector: LoadedDetector) -> dict[str, float]:
     images = load_images(load_config(str(study / "config.yaml")).data, "val")
-    return evaluate_detector(detector.model, detector.classes, images)
+    first = replace(images, records=images.records[: NUM_IMAGES["val"]])
+    return evaluate_detector(detector.model, detector.classes, first)
 
 
 @pytest.fixture(scope="module")
 def float32_cache(study: Path) -> Path:
     run(
         extract_features, "--config", study / "config.yaml", "--features", study / "float32",
-        "--split", "val", "--dtype", "float32",
+        "--split", "val", "--dtype", "float32", "--limit", NUM_IMAGES["val"],
     )  # fmt: skip
     return study / "float32" / "val"
 
@@ -123,7 +129,7 @@ def test_ap_from_the_float32_cache_is_the_detectors_own(
     float32_cache: Path, accuracy: Callable[[Path], Any], own_accuracy: dict[str, float]
 ) -> None:
     assert accuracy(float32_cache)["map"] == pytest.approx(own_accuracy["map"], abs=0.0005)
-    assert own_accuracy["map"] == pytest.approx(0.529, abs=0.002)
+    assert own_accuracy["map"] > 0.4
 
 
 def test_ap_from_the_float16_cache_is_within_0_002_of_the_detectors_own(
@@ -139,7 +145,7 @@ def test_confident_boxes_from_the_float32_cache_are_the_detectors_own_to_0_01_px
     found = cached_detections(float32_cache, detector.model)
     samples = LevelReader(float32_cache, 4).manifest.samples
     compared = 0
-    for sample in samples[:12]:
+    for sample in samples:
         image = torch.from_numpy(read_image(sample.file)).permute(2, 0, 1).float() / 255
         with torch.inference_mode():
             own = detector.model([image])[0]

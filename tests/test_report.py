@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from analyze.findings import Findings
+from analyze.interval import Interval
 from analyze.level_rd import psnr_db
 from analyze.plots import make_plots
-from analyze.report import Provenance, write_report
+from analyze.report import write_report
 from analyze.results import Accuracy, AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
 from analyze.runs import Candidate, newest_runs, pyramids
+from analyze.sections import Provenance
 from analyze.tables import detection_table, level_table, plain_text
 
 PROVENANCE = Provenance(
@@ -68,9 +71,19 @@ def result() -> AnalysisResult:
         combinations=(
             Combination(
                 name="all levels, lambda 0.001",
-                runs={level: f"run_{level}" for level in range(5)},
+                parts={level: f"run_{level}" for level in range(5)},
                 bits_per_pixel=3.217,
-                accuracy=Accuracy(map=0.5011, map_50=0.8, small=-1.0, medium=0.4, large=0.6),
+                accuracy=Accuracy(
+                    map=0.5011,
+                    map_50=0.8,
+                    small=-1.0,
+                    medium=0.4,
+                    large=0.6,
+                    interval=Interval(low=0.45, high=0.55),
+                    drop=0.0421,
+                    drop_interval=Interval(low=-0.01, high=0.0909),
+                ),
+                lmbda=0.001,
             ),
         ),
         missing=(),
@@ -103,7 +116,7 @@ class PageReader(HTMLParser):
 def test_page_holds_every_cell_of_both_tables_in_order(
     result: AnalysisResult, tmp_path: Path
 ) -> None:
-    page = PageReader(write_report(result, PROVENANCE, tmp_path).read_text())
+    page = PageReader(write_report(Findings(result=result), PROVENANCE, tmp_path).read_text())
     tables = (level_table(result), detection_table(result))
     assert page.cells == [cell for table in tables for line in table.cells for cell in line]
     assert page.open == []
@@ -115,27 +128,39 @@ def test_cells_show_the_measured_numbers(result: AnalysisResult) -> None:
         "13.3", "14.7", "0.5301",
     )  # fmt: skip
     assert detection_table(result).cells == (
-        ("original features", "-", "0.5432", "0.8765", "-", "0.4444", "0.6666"),
-        ("all levels, lambda 0.001", "3.217", "0.5011", "0.8000", "-", "0.4000", "0.6000"),
+        ("original features", "-", "0.5432", "-", "-", "-", "0.8765", "-", "0.4444", "0.6666"),
+        (
+            "all levels, lambda 0.001",
+            "3.217",
+            "0.5011",
+            "0.450..0.550",
+            "0.0421",
+            "-0.010..0.091",
+            "0.8000",
+            "-",
+            "0.4000",
+            "0.6000",
+        ),
     )
 
 
 def test_page_loads_nothing_but_what_it_carries(result: AnalysisResult, tmp_path: Path) -> None:
-    text = write_report(result, PROVENANCE, tmp_path).read_text()
+    text = write_report(Findings(result=result), PROVENANCE, tmp_path).read_text()
     addresses = PageReader(text).addresses
-    assert len(addresses) == 1 + 3 * 2
-    assert all(address.startswith("data:") for address in addresses)
+    pictures = [address for address in addresses if address.startswith("data:image/png")]
+    assert len(pictures) == 4 * 2
+    assert all(address.startswith(("data:", "#")) for address in addresses)
     assert not re.search(r"https?://|@import|url\(|<script", text)
 
 
 def test_page_suits_phones_and_dark_screens(result: AnalysisResult, tmp_path: Path) -> None:
-    text = write_report(result, PROVENANCE, tmp_path).read_text()
+    text = write_report(Findings(result=result), PROVENANCE, tmp_path).read_text()
     assert '<meta name="viewport" content="width=device-width' in text
-    assert text.count("prefers-color-scheme: dark") == 1 + 3
+    assert text.count("prefers-color-scheme: dark") == 1 + 4
 
 
 def test_csv_holds_the_values_in_full(result: AnalysisResult, tmp_path: Path) -> None:
-    write_report(result, PROVENANCE, tmp_path)
+    write_report(Findings(result=result), PROVENANCE, tmp_path)
     with (tmp_path / "levels.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [int(line["level"]) for line in lines] == [0, 1, 2, 3, 4]
@@ -152,10 +177,13 @@ def test_csv_holds_the_values_in_full(result: AnalysisResult, tmp_path: Path) ->
 def test_folder_holds_the_markdown_and_the_plots_it_names(
     result: AnalysisResult, tmp_path: Path
 ) -> None:
-    write_report(result, PROVENANCE, tmp_path)
+    write_report(Findings(result=result), PROVENANCE, tmp_path)
     text = (tmp_path / "report.md").read_text()
     named = re.findall(r"\(plots/(\w+\.png)\)", text)
-    assert sorted(named) == sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert sorted(named) == sorted(path.name for path in (tmp_path / "plots").glob("*.png"))
+    assert {path.stem for path in (tmp_path / "plots").glob("*.svg")} == {
+        name.removesuffix(".png") for name in named
+    }
     for cell in level_table(result).cells[4]:
         assert f"| {cell} |" in text
     assert "analyze-levels --config 'a b'" in text
@@ -170,7 +198,7 @@ def test_untrained_level_and_absent_map_are_shown_and_the_rest_is_there(
     partial = replace(
         result, rows=tuple(rows), original=None, combinations=(), missing=(command, "no mAP: <x>")
     )
-    page = write_report(partial, PROVENANCE, tmp_path)
+    page = write_report(Findings(result=partial), PROVENANCE, tmp_path)
     for text in (page.read_text(), (tmp_path / "report.md").read_text()):
         assert command in text
     assert "no mAP: &lt;x&gt;" in page.read_text()

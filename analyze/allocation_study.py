@@ -1,0 +1,186 @@
+"""Which run for which level: options from what was measured, a search, and real runs to verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyze.allocation import Combination as Choice
+from analyze.allocation import Option, map_drop_cost, weighted_mse_cost
+from analyze.allocation_search import Allocation, Target, search
+from analyze.combinations import Combined
+from analyze.ensemble import Ensemble, EnsembleLevel
+from analyze.level_results import combination, run_parts
+from analyze.parts import DERIVED, DROPPED, Part
+from analyze.results import Combination, Measurement
+from analyze.runs import Candidate
+from analyze.saving import RateMap, Saving, saving
+from analyze.sensitivity import rising
+from analyze.workbench import Workbench
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AllocationFinding:
+    """What was chosen, what it really reaches, and what it saves."""
+
+    allocation: Allocation
+    combination: Combination
+    saving: Saving
+    ensemble: Ensemble
+
+
+def allocate(
+    bench: Workbench,
+    measurements: Mapping[str, Measurement],
+    pyramids: Iterable[Combination],
+    target: Target,
+) -> AllocationFinding | str:
+    """Return the best combination of runs for the target, or a line about what is missing.
+
+    `pyramids` are whole pyramids of one lambda each, with which it is compared.
+    """
+    levels = sorted(bench.split.readers)
+    untrained = set(levels) - {run.level for run in bench.runs} - bench.derivations.keys()
+    if untrained:
+        names = ", ".join(map(str, sorted(untrained)))
+        return f"no allocation: level {names} has no run: run train-level for it"
+    if bench.detection is None and target.kind == "map_drop":
+        return "no allocation: a target of mAP needs boxes: use --target-bpp or --target-mse"
+    parts = run_parts(bench, measurements)
+    options = _options(bench, measurements, parts)
+    if bench.detection is not None and target.kind != "mse":
+        cost = map_drop_cost()
+    else:
+        cost = weighted_mse_cost(
+            {level: facts.share for level, facts in bench.split.facts().items()}
+        )
+    verify = None
+    if bench.detection is not None:
+        detection = bench.detection
+
+        def verify(choice: Choice) -> float:
+            drop = detection.accuracy(_parts(choice, parts)).drop
+            assert drop is not None, "only the original has none"
+            return drop
+
+    found = search(options, target, cost, verify)
+    chosen = combination(
+        bench,
+        Combined(name=_name(found), parts=_parts(found.combination, parts)),
+    )
+    return AllocationFinding(
+        allocation=found,
+        combination=chosen,
+        saving=_saving(pyramids, chosen),
+        ensemble=_ensemble(found.combination, {str(run.folder): run for run in bench.runs}),
+    )
+
+
+def _options(
+    bench: Workbench, measurements: Mapping[str, Measurement], parts: Mapping[str, Part]
+) -> list[Option]:
+    options: list[Option] = []
+    for level, reader in sorted(bench.split.readers.items()):
+        runs = [run for run in bench.runs if run.level == level]
+        errors = [measurements[str(run.folder)].mse for run in runs]
+        dropped_mse = float(reader.statistics.variance.mean())
+        drop_at = _drop_at(bench, level, runs, errors, parts, dropped_mse)
+        several = len({run.model for run in runs}) > 1
+        for run, mse in zip(runs, errors, strict=True):
+            options.append(
+                Option(
+                    level=level,
+                    name=f"lambda {run.lmbda:.3g}" + (f", {run.model}" if several else ""),
+                    bits_per_pixel=parts[str(run.folder)].bits_per_pixel,
+                    mse=mse,
+                    map_drop=drop_at(mse),
+                    run=str(run.folder),
+                )
+            )
+        options.append(
+            Option(
+                level=level, name="dropped", bits_per_pixel=0.0, mse=dropped_mse,
+                map_drop=drop_at(dropped_mse), kind="dropped",
+            )
+        )  # fmt: skip
+        if level in bench.derivations:
+            # Its error is the source's, passed on: equal for a level that is a part of the source.
+            source = bench.derivations[level].source_level
+            options += [
+                Option(
+                    level=level, name=f"derived from {each.name}", bits_per_pixel=0.0,
+                    mse=each.mse, map_drop=drop_at(each.mse), kind="derived",
+                    source=(source, each.name),
+                )
+                for each in options
+                if each.level == source and each.kind == "run"
+            ]  # fmt: skip
+    return options
+
+
+def _drop_at(
+    bench: Workbench,
+    level: int,
+    runs: list[Candidate],
+    errors: list[float],
+    parts: Mapping[str, Part],
+    dropped_mse: float,
+) -> Callable[[float], float | None]:
+    """Return MSE -> mAP drop of this level's own codecs: measured, and made to rise with the MSE.
+
+    A single run that seems to gain, or to lose more than one with a larger error, is the luck of
+    the images.
+    """
+    if bench.detection is None:
+        return lambda mse: None
+    measured = [
+        (mse, bench.detection.accuracy({level: parts[str(run.folder)]}).drop or 0.0)
+        for run, mse in zip(runs, errors, strict=True)
+    ]
+    dropped = bench.detection.accuracy({level: DROPPED}).drop or 0.0
+    points = sorted([(0.0, 0.0), *measured, (dropped_mse, dropped)])
+    places, drops = np.array(points).T
+    risen = np.maximum(rising(drops), 0.0)
+    return lambda mse: float(np.interp(mse, places, risen))
+
+
+def _parts(choice: Choice, parts: Mapping[str, Part]) -> dict[int, Part]:
+    return {
+        option.level: parts[option.run]
+        if option.run is not None
+        else (DERIVED if option.kind == "derived" else DROPPED)
+        for option in choice.options
+    }
+
+
+def _ensemble(choice: Choice, runs: Mapping[str, Candidate]) -> Ensemble:
+    ensemble: Ensemble = {}
+    for option in choice.options:
+        if option.run is not None:
+            run = runs[option.run]
+            ensemble[option.level] = EnsembleLevel(run=run.folder, model_sha256=run.model_sha256)
+        elif option.source is not None:
+            ensemble[option.level] = EnsembleLevel(derived_from=option.source[0])
+        else:
+            ensemble[option.level] = EnsembleLevel(dropped=True)
+    return ensemble
+
+
+def _name(found: Allocation) -> str:
+    words = {"bpp": "bits per pixel", "map_drop": "mAP drop", "mse": "MSE"}[found.target.kind]
+    return f"allocated for a {words} of {found.target.value:g}"
+
+
+def _saving(pyramids: Iterable[Combination], chosen: Combination) -> Saving:
+    if chosen.accuracy is None or chosen.bits_per_pixel is None:
+        return Saving(
+            fraction=None, same_lambda_bits_per_pixel=None, why="there is no mAP to compare at"
+        )
+    curve = [
+        RateMap(bits_per_pixel=each.bits_per_pixel, map=each.accuracy.map)
+        for each in pyramids
+        if each.lmbda is not None and each.accuracy is not None and each.bits_per_pixel is not None
+    ]
+    return saving(curve, RateMap(bits_per_pixel=chosen.bits_per_pixel, map=chosen.accuracy.map))

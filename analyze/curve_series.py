@@ -1,0 +1,64 @@
+"""The curves of an analysis, as series of points for the plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from analyze.comparison import OURS
+from analyze.curve_plots import PlotPoint, Series
+from analyze.curves import Curve
+from analyze.findings import Findings
+from analyze.results import Combination
+
+
+def map_series(findings: Findings) -> list[Series]:
+    """Return mAP against bits per pixel: pyramids of one lambda, all sent and derived, anchors."""
+    result = findings.result
+    whole = [each for each in result.combinations if each.lmbda is not None]
+    sent = [each for each in whole if "derived" not in each.parts.values()]
+    derived = [each for each in whole if "derived" in each.parts.values()]
+    ours = [("all levels sent", sent), ("coarsest derived", derived)]
+    return [
+        Series(name=name, points=tuple(_points(combinations)), style="ours")
+        for name, combinations in ours
+    ] + [
+        _of_curve(curve)
+        for each in findings.comparisons
+        if each.what == "all levels"
+        for curve in each.curves[1:]
+    ]
+
+
+def level_series(findings: Findings) -> list[tuple[int, list[Series]]]:
+    """Return level -> PSNR against bits per pixel, of our runs and of the anchors."""
+    return [
+        (int(each.what.removeprefix("level ")), [_of_curve(curve) for curve in each.curves])
+        for each in findings.comparisons
+        if each.what.startswith("level ")
+    ]
+
+
+def _of_curve(curve: Curve) -> Series:
+    points = (PlotPoint(x=point.bits_per_pixel, y=point.quality) for point in curve.points)
+    return Series(
+        name=curve.name, points=tuple(points), style="ours" if curve.name == OURS else "anchor"
+    )
+
+
+def chosen_point(findings: Findings) -> PlotPoint | None:
+    """Return the allocation's point, or None."""
+    if findings.allocation is None:
+        return None
+    return next(iter(_points([findings.allocation.combination])), None)
+
+
+def _points(combinations: Iterable[Combination]) -> Iterable[PlotPoint]:
+    for each in combinations:
+        if each.bits_per_pixel is not None and each.accuracy is not None:
+            interval = each.accuracy.interval
+            yield PlotPoint(
+                x=each.bits_per_pixel,
+                y=each.accuracy.map,
+                low=interval.low if interval else None,
+                high=interval.high if interval else None,
+            )

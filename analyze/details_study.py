@@ -1,0 +1,94 @@
+"""Pictures for the report: what the chosen codecs do to each level and to the worst images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyze.damage import ImageDamage, Outcome, worst_images
+from analyze.level_details import latent_rates, map_pictures, value_histogram
+from analyze.parts import Part
+from analyze.pictures import ImageBoxes, boxes_plot, histogram_plot, latent_rate_plot, maps_plot
+from analyze.plots import Plot
+from analyze.runs import Candidate
+from analyze.workbench import Workbench
+from train.checkpoint import BEST_NAME, load_codec
+
+_NUM_IMAGES = 8  # of histograms and latent rates: enough for a picture
+_NUM_WORST = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelPictures:
+    """Pictures of one run."""
+
+    level: int
+    run: str
+    plots: tuple[Plot, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorstImages:
+    """The images hurt most by a combination, and those of their pictures that could be drawn."""
+
+    combination: str
+    images: tuple[ImageDamage, ...]
+    plots: tuple[Plot, ...]
+
+
+def level_pictures(bench: Workbench, runs: Mapping[int, Candidate]) -> tuple[LevelPictures, ...]:
+    """Return the pictures of one run for each level, of the split's first images."""
+    return tuple(_of_level(bench, run) for _, run in sorted(runs.items()))
+
+
+def _of_level(bench: Workbench, run: Candidate) -> LevelPictures:
+    reader = bench.split.readers[run.level]
+    decoded = bench.decoded.of({run.level: run})[run.level]
+    indices = range(min(_NUM_IMAGES, bench.split.num_images))
+    codec, _ = load_codec(run.folder / BEST_NAME, bench.request.device)
+    return LevelPictures(
+        level=run.level,
+        run=str(run.folder),
+        plots=(
+            maps_plot(
+                run.level, map_pictures(np.asarray(reader.sample(0)), np.asarray(decoded.read(0)))
+            ),
+            latent_rate_plot(run.level, latent_rates(codec, reader, indices)),
+            histogram_plot(run.level, value_histogram(reader, decoded, indices)),
+        ),
+    )
+
+
+def worst(bench: Workbench, name: str, parts: Mapping[int, Part]) -> WorstImages | None:
+    """Return the images that the combination hurts most; None where no mAP can be had."""
+    split, detection = bench.split, bench.detection
+    if detection is None or split.annotations is None or split.evaluator is None:
+        return None
+    before, after = (
+        Outcome(detections=detection.detections(each), matches=detection.evaluation(each).matches)
+        for each in ({}, parts)
+    )
+    images = worst_images(
+        before,
+        after,
+        split.annotations,
+        split.evaluator.label_to_category,
+        num_worst=_NUM_WORST,
+    )
+    plots = [
+        boxes_plot(
+            f"worst_{place + 1}",
+            f"{image.file.rpartition('/')[2]}: AP of this image {image.ap_before:.3f} before, "
+            f"{image.ap_after:.3f} after",
+            image.file,
+            ImageBoxes(truth=image.truth.xyxy, before=image.before.xyxy, after=image.after.xyxy),
+        )
+        for place, image in enumerate(images)
+    ]
+    return WorstImages(
+        combination=name,
+        images=tuple(images),
+        plots=tuple(plot for plot in plots if plot is not None),
+    )

@@ -1,0 +1,87 @@
+"""Tables of what an analysis found beyond levels and detection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analyze.allocation_study import AllocationFinding
+from analyze.details_study import WorstImages
+from analyze.sensitivity import Sensitivity
+from analyze.tables import ABSENT, Table, Value
+
+
+def allocation_table(found: AllocationFinding) -> Table:
+    """Return a line per level, and their sum."""
+    lines: list[tuple[Value, ...]] = [
+        (
+            f"level {option.level}", option.name, option.bits_per_pixel, option.mse,
+            option.map_drop,
+        )
+        for option in found.allocation.combination.options
+    ]  # fmt: skip
+    accuracy = found.combination.accuracy
+    lines.append(
+        (
+            "all", found.combination.name, found.combination.bits_per_pixel, None,
+            accuracy.drop if accuracy else None,
+        )
+    )  # fmt: skip
+    return plain_table(
+        ("", "sent as", "bits/px", "MSE", "mAP drop"),
+        ("level", "sent_as", "bits_per_pixel", "mse", "map_drop"),
+        ("{}", "{}", "{:.4g}", "{:.4g}", "{:.4f}"),
+        lines,
+    )
+
+
+def sensitivity_table(sensitivity: Sensitivity) -> Table:
+    """Return a line per level and error."""
+    lines: list[tuple[Value, ...]] = [
+        (f"level {level}", mse, figure, points[0][1] - figure)
+        for level, points in sorted(sensitivity.levels.items())
+        for mse, figure in points
+    ]
+    return plain_table(
+        ("", "noise MSE", "mAP", "drop"),
+        ("level", "noise_mse", "map", "drop"),
+        ("{}", "{:.4g}", "{:.4f}", "{:.4f}"),
+        lines,
+    )
+
+
+def worst_table(worst: WorstImages) -> Table:
+    """Return a line per image, the most hurt first."""
+    lines: list[tuple[Value, ...]] = [
+        (
+            image.file.rpartition("/")[2], image.ap_before, image.ap_after, image.loss,
+            len(image.truth.xyxy), len(image.before.xyxy), len(image.after.xyxy),
+        )
+        for image in worst.images
+    ]  # fmt: skip
+    return plain_table(
+        ("image", "AP before", "AP after", "loss", "true boxes", "boxes before", "boxes after"),
+        ("image", "ap_before", "ap_after", "loss", "true", "before", "after"),
+        ("{}", "{:.3f}", "{:.3f}", "{:.3f}", "{}", "{}", "{}"),
+        lines,
+    )
+
+
+def plain_table(
+    titles: tuple[str, ...],
+    names: tuple[str, ...],
+    formats: tuple[str, ...],
+    lines: Sequence[tuple[Value, ...]],
+) -> Table:
+    """Return a table of lines, each column by its format."""
+    return Table(
+        titles=titles,
+        cells=tuple(
+            tuple(
+                ABSENT if value is None else template.format(value)
+                for value, template in zip(line, formats, strict=True)
+            )
+            for line in lines
+        ),
+        names=names,
+        values=tuple(lines),
+    )
