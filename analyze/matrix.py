@@ -246,5 +246,5 @@ def _notes(models: Sequence[MatrixModel], levels: Sequence[int]) -> tuple[str, .
     ):
         if len(set(values.values())) > 1:
             each = ", ".join(f"{name}: {value}" for name, value in values.items())
-            notes.append(f"not trained alike, {what} differs: {each}")
+            notes.append(f"not trained alike in {what}: {each}")
     return tuple(notes)

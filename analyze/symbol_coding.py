@@ -73,6 +73,8 @@ class SymbolTables:
 
     def encode(self, symbols: NDArray[Any]) -> bytes:
         """Return the rANS bytes of `symbols`, int32 [C, n], of at most MAX_SYMBOL each."""
+        if symbols.size == 0:
+            return b""  # CompressAI's coder reads beyond the end of nothing
         encoded: bytes = RansEncoder().encode_with_indexes(
             symbols.reshape(-1).tolist(), _indexes(*symbols.shape), *self._as_lists
         )
@@ -87,6 +89,8 @@ class SymbolTables:
 
     def decode_first(self, payload: bytes, num_channels: int, num_values: int) -> NDArray[Any]:
         """As `decode`, where `encode` was given the first channels only."""
+        if num_channels * num_values == 0:
+            return np.zeros((num_channels, num_values), dtype=np.int32)
         indexes = _indexes(num_channels, num_values)
         symbols = RansDecoder().decode_with_indexes(payload, indexes, *self._as_lists)
         return np.fromiter(symbols, np.int32, len(symbols)).reshape(num_channels, num_values)

@@ -144,9 +144,9 @@ def test_models_that_are_missing_or_not_trained_alike_are_named(
     assert found.random is None
     assert "no model of level 3: run train-level --level 3" in found.notes
     assert "no model of random levels: run train-level --level random" in found.notes
-    assert "not trained alike, lambda differs: level 0: 0.001, level 1: 0.1" in found.notes
+    assert "not trained alike in lambda: level 0: 0.001, level 1: 0.1" in found.notes
     assert (
-        "not trained alike, steps differs: level 0: 1 epochs of batches of 4, "
+        "not trained alike in steps: level 0: 1 epochs of batches of 4, "
         "level 1: 2 epochs of batches of 4"
     ) in found.notes
 

@@ -73,6 +73,20 @@ def test_channel_that_never_varies_costs_next_to_nothing() -> None:
     assert len(fit_tables(counted(symbols)).encode(symbols)) < 20
 
 
+def test_no_symbols_are_no_bytes() -> None:
+    tables = fit_tables(counted(laplacian()))
+    nothing = np.zeros((0, 7), dtype=np.int32)
+    assert tables.encode(nothing) == b""
+    np.testing.assert_array_equal(tables.decode_first(b"", 0, 7), nothing)
+
+
+def test_first_channels_come_back_by_themselves() -> None:
+    symbols = laplacian()
+    tables = fit_tables(counted(symbols))
+    payload = tables.encode(symbols[:2])
+    np.testing.assert_array_equal(tables.decode_first(payload, 2, symbols.shape[1]), symbols[:2])
+
+
 def test_each_table_ends_at_the_full_range_and_never_falls() -> None:
     tables: SymbolTables = fit_tables(counted(laplacian()))
     for cdf in np.split(tables.cdfs, np.cumsum(tables.lengths)[:-1]):
