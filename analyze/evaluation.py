@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from analyze.average_precision import Evaluation, evaluate_detections
 from analyze.detection import detect_from_levels
@@ -41,7 +42,9 @@ class SplitEvaluator:
         samples = next(iter(self.readers.values())).manifest.samples
         found = {}
         with fast_pooling(self.detector):
-            for index in self.indices:
+            for index in tqdm(
+                self.indices, desc="detection", unit="image", disable=None, leave=False
+            ):
                 sample = samples[index]
                 found[sample.image_id] = detect_from_levels(
                     self.detector, self.levels(index, replaced), (sample.height, sample.width)

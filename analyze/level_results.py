@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from analyze.combinations import Combined, one_level_gone, sent_pyramids
@@ -9,6 +10,8 @@ from analyze.parts import Part
 from analyze.results import AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
 from analyze.runs import pyramids
 from analyze.workbench import Workbench
+
+_LOG = logging.getLogger(__name__)
 
 
 def measured_runs(bench: Workbench) -> dict[str, Measurement]:
@@ -60,6 +63,9 @@ def run_parts(bench: Workbench, measurements: Mapping[str, Measurement]) -> dict
 def combination(bench: Workbench, combined: Combined) -> Combination:
     """Run detection on a combination."""
     whole = combined.parts.keys() >= bench.split.readers.keys()
+    accuracy = bench.detection.accuracy(combined.parts) if bench.detection else None
+    if accuracy is not None:
+        _LOG.info("%s: mAP %.4f", combined.name, accuracy.map)
     return Combination(
         name=combined.name,
         parts={
@@ -67,7 +73,7 @@ def combination(bench: Workbench, combined: Combined) -> Combination:
             for level, part in sorted(combined.parts.items())
         },
         bits_per_pixel=combined.bits_per_pixel if whole else None,
-        accuracy=bench.detection.accuracy(combined.parts) if bench.detection else None,
+        accuracy=accuracy,
         lmbda=combined.lmbda,
     )
 
