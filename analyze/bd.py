@@ -110,7 +110,8 @@ def _reading(
         above = test.name if lows[1] > lows[0] else anchor.name
         notes.append(f"no BD-rate: no quality that both reach, {above} lies above throughout")
     elif overlap < _LARGE_OVERLAP:
-        notes.append(f"BD-rate over {overlap:.0%} of the range of quality only")
+        share = "less than 1%" if overlap < 0.01 else f"{overlap:.0%}"
+        notes.append(f"BD-rate over {share} of the range of quality only")
     if rates_overlap == 0:
         lows = [hull[0].bits_per_pixel for hull in hulls]
         fewer = test.name if lows[1] < lows[0] else anchor.name

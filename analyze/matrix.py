@@ -17,6 +17,7 @@ import torch
 from analyze.kept import Kept
 from analyze.model_cost import ModelCost, PyramidCost, model_cost, pyramid_cost
 from analyze.runs import Candidate
+from configs.schema import TrainingConfig
 from data.reader import LevelReader
 from data.statistics import ChannelStatistics
 from train.checkpoint import BEST_NAME, RunInfo, load_codec, read_run_info
@@ -45,6 +46,10 @@ class MatrixModel:
     batch_size: int
     warm_start: bool
     """It began from another run's weights."""
+    distortion: str
+    """What its training minimised beside the rate; entries are of MSE all the same."""
+    train_cache: str
+    """Fingerprint of the cache that it was trained on."""
     cost: ModelCost
 
 
@@ -165,8 +170,16 @@ def _model(folder: Path, codec: LevelCodec, info: RunInfo) -> MatrixModel:
         epochs=record.epochs,
         batch_size=info.config.training.batch_size,
         warm_start=record.warm_start is not None,
+        distortion=_distortion(info.config.training),
+        train_cache=info.cache_fingerprint,
         cost=model_cost(codec),
     )
+
+
+def _distortion(settings: TrainingConfig) -> str:
+    if settings.distortion == "channel_weighted":
+        return f"channel_weighted by {settings.channel_weights}"
+    return settings.distortion
 
 
 def _standardise(
@@ -194,6 +207,8 @@ def _entry(
     key: dict[str, Any] = {
         "method": _METHOD,
         "model": info.model_sha256,
+        # The loss is of it, and the model's hash does not cover it.
+        "lambda": info.lmbda,
         "level": reader.info.index,
         "cache": reader.manifest.fingerprint,
         # The level's statistics come from there.
@@ -243,6 +258,8 @@ def _notes(models: Sequence[MatrixModel], levels: Sequence[int]) -> tuple[str, .
         # With one train cache, epochs and batch size give the number of steps.
         ("steps", {m.name: f"{m.epochs} epochs of batches of {m.batch_size}" for m in models}),
         ("start", {m.name: "from another run" if m.warm_start else "anew" for m in models}),
+        ("distortion", {model.name: model.distortion for model in models}),
+        ("train cache", {model.name: model.train_cache[:12] for model in models}),
     ):
         if len(set(values.values())) > 1:
             each = ", ".join(f"{name}: {value}" for name, value in values.items())

@@ -112,6 +112,13 @@ def test_curves_that_only_touch_have_no_bd_rate() -> None:
     assert "no quality that both reach" in result.note
 
 
+def test_overlap_of_less_than_a_percent_is_not_called_none() -> None:
+    result = bd_result(curve((1, 2), (30, 31), "anchor"), curve((1, 2), (30.999, 32)))
+    assert result.bd_rate_percent == pytest.approx(-50, abs=0.1)
+    assert "BD-rate over less than 1% of the range of quality" in result.note
+    assert "0%" not in result.note
+
+
 def test_different_metrics_are_not_compared() -> None:
     with pytest.raises(ValueError, match="anchor is of PSNR"):
         bd_result(ANCHOR, curve(RATES, DECIBELS, metric=MAP))

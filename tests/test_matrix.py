@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,8 +21,9 @@ from tests.tiny_codecs import HYPERPRIORS, NUM_CHANNELS, ready_codec
 from tests.tiny_study import TinyStudy
 from tests.tiny_study import study as study
 from tests.training_process import options_of
-from train.checkpoint import load_codec
+from train.checkpoint import RunInfo, load_codec
 from train.cli import train_level
+from train.codec import LevelCodec
 from train.run_folder import find_random_runs, find_runs
 from train.validation import validate
 
@@ -133,6 +135,28 @@ def test_second_matrix_runs_no_model(
         measure_matrix(chosen, readers, 1, study.train_cache, Kept(tmp_path))
 
 
+def test_kept_loss_is_of_the_models_own_lambda(
+    runs: list[Path],
+    readers: dict[int, LevelReader],
+    study: TinyStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured() -> Matrix:
+        return measure_matrix(runs[:1], readers, 1, study.train_cache, Kept(tmp_path))
+
+    first = measured()
+
+    def with_larger_lambda(path: Path, device: str) -> tuple[LevelCodec, RunInfo]:
+        codec, info = load_codec(path, device)
+        return codec, dataclasses.replace(info, lmbda=10.0)
+
+    monkeypatch.setattr(analyze.matrix, "load_codec", with_larger_lambda)
+    for before, after in zip(first.entries[0], measured().entries[0], strict=True):
+        assert after.mse == before.mse
+        assert after.loss == pytest.approx(after.mse + 10 * after.estimated_bpp)
+
+
 def test_models_that_are_missing_or_not_trained_alike_are_named(
     runs: list[Path], readers: dict[int, LevelReader], study: TinyStudy, tmp_path: Path
 ) -> None:
@@ -149,6 +173,36 @@ def test_models_that_are_missing_or_not_trained_alike_are_named(
         "not trained alike in steps: level 0: 1 epochs of batches of 4, "
         "level 1: 2 epochs of batches of 4"
     ) in found.notes
+    assert not [note for note in found.notes if "distortion" in note or "train cache" in note]
+
+
+def test_models_of_another_distortion_or_train_cache_are_named(
+    runs: list[Path],
+    readers: dict[int, LevelReader],
+    study: TinyStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weighted = "training.distortion=channel_weighted"
+    train(study, tmp_path, "--level", "1", "--epochs", "1", "--set", weighted)
+    (other,) = find_runs(tmp_path)
+    folders = [runs[0], other.folder]
+    found = measure_matrix(folders, readers, 1, study.train_cache, Kept(None))
+    assert (
+        "not trained alike in distortion: level 0: mse, level 1: channel_weighted by variance"
+    ) in found.notes
+    assert not [note for note in found.notes if "train cache" in note]
+
+    def of_another_cache(path: Path, device: str) -> tuple[LevelCodec, RunInfo]:
+        codec, info = load_codec(path, device)
+        is_other = path.parent == other.folder
+        return codec, dataclasses.replace(info, cache_fingerprint="f" * 64) if is_other else info
+
+    monkeypatch.setattr(analyze.matrix, "load_codec", of_another_cache)
+    found = measure_matrix(folders, readers, 1, study.train_cache, Kept(None))
+    (note,) = [note for note in found.notes if "train cache" in note]
+    assert note.startswith("not trained alike in train cache: level 0: ")
+    assert note.endswith(", level 1: ffffffffffff")
 
 
 def test_without_a_train_cache_there_is_no_matrix(
