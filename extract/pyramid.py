@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from configs.errors import ConfigError
 from data.manifest import LevelInfo
@@ -17,6 +18,11 @@ from extract.detector import backbone_levels
 
 _PROBE_PX = 1024  # every usual stride (up to 1024) divides it, so its maps give strides exactly
 
+# On the meta device torch runs these in Python, an operation at a time: most of what a shape costs.
+_ELEMENTWISE = frozenset({
+    nn.BatchNorm2d, FrozenBatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid
+})  # fmt: skip
+
 
 def level_shapes(model: Any) -> LevelShapes:
     """Return a function (padded height, width) -> {level: (H, W)}.
@@ -24,6 +30,9 @@ def level_shapes(model: Any) -> LevelShapes:
     Shapes come from a copy of the backbone on torch's meta device: nothing is computed.
     """
     hollow = copy.deepcopy(model.backbone).to("meta")
+    for module in hollow.modules():
+        if type(module) in _ELEMENTWISE:
+            module.forward = _unchanged
 
     @cache
     def shapes_of(height_px: int, width_px: int) -> Mapping[int, tuple[int, int]]:
@@ -33,6 +42,10 @@ def level_shapes(model: Any) -> LevelShapes:
         return {i: (int(t.shape[-2]), int(t.shape[-1])) for i, t in enumerate(tensors)}
 
     return shapes_of
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def measure_levels(model: Any, batch: Tensor, shapes_of: LevelShapes) -> list[LevelInfo]:

@@ -169,6 +169,7 @@ def test_training_benchmarks_make_the_steps_that_they_time(
     monkeypatch.setattr(scene_images, "INPUT_PX", (64, 64))
     monkeypatch.setattr(scene_images, "BUILDERS", ("fasterrcnn_mobilenet_v2_fpn",))
     monkeypatch.setattr(codec_training, "RESNET", "fasterrcnn_mobilenet_v2_fpn")
+    monkeypatch.setattr(codec_training, "CODEC", {"n_hidden": 8, "n_channels": 12})
     for name, module in {"step": training_step, "loop": in_the_loop}.items():
         (tmp_path / name).mkdir()
         tables = module.run(tmp_path / name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from train.precision import autocast_dtype
 from train.session import Session, new_session
 
 RESNET = "fasterrcnn_resnet50_fpn"
+CODEC: Mapping[str, Any] = {}  # what differs from the default codec: nothing, but in tests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,7 @@ def trainer(
 ) -> Iterator[Trainer]:
     """Yield what trains a level with the default settings, its stream at the beginning."""
     training = {"precision": precision, "batch_size": batch_size}
-    config = Config.model_validate({"training": training})
+    config = Config.model_validate({"model": CODEC, "training": training})
     job = Job(train_cache=cache, val_cache=cache, level=level, config=config, device=device)
     with open_caches(job) as caches:
         codec = make_codec(job, caches)
