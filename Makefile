@@ -17,7 +17,7 @@ quickstart: quickstart/table.txt  ## install, run the whole job on the built-in 
 	@cat quickstart/table.txt
 
 test: .venv/installed-dev  ## run the tests
-	$(THREADS) $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: .venv/installed-dev  ## check style and spelling
 	$(BIN)/ruff check .

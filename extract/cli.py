@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from configs.options import (
     run_command,
     with_detection_checkpoint,
 )
-from configs.schema import DataConfig
+from configs.schema import Config, DataConfig
 from data.images import load_images
+from data.listing import find_split
 from data.manifest import FILE_NAME
 from data.records import ImageSet
 from data.screening import first_images, readable_images
@@ -33,6 +34,7 @@ from extract.estimate import estimate
 from extract.evaluate import evaluate_detector
 from extract.finetune import finetune
 from extract.loop import extract, plan_extraction
+from extract.weights import existing_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -120,13 +122,13 @@ def extract_features(
     if verify:
         _verify([root / split for split in dict.fromkeys(splits)])
         return
-    # First, as it takes a second and all images may take minutes: mistakes are told at once.
-    detector = load_detector(settings.detector, choose_device(device))
+    target = _checked(settings, splits, device)
     with _hint("run with --skip-bad-images"):
         image_sets = {
             split: first_images(load_images(settings.data, split, skip_bad=skip_bad_images), limit)
             for split in dict.fromkeys(splits)
         }
+    detector = load_detector(settings.detector, target)
     if skip_bad_images:
         image_sets = {
             split: _screened(settings.data, images, workers) for split, images in image_sets.items()
@@ -162,6 +164,16 @@ def extract_features(
         else:
             click.echo(f"{split}: all {done.num_images} images are in {root / split} already")
         _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")
+
+
+def _checked(settings: Config, splits: Iterable[str], device: str) -> str:
+    """Return the torch device, after what is checked in no time: images take minutes to list."""
+    target = choose_device(device)
+    if settings.detector.checkpoint is not None:
+        existing_checkpoint(settings.detector.checkpoint)
+    for split in splits:
+        find_split(settings.data, split)
+    return target
 
 
 @contextmanager
@@ -208,6 +220,7 @@ def train_detector(
     """
     setup_logging(log_level)
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
+    target = _checked(settings, (split, val_split), device)
     train_set = load_images(settings.data, split)
     val_set = load_images(settings.data, val_split)
 
@@ -218,6 +231,6 @@ def train_detector(
         raise ConfigError(f"train-detector: the split {val_split!r} has no boxes to evaluate on")
     best = finetune(
         settings.detector, train_set, settings.detector_training,
-        evaluate=evaluate, device=choose_device(device), resume=not fresh,
+        evaluate=evaluate, device=target, resume=not fresh,
     )  # fmt: skip
     click.echo(f"best model -> {best}")

@@ -60,18 +60,24 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_checkpoint(name: str) -> DetectorWeights:
-    """Read a checkpoint file, or `builtin:<name>`; never runs code from it (weights_only).
-
-    The state dict may be bare or under model, state_dict or model_state_dict; `module.` prefixes
-    of DataParallel are stripped. Raises ConfigError if there is no such file or no state dict.
-    """
+def existing_checkpoint(name: str) -> Path:
+    """Return the file of a checkpoint, or of `builtin:<name>`. Raises ConfigError if none is."""
     path = _path_of(name)
     if not path.is_file():
         raise ConfigError(
             f"detector checkpoint {name}: no such file: give --detection-checkpoint, "
             "or make one with train-detector"
         )
+    return path
+
+
+def read_checkpoint(name: str) -> DetectorWeights:
+    """Read a checkpoint file, or `builtin:<name>`; never runs code from it (weights_only).
+
+    The state dict may be bare or under model, state_dict or model_state_dict; `module.` prefixes
+    of DataParallel are stripped. Raises ConfigError if there is no such file or no state dict.
+    """
+    path = existing_checkpoint(name)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _NO_WEIGHTS as error:

@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click import Command
+from click.testing import CliRunner
 
+import extract.cli
 from data.manifest import Manifest
 from data.reader import LevelReader
 from data.writer import statistics_path
+from extract.cli import extract_features, train_detector
 from extract.detector import backbone_levels, prepare_images
 from tests.datasets import save_image
 from tests.extraction import (
@@ -202,6 +206,24 @@ def test_mistake_is_one_line_and_nothing_is_written(
 ) -> None:
     assert message in error_of(run_extract(tiny_config, tmp_path, *options))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [extract_features, train_detector], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "options",
+    [("--detection-checkpoint", "no.pth"), ("--device", "cuda:99"), ("--split", "vall")],
+    ids=lambda options: options[0],
+)
+def test_what_is_checked_in_no_time_is_checked_before_images_are_listed(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, command: Command, options: tuple[str, ...]
+) -> None:
+    listed = []
+    monkeypatch.setattr(extract.cli, "load_images", lambda *_, **__: listed.append("split"))
+    result = CliRunner().invoke(
+        command, ["--config", str(tiny_config), "--split", "train", *options]
+    )
+    assert error_of(result)
+    assert not listed
 
 
 @pytest.mark.skipif(not PENNFUDAN.is_dir(), reason="the shared data set is not there")
