@@ -148,7 +148,7 @@ def test_page_loads_nothing_but_what_it_carries(result: AnalysisResult, tmp_path
     text = write_report(Findings(result=result), PROVENANCE, tmp_path).read_text()
     addresses = PageReader(text).addresses
     pictures = [address for address in addresses if address.startswith("data:image/png")]
-    assert len(pictures) == 4 * 2
+    assert len(pictures) == 3 * 2
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert not re.search(r"https?://|@import|url\(|<script", text)
 
@@ -156,7 +156,7 @@ def test_page_loads_nothing_but_what_it_carries(result: AnalysisResult, tmp_path
 def test_page_suits_phones_and_dark_screens(result: AnalysisResult, tmp_path: Path) -> None:
     text = write_report(Findings(result=result), PROVENANCE, tmp_path).read_text()
     assert '<meta name="viewport" content="width=device-width' in text
-    assert text.count("prefers-color-scheme: dark") == 1 + 4
+    assert text.count("prefers-color-scheme: dark") == 1 + 3
 
 
 def test_csv_holds_the_values_in_full(result: AnalysisResult, tmp_path: Path) -> None:
