@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def mean_average_precision(
     are evaluated. A label without category counts as no detection.
     """
     evaluation = evaluate_detections(Detections.of(detections), annotations, label_to_category)
-    return asdict(evaluation.accuracy)
+    return {name: getattr(evaluation.accuracy, name) for name in _STATISTICS}
 
 
 def _results(truth: COCO, found: list[dict[str, Any]]) -> COCO:
