@@ -71,6 +71,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "train.compressai_parts",
         "train.transforms",
         "train.likelihoods",
+        "train.rans",
         "train.entropy_coding",
         "train.codec",
         "train.factorized",

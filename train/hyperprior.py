@@ -120,6 +120,7 @@ class ScaleHyperprior(LevelCodec):
             return decoder.next(self._indexes(scales)).to(means)
 
         y_hat, _, _ = self._scan(z_hat, shape, decoded)
+        decoder.finish()
         return _as_maps(y_hat, shape)
 
     @torch.no_grad()
