@@ -110,6 +110,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "analyze.anchor_float16",
         "analyze.anchor_files",
         "analyze.anchor_rd",
+        "analyze.image_file",
+        "analyze.ensemble",
+        "analyze.pyramid_codec",
+        "analyze.streams_index",
         "analyze.runs",
         "analyze.tables",
         "analyze.plots",
@@ -126,6 +130,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "train.epoch_end",
         "train.loop",
         "train.study",
+        "analyze.compression",
+        "analyze.decompression",
         "analyze.loop",
     ),
     "command line": (
@@ -133,6 +139,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "extract.cli",
         "train.cli",
         "analyze.cli",
+        "analyze.codec_cli",
     ),
 }
 ORDER = [module for layer in LAYERS.values() for module in layer]

@@ -56,6 +56,9 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
     transform_names: tuple[str, ...] = ("g_a", "g_s")
     """All networks that `compile_transforms` compiles."""
 
+    num_payloads = 1
+    """Strings that `compress` gives for each sample."""
+
     def __init__(self, size: CodecSize, *, bottleneck_channels: int) -> None:
         super().__init__()
         self.entropy_bottleneck = EntropyBottleneck(bottleneck_channels)

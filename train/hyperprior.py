@@ -47,6 +47,7 @@ class ScaleHyperprior(LevelCodec):
     """
 
     transform_names: tuple[str, ...] = ("g_a", "g_s", "h_a", "h_s")
+    num_payloads = 2
 
     def __init__(self, size: CodecSize) -> None:
         super().__init__(size, bottleneck_channels=size.n_hidden)
