@@ -187,7 +187,7 @@ def _compress(
 def _whole_file(
     path: Path, codec: PyramidCodec, image_id: int, sizes_hw: Mapping[int, tuple[int, int]]
 ) -> bytes | None:
-    """Return the bytes of a file that an earlier call has written for this image, if it is whole."""
+    """Return the bytes of this image's file if an earlier call has written it, and it is whole."""
     try:
         data = path.read_bytes()
         image = unpack(data, str(path))

@@ -1,4 +1,4 @@
-"""streams.json: what the files of a split share: the ensemble, and the cache that they came from."""
+"""streams.json: what a split's files share: the ensemble, and the cache that they came from."""
 
 from __future__ import annotations
 
