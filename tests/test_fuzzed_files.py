@@ -45,5 +45,5 @@ def test_twelve_thousand_altered_files_are_cache_errors_within_400_mb(
     # Without a mended checksum nothing passes; with one, what changes no map may.
     assert all("mended" in name for name in whole), counts
     payloads = sum(number for name, number in counts.items() if name.startswith("payload"))
-    assert payloads > 1000
+    assert payloads > 400
     assert counts["payload, mended: other"] == 0, counts
