@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from analyze.allocation import Combination as Choice
 from analyze.allocation import Option, map_drop_cost, weighted_mse_cost
 from analyze.allocation_search import Allocation, Target, search
 from analyze.combinations import Combined
-from analyze.ensemble import Ensemble, EnsembleLevel
+from analyze.ensemble import CodedLevel, DerivedLevel, DroppedLevel, Ensemble, EnsembleLevel
+from analyze.known_means import known_mean
 from analyze.level_results import combination, run_parts
 from analyze.parts import DERIVED, DROPPED, Part
 from analyze.results import Combination, Measurement
@@ -29,6 +30,8 @@ class AllocationFinding:
     combination: Combination
     saving: Saving
     ensemble: Ensemble
+    shared_bits_per_pixel: float
+    """Of the files' own headers, which no level is charged with."""
 
 
 def allocate(
@@ -42,7 +45,7 @@ def allocate(
     `pyramids` are whole pyramids of one lambda each, with which it is compared.
     """
     levels = sorted(bench.split.readers)
-    untrained = set(levels) - {run.level for run in bench.runs} - bench.derivations.keys()
+    untrained = set(levels) - {run.level for run in bench.runs} - _derivable(bench)
     if untrained:
         names = ", ".join(map(str, sorted(untrained)))
         return f"no allocation: level {names} has no run: run train-level for it"
@@ -65,7 +68,10 @@ def allocate(
             assert drop is not None, "only the original has none"
             return drop
 
-    found = search(options, target, cost, verify)
+    # The options do not hold what their files share.
+    within = replace(target, value=target.value - bench.overhead.shared)
+    found = search(options, within if target.kind == "bpp" else target, cost, verify)
+    found = replace(found, target=target)
     chosen = combination(
         bench,
         Combined(name=_name(found), parts=_parts(found.combination, parts)),
@@ -75,7 +81,12 @@ def allocate(
         combination=chosen,
         saving=_saving(pyramids, chosen),
         ensemble=_ensemble(found.combination, {str(run.folder): run for run in bench.runs}),
+        shared_bits_per_pixel=bench.overhead.shared,
     )
+
+
+def _derivable(bench: Workbench) -> set[int]:
+    return {info.index for info in bench.split.manifest.levels if info.derived_from is not None}
 
 
 def _options(
@@ -85,7 +96,8 @@ def _options(
     for level, reader in sorted(bench.split.readers.items()):
         runs = [run for run in bench.runs if run.level == level]
         errors = [measurements[str(run.folder)].mse for run in runs]
-        dropped_mse = float(reader.statistics.variance.mean())
+        off = reader.statistics.mean - known_mean(bench.split.cache, level)
+        dropped_mse = float((reader.statistics.variance + off**2).mean())
         drop_at = _drop_at(bench, level, runs, errors, parts, dropped_mse)
         several = len({run.model for run in runs}) > 1
         for run, mse in zip(runs, errors, strict=True):
@@ -101,16 +113,18 @@ def _options(
             )
         options.append(
             Option(
-                level=level, name="dropped", bits_per_pixel=0.0, mse=dropped_mse,
-                map_drop=drop_at(dropped_mse), kind="dropped",
+                level=level, name="dropped", bits_per_pixel=bench.overhead.dropped[level],
+                mse=dropped_mse, map_drop=drop_at(dropped_mse), kind="dropped",
             )
         )  # fmt: skip
-        if level in bench.derivations:
-            # Its error is the source's, passed on: equal for a level that is a part of the source.
-            source = bench.derivations[level].source_level
+        source = reader.info.derived_from
+        if source is not None:
+            # A part of the source, with its error; what needs the detector to be derived, a file
+            # of features cannot leave out.
             options += [
                 Option(
-                    level=level, name=f"derived from {each.name}", bits_per_pixel=0.0,
+                    level=level, name=f"derived from {each.name}",
+                    bits_per_pixel=bench.overhead.derived[level],
                     mse=each.mse, map_drop=drop_at(each.mse), kind="derived",
                     source=(source, each.name),
                 )
@@ -156,16 +170,18 @@ def _parts(choice: Choice, parts: Mapping[str, Part]) -> dict[int, Part]:
 
 
 def _ensemble(choice: Choice, runs: Mapping[str, Candidate]) -> Ensemble:
-    ensemble: Ensemble = {}
+    levels: dict[int, EnsembleLevel] = {}
     for option in choice.options:
         if option.run is not None:
             run = runs[option.run]
-            ensemble[option.level] = EnsembleLevel(run=run.folder, model_sha256=run.model_sha256)
+            levels[option.level] = CodedLevel(
+                run=run.folder, model_sha256=run.model_sha256, lmbda=run.lmbda
+            )
         elif option.source is not None:
-            ensemble[option.level] = EnsembleLevel(derived_from=option.source[0])
+            levels[option.level] = DerivedLevel(source=option.source[0])
         else:
-            ensemble[option.level] = EnsembleLevel(dropped=True)
-    return ensemble
+            levels[option.level] = DroppedLevel()
+    return Ensemble(levels)
 
 
 def _name(found: Allocation) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from analyze.anchors import AnchorCodec, SymbolCodec, codec_id, decode_map, encode_map
-from analyze.bitstream import header_bytes
 from analyze.decoded_maps import DecodedMaps
+from analyze.level_file import bytes_in_pyramid, unpack_level
 from analyze.level_rd import psnr_db
 from analyze.symbol_coding import SymbolCounts
 from data.reader import LevelReader
@@ -34,9 +34,9 @@ class AnchorMeasurement:
     KLT's, which leaves out what is zero in all of a map, may). None for anchors that do not code
     symbol by symbol."""
     real_bpp: float
-    """Bits per feature position from the bitstreams, headers included."""
+    """Bits per feature position that the level takes in the bitstreams, its head included."""
     payload_bpp: float
-    """The same without headers."""
+    """The same without heads."""
     bits_per_pixel: float
     """Real bits per pixel of the original images."""
     ideal_bits_per_pixel: float | None
@@ -61,7 +61,7 @@ def measure_anchor(
     identity, level = codec_id(codec), reader.info.index
     counted = SymbolCounts(reader.info.num_channels)
     squared_error, encode_s, decode_s = 0.0, 0.0, 0.0
-    num_images = positions = pixels = real_bytes = 0
+    num_images = positions = pixels = real_bytes = payload_bytes = 0
     for index in indices:
         values = np.array(reader.sample(index), dtype=np.float32)
         if isinstance(codec, SymbolCodec):
@@ -78,7 +78,9 @@ def measure_anchor(
         sample = reader.manifest.samples[index]
         positions += values.shape[0] * values.shape[1]
         pixels += sample.height * sample.width
-        real_bytes += len(data)
+        section = unpack_level(data, level=level, identity=identity)
+        real_bytes += bytes_in_pyramid(section, reader, index)
+        payload_bytes += len(section.payloads[0])
         num_images += 1
     assert num_images > 0, "the manifest refuses empty splits"
     statistics = reader.statistics
@@ -93,7 +95,7 @@ def measure_anchor(
         psnr_db=psnr_db(mse, value_range),
         ideal_bpp=None if ideal_bits is None else ideal_bits / positions,
         real_bpp=real_bytes * 8 / positions,
-        payload_bpp=(real_bytes - num_images * header_bytes(1)) * 8 / positions,
+        payload_bpp=payload_bytes * 8 / positions,
         bits_per_pixel=real_bytes * 8 / pixels,
         ideal_bits_per_pixel=None if ideal_bits is None else ideal_bits / pixels,
         encode_ms=encode_s / num_images * 1e3,

@@ -17,6 +17,7 @@ from analyze.decoded_maps import DecodedMaps
 from analyze.evaluation import SplitEvaluator
 from analyze.kept import Kept
 from analyze.map_source import MapSource
+from analyze.overhead import overhead
 from analyze.replacements import Derivation, DerivedMaps
 from analyze.results import Accuracy
 from configs.errors import CacheError, ConfigError
@@ -25,7 +26,7 @@ from data.reader import LevelReader
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "anchor 1"
+_METHOD = "anchor 2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ class AnchorPoint:
     derived: tuple[int, ...]
     """Levels that the decoder computes from another one: neither sent nor counted in the rates."""
     bits_per_pixel: float
-    """Real bits of all sent levels per pixel of the original images."""
+    """All bits of the files per pixel of the original images."""
     ideal_bits_per_pixel: float | None
     """The same by the symbols' entropy; None for anchors that do not code symbol by symbol."""
     accuracy: Accuracy | None
@@ -204,13 +205,15 @@ def _point(name: str, anchor: Anchor, split: AnchorSplit, facts: Mapping[str, An
     }
     sent = [each for level, each in levels.items() if level not in split.derived]
     ideal = [each.ideal_bits_per_pixel for each in sent]
+    costs = overhead(split.manifest, split.num_images)
+    beside = costs.shared + sum(costs.derived[level] for level in split.derived)
     return AnchorPoint(
         anchor=name,
         title=anchor.name,
         point=sent[0].point,
         levels=levels,
         derived=split.derived,
-        bits_per_pixel=sum(each.bits_per_pixel for each in sent),
+        bits_per_pixel=sum(each.bits_per_pixel for each in sent) + beside,
         ideal_bits_per_pixel=(
             None if None in ideal else sum(each for each in ideal if each is not None)
         ),

@@ -1,7 +1,7 @@
 """What an anchor is: a codec without training, fitted to one level, at a few rate points.
 
-An anchor's bitstream has the container of `analyze.bitstream`; its one payload and the fitted codec
-are all that a decoder needs.
+An anchor's level is a section of the same file as a model's, with one payload; it and the fitted
+codec are all that a decoder needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from analyze.bitstream import MODEL_ID_BYTES, Bitstream, pack, require_model, unpack
+from analyze.bitstream import ID_BYTES, Kind, Section
+from analyze.level_file import pack_level, unpack_level
 from data.reader import LevelReader
 
 
@@ -73,12 +74,12 @@ def fitting_indices(reader: LevelReader, max_positions: int = 2**17) -> list[int
 
 
 def codec_id(codec: AnchorCodec) -> bytes:
-    """Return 16 bytes that differ between codecs that decode differently."""
+    """Return 8 bytes that differ between codecs that decode differently."""
     digest = hashlib.sha256(codec.kind.encode())
     for name, value in codec_arrays(codec).items():
         digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.digest()[:MODEL_ID_BYTES]
+    return digest.digest()[:ID_BYTES]
 
 
 def codec_arrays(codec: Any) -> dict[str, NDArray[Any]]:
@@ -97,15 +98,10 @@ def codec_arrays(codec: Any) -> dict[str, NDArray[Any]]:
 def encode_map(codec: AnchorCodec, values: NDArray[Any], *, level: int, identity: bytes) -> bytes:
     """Return the bitstream of one map, float32 [H, W, C]; `identity` is the codec's id."""
     height, width, _ = values.shape
-    return pack(
-        Bitstream(
-            level=level,
-            model_id=identity,
-            size_hw=(height, width),
-            latent_hw=(height, width),
-            payloads=(codec.encode(values),),
-        )
+    section = Section(
+        level=level, kind=Kind.CODED, size_hw=(height, width), payloads=(codec.encode(values),)
     )
+    return pack_level(section, identity)
 
 
 def decode_map(codec: AnchorCodec, data: bytes, *, level: int, identity: bytes) -> NDArray[Any]:
@@ -113,6 +109,5 @@ def decode_map(codec: AnchorCodec, data: bytes, *, level: int, identity: bytes) 
 
     Raises CacheError if it is damaged, of another level, or of another codec.
     """
-    stream = unpack(data)
-    require_model(stream, level=level, expected_id=identity)
-    return codec.decode(stream.payloads[0], stream.size_hw)
+    section = unpack_level(data, level=level, identity=identity)
+    return codec.decode(section.payloads[0], section.size_hw)

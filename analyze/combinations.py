@@ -17,11 +17,6 @@ class Combined:
     parts: dict[int, Part]
     lmbda: float | None = None
 
-    @property
-    def bits_per_pixel(self) -> float:
-        """What all parts cost together."""
-        return sum(part.bits_per_pixel for part in self.parts.values())
-
 
 def sent_pyramids(
     pyramids: Iterable[Pyramid], part_of: Mapping[str, Part], derivable: Collection[int]

@@ -15,6 +15,7 @@ from analyze.decoded_levels import DecodedLevels
 from analyze.detections import Detections
 from analyze.evaluation import SplitEvaluator
 from analyze.kept import Kept
+from analyze.known_means import known_mean
 from analyze.map_source import MapSource
 from analyze.parts import Part
 from analyze.replacements import CachedMaps, Derivation, DerivedMaps, DroppedMaps
@@ -100,7 +101,7 @@ class DetectionStudy:
         for level, part in sorted(parts.items()):
             reader = self._split.readers[level]
             if part.kind == "dropped":
-                sources[level] = DroppedMaps(reader, reader.statistics)
+                sources[level] = DroppedMaps(reader, known_mean(self._split.cache, level))
             elif part.kind == "derived":
                 derivation = self._derivations[level]
                 source = derivation.source_level

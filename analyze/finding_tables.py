@@ -19,6 +19,8 @@ def allocation_table(found: AllocationFinding) -> Table:
         )
         for option in found.allocation.combination.options
     ]  # fmt: skip
+    shared = found.shared_bits_per_pixel
+    lines.append(("files", "headers that the levels share", shared, None, None))
     accuracy = found.combination.accuracy
     lines.append(
         (

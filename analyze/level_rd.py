@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analyze.bitstream import Bitstream, model_id, pack, require_model, unpack
+from analyze.bitstream import Kind, Section
 from analyze.decoded_maps import DecodedMaps
+from analyze.level_file import bytes_in_pyramid, model_id, pack_level, unpack_level
 from analyze.results import Measurement
 from data.reader import LevelReader
 from train.objective import rate_bits
@@ -67,8 +68,9 @@ def measure_level(
         totals.positions += height * width
         sample = reader.manifest.samples[index]
         totals.pixels += sample.height * sample.width
-        totals.real_bytes += len(data)
-        totals.payload_bytes += sum(len(payload) for payload in unpack(data).payloads)
+        section = unpack_level(data, level=reader.info.index, identity=identity)
+        totals.real_bytes += bytes_in_pyramid(section, reader, index)
+        totals.payload_bytes += sum(len(payload) for payload in section.payloads)
         totals.encode_s += encoded - started
         totals.decode_s += decoded_at - encoded
         num_images += 1
@@ -100,24 +102,28 @@ def psnr_db(mse: float, value_range: float) -> float:
 
 
 def encode_map(codec: Any, maps: torch.Tensor, *, level: int, identity: bytes) -> bytes:
-    """Return the bitstream of one map, float32 [1, C, H, W]."""
+    """Return a file of one map, float32 [1, C, H, W]."""
+    section = encode_section(codec, maps, level=level)
+    return pack_level(section, identity)
+
+
+def encode_section(codec: Any, maps: torch.Tensor, *, level: int) -> Section:
+    """Return what a file holds of one map, float32 [1, C, H, W]."""
     coded = codec.compress(maps)
-    (payloads,) = coded["strings"]
-    return pack(
-        Bitstream(
-            level=level,
-            model_id=identity,
-            size_hw=tuple(coded["size"]),
-            latent_hw=tuple(coded["shape"]),
-            payloads=tuple(payloads),
-        )
+    section = Section(
+        level=level,
+        kind=Kind.CODED,
+        size_hw=tuple(coded["size"]),
+        stages=codec.size.stages,
+        payloads=tuple(coded["strings"][0]),
     )
+    assert section.latent_hw == tuple(coded["shape"]), "the latents' shape follows"
+    return section
 
 
 def decode_map(codec: Any, data: bytes, *, level: int, identity: bytes) -> NDArray[Any]:
     """Return the map float32 [H, W, C] of a bitstream; CacheError if it is another model's."""
-    stream = unpack(data)
-    require_model(stream, level=level, expected_id=identity)
-    out = codec.decompress([list(stream.payloads)], stream.latent_hw, stream.size_hw)
+    section = unpack_level(data, level=level, identity=identity)
+    out = codec.decompress([list(section.payloads)], section.latent_hw, section.size_hw)
     restored: NDArray[Any] = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
     return restored

@@ -72,7 +72,7 @@ def combination(bench: Workbench, combined: Combined) -> Combination:
             level: part.kind if part.run is None else str(part.run.folder)
             for level, part in sorted(combined.parts.items())
         },
-        bits_per_pixel=combined.bits_per_pixel if whole else None,
+        bits_per_pixel=bench.overhead.total(combined.parts) if whole else None,
         accuracy=accuracy,
         lmbda=combined.lmbda,
     )

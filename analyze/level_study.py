@@ -17,7 +17,7 @@ from train.checkpoint import BEST_NAME, load_codec
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "level rate and distortion 1"
+_METHOD = "level rate and distortion 2"
 
 
 class LevelStudy:

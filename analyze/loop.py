@@ -13,6 +13,7 @@ from analyze.allocation_study import AllocationFinding, allocate
 from analyze.anchor_study import AnchorPoint
 from analyze.comparison import anchor_study, compare
 from analyze.details_study import level_pictures, worst
+from analyze.ensemble import CodedLevel, DerivedLevel
 from analyze.findings import Findings
 from analyze.kept import Kept
 from analyze.level_results import analysis_result, measured_runs, run_parts
@@ -132,8 +133,8 @@ def _shown_runs(bench: Workbench, allocation: AllocationFinding | None) -> dict[
         shown[run.level] = run
     if allocation is not None:
         by_folder = {run.folder: run for run in bench.runs}
-        for level, each in allocation.ensemble.items():
-            if each.run is not None:
+        for level, each in allocation.ensemble.levels.items():
+            if isinstance(each, CodedLevel):
                 shown[level] = by_folder[each.run]
     return shown
 
@@ -150,9 +151,9 @@ def _shown_combination(
         return name, {level: parts[str(run.folder)] for level, run in shown.items()}
     return allocation.combination.name, {
         level: parts[str(each.run)]
-        if each.run is not None
-        else (DROPPED if each.dropped else DERIVED)
-        for level, each in allocation.ensemble.items()
+        if isinstance(each, CodedLevel)
+        else (DERIVED if isinstance(each, DerivedLevel) else DROPPED)
+        for level, each in allocation.ensemble.levels.items()
     }
 
 

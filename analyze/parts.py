@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,13 +15,15 @@ class Part:
     kind: Literal["run", "derived", "dropped"]
     """derived: computed from another level for no bits; dropped: its mean, for no bits."""
     bits_per_pixel: float = 0.0
-    """Real bits per pixel of the original images."""
+    """Of a run: real bits per pixel of the original images."""
     run: Candidate | None = None
 
     @property
     def identity(self) -> str:
         """Return what differs between parts that decode differently."""
-        return self.kind if self.run is None else f"run {self.run.model_sha256}"
+        if self.run is not None:
+            return f"run {self.run.model_sha256}"
+        return "dropped to the known mean" if self.kind == "dropped" else self.kind
 
     @property
     def label(self) -> str:
@@ -32,8 +33,3 @@ class Part:
 
 DERIVED = Part(kind="derived")
 DROPPED = Part(kind="dropped")
-
-
-def total_bits_per_pixel(parts: Mapping[int, Part]) -> float:
-    """Return what all parts cost together, in bits per pixel of the original images."""
-    return sum(part.bits_per_pixel for part in parts.values())

@@ -16,7 +16,6 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from analyze.map_source import MapSource
 from data.reader import LevelReader
-from data.statistics import ChannelStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +43,10 @@ class CachedMaps:
 class DroppedMaps:
     """A level that is not sent: each channel is its mean everywhere."""
 
-    def __init__(self, reader: LevelReader, statistics: ChannelStatistics) -> None:
-        """Take shapes from the reader; the receiver has to know the `statistics`' means."""
+    def __init__(self, reader: LevelReader, mean: NDArray[Any]) -> None:
+        """Take shapes from the reader; the receiver has to know the mean, float32 [C]."""
         self._reader = reader
-        self._mean = statistics.mean.astype(np.float32)
+        self._mean = mean
 
     def read(self, index: int) -> NDArray[Any]:
         """Return the map of sample `index`, float32 [H, W, C], a read-only view."""

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from analyze.ensemble import save_ensemble
+from analyze.ensemble import write_ensemble
 from analyze.findings import Findings
 from analyze.page import plots_of, tables_of
 from analyze.page_html import page_html
@@ -31,7 +31,7 @@ def write_report(findings: Findings, provenance: Provenance, folder: Path) -> Pa
     (folder / "report.json").write_text(_json(findings, provenance), encoding="utf-8")
     (folder / "report.md").write_text(page_markdown(page, plots.name), encoding="utf-8")
     if findings.allocation is not None:
-        save_ensemble(
+        write_ensemble(
             folder / "ensemble.yaml",
             findings.allocation.ensemble,
             note=findings.allocation.combination.name,

@@ -53,9 +53,9 @@ class Measurement:
     estimated_bpp: float
     """Bits per feature position from the likelihoods."""
     real_bpp: float
-    """Bits per feature position from the bitstreams, headers included."""
+    """Bits per feature position that the level takes in the bitstreams, its head included."""
     payload_bpp: float
-    """The same without headers."""
+    """The same without heads."""
     bits_per_pixel: float
     """Real bits per pixel of the original images."""
     encode_ms: float
@@ -81,7 +81,7 @@ class Combination:
     parts: dict[int, str]
     """Level -> run folder, `derived`, `dropped`, or an anchor's rate point; absent: as cached."""
     bits_per_pixel: float | None
-    """Real bits per pixel of the original images; None where a level is as cached."""
+    """All bits of the files per pixel of the original images; None where a level is as cached."""
     accuracy: Accuracy | None
     lmbda: float | None = None
     """If all its runs have this one lambda."""

@@ -14,6 +14,7 @@ from analyze.detection import backbone_keys
 from analyze.detection_study import DetectionStudy
 from analyze.kept import Kept
 from analyze.level_study import LevelStudy
+from analyze.overhead import Overhead, overhead
 from analyze.replacements import Derivation, derivations
 from analyze.runs import Candidate, newest_runs
 from analyze.split import AnalysisRequest, Split, open_split
@@ -35,6 +36,8 @@ class Workbench:
     derivations: dict[int, Derivation]
     """Levels that the decoder can compute from another one."""
     kept: Kept
+    overhead: Overhead
+    """What files hold besides the models' bits."""
     scratch: Path
     """A folder that is removed in the end."""
 
@@ -71,6 +74,7 @@ def open_workbench(request: AnalysisRequest, scratch: Path, kept: Kept) -> Itera
             detection=detection,
             derivations=derivable,
             kept=kept,
+            overhead=overhead(split.manifest, split.num_images),
             scratch=folder,
         )
 

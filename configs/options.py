@@ -17,6 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def common_options(command: Command) -> Command:
     """Add --config, --set, --device and --log-level."""
+    command = machine_options(command)
     for option in reversed(
         (
             click.option(
@@ -27,6 +28,16 @@ def common_options(command: Command) -> Command:
                 "--set", "overrides", multiple=True, metavar="KEY=VALUE",
                 help="Override one setting, e.g. training.batch_size=16 (repeatable).",
             ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def machine_options(command: Command) -> Command:
+    """Add --device and --log-level."""
+    for option in reversed(
+        (
             click.option(
                 "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
             ),

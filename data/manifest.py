@@ -17,6 +17,9 @@ from data.atomic import write_atomically
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 
+_COMPARED = (
+    "decoded_from", "format_version", "dataset", "split", "container", "dtype", "crop",
+)  # fmt: skip
 # Where weights came from is told, not compared: their hash says whether they are the same.
 # `configured` (the sizes as the configuration gave them) and the hash of the weights' file let
 # training compare without building the detector.
@@ -99,6 +102,8 @@ class Manifest:
     """Only so many images of the split's listing were taken, from its start. Told, not compared."""
     skipped: tuple[SkippedInfo, ...] = ()
     """Images of the listing that are no samples, in its order. Told, not compared."""
+    decoded_from: str | None = None
+    """Models and cache that decompress-features made this cache of; None: a detector made it."""
 
     @classmethod
     def load(cls, cache: Path) -> Manifest:
@@ -151,6 +156,7 @@ class Manifest:
             ),
             image_limit=raw["image_limit"],
             skipped=tuple(SkippedInfo(**image) for image in raw["skipped"]),
+            decoded_from=raw.get("decoded_from"),
         )
 
     def to_json(self) -> str:
@@ -160,6 +166,9 @@ class Manifest:
             for field in dataclasses.fields(self)
             if field.name not in ("levels", "buckets", "samples", "skipped")
         }
+        if self.decoded_from is None:
+            # Most caches are none; their fingerprints, which checkpoints carry, stay as they were.
+            del raw["decoded_from"]
         fields = [field.name for field in dataclasses.fields(SampleInfo)]
         raw["levels"] = [dataclasses.asdict(level) for level in self.levels]
         raw["buckets"] = [dataclasses.asdict(bucket) for bucket in self.buckets]
@@ -210,7 +219,7 @@ class Manifest:
 
     def difference_from(self, other: Manifest) -> str | None:
         """Say in words the first thing that differs from another plan, or None."""
-        for name in ("format_version", "dataset", "split", "container", "dtype", "crop"):
+        for name in _COMPARED:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name}: {theirs!r} there, {mine!r} now"

@@ -14,9 +14,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from analyze.cli import analyze_levels
-from analyze.ensemble import load_ensemble
+from analyze.ensemble import CodedLevel, read_ensemble
 from data.manifest import Manifest
 from tests.chromium import CHROMIUM, screenshot
+from tests.coded_study import compress
 from tests.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
 from train.checkpoint import load_codec
 from train.cli import train_level
@@ -117,12 +118,24 @@ def test_matrix_has_a_row_for_each_model_and_a_loss_on_each_level(reported: Repo
 
 
 def test_allocation_is_an_ensemble_of_runs_that_are_there(reported: Reported) -> None:
-    ensemble = load_ensemble(reported.folder / "ensemble.yaml")
+    ensemble = read_ensemble(reported.folder / "ensemble.yaml").levels
     assert sorted(ensemble) == [0, 1, 2, 3, 4]
     for each in ensemble.values():
-        if each.run is not None:
+        if isinstance(each, CodedLevel):
             _, info = load_codec(each.run / "best_model.pth")
             assert info.model_sha256 == each.model_sha256
+
+
+def test_files_of_the_ensemble_have_the_bits_that_the_report_says(
+    study: TinyStudy, reported: Reported, tmp_path: Path
+) -> None:
+    found = json.loads((reported.folder / "report.json").read_text())["allocation"]
+    result = compress(study, tmp_path / "streams", "--ensemble", reported.folder / "ensemble.yaml")
+    assert result.exit_code == 0, result.output
+    num_bytes = sum(path.stat().st_size for path in (tmp_path / "streams" / "images").iterdir())
+    samples = Manifest.load(study.val_cache).samples
+    pixels = sum(sample.height * sample.width for sample in samples)
+    assert found["combination"]["bits_per_pixel"] == pytest.approx(8 * num_bytes / pixels)
 
 
 def test_weights_of_the_sensitivity_train_a_channel_weighted_codec(

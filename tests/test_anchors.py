@@ -16,8 +16,8 @@ from analyze.anchor_klt import KltAnchor, coefficients
 from analyze.anchor_picture import PictureAnchor
 from analyze.anchor_rd import AnchorMeasurement, measure_anchor
 from analyze.anchors import AnchorCodec, codec_id, decode_map, fitting_indices
-from analyze.bitstream import header_bytes
 from analyze.decoded_maps import DecodedMaps
+from analyze.level_file import bytes_in_pyramid, unpack_level
 from configs.errors import CacheError
 from data.reader import LevelReader
 from tests.tiny_anchors import SMALL, restored_from, sample_of, stream_of
@@ -167,14 +167,16 @@ def test_measurement_adds_up_to_the_bitstreams_it_stands_for(
     shapes = [val.shape(index) for index in range(val.num_samples)]
     decoded = DecodedMaps(tmp_path / "maps", shapes, val.dtype)
     found = measure_anchor("KLT over channels", codec, val, [0, 2], decoded)
-    error, num_bytes, positions, pixels = 0.0, 0, 0, 0
+    error, num_bytes, payload_bytes, positions, pixels = 0.0, 0, 0, 0, 0
     for index in (0, 2):
         values = np.array(val.sample(index), dtype=np.float32)
         data = stream_of(codec, values)
         restored = restored_from(codec, data)
         np.testing.assert_array_equal(decoded.read(index), restored.astype(val.dtype))
         error += float(np.square(restored.astype(np.float64) - values).sum())
-        num_bytes += len(data)
+        section = unpack_level(data, level=0, identity=codec_id(codec))
+        num_bytes += bytes_in_pyramid(section, val, index)
+        payload_bytes += len(section.payloads[0])
         positions += values.shape[0] * values.shape[1]
         pixels += val.manifest.samples[index].height * val.manifest.samples[index].width
     assert found.anchor == "KLT over channels"
@@ -182,8 +184,8 @@ def test_measurement_adds_up_to_the_bitstreams_it_stands_for(
     assert found.mse == pytest.approx(error / positions / 256)
     assert found.real_bpp == pytest.approx(num_bytes * 8 / positions)
     assert found.bits_per_pixel == pytest.approx(num_bytes * 8 / pixels)
-    overhead = 2 * header_bytes(1) * 8 / positions
-    assert found.payload_bpp == pytest.approx(found.real_bpp - overhead)
+    assert found.payload_bpp == pytest.approx(payload_bytes * 8 / positions)
+    assert 2 * 5 <= num_bytes - payload_bytes <= 2 * 8
     assert found.encode_ms > 0
     assert found.decode_ms > 0
 
@@ -194,10 +196,10 @@ def test_damaged_stream_is_a_cache_error(
 ) -> None:
     codec = fitted[name][0]
     data = stream_of(codec, sample_of(val, (3, 5)))
-    for kept in (0, 10, header_bytes(1), len(data) // 2, len(data) - 1):
+    for kept in (0, 10, 26, len(data) // 2, len(data) - 1):
         with pytest.raises(CacheError, match="damaged"):
             restored_from(codec, data[:kept])
-    for place in (0, 5, 30, header_bytes(1) + 3, len(data) // 2, len(data) - 1):
+    for place in (0, 5, 30, 29, len(data) // 2, len(data) - 1):
         flipped = bytearray(data)
         flipped[place] ^= 0x10
         with pytest.raises(CacheError):

@@ -56,6 +56,9 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
     transform_names: tuple[str, ...] = ("g_a", "g_s")
     """All networks that `compile_transforms` compiles."""
 
+    num_payloads = 1
+    """Strings that `compress` gives for each sample."""
+
     def __init__(self, size: CodecSize, *, bottleneck_channels: int) -> None:
         super().__init__()
         self.entropy_bottleneck = EntropyBottleneck(bottleneck_channels)
@@ -139,7 +142,7 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         """Return {"strings": [[bytes per payload] per sample], "shape": (h, w), "size": (H, W)}.
 
         `shape` is that of the latents y, from which those of all other latents follow. Raises
-        RuntimeError if `update_tables` has not been called.
+        RuntimeError if `update_tables` has not been called, CacheError if latents are not finite.
         """
         with self._in_float32():
             y = self._transformed(self.g_a, self._standardised(x))
@@ -155,7 +158,8 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
     ) -> dict[str, Tensor]:
         """Return {"x_hat": float32 [B, C, H, W]}, exactly forward's output in eval mode.
 
-        CompressAI's own models clamp to [0, 1] here; features are signed.
+        CompressAI's own models clamp to [0, 1] here; features are signed. Raises CacheError for
+        strings that are damaged, of another model, or of latents of another shape.
         """
         with self._in_float32():
             return {"x_hat": self._restored(self._decoded(strings, shape), *size)}
@@ -233,8 +237,10 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
     def _bottleneck_decoded(self, strings: Sequence[bytes], shape: tuple[int, int]) -> Tensor:
         tables = self._coding("entropy_bottleneck")
         medians = self._medians()
-        indexes = _channel_indexes((len(strings), medians.shape[1], *shape))
-        return Decoder(strings, tables).next(indexes).to(medians) + medians
+        decoder = Decoder(strings, tables)
+        symbols = decoder.next(_channel_indexes((len(strings), medians.shape[1], *shape)))
+        decoder.finish()
+        return symbols.to(medians) + medians
 
     def _coding(self, name: str) -> CodingTables:
         if self._tables is None:

@@ -7,7 +7,6 @@ import warnings
 with warnings.catch_warnings():
     # compressai imports pytorch_msssim, whose use of torch.jit.script warns on every start.
     warnings.simplefilter("ignore", FutureWarning)
-    from compressai.ans import RansDecoder, RansEncoder  # codespell:ignore ans
     from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
     from compressai.layers import GDN, MaskedConv2d
     from compressai.models import CompressionModel
@@ -20,8 +19,6 @@ __all__ = [
     "EntropyModel",
     "GaussianConditional",
     "MaskedConv2d",
-    "RansDecoder",
-    "RansEncoder",
     "conv",
     "deconv",
 ]

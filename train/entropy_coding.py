@@ -1,4 +1,4 @@
-"""Symbols to bytes and back: range coding (rANS) with the tables of CompressAI's entropy models."""
+"""Symbols to bytes and back: our range coder (rANS) with the tables of CompressAI's models."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from train.compressai_parts import RansDecoder, RansEncoder
+from configs.errors import CacheError
+from train import rans
 
 
 @dataclass(frozen=True, slots=True)
 class CodingTables:
-    """One cumulative distribution for each index: its values, their number, its first symbol."""
+    """One cumulative distribution for each index, as `train.rans` takes them: int32, flat."""
 
-    cdfs: list[list[int]]
-    lengths: list[int]
-    offsets: list[int]
+    arrays: rans.Arrays
 
 
 def coding_tables(model: Any) -> CodingTables:
     """Return the tables of an updated EntropyBottleneck or GaussianConditional.
 
-    CompressAI makes these lists anew for every sample, padded to the longest; the coder converts
-    them on every call, so each is cut to its own length (for Gaussians a seventh of it remains).
+    CompressAI keeps them padded to the longest, and makes lists of them anew for every sample.
     """
-    lengths: list[int] = model._cdf_length.tolist()
-    padded: list[list[int]] = model._quantized_cdf.tolist()
-    return CodingTables(
-        cdfs=[cdf[:length] for cdf, length in zip(padded, lengths, strict=True)],
-        lengths=lengths,
-        offsets=model._offset.tolist(),
-    )
+    lengths: NDArray[Any] = model._cdf_length.cpu().numpy().astype(np.int32).reshape(-1)
+    padded = model._quantized_cdf.cpu().numpy().astype(np.int32)
+    cdfs = np.concatenate([cdf[:length] for cdf, length in zip(padded, lengths, strict=True)])
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int32)
+    offsets = model._offset.cpu().numpy().astype(np.int32).reshape(-1)
+    return CodingTables((cdfs, starts, lengths, offsets))
 
 
 def scale_indexes(scales: Tensor, scale_table: Tensor) -> Tensor:
@@ -45,32 +44,59 @@ def scale_indexes(scales: Tensor, scale_table: Tensor) -> Tensor:
 
 
 def encode(symbols: Tensor, indexes: Tensor, tables: CodingTables) -> list[bytes]:
-    """Return each sample's bytes; `symbols` and `indexes` are whole numbers [B, ...]."""
-    pairs = zip(symbols.flatten(1).int().tolist(), indexes.flatten(1).tolist(), strict=True)
-    return [
-        RansEncoder().encode_with_indexes(
-            sample, places, tables.cdfs, tables.lengths, tables.offsets
+    """Return each sample's bytes; `symbols` and `indexes` are whole numbers [B, ...].
+
+    Raises CacheError for symbols that no sound model gives: not finite, or beyond 2^30.
+    """
+    if not bool((symbols.abs() <= rans.MAX_SYMBOL).all()):
+        raise CacheError(
+            "this model's latents are not finite, or beyond 2^30, and cannot be coded: "
+            "train it again, with a smaller learning rate"
         )
-        for sample, places in pairs
+    values = _flat(symbols)
+    return [
+        rans.encode(sample, places, tables.arrays)
+        for sample, places in zip(values, _flat(indexes), strict=True)
     ]
 
 
 class Decoder:
-    """Decodes the strings of a batch, in as many pieces as the caller likes."""
+    """Decodes the strings of a batch, in as many pieces as the caller likes.
+
+    `next` and `finish` raise CacheError for strings that `encode` has not written for this model.
+    """
 
     def __init__(self, strings: Sequence[bytes], tables: CodingTables) -> None:
         self._tables = tables
-        self._decoders = [RansDecoder() for _ in strings]
-        for decoder, string in zip(self._decoders, strings, strict=True):
-            decoder.set_stream(string)
+        self._decoders = [rans.Decoder(string) for string in strings]
 
     def next(self, indexes: Tensor) -> Tensor:
         """Return the next symbols, int32 of the shape of `indexes` [B, ...], on its device."""
-        tables = self._tables
-        symbols = [
-            decoder.decode_stream(places, tables.cdfs, tables.lengths, tables.offsets)
-            for decoder, places in zip(self._decoders, indexes.flatten(1).tolist(), strict=True)
-        ]
-        return torch.tensor(symbols, dtype=torch.int32, device=indexes.device).reshape(
-            indexes.shape
-        )
+        try:
+            symbols = [
+                decoder.next(places, self._tables.arrays)
+                for decoder, places in zip(self._decoders, _flat(indexes), strict=True)
+            ]
+        except ValueError as error:
+            raise _damaged(error) from error
+        return torch.from_numpy(np.stack(symbols)).reshape(indexes.shape).to(indexes.device)
+
+    def finish(self) -> None:
+        """Check that every string has ended with its last symbol."""
+        try:
+            for decoder in self._decoders:
+                decoder.finish()
+        except ValueError as error:
+            raise _damaged(error) from error
+
+
+def _flat(values: Tensor) -> NDArray[Any]:
+    """Return int32 [B, n]."""
+    flat: NDArray[Any] = values.flatten(1).to("cpu", torch.int32).contiguous().numpy()
+    return flat
+
+
+def _damaged(error: ValueError) -> CacheError:
+    return CacheError(
+        f"the payload is damaged, or another model's ({error}): compress the features again"
+    )

@@ -47,6 +47,7 @@ class ScaleHyperprior(LevelCodec):
     """
 
     transform_names: tuple[str, ...] = ("g_a", "g_s", "h_a", "h_s")
+    num_payloads = 2
 
     def __init__(self, size: CodecSize) -> None:
         super().__init__(size, bottleneck_channels=size.n_hidden)
@@ -120,6 +121,7 @@ class ScaleHyperprior(LevelCodec):
             return decoder.next(self._indexes(scales)).to(means)
 
         y_hat, _, _ = self._scan(z_hat, shape, decoded)
+        decoder.finish()
         return _as_maps(y_hat, shape)
 
     @torch.no_grad()
