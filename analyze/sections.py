@@ -20,9 +20,10 @@ _DEFINITIONS = (
     ("PSNR", "10 log10(range² / MSE), range = largest minus smallest value of the level in the "
              "split's cache"),
     ("est BPP", "bits per feature position from the likelihoods: total bits / total positions"),
-    ("real BPP", "bits per feature position from actual bitstreams, every byte of the header "
-                 "included"),
-    ("bits/px", "bits of the actual bitstreams per pixel of the original images"),
+    ("real BPP", "bits per feature position from actual bitstreams: all of a level's bytes in the "
+                 "files that compress-features writes"),
+    ("bits/px", "bits of the actual bitstreams per pixel of the original images; for all levels "
+                "together with the header that they share"),
     ("enc ms, dec ms", "mean per image, map in memory to bitstream and back"),
     ("mAP", "COCO 0.50:0.95; in the table of levels with this level alone compressed and the "
             "others as cached"),

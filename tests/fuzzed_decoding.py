@@ -34,8 +34,8 @@ def mutated(data: bytes, rng: random.Random) -> tuple[str, bytes]:
     body = bytearray(data[:-4])
     if kind == "flip":
         altered = bytearray(data)
-        for _ in range(rng.randint(1, 8)):
-            altered[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        for place in rng.sample(range(len(data)), rng.randint(1, 8)):
+            altered[place] ^= 1 << rng.randrange(8)
         return kind, bytes(altered)
     if kind == "truncate":
         return kind, data[: rng.randrange(len(data))]

@@ -1,4 +1,4 @@
-"""What pip installs: the five packages, their YAML files and weights, four commands; no tests."""
+"""What pip installs: the five packages, their YAML files and weights, six commands; no tests."""
 
 from __future__ import annotations
 
@@ -84,13 +84,15 @@ def test_imported_data_package_is_ours_and_not_a_namesake() -> None:
     assert Path(data.__file__).parent == ROOT / "data"
 
 
-def test_console_scripts_are_the_four_commands(setup_cfg: configparser.ConfigParser) -> None:
+def test_console_scripts_are_the_six_commands(setup_cfg: configparser.ConfigParser) -> None:
     lines = setup_cfg["options.entry_points"]["console_scripts"].split("\n")
     assert [line.replace(" ", "") for line in lines if line] == [
         "extract-features=extract.cli:extract_features",
         "train-detector=extract.cli:train_detector",
         "train-level=train.cli:train_level",
         "analyze-levels=analyze.cli:analyze_levels",
+        "compress-features=analyze.codec_cli:compress_features",
+        "decompress-features=analyze.codec_cli:decompress_features",
     ]
 
 
