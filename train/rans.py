@@ -2,8 +2,8 @@
 
 One state of 32 bits, moved byte by byte, over tables of 16 bits (Giesen's `rans_byte`). Against
 CompressAI's coder (64 bits, moved 32 at a time) it begins at state 1 instead of the least full
-state, so a string costs one byte more than its symbols and not eight. The decoder, ending, must find
-that 1 and no byte left; so little redundancy notices most alterations, not all: files need a
+state, so a string costs one byte more than its symbols and not eight. The decoder, ending, must
+find that 1 and no byte left; so little redundancy notices most alterations, not all: files need a
 checksum. It reads no byte outside its string and ends for any string.
 
 The loops are compiled by Numba, when first used, and kept compiled in __pycache__.
