@@ -13,6 +13,7 @@ from data.manifest import Manifest
 from data.reader import LevelReader
 from tests.benchmarks import (
     codec_training,
+    coding,
     gpu,
     in_the_loop,
     report,
@@ -180,3 +181,17 @@ def test_training_benchmarks_make_the_steps_that_they_time(
     assert [row[0] for row in training.rows] == [f"level {level}" for level in range(5)]
     assert all(float(row[4] or 0) > 0 for row in training.rows)
     assert float(extraction.rows[0][1] or 0) > 0
+
+
+def test_coding_benchmark_times_what_decodes_to_the_same_latents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec_training, "CODEC", {"n_hidden": 8, "n_channels": 12})
+    for name, value in {
+        "MODELS": coding.MODELS[1:], "LEVELS": (4,), "INPUT_PX": (192, 256), "NUM_IMAGES": 2,
+        "NUM_STEPS": 2, "ROUNDS": 1,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(coding, name, value)
+    tables = coding.run(tmp_path)
+    assert [len(table.rows) for table in tables] == [4]
+    assert all(goal.ratio > 0 for table in tables for goal in table.goals)

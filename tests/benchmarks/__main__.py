@@ -16,6 +16,7 @@ BENCHMARKS = (
     "extraction",
     "dry_run",
     "training_step",
+    "coding",
     "in_the_loop",
 )
 

@@ -55,11 +55,21 @@ def extracted(
 
 @contextmanager
 def trainer(
-    cache: Path, level: int, *, precision: str, batch_size: int, device: str = "cpu"
+    cache: Path,
+    level: int,
+    *,
+    precision: str,
+    batch_size: int,
+    device: str = "cpu",
+    model: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Iterator[Trainer]:
-    """Yield what trains a level with the default settings, its stream at the beginning."""
-    training = {"precision": precision, "batch_size": batch_size}
-    config = Config.model_validate({"model": CODEC, "training": training})
+    """Yield what trains a level, its stream at the beginning.
+
+    `settings` are those of training that are not the default ones.
+    """
+    training = {"precision": precision, "batch_size": batch_size, **settings}
+    config = Config.model_validate({"model": model or CODEC, "training": training})
     job = Job(train_cache=cache, val_cache=cache, level=level, config=config, device=device)
     with open_caches(job) as caches:
         codec = make_codec(job, caches)
