@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.codec import CodecSize
-from train.hyperprior import Choose, MeanScaleHyperprior, in_float64, on_grid
+from train.hyperprior import Choose, Exact, MeanScaleHyperprior, on_grid
 from train.transforms import CausalConv2d, entropy_parameters
 
 
@@ -47,14 +47,14 @@ class JointAutoregressive(MeanScaleHyperprior):
         return self._transformed(self.entropy_parameters, torch.cat((side, context), 1))
 
     def _scan_places(
-        self, side: Tensor, shape: tuple[int, int], choose: Choose
+        self, side: Tensor, shape: tuple[int, int], choose: Choose, exact: Exact
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scan wavefront by wavefront (see `wavefronts`), each for the whole batch at once."""
         batch_size, num_places, _ = side.shape
         width = shape[1]
         taps = self.context_prediction.mask[0, 0].nonzero()
         weight, bias = self._context_weight(taps), self.context_prediction.bias.double()
-        network = in_float64(self.entropy_parameters)
+        network = exact(self.entropy_parameters)
         # y_hat with the margin that the 5x5 window needs: two rows above, two columns either side.
         stride = width + 4
         padded = side.new_zeros(batch_size, (shape[0] + 2) * stride, weight.shape[1] // len(taps))

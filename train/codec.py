@@ -208,15 +208,25 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         return latents + (noise[first : first + num_mine] - 0.5)
 
     def _standardised(self, x: Tensor) -> Tensor:
-        x = pad_to_multiple(x, self.stride)
-        return (x - self._row(self.mean)) / self._row(self.std)
+        x = self._one_layout(pad_to_multiple(x, self.stride))
+        scale = 1 / self._row(self.std)
+        return torch.addcmul(-self._row(self.mean) * scale, x, scale)
 
     def _restored(self, y_hat: Tensor, height: int, width: int) -> Tensor:
-        if not self.training:
-            # In one layout, so that forward and decompress run the very same kernels.
-            y_hat = y_hat.clone(memory_format=torch.contiguous_format)
-        x_hat = self._transformed(self.g_s, y_hat)[..., :height, :width]
-        return x_hat * self._row(self.std) + self._row(self.mean)
+        x_hat = self._transformed(self.g_s, self._one_layout(y_hat))[..., :height, :width]
+        return torch.addcmul(self._row(self.mean), x_hat, self._row(self.std))
+
+    def _one_layout(self, values: Tensor) -> Tensor:
+        """In eval mode return the values channels last, which convolutions are fastest in.
+
+        So forward, compress and decompress run the very same kernels, whatever layout they got.
+        """
+        _, channels, height, width = values.shape
+        # Compared to the last stride: a map of one row or column is in several layouts at once.
+        strides = (height * width * channels, 1, width * channels, channels)
+        if self.training or values.stride() == strides:
+            return values
+        return torch.empty_like(values, memory_format=torch.channels_last).copy_(values)
 
     def _row(self, statistics: Tensor) -> Tensor:
         return statistics[self._level_row][:, None, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,16 @@ from train.transforms import hyper_analysis, mean_scale_synthesis, scale_synthes
 # symbol + mean are exact in float32 too.)
 _MEAN_STEP = 2.0**-10
 
+Exact = Callable[[nn.Module], nn.Module]
+"""Network -> the same in float64."""
+
 Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(places int64 [n], scales [B, n, M], means [B, n, M]) -> symbols [B, n, M], all float64."""
+
+
+def in_float64(transform: nn.Module) -> nn.Module:
+    """Return a copy of a transform that computes in float64, uncompiled whatever the original."""
+    return deepcopy(transform).double().requires_grad_(False)
 
 
 class ScaleHyperprior(LevelCodec):
@@ -53,12 +62,28 @@ class ScaleHyperprior(LevelCodec):
         super().__init__(size, bottleneck_channels=size.n_hidden)
         self.h_a, self.h_s = self._hyper_transforms(size.n_hidden, size.n_channels)
         self.gaussian_conditional = GaussianConditional(None)
+        self._float64: dict[nn.Module, nn.Module] = {}
 
     def _hyper_transforms(self, n_hidden: int, n_channels: int) -> tuple[nn.Module, nn.Module]:
         return (
             hyper_analysis(n_hidden, n_channels, nn.ReLU),
             scale_synthesis(n_hidden, n_channels),
         )
+
+    def update_tables(self) -> None:
+        """Compute what coding needs, see LevelCodec; copies in float64 are made anew too."""
+        self._float64.clear()
+        super().update_tables()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._float64.clear()  # the codec moves to another device, or becomes another dtype's
+        return super()._apply(*args, **kwargs)
+
+    def _kept_in_float64(self, network: nn.Module) -> nn.Module:
+        """As `in_float64`, but once: for coding, whose tables hold until `update_tables` too."""
+        if network not in self._float64:
+            self._float64[network] = in_float64(network)
+        return self._float64[network]
 
     def _hyper_latents(self, y: Tensor) -> Tensor:
         return self._transformed(self.h_a, pad_to_multiple(y.abs(), 4))
@@ -106,7 +131,8 @@ class ScaleHyperprior(LevelCodec):
             indexes.append(self._indexes(scales))
             return symbols[-1]
 
-        self._scan(self._bottleneck_rounded(z), _shape_of(y), rounded)
+        z_hat = self._bottleneck_rounded(z)
+        self._scan(z_hat, _shape_of(y), rounded, self._kept_in_float64)
         y_strings = encode(torch.cat(symbols, 1), torch.cat(indexes, 1), tables)
         return [
             list(payloads) for payloads in zip(y_strings, self._bottleneck_encoded(z), strict=True)
@@ -120,24 +146,24 @@ class ScaleHyperprior(LevelCodec):
         def decoded(places: Tensor, scales: Tensor, means: Tensor) -> Tensor:
             return decoder.next(self._indexes(scales)).to(means)
 
-        y_hat, _, _ = self._scan(z_hat, shape, decoded)
+        y_hat, _, _ = self._scan(z_hat, shape, decoded, self._kept_in_float64)
         decoder.finish()
         return _as_maps(y_hat, shape)
 
     @torch.no_grad()
     def _scan(
-        self, z_hat: Tensor, shape: tuple[int, int], choose: Choose
+        self, z_hat: Tensor, shape: tuple[int, int], choose: Choose, exact: Exact = in_float64
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return y_hat, scales and means, float64 [B, h * w, M], of latents of `shape` (h, w).
 
         `choose` gives the symbols of the next places, of which it is told the Gaussians: it rounds
         in forward and in the encoder, and reads the bitstream in the decoder. All three scan here.
         """
-        side = in_float64(self.h_s)(z_hat.double())[..., : shape[0], : shape[1]]
-        return self._scan_places(_as_rows(side), shape, choose)
+        side = exact(self.h_s)(z_hat.double())[..., : shape[0], : shape[1]]
+        return self._scan_places(_as_rows(side), shape, choose, exact)
 
     def _scan_places(
-        self, side: Tensor, shape: tuple[int, int], choose: Choose
+        self, side: Tensor, shape: tuple[int, int], choose: Choose, exact: Exact
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scan all places at once, as no Gaussian depends on another latent."""
         scales, means = self._scales_and_means(side, 2)
@@ -176,11 +202,6 @@ class MeanScaleHyperprior(ScaleHyperprior):
     def _scales_and_means(self, parameters: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         scales, means = parameters.chunk(2, dim)
         return scales, means
-
-
-def in_float64(transform: nn.Module) -> nn.Module:
-    """Return a copy of a transform that computes in float64, uncompiled whatever the original."""
-    return deepcopy(transform).double().requires_grad_(False)
 
 
 def on_grid(means: Tensor) -> Tensor:

@@ -16,9 +16,17 @@ from train.codec import LevelCodec, pad_to_multiple
 
 @torch.no_grad()
 def latents(codec: LevelCodec, x: Tensor) -> Tensor:
-    """Return y of maps x [1, C, H, W]."""
-    y: Tensor = codec.g_a(codec._standardised(x))
+    """Return y of maps x [1, C, H, W], contiguous as CompressAI's images are."""
+    padded = pad_to_multiple(x, codec.stride)
+    y: Tensor = codec.g_a((padded - codec._row(codec.mean)) / codec._row(codec.std))
     return y
+
+
+@torch.no_grad()
+def restored(codec: LevelCodec, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the maps [1, C, H, W] of latents; `size` is (H, W)."""
+    maps: Tensor = codec.g_s(y_hat)[..., : size[0], : size[1]]
+    return maps * codec._row(codec.std) + codec._row(codec.mean)
 
 
 @torch.no_grad()
