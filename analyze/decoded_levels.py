@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +31,15 @@ class DecodedLevels:
         self._held: dict[Path, tuple[DecodedMaps, int]] = {}
         self._num_made = 0
 
-    def of(self, runs: Mapping[int, Candidate]) -> dict[int, DecodedMaps]:
-        """Return each level's decoded maps; they stay valid until the next call."""
-        needed = {run.folder for run in runs.values()}
-        return {level: self._maps(run, needed) for level, run in runs.items()}
+    def of(self, runs: Iterable[Candidate]) -> dict[Path, DecodedMaps]:
+        """Return run folder -> decoded maps; they stay valid until the next call."""
+        wanted = {run.folder: run for run in runs}
+        return {folder: self._maps(run, set(wanted)) for folder, run in wanted.items()}
+
+    def fit(self, runs: Iterable[Candidate]) -> bool:
+        """Say whether there is room for the maps of these runs together."""
+        distinct = {run.folder: run for run in runs}.values()
+        return sum(self._num_bytes(run) for run in distinct) <= self._budget_bytes
 
     def new(self, run: Candidate) -> DecodedMaps:
         """Return empty maps for a run, to be filled by who decodes its bitstreams."""
@@ -62,7 +67,7 @@ class DecodedLevels:
     def _room_for(self, run: Candidate, needed: set[Path]) -> DecodedMaps:
         reader = self._readers[run.level]
         shapes = [reader.shape(index) for index in range(self._num_images)]
-        num_bytes = sum(int(np.prod(shape)) for shape in shapes) * reader.dtype.itemsize
+        num_bytes = self._num_bytes(run)
         if run.folder in self._held:
             self._held.pop(run.folder)[0].discard()
         for folder in [folder for folder in self._held if folder not in needed]:
@@ -75,3 +80,8 @@ class DecodedLevels:
         )
         self._held[run.folder] = (maps, num_bytes)
         return maps
+
+    def _num_bytes(self, run: Candidate) -> int:
+        reader = self._readers[run.level]
+        shapes = (reader.shape(index) for index in range(self._num_images))
+        return sum(int(np.prod(shape)) for shape in shapes) * reader.dtype.itemsize

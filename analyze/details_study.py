@@ -45,7 +45,7 @@ def level_pictures(bench: Workbench, runs: Mapping[int, Candidate]) -> tuple[Lev
 
 def _of_level(bench: Workbench, run: Candidate) -> LevelPictures:
     reader = bench.split.readers[run.level]
-    decoded = bench.decoded.of({run.level: run})[run.level]
+    decoded = bench.decoded.of([run])[run.folder]
     indices = range(min(_NUM_IMAGES, bench.split.num_images))
     codec, _ = load_codec(run.folder / BEST_NAME, bench.request.device)
     return LevelPictures(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -25,7 +26,10 @@ from analyze.split import Split
 _LOG = logging.getLogger(__name__)
 
 _METHOD = "detection 1"
+_MOST_TOGETHER = 24  # what a killed analysis loses
+
 _Name = tuple[tuple[int, str], ...]
+Parts = Mapping[int, Part]
 
 
 class DetectionStudy:
@@ -50,27 +54,64 @@ class DetectionStudy:
         self._evaluations: dict[_Name, Evaluation] = {}
         self._drawn: dict[_Name, NDArray[Any]] = {}
 
-    def detections(self, parts: Mapping[int, Part]) -> Detections:
+    def detections(self, parts: Parts) -> Detections:
         """Return what the heads find; levels without a part are as cached."""
-        name = _name(parts)
-        if name not in self._detections:
-            key = {
-                "method": _METHOD,
-                "parts": [list(each) for each in name],
-                "cache": self._split.manifest.fingerprint,
-                "images": self._split.num_images,
-                "device": self._device,
-            }
-            kept = self._kept.get(key)
-            if kept is not None:
-                found = Detections.from_arrays(kept.arrays)
-            else:
-                found = self._evaluator.detections(self._sources(parts))
-                self._kept.put(key, {}, found.arrays())
-            self._detections[name] = found
-        return self._detections[name]
+        self.prepare([parts])
+        return self._detections[_name(parts)]
 
-    def accuracy(self, parts: Mapping[int, Part]) -> Accuracy:
+    def prepare(self, combinations: Iterable[Parts]) -> None:
+        """Run the heads on all of these that no one has asked for before, image by image.
+
+        That is much faster than one by one, as most of them share most levels.
+        """
+        missing: dict[_Name, Parts] = {}
+        for parts in combinations:
+            name = _name(parts)
+            if name in self._detections:
+                continue
+            if (kept := self._kept.get(self._key(name))) is not None:
+                self._detections[name] = Detections.from_arrays(kept.arrays)
+            else:
+                missing[name] = parts
+        for together in self._batches(list(missing.values())):
+            self._run(together)
+
+    def _batches(self, combinations: Sequence[Parts]) -> Iterator[list[Parts]]:
+        """Yield combinations that are run together; what is done is kept after each."""
+        batch: list[Parts] = []
+        for parts in combinations:
+            runs = [part.run for each in (*batch, parts) for part in each.values() if part.run]
+            if batch and (len(batch) == _MOST_TOGETHER or not self._decoded.fit(runs)):
+                yield batch
+                batch = []
+            batch.append(parts)
+        if batch:
+            yield batch
+
+    def _run(self, combinations: Sequence[Parts]) -> None:
+        runs = [part.run for parts in combinations for part in parts.values() if part.run]
+        shared: dict[Hashable, MapSource] = {}
+        shared.update(self._decoded.of(runs).items())
+        sources = [self._sources(parts, shared) for parts in combinations]
+        if len(combinations) > 1:
+            _LOG.info("detection on %d combinations", len(combinations))
+        for parts, found in zip(
+            combinations, self._evaluator.detections_of(sources), strict=True
+        ):  # fmt: skip
+            name = _name(parts)
+            self._kept.put(self._key(name), {}, found.arrays())
+            self._detections[name] = found
+
+    def _key(self, name: _Name) -> dict[str, Any]:
+        return {
+            "method": _METHOD,
+            "parts": [list(each) for each in name],
+            "cache": self._split.manifest.fingerprint,
+            "images": self._split.num_images,
+            "device": self._device,
+        }
+
+    def accuracy(self, parts: Parts) -> Accuracy:
         """Return mAP and its kin, with 95 % intervals over images of mAP and of its drop."""
         evaluation, draws = self.evaluation(parts), self._draws(parts)
         if not parts:
@@ -82,34 +123,46 @@ class DetectionStudy:
             drop_interval=interval_of(self._draws({}) - draws),
         )
 
-    def evaluation(self, parts: Mapping[int, Part]) -> Evaluation:
+    def evaluation(self, parts: Parts) -> Evaluation:
         """Return the figures and the matches of boxes behind them."""
         name = _name(parts)
         if name not in self._evaluations:
             self._evaluations[name] = self._evaluator.evaluate(self.detections(parts))
         return self._evaluations[name]
 
-    def _draws(self, parts: Mapping[int, Part]) -> NDArray[Any]:
+    def _draws(self, parts: Parts) -> NDArray[Any]:
         name = _name(parts)
         if name not in self._drawn:
             self._drawn[name] = map_draws(self.evaluation(parts).matches)
         return self._drawn[name]
 
-    def _sources(self, parts: Mapping[int, Part]) -> dict[int, MapSource]:
-        runs = {level: part.run for level, part in parts.items() if part.run is not None}
-        sources: dict[int, MapSource] = dict(self._decoded.of(runs))
+    def _sources(self, parts: Parts, shared: dict[Hashable, MapSource]) -> dict[int, MapSource]:
+        """Return each part's maps. `shared` holds what other combinations have made already."""
+        sources: dict[int, MapSource] = {}
+        # Rising by level, so that what is derived from a derived level finds it.
         for level, part in sorted(parts.items()):
-            reader = self._split.readers[level]
+            name: Hashable
+            if part.run is not None:
+                sources[level] = shared[part.run.folder]
+                continue
             if part.kind == "dropped":
-                sources[level] = DroppedMaps(reader, known_mean(self._split.cache, level))
-            elif part.kind == "derived":
-                derivation = self._derivations[level]
-                source = derivation.source_level
-                # Rising by level, so that what is derived from a derived level finds it.
-                maps = sources.get(source) or CachedMaps(self._split.readers[source])
-                sources[level] = DerivedMaps(maps, derivation, self._device)
+                name, make = (level, "dropped"), partial(self._dropped, level)
+            else:
+                source = sources.get(self._derivations[level].source_level)
+                name, make = (level, id(source)), partial(self._derived, level, source)
+            if name not in shared:
+                shared[name] = make()
+            sources[level] = shared[name]
         return sources
 
+    def _dropped(self, level: int) -> MapSource:
+        return DroppedMaps(self._split.readers[level], known_mean(self._split.cache, level))
 
-def _name(parts: Mapping[int, Part]) -> _Name:
+    def _derived(self, level: int, source: MapSource | None) -> MapSource:
+        derivation = self._derivations[level]
+        cached = self._split.readers[derivation.source_level]
+        return DerivedMaps(source or CachedMaps(cached), derivation, self._device)
+
+
+def _name(parts: Parts) -> _Name:
     return tuple((level, part.identity) for level, part in sorted(parts.items()))

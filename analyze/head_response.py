@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.errors import ConfigError
 
@@ -111,43 +111,6 @@ def _difference(clean: _Answer, changed: _Answer) -> float:
     classes = (changed.classes - clean.classes).square().sum(dtype=torch.float64)
     boxes = ((changed.boxes - clean.boxes).square().sum(1) * clean.scores).sum(dtype=torch.float64)
     return float(classes + boxes)
-
-
-class _RememberingHead(nn.Module):
-    """A dense head that answers for a level's tensor once: torchvision's take levels one by one."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-        self.known: dict[int, tuple[Tensor, Any]] = {}
-
-    def forward(self, levels: list[Tensor]) -> Any:
-        """Return what the head returns for these levels."""
-        answers = [self._answer(maps) for maps in levels]
-        if isinstance(answers[0], dict):
-            return {name: torch.cat([each[name] for each in answers], 1) for name in answers[0]}
-        return tuple([each[part][0] for each in answers] for part in range(len(answers[0])))
-
-    def _answer(self, maps: Tensor) -> Any:
-        # The tensor is held too: its id cannot come back as another's.
-        if id(maps) not in self.known:
-            self.known[id(maps)] = (maps, self.head([maps]))
-        return self.known[id(maps)][1]
-
-
-@contextmanager
-def remembered_levels(detector: Any) -> Iterator[None]:
-    """Within the block the dense head computes each level's tensor once, to be used for one image.
-
-    Detecting again with one level changed then leaves out most of the convolutions.
-    """
-    owner = getattr(detector, "rpn", detector)
-    real = owner.head
-    owner.head = _RememberingHead(real)
-    try:
-        yield
-    finally:
-        owner.head = real
 
 
 @contextmanager

@@ -24,6 +24,14 @@ def analysis_result(bench: Workbench, measurements: Mapping[str, Measurement]) -
     split, detection = bench.split, bench.detection
     manifest, facts = split.manifest, split.facts()
     parts = run_parts(bench, measurements)
+    wanted = sent_pyramids(
+        pyramids(bench.runs, sorted(facts), bench.derivations), parts, bench.derivations
+    )
+    if detection:
+        sources = {level: each.source_level for level, each in bench.derivations.items()}
+        wanted += one_level_gone(sorted(facts), sources)
+        alone = [{run.level: parts[str(run.folder)]} for run in bench.runs]
+        detection.prepare([{}, *alone, *(each.parts for each in wanted)])
     rows = [
         LevelRow(
             facts=facts[run.level],
@@ -32,12 +40,6 @@ def analysis_result(bench: Workbench, measurements: Mapping[str, Measurement]) -
         )
         for run in bench.runs
     ]
-    wanted = sent_pyramids(
-        pyramids(bench.runs, sorted(facts), bench.derivations), parts, bench.derivations
-    )
-    if detection:
-        sources = {level: each.source_level for level, each in bench.derivations.items()}
-        wanted += one_level_gone(sorted(facts), sources)
     return AnalysisResult(
         dataset=manifest.dataset,
         split=manifest.split,

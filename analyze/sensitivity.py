@@ -16,9 +16,10 @@ from tqdm import tqdm
 from analyze.detection import detect_from_levels
 from analyze.detections import Detections
 from analyze.evaluation import SplitEvaluator, as_batch
-from analyze.head_response import HeadResponse, few_proposals, remembered_levels
+from analyze.head_response import HeadResponse, few_proposals
 from analyze.kept import Kept
 from analyze.noise import NoisyMaps, water_filled
+from analyze.remembered_heads import remembered_heads
 from data.atomic import write_atomically
 
 _METHOD = "sensitivity 1"
@@ -161,7 +162,7 @@ def _level_curves(
         levels = {key: maps.to(device) for key, maps in evaluator.levels(index, {}).items()}
         with (
             few_proposals(evaluator.detector, settings.num_proposals),
-            remembered_levels(evaluator.detector),
+            remembered_heads(evaluator.detector),
         ):
             clean[sample.image_id] = detect_from_levels(evaluator.detector, levels, hw)
             for (level, mse), source in sources.items():

@@ -107,6 +107,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "analyze.decoded_maps",
         "analyze.detection",
         "analyze.roi_align",
+        "analyze.remembered_heads",
         "analyze.evaluation",
         "analyze.damage",
         "analyze.replacements",

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyze.detection import detect_from_levels
-from analyze.head_response import HeadResponse, few_proposals, remembered_levels
+from analyze.head_response import HeadResponse, few_proposals
 from analyze.kept import Kept
 from analyze.noise import NoisyMaps, water_filled
 from analyze.sensitivity import (
@@ -83,23 +82,6 @@ def test_heads_of_every_family_change_with_a_level_and_more_with_more_noise(buil
     small, large = (response.change("0", levels["0"] + size * noise) for size in (0.1, 1.0))
     assert response.change("0", levels["0"]) == pytest.approx(0.0, abs=1e-9)
     assert 0 < small < large
-
-
-@pytest.mark.parametrize("builder", list(BUILDERS))
-def test_remembered_levels_leave_detection_and_the_detector_as_they_were(builder: str) -> None:
-    detector = small_detector(builder)
-    image = torch.rand(3, 75, 110, generator=torch.Generator().manual_seed(1))
-    levels = own_levels(detector, image)
-    noise = torch.randn(levels["0"].shape, generator=torch.Generator().manual_seed(2))
-    changed = {**levels, "0": levels["0"] + noise}
-    expected = [detect_from_levels(detector, each, (75, 110)) for each in (levels, changed)]
-    names = list(dict(detector.named_modules()))
-    with remembered_levels(detector):
-        found = [detect_from_levels(detector, each, (75, 110)) for each in (levels, changed)]
-    for one, other in zip(expected, found, strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not torch.equal(found[0]["scores"], found[1]["scores"])
-    assert list(dict(detector.named_modules())) == names
 
 
 def test_number_of_proposals_comes_back_after_an_error() -> None:
