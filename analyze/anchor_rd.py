@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analyze.anchors import AnchorCodec, SymbolCodec, codec_id, decode_map, encode_map
 from analyze.decoded_maps import DecodedMaps
 from analyze.level_file import bytes_in_pyramid, unpack_level
 from analyze.level_rd import psnr_db
+from analyze.per_image import per_image
 from analyze.symbol_coding import SymbolCounts
 from data.reader import LevelReader
 
@@ -46,6 +49,18 @@ class AnchorMeasurement:
     decode_ms: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sent:
+    """One sample after its way through a bitstream."""
+
+    sample: int
+    data: bytes
+    squared_error: float
+    encode_s: float
+    decode_s: float
+    symbols: NDArray[Any] | None
+
+
 def measure_anchor(
     name: str,
     codec: AnchorCodec,
@@ -62,24 +77,37 @@ def measure_anchor(
     counted = SymbolCounts(reader.info.num_channels)
     squared_error, encode_s, decode_s = 0.0, 0.0, 0.0
     num_images = positions = pixels = real_bytes = payload_bytes = 0
-    for index in indices:
+
+    def send(index: int) -> _Sent:
         values = np.array(reader.sample(index), dtype=np.float32)
-        if isinstance(codec, SymbolCodec):
-            counted.add(codec.symbols(values))
         started = time.perf_counter()
         data = encode_map(codec, values, level=level, identity=identity)
         encoded_at = time.perf_counter()
         restored = decode_map(codec, data, level=level, identity=identity)
-        decode_s += time.perf_counter() - encoded_at
-        encode_s += encoded_at - started
+        decoded_at = time.perf_counter()
         if decoded is not None:
             decoded.write(index, restored)
-        squared_error += float(np.square(restored - values, dtype=np.float64).sum())
-        sample = reader.manifest.samples[index]
-        positions += values.shape[0] * values.shape[1]
+        return _Sent(
+            sample=index,
+            data=data,
+            squared_error=float(np.square(restored - values, dtype=np.float64).sum()),
+            encode_s=encoded_at - started,
+            decode_s=decoded_at - encoded_at,
+            symbols=codec.symbols(values) if isinstance(codec, SymbolCodec) else None,
+        )
+
+    for sent in per_image(send, indices, "cpu"):
+        if sent.symbols is not None:
+            counted.add(sent.symbols)
+        encode_s += sent.encode_s
+        decode_s += sent.decode_s
+        squared_error += sent.squared_error
+        height, width, _ = reader.shape(sent.sample)
+        sample = reader.manifest.samples[sent.sample]
+        positions += height * width
         pixels += sample.height * sample.width
-        section = unpack_level(data, level=level, identity=identity)
-        real_bytes += bytes_in_pyramid(section, reader, index)
+        section = unpack_level(sent.data, level=level, identity=identity)
+        real_bytes += bytes_in_pyramid(section, reader, sent.sample)
         payload_bytes += len(section.payloads[0])
         num_images += 1
     assert num_images > 0, "the manifest refuses empty splits"

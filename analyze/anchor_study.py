@@ -26,7 +26,7 @@ from data.reader import LevelReader
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "anchor 2"
+_METHOD = "anchor 3"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

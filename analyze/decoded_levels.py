@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from analyze.decoded_maps import DecodedMaps
+from analyze.per_image import per_image
 from analyze.runs import Candidate
 from data.reader import LevelReader
 from train.checkpoint import BEST_NAME, load_codec
@@ -54,15 +55,18 @@ class DecodedLevels:
         self._decode(run, maps)
         return maps
 
-    @torch.inference_mode()
     def _decode(self, run: Candidate, maps: DecodedMaps) -> None:
         """Fill `maps` by the codec's forward, which gives what its bitstreams decode to."""
         codec, _ = load_codec(run.folder / BEST_NAME, self._device)
         reader = self._readers[run.level]
-        for index in range(self._num_images):
+
+        def decode(index: int) -> None:
             values = torch.from_numpy(np.array(reader.sample(index), dtype=np.float32))
             x_hat = codec(values.permute(2, 0, 1)[None].to(self._device))["x_hat"]
             maps.write(index, x_hat[0].permute(1, 2, 0).cpu().numpy())
+
+        for _ in per_image(decode, range(self._num_images), self._device):
+            pass
 
     def _room_for(self, run: Candidate, needed: set[Path]) -> DecodedMaps:
         reader = self._readers[run.level]

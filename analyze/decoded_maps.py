@@ -28,7 +28,8 @@ class DecodedMaps:
         """Store map number `index`, float [H, W, C]; beyond float16's range it is clipped."""
         if self._values.dtype == np.float16:
             limit = np.finfo(np.float16).max
-            values = np.clip(values, -limit, limit)
+            if np.abs(values).max(initial=0) > limit:
+                values = np.clip(values, -limit, limit)
         self._slice(index)[:] = values.reshape(-1)
 
     def read(self, index: int) -> NDArray[Any]:

@@ -26,7 +26,7 @@ from analyze.split import Split
 _LOG = logging.getLogger(__name__)
 
 _METHOD = "detection 1"
-_MOST_TOGETHER = 24  # what a killed analysis loses
+_MOST_TOGETHER = 32  # what a killed analysis loses
 
 _Name = tuple[tuple[int, str], ...]
 Parts = Mapping[int, Part]

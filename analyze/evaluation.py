@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import queue
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from analyze.average_precision import Evaluation, evaluate_detections
 from analyze.detection import detect_from_levels
 from analyze.detections import Detections
 from analyze.map_source import MapSource
+from analyze.per_image import num_threads, per_image
 from analyze.remembered_heads import remembered_heads
 from analyze.results import Accuracy
 from analyze.roi_align import fast_pooling
@@ -49,18 +52,34 @@ class SplitEvaluator:
         What combinations share, a source of a level or a box on it, is computed once an image.
         """
         samples = next(iter(self.readers.values())).manifest.samples
+        device = str(next(self.detector.parameters()).device)
+        detectors: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(num_threads(device)):
+            detectors.put(_with_shared_weights(self.detector))
+
+        def detect(index: int) -> list[dict[str, torch.Tensor]]:
+            sample = samples[index]
+            hw = (sample.height, sample.width)
+            detector = detectors.get()
+            known: dict[tuple[int, int], torch.Tensor] = {}
+            memory = remembered_heads(detector) if len(combinations) > 1 else nullcontext()
+            try:
+                with fast_pooling(detector), memory:
+                    return [
+                        detect_from_levels(detector, self.levels(index, replaced, known), hw)
+                        for replaced in combinations
+                    ]
+            finally:
+                detectors.put(detector)
+
         found: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in combinations]
-        with fast_pooling(self.detector):
-            for index in tqdm(
-                self.indices, desc="detection", unit="image", disable=None, leave=False
-            ):
-                sample = samples[index]
-                hw = (sample.height, sample.width)
-                known: dict[tuple[int, int], torch.Tensor] = {}
-                with remembered_heads(self.detector) if len(combinations) > 1 else nullcontext():
-                    for results, replaced in zip(found, combinations, strict=True):
-                        levels = self.levels(index, replaced, known)
-                        results[sample.image_id] = detect_from_levels(self.detector, levels, hw)
+        images = tqdm(
+            zip(self.indices, per_image(detect, self.indices, device), strict=True),
+            desc="detection", unit="image", total=len(self.indices), disable=None, leave=False,
+        )  # fmt: skip
+        for index, results in images:
+            for result, each in zip(results, found, strict=True):
+                each[samples[index].image_id] = result
         return [Detections.of(results) for results in found]
 
     def evaluate(self, detections: Detections) -> Evaluation:
@@ -88,6 +107,12 @@ class SplitEvaluator:
                 known[name] = as_batch(values).to(device)
             levels[reader.info.key] = known[name]
         return levels
+
+
+def _with_shared_weights(detector: Any) -> Any:
+    """Return a copy for another thread: modules of its own, weights the same."""
+    weights = [*detector.parameters(), *detector.buffers()]
+    return copy.deepcopy(detector, {id(each): each for each in weights})
 
 
 def as_batch(values: NDArray[Any]) -> torch.Tensor:

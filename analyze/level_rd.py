@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from analyze.bitstream import Kind, Section
 from analyze.decoded_maps import DecodedMaps
 from analyze.level_file import bytes_in_pyramid, model_id, pack_level, unpack_level
+from analyze.per_image import per_image
 from analyze.results import Measurement
 from data.reader import LevelReader
 from train.objective import rate_bits
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Totals:
     """Sums over the split's images."""
 
@@ -34,47 +37,62 @@ class _Totals:
     encode_s: float = 0.0
     decode_s: float = 0.0
 
+    def plus(self, other: _Totals) -> _Totals:
+        """Return the sums of both."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return _Totals(*(one + more for one, more in pairs))
 
-@torch.no_grad()
+
 def measure_level(
     codec: Any,
     run: Any,
     reader: LevelReader,
-    indices: Iterable[int],
+    indices: Sequence[int],
     decoded: DecodedMaps,
     run_name: str,
+    *,
+    progress: str | None = None,
 ) -> Measurement:
     """Send the samples `indices` through bitstreams one by one and fill `decoded` with the results.
 
-    `codec` and `run` are what train.checkpoint.load_codec returns.
+    `codec` and `run` are what train.checkpoint.load_codec returns; `progress` names a bar.
     """
     device = next(codec.parameters()).device
-    identity = model_id(run.model_sha256)
-    totals = _Totals()
-    num_images = 0
-    for index in indices:
+    identity, level = model_id(run.model_sha256), reader.info.index
+
+    def measure(index: int) -> _Totals:
         values = np.array(reader.sample(index), dtype=np.float32)
         maps = torch.from_numpy(values).permute(2, 0, 1)[None].to(device)
-        totals.estimated_bits += float(rate_bits(codec(maps)["likelihoods"]).sum())
         started = time.perf_counter()
-        data = encode_map(codec, maps, level=reader.info.index, identity=identity)
+        data = encode_map(codec, maps, level=level, identity=identity)
         encoded = time.perf_counter()
-        restored = decode_map(codec, data, level=reader.info.index, identity=identity)
+        restored = decode_map(codec, data, level=level, identity=identity)
         decoded_at = time.perf_counter()
         decoded.write(index, restored)
         height, width, channels = values.shape
-        totals.squared_error += float(np.square(restored - values, dtype=np.float64).sum())
-        totals.elements += height * width * channels
-        totals.positions += height * width
         sample = reader.manifest.samples[index]
-        totals.pixels += sample.height * sample.width
-        section = unpack_level(data, level=reader.info.index, identity=identity)
-        totals.real_bytes += bytes_in_pyramid(section, reader, index)
-        totals.payload_bytes += sum(len(payload) for payload in section.payloads)
-        totals.encode_s += encoded - started
-        totals.decode_s += decoded_at - encoded
-        num_images += 1
-    assert num_images > 0, "the manifest refuses empty splits"
+        section = unpack_level(data, level=level, identity=identity)
+        return _Totals(
+            squared_error=float(np.square(restored - values, dtype=np.float64).sum()),
+            elements=height * width * channels,
+            positions=height * width,
+            pixels=sample.height * sample.width,
+            estimated_bits=float(rate_bits(codec.likelihoods(maps)).sum()),
+            real_bytes=bytes_in_pyramid(section, reader, index),
+            payload_bytes=sum(len(payload) for payload in section.payloads),
+            encode_s=encoded - started,
+            decode_s=decoded_at - encoded,
+        )
+
+    each = list(
+        tqdm(
+            per_image(measure, indices, str(device)),
+            desc=progress, total=len(indices), unit="image", leave=False,
+            disable=True if progress is None else None,
+        )
+    )  # fmt: skip
+    assert each, "the manifest refuses empty splits"
+    num_images, totals = len(each), reduce(_Totals.plus, each)
     statistics = reader.statistics
     value_range = float(statistics.maximum.max() - statistics.minimum.min())
     mse = totals.squared_error / totals.elements

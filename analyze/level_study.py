@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-from tqdm import tqdm
-
 from analyze.decoded_levels import DecodedLevels
 from analyze.kept import Kept
 from analyze.level_rd import measure_level
@@ -56,14 +54,12 @@ class LevelStudy:
 
     def _measure(self, run: Candidate, name: str) -> Measurement:
         codec, info = load_codec(run.folder / BEST_NAME, self._device)
-        indices = tqdm(
-            range(self._split.num_images), desc=name, unit="image", disable=None, leave=False
-        )
         return measure_level(
             codec,
             info,
             self._split.readers[run.level],
-            indices,
+            range(self._split.num_images),
             self._decoded.new(run),
             str(run.folder),
+            progress=name,
         )

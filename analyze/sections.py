@@ -24,7 +24,8 @@ _DEFINITIONS = (
                  "files that compress-features writes"),
     ("bits/px", "bits of the actual bitstreams per pixel of the original images; for all levels "
                 "together with the header that they share"),
-    ("enc ms, dec ms", "mean per image, map in memory to bitstream and back"),
+    ("enc ms, dec ms", "mean per image, map in memory to bitstream and back, on one core of a CPU, "
+                       "or on the GPU"),
     ("mAP", "COCO 0.50:0.95; in the table of levels with this level alone compressed and the "
             "others as cached"),
     ("95 %", "interval over images: 1000 bootstrap draws of the split's images; for the drop, "

@@ -1,13 +1,13 @@
 """Integer symbols of many channels: count them, fit a table to each channel, code them with rANS.
 
-The coder is CompressAI's, as for the learned codecs, so that real rates differ by the models alone.
+The coder is that of the learned codecs, so that real rates differ by the models alone.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,16 @@ with warnings.catch_warnings():
     # compressai imports pytorch_msssim, whose use of torch.jit.script warns on every start.
     warnings.simplefilter("ignore", FutureWarning)
     from compressai._CXX import pmf_to_quantized_cdf
-    from compressai.ans import RansDecoder, RansEncoder  # codespell:ignore ans
+
+from configs.errors import CacheError
+from train import rans
 
 _PRECISION_BITS = 16
-_MAX_ALPHABET = 1024  # the decoder searches a table from its start
+_MAX_ALPHABET = 1024
 _PRIOR_WEIGHT = 16.0  # values; a table of few training values leans on the Laplace shape
 _MAX_COUNTED = 2**14
-MAX_SYMBOL = 2**26
-"""Largest magnitude of a symbol. CompressAI's coder never returns from an escape of 2^27 or more:
-it shifts 32 bits by 32."""
+MAX_SYMBOL = rans.MAX_SYMBOL
+"""Largest magnitude of a symbol."""
 
 
 class SymbolCounts:
@@ -73,42 +74,37 @@ class SymbolTables:
 
     def encode(self, symbols: NDArray[Any]) -> bytes:
         """Return the rANS bytes of `symbols`, int32 [C, n], of at most MAX_SYMBOL each."""
-        if symbols.size == 0:
-            return b""  # CompressAI's coder reads beyond the end of nothing
-        encoded: bytes = RansEncoder().encode_with_indexes(
-            symbols.reshape(-1).tolist(), _indexes(*symbols.shape), *self._as_lists
-        )
-        return encoded
+        flat = np.ascontiguousarray(symbols, dtype=np.int32).reshape(-1)
+        return rans.encode(flat, _indexes(*symbols.shape), self._arrays)
 
     def decode(self, payload: bytes, num_values: int) -> NDArray[Any]:
         """Return the int32 [C, num_values] that `encode` was given.
 
-        The coder does not notice damage: `analyze.anchors.decode_map` checks first.
+        Raises CacheError for bytes that `encode` does not return.
         """
         return self.decode_first(payload, len(self.low), num_values)
 
     def decode_first(self, payload: bytes, num_channels: int, num_values: int) -> NDArray[Any]:
         """As `decode`, where `encode` was given the first channels only."""
-        if num_channels * num_values == 0:
-            return np.zeros((num_channels, num_values), dtype=np.int32)
-        indexes = _indexes(num_channels, num_values)
-        symbols = RansDecoder().decode_with_indexes(payload, indexes, *self._as_lists)
-        return np.fromiter(symbols, np.int32, len(symbols)).reshape(num_channels, num_values)
+        decoder = rans.Decoder(payload)
+        try:
+            symbols = decoder.next(_indexes(num_channels, num_values), self._arrays)
+            decoder.finish()
+        except ValueError as error:
+            raise CacheError(
+                f"the payload is damaged ({error}): compress the features again"
+            ) from error
+        return symbols.reshape(num_channels, num_values)
 
-    # Kept, as a codec codes many maps and the conversion takes as long as a small map's coding.
     @cached_property
-    def _as_lists(self) -> tuple[list[list[int]], list[int], list[int]]:
-        ends = np.cumsum(self.lengths)[:-1]
-        cdfs = [table.tolist() for table in np.split(self.cdfs, ends)]
-        return cdfs, self.lengths.tolist(), self.low.tolist()
+    def _arrays(self) -> rans.Arrays:
+        starts = np.cumsum(self.lengths, dtype=np.int32) - self.lengths
+        return self.cdfs, starts, self.lengths, self.low
 
 
-# Maps of one size follow each other.
-@lru_cache(maxsize=2)
-def _indexes(num_channels: int, num_values: int) -> list[int]:
+def _indexes(num_channels: int, num_values: int) -> NDArray[Any]:
     """Return each symbol's table, channel after channel."""
-    indexes: list[int] = np.repeat(np.arange(num_channels), num_values).tolist()
-    return indexes
+    return np.repeat(np.arange(num_channels, dtype=np.int32), num_values)
 
 
 def fit_tables(counted: SymbolCounts) -> SymbolTables:

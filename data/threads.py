@@ -1,15 +1,19 @@
-"""Background threads that leave the cores to the computation they serve."""
+"""Background threads that leave the cores to a computation, and threads that are one."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 def limit_cores(num_cores: int) -> None:
@@ -62,3 +66,27 @@ def run_ahead(items: Iterable[Item], *, depth: int, most_cores: int) -> Iterator
     finally:
         stopped.set()
         thread.join()
+
+
+def in_order(
+    function: Callable[[Task], Result], tasks: Sequence[Task], *, num_threads: int, ahead: int
+) -> Iterator[Result]:
+    """Yield the results of all tasks in order; at most `ahead` are waiting or under way.
+
+    Each thread computes on one core: what depends on one image alone is fastest so, and does not
+    depend on the number of cores.
+    """
+    upcoming = iter(tasks)
+    under_way: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(max(1, num_threads), initializer=limit_cores, initargs=(1,)) as pool:
+        try:
+            for task in upcoming:
+                under_way.append(pool.submit(function, task))
+                if len(under_way) > ahead:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+    keep_default()

@@ -8,9 +8,7 @@ threads and computed in batches.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor
 from data.images import read_planned_image
 from data.manifest import Manifest, SampleInfo
 from data.plan import Unit, samples_by_bucket
-from data.threads import keep_default, limit_cores
+from data.threads import in_order
 from extract.maps import compute_maps
 
 Maps = dict[int, list[Tensor]]
@@ -63,7 +61,7 @@ def _on_cpu(
         return unit, compute_maps(model, manifest, [sample], [_decode(sample)])
 
     tasks = [(unit, index) for unit, rows in _rows(manifest, units) for index in rows]
-    yield from _in_order(compute, tasks, num_threads=num_cores, ahead=AHEAD * num_cores)
+    yield from in_order(compute, tasks, num_threads=num_cores, ahead=AHEAD * num_cores)
 
 
 def _on_gpu(
@@ -75,7 +73,7 @@ def _on_gpu(
         for at in range(0, len(rows), batch_size)
     ]
     samples = [manifest.samples[index] for _, group in groups for index in group]
-    images = _in_order(_decode, samples, num_threads=num_workers, ahead=AHEAD * batch_size)
+    images = in_order(_decode, samples, num_threads=num_workers, ahead=AHEAD * batch_size)
     for unit, group in groups:
         batch = [manifest.samples[index] for index in group]
         yield unit, compute_maps(model, manifest, batch, [next(images) for _ in group])
@@ -87,26 +85,6 @@ def _rows(manifest: Manifest, units: Sequence[Unit]) -> Iterator[tuple[Unit, lis
     for unit in units:
         rows = by_bucket[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
         yield unit, rows
-
-
-def _in_order(
-    function: Callable[[Task], Result], tasks: Sequence[Task], *, num_threads: int, ahead: int
-) -> Iterator[Result]:
-    """Yield the results of all tasks in order; at most `ahead` are waiting or under way."""
-    upcoming = iter(tasks)
-    under_way: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(max(1, num_threads), initializer=limit_cores, initargs=(1,)) as pool:
-        try:
-            for task in upcoming:
-                under_way.append(pool.submit(function, task))
-                if len(under_way) > ahead:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            for future in under_way:
-                future.cancel()
-    keep_default()
 
 
 def _decode(sample: SampleInfo) -> NDArray[Any]:

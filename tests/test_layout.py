@@ -108,6 +108,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "analyze.detection",
         "analyze.roi_align",
         "analyze.remembered_heads",
+        "analyze.per_image",
         "analyze.evaluation",
         "analyze.damage",
         "analyze.replacements",

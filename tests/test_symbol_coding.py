@@ -73,11 +73,11 @@ def test_channel_that_never_varies_costs_next_to_nothing() -> None:
     assert len(fit_tables(counted(symbols)).encode(symbols)) < 20
 
 
-def test_no_symbols_are_no_bytes() -> None:
+def test_no_symbols_are_one_byte() -> None:
     tables = fit_tables(counted(laplacian()))
     nothing = np.zeros((0, 7), dtype=np.int32)
-    assert tables.encode(nothing) == b""
-    np.testing.assert_array_equal(tables.decode_first(b"", 0, 7), nothing)
+    assert len(tables.encode(nothing)) == 1
+    np.testing.assert_array_equal(tables.decode_first(tables.encode(nothing), 0, 7), nothing)
 
 
 def test_first_channels_come_back_by_themselves() -> None:

@@ -123,6 +123,11 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
             y_hat, likelihoods = self._rounded_latents(y)
         return {"x_hat": self._restored(y_hat, *x.shape[-2:]), "likelihoods": likelihoods}
 
+    def likelihoods(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the likelihoods that forward returns in eval mode, without x_hat."""
+        y = self._transformed(self.g_a, self._standardised(x))
+        return self._rounded_latents(y)[1]
+
     def update_tables(self) -> None:
         """Compute quantiles and CDF tables for real coding; forward, too, uses the new medians."""
         self.update(force=True, update_quantiles=True)
