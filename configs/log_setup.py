@@ -16,3 +16,8 @@ def setup_logging(level: str) -> None:
     )  # fmt: skip
     for noisy in ("matplotlib", "PIL", "torch", "h5py", "fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def bar_interval_s() -> float:
+    """Return how often a progress bar may write: rarely into a file, which keeps every line."""
+    return 0.5 if sys.stderr.isatty() else 30.0

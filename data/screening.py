@@ -11,6 +11,7 @@ from itertools import count
 from tqdm import tqdm
 
 from configs.errors import BadImageError
+from configs.log_setup import bar_interval_s
 from data.images import read_planned_image, refuse_empty
 from data.records import ImageRecord, ImageSet, SkippedImage
 
@@ -34,7 +35,7 @@ def readable_images(images: ImageSet, *, num_workers: int, numbered: bool) -> Im
         problems = list(
             tqdm(
                 pool.map(_problem_of, images.records), total=len(images.records), unit="image",
-                desc=f"check {images.split}", dynamic_ncols=True, mininterval=0.5,
+                desc=f"check {images.split}", dynamic_ncols=True, mininterval=bar_interval_s(),
                 leave=os.isatty(2),
             )
         )  # fmt: skip

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from configs.errors import ConfigError
+from configs.log_setup import bar_interval_s
 from configs.schema import DetectorConfig, DetectorTrainingConfig
 from data.atomic import write_atomically
 from data.images import read_image
@@ -188,7 +189,7 @@ def _train_epoch(
         optimizer, start_factor=1e-3, total_iters=min(warmup_steps, len(loader) - 1)
     ) if warmup_steps and len(loader) > 1 else None  # fmt: skip
     total = 0.0
-    bar = tqdm(loader, desc=label, unit="step", leave=False)
+    bar = tqdm(loader, desc=label, unit="step", leave=False, mininterval=bar_interval_s())
     for images, targets in bar:
         losses = model(
             [image.to(device) for image in images],

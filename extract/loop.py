@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configs.errors import CacheError, ConfigError
+from configs.log_setup import bar_interval_s
 from configs.schema import CacheConfig, DetectorConfig
 from data.commits import CommitLog, read_commits
 from data.due import levels_due
@@ -215,5 +216,5 @@ def _is_complete(folder: Path, manifest: Manifest) -> bool:
 def _bar(total: int) -> tqdm[Any]:
     return tqdm(
         total=total, unit="image", desc="extract", disable=total == 0, dynamic_ncols=True,
-        mininterval=0.5, leave=os.isatty(2),
+        mininterval=bar_interval_s(), leave=os.isatty(2),
     )  # fmt: skip

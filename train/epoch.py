@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from configs.log_setup import bar_interval_s
 from configs.schema import TrainingConfig
 from data.stream import Batch
 from data.transfer import on_device
@@ -48,7 +49,8 @@ def train_epoch(
     start = time.perf_counter() - progress.epoch_seconds
     bar = tqdm(
         total=len(session.stream), initial=progress.step, unit="step", leave=False,
-        desc=f"epoch {progress.epoch}/{settings.epochs}", dynamic_ncols=True, mininterval=0.5,
+        desc=f"epoch {progress.epoch}/{settings.epochs}", dynamic_ncols=True,
+        mininterval=bar_interval_s(),
         # Bars of several processes would overwrite each other.
         disable=not world.writes or multiprocessing.parent_process() is not None
         or log.getEffectiveLevel() > logging.INFO,
