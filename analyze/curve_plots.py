@@ -11,11 +11,13 @@ from typing import Literal
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from analyze.plots import COLORS, Plot, Theme, draw_plot, dress
 
 _MARKERS = "osD^vPX"
 _COLUMNS = 3
+_LINEAR_UP_TO = 8.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +175,10 @@ def _draw_series(axes: Axes, series: Series, number: int, theme: Theme) -> None:
 
 
 def _finish(axes: Axes, theme: Theme) -> None:
-    axes.set_xscale("log")
+    low, high = axes.dataLim.intervalx
+    if high > _LINEAR_UP_TO * low:  # within less than a decade a logarithmic axis has no ticks
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(color=theme.ink, alpha=0.15)
     dress(axes, theme)

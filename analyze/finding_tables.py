@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analyze.allocation_study import AllocationFinding
 from analyze.details_study import WorstImages
 from analyze.sensitivity import Sensitivity
-from analyze.tables import ABSENT, Table, Value
+from analyze.tables import Table, Value, shown
 
 
 def allocation_table(found: AllocationFinding) -> Table:
@@ -78,10 +78,7 @@ def plain_table(
     return Table(
         titles=titles,
         cells=tuple(
-            tuple(
-                ABSENT if value is None else template.format(value)
-                for value, template in zip(line, formats, strict=True)
-            )
+            tuple(shown(value, template) for value, template in zip(line, formats, strict=True))
             for line in lines
         ),
         names=names,

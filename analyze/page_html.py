@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Sequence
 
 from analyze.page import (
     Block,
@@ -17,7 +18,7 @@ from analyze.page import (
     Terms,
 )
 from analyze.plots import Plot
-from analyze.tables import Table
+from analyze.tables import Table, word_columns
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #ffffff; --ink: #1f2328; --soft: #59636e;
@@ -44,6 +45,7 @@ th, td { padding: .3rem .5rem; font-size: .875rem; text-align: right; white-spac
 th { background: var(--panel); } tr:last-child td { border-bottom: 0; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: var(--panel); }
+.words { text-align: left; } td.words:not(:first-child) { white-space: normal; min-width: 10rem; }
 td:first-child { max-width: 45vw; white-space: normal; }
 .plots { display: grid; gap: 1rem; margin: .75rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
@@ -52,6 +54,8 @@ figure { margin: 0; } img { width: 100%; height: auto; border-radius: 6px; }
   margin: .5rem 0; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem; }
 """
+
+_WORDS = ' class="words"'
 
 
 def page_html(page: Page) -> str:
@@ -109,11 +113,16 @@ def _shown(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in table.titles)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
-        for line in table.cells
-    )
+    words = word_columns(table)
+
+    def row(tag: str, line: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{_WORDS if place in words else ''}>{html.escape(cell)}</{tag}>"
+            for place, cell in enumerate(line)
+        )
+
+    head = row("th", table.titles)
+    rows = "".join(f"<tr>{row('td', line)}</tr>" for line in table.cells)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"

@@ -87,7 +87,8 @@ def _first(findings: Findings) -> Section:
         *(plot for plot in make_plots(result) if plot.name == "rate_distortion"),
         map_plot(map_series(findings), chosen=chosen_point(findings), original=original),
     ]
-    blocks = [TableBlock(name="levels", table=level_table(result)), *_figures(curves)]
+    # Curves first: below a table of many runs they would not be on the first screen.
+    blocks = [*_figures(curves), TableBlock(name="levels", table=level_table(result))]
     return Section(title="Levels", blocks=tuple(blocks))
 
 

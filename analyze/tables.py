@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from analyze.results import Accuracy, AnalysisResult, LevelRow, Measurement
 
 Value = str | int | float | None
 ABSENT = "-"
+_WORD = re.compile(r"[A-Za-z]{3}")
+_ZERO = re.compile(r"[-+]0(\.0*)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +89,7 @@ def level_table(result: AnalysisResult) -> Table:
     return Table(
         titles=tuple(column.title for column in columns),
         cells=tuple(
-            tuple(_show(column.value(row), column.format) for column in columns)
+            tuple(shown(column.value(row), column.format) for column in columns)
             for row in result.rows
         ),
         names=(*_LEVEL_COLUMNS, *_CSV_ONLY),
@@ -120,16 +123,16 @@ def accuracy_table(title: str, lines: Sequence[tuple[str, float | None, Accuracy
         ends = [end for each in intervals for end in ((each.low, each.high) if each else _NO_ENDS)]
         values.append((name, bits_per_pixel, *figures, drop, *ends))
         # pycocotools says -1 where the split has no object of that size.
-        shown = [_show(None if figure == -1 else figure, "{:.4f}") for figure in figures]
+        texts = [shown(None if figure == -1 else figure, "{:.4f}") for figure in figures]
         cells.append(
             (
                 name,
-                _show(bits_per_pixel, "{:.4g}"),
-                shown[0],
+                shown(bits_per_pixel, "{:.4g}"),
+                texts[0],
                 _show_interval(intervals[0]),
-                _show(drop, "{:.4f}"),
+                shown(drop, "{:.4f}"),
                 _show_interval(intervals[1]),
-                *shown[1:],
+                *texts[1:],
             )
         )
     return Table(
@@ -150,13 +153,21 @@ def measured(result: AnalysisResult) -> list[tuple[LevelRow, Measurement]]:
     return [(row, row.measurement) for row in result.rows if row.measurement is not None]
 
 
+def word_columns(table: Table) -> frozenset[int]:
+    """Return the places of the columns that hold words, the first among them."""
+    return frozenset({0}) | {
+        place for line in table.cells for place, cell in enumerate(line) if _WORD.search(cell)
+    }
+
+
 def plain_text(table: Table) -> str:
-    """Return aligned lines for a terminal: first column to the left, the others to the right."""
+    """Return aligned lines for a terminal: words to the left, numbers to the right."""
     lines = [table.titles, *table.cells]
+    words = word_columns(table)
     widths = [max(len(line[place]) for line in lines) for place in range(len(table.titles))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
+            cell.ljust(width) if place in words else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -165,7 +176,8 @@ def plain_text(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """Return the table as GitHub-flavoured Markdown."""
-    rule = (":--", *("--:" for _ in table.titles[1:]))
+    words = word_columns(table)
+    rule = tuple(":--" if place in words else "--:" for place in range(len(table.titles)))
     lines: Sequence[tuple[str, ...]] = [table.titles, rule, *table.cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -182,10 +194,12 @@ def csv_text(table: Table) -> str:
 def _show_interval(interval: Interval | None) -> str:
     if interval is None or math.isnan(interval.low):
         return ABSENT
-    return f"{interval.low:.3f}..{interval.high:.3f}"
+    return f"{shown(interval.low, '{:.3f}')}..{shown(interval.high, '{:.3f}')}"
 
 
-def _show(value: Value, template: str) -> str:
+def shown(value: Value, template: str) -> str:
+    """Return what people read of a value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ABSENT
-    return template.format(value)
+    text = template.format(value)
+    return text.lstrip("-+") if _ZERO.fullmatch(text) else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from tests.coded_study import compress
 from tests.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
 from train.checkpoint import load_codec
 from train.cli import train_level
+
+ROOT = Path(__file__).parents[1]
+README_PICTURE = "docs/report.png"
 
 __all__ = ["study"]
 
@@ -182,6 +186,22 @@ def test_page_opens_in_chromium_without_an_error(reported: Reported, tmp_path: P
             assert image.size == size
             ground = image.convert("RGB").getpixel((2, 2))
         assert ground == ((13, 17, 23) if dark else (255, 255, 255))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_readme_shows_the_first_screen_of_a_report(reported: Reported, tmp_path: Path) -> None:
+    """With FPN_README_REPORT=<report folder> the picture is taken anew, of that report."""
+    named = os.environ.get("FPN_README_REPORT")
+    picture = tmp_path / "report.png"
+    page = (Path(named) if named else reported.folder) / "index.html"
+    assert screenshot(page, picture, 1280, 1000) == []
+    with Image.open(picture) as image:
+        image.convert("RGB").quantize(128).save(picture, optimize=True)
+    if named:
+        shutil.copy(picture, ROOT / README_PICTURE)
+    assert f"]({README_PICTURE})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    with Image.open(picture) as image, Image.open(ROOT / README_PICTURE) as shown:
+        assert shown.size == image.size
 
 
 def test_decoded_maps_do_not_stay_on_disk(reported: Reported) -> None:

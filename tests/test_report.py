@@ -14,12 +14,13 @@ import pytest
 from analyze.findings import Findings
 from analyze.interval import Interval
 from analyze.level_rd import psnr_db
+from analyze.page_html import _table
 from analyze.plots import make_plots
 from analyze.report import write_report
 from analyze.results import Accuracy, AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
 from analyze.runs import Candidate, newest_runs, pyramids
 from analyze.sections import Provenance
-from analyze.tables import detection_table, level_table, plain_text
+from analyze.tables import Table, detection_table, level_table, plain_text, shown, word_columns
 
 PROVENANCE = Provenance(
     created="2025-01-01T12:00:00+00:00",
@@ -212,6 +213,20 @@ def test_terminal_columns_are_aligned(result: AnalysisResult) -> None:
     assert len(lines) == 6
     assert len({len(line) for line in lines}) == 1
     assert lines[0].endswith("mAP")
+
+
+def test_columns_of_words_are_known_and_no_zero_has_a_sign() -> None:
+    table = Table(
+        titles=("", "sent as", "map HxW", "drop"),
+        cells=(("level 0", "lambda 0.1", "80x112", shown(-0.00004, "{:.4f}")),),
+        names=("level", "sent_as", "map", "drop"),
+        values=(),
+    )
+    assert word_columns(table) == {0, 1}
+    assert table.cells[0][3] == "0.0000"
+    assert shown(-0.0004, "{:.4f}") == "-0.0004"
+    assert shown(float("nan"), "{:.4f}") == "-"
+    assert 'td class="words">lambda 0.1<' in _table(table)
 
 
 def test_psnr_is_measured_against_the_given_range() -> None:
