@@ -54,8 +54,8 @@ class SplitEvaluator:
         samples = next(iter(self.readers.values())).manifest.samples
         device = str(next(self.detector.parameters()).device)
         detectors: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(num_threads(device)):
-            detectors.put(_with_shared_weights(self.detector))
+        for detector in _copies(self.detector, num_threads(device)):
+            detectors.put(detector)
 
         def detect(index: int) -> list[dict[str, torch.Tensor]]:
             sample = samples[index]
@@ -109,10 +109,15 @@ class SplitEvaluator:
         return levels
 
 
-def _with_shared_weights(detector: Any) -> Any:
-    """Return a copy for another thread: modules of its own, weights the same."""
+def _copies(detector: Any, num: int) -> list[Any]:
+    """Return a detector for each thread: modules of its own, weights the same."""
     weights = [*detector.parameters(), *detector.buffers()]
-    return copy.deepcopy(detector, {id(each): each for each in weights})
+    try:
+        return [
+            copy.deepcopy(detector, {id(each): each for each in weights}) for _ in range(num - 1)
+        ] + [detector]
+    except (TypeError, RuntimeError):  # somebody's own detector holds what cannot be copied
+        return [detector]
 
 
 def as_batch(values: NDArray[Any]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torchvision.models import get_model_builder
 
 from analyze.average_precision import mean_average_precision
 from analyze.detection import backbone_keys, cached_backbone, detect_from_levels
+from analyze.evaluation import _copies
 
 BUILDERS = {
     "fasterrcnn_mobilenet_v3_large_fpn": ("0", "1", "pool"),
@@ -124,3 +126,14 @@ def test_no_detection_at_all_has_map_zero(two_images: Path) -> None:
 
 def test_label_without_category_counts_as_no_detection(two_images: Path) -> None:
     assert mean_average_precision({1: one_box()}, two_images, {2: 7})["map"] == 0.0
+
+
+def test_several_threads_share_weights_and_what_cannot_be_copied_runs_in_one() -> None:
+    detector = small_detector("fasterrcnn_mobilenet_v3_large_fpn")
+    first, second = _copies(detector, 2)
+    assert second is detector
+    assert first is not detector
+    pairs = zip(first.parameters(), detector.parameters(), strict=True)
+    assert all(one is other for one, other in pairs)
+    detector.lock = threading.Lock()
+    assert _copies(detector, 2) == [detector]
