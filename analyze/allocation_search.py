@@ -62,8 +62,10 @@ def search(
 ) -> Allocation:
     """Return the best combination for the target; at most `max_runs` calls of `verify`.
 
-    `cost` is map_drop_cost or weighted_mse_cost, as the target asks ("bpp": either). Targets "bpp"
-    and "mse" are met by prediction, and the one combination chosen is verified. For "map_drop" the
+    `cost` is map_drop_cost or weighted_mse_cost, as the target asks ("bpp": either). Target "mse"
+    is met by prediction, and the one combination chosen is verified. For "bpp" the one chosen and
+    the dearest of the hull within the bits are, a few in all, and the smallest real drop wins:
+    near each other, predictions are worth less than runs. For "map_drop" the
     hull is walked: first the cheapest combination whose predicted drop is within the target, then,
     by what was verified, in doubling strides towards more or fewer bits, then halved between the
     dearest that failed and the cheapest that held. That finds the cheapest of the hull if drops
@@ -71,7 +73,7 @@ def search(
     """
     options = list(options)
     if target.kind != "map_drop":
-        return _by_prediction(options, target, cost, verify)
+        return _by_prediction(options, target, cost, verify, max_runs=min(max_runs, _MOST_WITHIN))
     hull = hull_combinations(options, cost)
     if verify is not None:
         return _by_walking(hull, target, verify, max_runs)
@@ -81,6 +83,9 @@ def search(
     chosen, bound = predicted
     return _result(target, chosen, True, bound, "by the predicted drop, not verified")
 
+
+_MOST_WITHIN = 4
+"""Combinations within the bits that are run."""
 
 _OUT_OF_REACH = {
     "bpp": "even the cheapest combination needs more bits: train with larger lambdas",
@@ -104,7 +109,7 @@ def _result(
 
 
 def _by_prediction(
-    options: Sequence[Option], target: Target, cost: Cost, verify: Verify | None
+    options: Sequence[Option], target: Target, cost: Cost, verify: Verify | None, *, max_runs: int
 ) -> Allocation:
     within = within_bits if target.kind == "bpp" else within_cost
     found = within(options, cost, target.value)
@@ -117,15 +122,24 @@ def _by_prediction(
         chosen = _result(target, found[0], True, found[1], f"{aim}, by Lagrangian search")
     if verify is None:
         return chosen
-    drop = verify(chosen.combination)
+    candidates = [chosen.combination]
+    if target.kind == "bpp" and chosen.met:
+        candidates += [
+            each
+            for each in reversed(hull_combinations(options, cost))
+            if each.bits_per_pixel <= target.value and each != chosen.combination
+        ][: max_runs - 1]
+    tried = tuple((each, verify(each)) for each in candidates)
+    best, drop = min(tried, key=lambda each: (each[1], each[0].bits_per_pixel))
+    several = f", the best of {len(tried)} runs" if len(tried) > 1 else ""
     return Allocation(
         target=target,
-        combination=chosen.combination,
+        combination=best,
         verified_drop=drop,
         met=chosen.met,
         bound=chosen.bound,
-        tried=((chosen.combination, drop),),
-        why=chosen.why,
+        tried=tried,
+        why=chosen.why + several,
     )
 
 
