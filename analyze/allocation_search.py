@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from analyze.allocation import (
@@ -132,14 +132,8 @@ def _by_prediction(
     tried = tuple((each, verify(each)) for each in candidates)
     best, drop = min(tried, key=lambda each: (each[1], each[0].bits_per_pixel))
     several = f", the best of {len(tried)} runs" if len(tried) > 1 else ""
-    return Allocation(
-        target=target,
-        combination=best,
-        verified_drop=drop,
-        met=chosen.met,
-        bound=chosen.bound,
-        tried=tried,
-        why=chosen.why + several,
+    return replace(
+        chosen, combination=best, verified_drop=drop, tried=tried, why=chosen.why + several
     )
 
 

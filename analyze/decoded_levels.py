@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from analyze.decoded_maps import DecodedMaps
+from analyze.map_source import as_batch
 from analyze.per_image import per_image
 from analyze.runs import Candidate
 from data.reader import LevelReader
@@ -61,8 +61,7 @@ class DecodedLevels:
         reader = self._readers[run.level]
 
         def decode(index: int) -> None:
-            values = torch.from_numpy(np.array(reader.sample(index), dtype=np.float32))
-            x_hat = codec(values.permute(2, 0, 1)[None].to(self._device))["x_hat"]
+            x_hat = codec(as_batch(reader.sample(index)).to(self._device))["x_hat"]
             maps.write(index, x_hat[0].permute(1, 2, 0).cpu().numpy())
 
         for _ in per_image(decode, range(self._num_images), self._device):

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from analyze.average_precision import Evaluation, evaluate_detections
 from analyze.detection import detect_from_levels
 from analyze.detections import Detections
-from analyze.map_source import MapSource
+from analyze.map_source import MapSource, as_batch
 from analyze.per_image import num_threads, per_image
 from analyze.remembered_heads import remembered_heads
 from analyze.results import Accuracy
@@ -118,8 +116,3 @@ def _copies(detector: Any, num: int) -> list[Any]:
         ] + [detector]
     except (TypeError, RuntimeError):  # somebody's own detector holds what cannot be copied
         return [detector]
-
-
-def as_batch(values: NDArray[Any]) -> torch.Tensor:
-    """Return [H, W, C] as float32 [1, C, H, W]."""
-    return torch.from_numpy(np.array(values, dtype=np.float32)).permute(2, 0, 1)[None]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analyze.map_source import MapSource
+from analyze.map_source import MapSource, as_batch
 from data.reader import LevelReader
 
 _CLIPPED_SHARE = 0.001  # of a picture's values: a single outlier would leave the rest black
@@ -64,12 +64,11 @@ def latent_rates(codec: Any, reader: LevelReader, indices: Iterable[int]) -> lis
     bits: dict[str, NDArray[Any]] = {}
     positions = 0
     for index in indices:
-        values = np.array(reader.sample(index), dtype=np.float32)
-        maps = torch.from_numpy(values).permute(2, 0, 1)[None].to(device)
+        maps = as_batch(reader.sample(index)).to(device)
         for name, likelihoods in codec(maps)["likelihoods"].items():
             found = -likelihoods.double().log().sum((0, 2, 3)).cpu().numpy() / math.log(2)
             bits[name] = bits.get(name, 0.0) + found
-        positions += values.shape[0] * values.shape[1]
+        positions += maps.shape[-2] * maps.shape[-1]
     if not positions:
         raise ValueError("no samples to take the rates of")
     return [

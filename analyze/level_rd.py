@@ -17,6 +17,7 @@ from tqdm import tqdm
 from analyze.bitstream import Kind, Section
 from analyze.decoded_maps import DecodedMaps
 from analyze.level_file import bytes_in_pyramid, model_id, pack_level, unpack_level
+from analyze.map_source import as_batch
 from analyze.per_image import per_image
 from analyze.results import Measurement
 from data.reader import LevelReader
@@ -62,7 +63,7 @@ def measure_level(
 
     def measure(index: int) -> _Totals:
         values = np.array(reader.sample(index), dtype=np.float32)
-        maps = torch.from_numpy(values).permute(2, 0, 1)[None].to(device)
+        maps = as_batch(values).to(device)
         started = time.perf_counter()
         data = encode_map(codec, maps, level=level, identity=identity)
         encoded = time.perf_counter()

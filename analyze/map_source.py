@@ -1,9 +1,11 @@
-"""What may stand for one level of a split when detection is run on it."""
+"""What may stand for one level of a split, and how a map becomes what networks take."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
 
 
@@ -12,3 +14,8 @@ class MapSource(Protocol):
 
     def read(self, index: int) -> NDArray[Any]:
         """Return the map of the split's sample number `index`, float [H, W, C]."""
+
+
+def as_batch(values: NDArray[Any]) -> torch.Tensor:
+    """Return [H, W, C] as float32 [1, C, H, W]; a copy."""
+    return torch.from_numpy(np.array(values, dtype=np.float32)).permute(2, 0, 1)[None]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from analyze.kept import Kept
+from analyze.map_source import as_batch
 from analyze.model_cost import ModelCost, PyramidCost, model_cost, pyramid_cost
 from analyze.runs import Candidate
 from configs.schema import TrainingConfig
@@ -228,8 +229,7 @@ def _measure(codec: LevelCodec, reader: LevelReader, num_images: int, lmbda: flo
     squared_error = bits = 0.0
     positions = pixels = 0
     for index in range(num_images):
-        values = torch.from_numpy(np.array(reader.sample(index), dtype=np.float32))
-        maps = values.permute(2, 0, 1)[None].to(codec.mean.device)
+        maps = as_batch(reader.sample(index)).to(codec.mean.device)
         output = codec(maps)
         squared_error += float((output["x_hat"] - maps).double().square().sum())
         bits += float(rate_bits(output["likelihoods"]).sum())

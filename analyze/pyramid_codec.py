@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from analyze.bitstream import ID_BYTES, ImageFile, Kind, Section, pack, unpack
 from analyze.ensemble import CodedLevel, DerivedLevel, Ensemble
 from analyze.level_rd import encode_section
+from analyze.map_source import as_batch
 from configs.errors import CacheError, ConfigError
 from train.checkpoint import BEST_NAME, load_codec
 from train.codec import LevelCodec
@@ -109,8 +109,7 @@ class PyramidCodec:
     def _section(self, level: int, values: NDArray[Any]) -> Section:
         how = self.ensemble.levels[level]
         if isinstance(how, CodedLevel):
-            tensor = torch.from_numpy(np.array(values, dtype=np.float32))
-            maps = tensor.permute(2, 0, 1)[None].to(self._device)
+            maps = as_batch(values).to(self._device)
             return encode_section(self._codecs[level], maps, level=level)
         size_hw = (int(values.shape[0]), int(values.shape[1]))
         source = how.source if isinstance(how, DerivedLevel) else 0

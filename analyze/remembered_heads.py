@@ -24,7 +24,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from analyze.roi_align import RoIAlignByRows
+from analyze.roi_align import RoIAlignByRows, pooled_maps
 
 _DENSE_HEADS = (RPNHead, RetinaNetHead, FCOSHead)
 
@@ -85,18 +85,14 @@ class _BoxHead(nn.Module):
         self, x: Mapping[str, Tensor], box: Tensor, image_shapes: Sequence[Any]
     ) -> list[tuple[int, bytes]]:
         """Return each box's level's tensor, by its id, and its coordinates."""
-        pool: Any = _multiscale(self.pool)
-        if pool.scales is None:
-            pool(x, [box[:1]], image_shapes)  # learns its scales from the first image
-        maps = [features for key, features in x.items() if key in pool.featmap_names]
+        maps, level_of = pooled_maps(_multiscale(self.pool), x, box, image_shapes)
         # Held, so that no id comes back as another tensor's.
         self.held.update({id(each): each for each in maps})
-        levels = pool.map_levels([box]).tolist() if len(maps) > 1 else [0] * len(box)
         raw = box.cpu().numpy().tobytes()
         size = len(raw) // max(1, len(box))
         return [
             (id(maps[level]), raw[number * size : (number + 1) * size])
-            for number, level in enumerate(levels)
+            for number, level in enumerate(level_of.tolist())
         ]
 
 

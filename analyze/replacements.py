@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from analyze.map_source import MapSource
+from analyze.map_source import MapSource, as_batch
 from data.reader import LevelReader
 
 
@@ -65,8 +65,7 @@ class DerivedMaps:
     @torch.no_grad()
     def read(self, index: int) -> NDArray[Any]:
         """Return the map of sample `index`, float32 [H, W, C]."""
-        values = torch.from_numpy(np.array(self._source.read(index), dtype=np.float32))
-        derived = self._function(values.permute(2, 0, 1)[None].to(self._device))
+        derived = self._function(as_batch(self._source.read(index)).to(self._device))
         maps: NDArray[Any] = derived[0].permute(1, 2, 0).cpu().numpy()
         return maps
 

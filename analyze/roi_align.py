@@ -58,6 +58,20 @@ def _along(
     return positions.view(len(start), side, -1), weights.view(len(start), side, -1)
 
 
+def pooled_maps(
+    pool: Any, x: Mapping[str, Tensor], box: Tensor, image_shapes: Sequence[Any]
+) -> tuple[list[Tensor], Tensor]:
+    """Return the maps that a MultiScaleRoIAlign looks at, and which of them each box [K, 4] is on.
+
+    It learns its scales from the first image, if it has seen none.
+    """
+    if pool.scales is None:
+        pool(x, [box[:1]], image_shapes)
+    maps = [features for key, features in x.items() if key in pool.featmap_names]
+    level_of = pool.map_levels([box]) if len(maps) > 1 else torch.zeros(len(box), dtype=torch.int64)
+    return maps, level_of
+
+
 class RoIAlignByRows(nn.Module):
     """Stands where a MultiScaleRoIAlign of one image's maps was."""
 
@@ -70,11 +84,8 @@ class RoIAlignByRows(nn.Module):
     ) -> Tensor:
         """Return [K, C, side, side] for the boxes [K, 4] of one image."""
         pool = self.pool
-        if pool.scales is None:
-            pool(x, [boxes[0][:1]], image_shapes)  # learns its scales from the first image
-        maps = [features for key, features in x.items() if key in pool.featmap_names]
         (side, _), (box,) = pool.output_size, boxes
-        level_of = pool.map_levels(boxes) if len(maps) > 1 else torch.zeros(len(box))
+        maps, level_of = pooled_maps(pool, x, box, image_shapes)
         pooled = box.new_empty((len(box), maps[0].shape[1], side, side))
         for level, (features, scale) in enumerate(zip(maps, pool.scales, strict=True)):
             here = torch.nonzero(level_of == level)[:, 0]

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from analyze.detection import detect_from_levels
 from analyze.detections import Detections
-from analyze.evaluation import SplitEvaluator, as_batch
+from analyze.evaluation import SplitEvaluator
 from analyze.head_response import HeadResponse, few_proposals
 from analyze.kept import Kept
+from analyze.map_source import as_batch
 from analyze.noise import NoisyMaps, water_filled
 from analyze.remembered_heads import remembered_heads
 from data.atomic import write_atomically
