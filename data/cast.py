@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import CacheError
 from data.checksums import checksum
-from data.statistics import ChannelStatistics, statistics_of
+from data.statistics import ChannelStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,37 +30,43 @@ class SampleCaster:
     """
 
     def __init__(self, dtype: str) -> None:
-        self._dtype: torch.dtype = getattr(torch, dtype)
-        self._cast = torch.empty(0, dtype=self._dtype)
-        self._stored = torch.empty(0, dtype=self._dtype)
+        self._memory: NDArray[Any] = np.empty(0, dtype=dtype)
 
     def cast(self, computed: Tensor, level: int) -> StoredSample:
         """Cast one map, float32 [H, W, C]; `content` is valid until the next call.
 
         Raises CacheError if a value does not fit the dtype, or is not finite.
         """
-        # In the backbone's own layout reductions over a channel's positions are fast, and the one
-        # transpose, a plain 2-D one, is of half as many bytes.
+        # Late, since importing Numba takes longer than many a command that writes no cache.
+        from data.cast_kernel import store_map
+
         height, width, channels = computed.shape
-        by_channel = computed.permute(2, 0, 1).flatten(1)
-        if self._cast.numel() < by_channel.numel():
-            self._cast = torch.empty(by_channel.numel(), dtype=self._dtype)
-            self._stored = torch.empty(by_channel.numel(), dtype=self._dtype)
-        cast = self._cast[: by_channel.numel()].view(channels, height * width)
-        cast.copy_(by_channel)
-        statistics = statistics_of(cast, by_channel)
-        if not (np.isfinite(statistics.minimum).all() and np.isfinite(statistics.maximum).all()):
-            largest = float(computed.abs().max())
+        # In the backbone's own layout a channel's values lie side by side.
+        by_channel = np.ascontiguousarray(computed.permute(2, 0, 1).flatten(1).numpy())
+        if self._memory.size < by_channel.size:
+            self._memory = np.empty(by_channel.size, dtype=self._memory.dtype)
+        stored = self._memory[: by_channel.size].reshape(height * width, channels)
+        mean, m2, minimum, maximum, squared, largest = store_map(by_channel, stored)
+        if not (np.isfinite(minimum).all() and np.isfinite(maximum).all()):
+            magnitude = float(computed.abs().max())
             raise CacheError(
-                f"level {level}: a feature of magnitude {largest:.4g} does not fit "
-                f"{str(self._dtype).removeprefix('torch.')}: run with --dtype float32"
-                if largest < float("inf")
+                f"level {level}: a feature of magnitude {magnitude:.4g} does not fit "
+                f"{stored.dtype}: run with --dtype float32"
+                if magnitude < float("inf")
                 else f"level {level}: the detector computed infinite or NaN features: "
                 "check its weights"
             )
-        stored = self._stored[: by_channel.numel()].view(height * width, channels)
-        stored.copy_(cast.t())
-        content = stored.numpy().data.cast("B")
+        content = stored.data.cast("B")
         return StoredSample(
-            content=content, checksum=f"{checksum(content):016x}", statistics=statistics
+            content=content,
+            checksum=f"{checksum(content):016x}",
+            statistics=ChannelStatistics(
+                count=height * width,
+                mean=mean,
+                m2=m2,
+                minimum=minimum,
+                maximum=maximum,
+                cast_squared_error=float(squared.sum()),
+                cast_max_error=float(largest.max()),
+            ),
         )

@@ -8,13 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from configs.errors import CacheError
-
-_VALUES_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,48 +73,6 @@ class ChannelStatistics:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CacheError(f"the statistics are damaged: {error}") from error
-
-
-def statistics_of(stored: Tensor, computed: Tensor) -> ChannelStatistics:
-    """Statistics of one sample: `stored` [C, n] as written, `computed` float32 as it came."""
-    # A few channels at a time, in memory that is used again: both stay in the processor's cache.
-    step = max(1, _VALUES_AT_ONCE // stored.shape[1])
-    scratch = torch.empty(2, min(step, len(stored)), stored.shape[1])
-    parts = []
-    for first in range(0, len(stored), step):
-        here = stored[first : first + step]
-        source = computed[first : first + step] if stored.dtype != computed.dtype else None
-        parts.append(_moments(here, source, scratch[:, : len(here)]))
-    mean, m2, lowest, highest, squared, largest = (
-        torch.cat(column) for column in zip(*parts, strict=True)
-    )
-    return ChannelStatistics(
-        count=stored.shape[1],
-        mean=mean.double().numpy(),
-        m2=m2.numpy(),
-        minimum=lowest.double().numpy(),
-        maximum=highest.double().numpy(),
-        cast_squared_error=float(squared.sum()),
-        cast_max_error=float(largest.max()),
-    )
-
-
-def _moments(stored: Tensor, computed: Tensor | None, scratch: Tensor) -> tuple[Tensor, ...]:
-    """Return mean, m2, minimum, maximum and the cast's squared and largest error, [C] each."""
-    values, error = scratch
-    values.copy_(stored)
-    lowest, highest = values.amin(1), values.amax(1)
-    squared = largest = torch.zeros(len(values), dtype=torch.float64)
-    if computed is not None:
-        torch.sub(values, computed, out=error)
-        largest = torch.maximum(error.amax(1), -error.amin(1)).double()
-        squared = torch.linalg.vector_norm(error, dim=1).double().square()
-    mean = values.mean(1, keepdim=True)
-    values.sub_(mean)
-    # The rounding of the mean shows in the sum of differences, which would be 0 (Chan et al., 1.7).
-    correction = values.sum(1).double().square() / values.shape[1]
-    m2 = torch.linalg.vector_norm(values, dim=1).double().square() - correction
-    return mean[:, 0], m2, lowest, highest, squared, largest
 
 
 def _encode(value: object) -> object:

@@ -44,6 +44,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "data.zarr_store",
         "data.hdf5_store",
         "data.stores",
+        "data.compiled",
+        "data.cast_kernel",
         "data.cast",
         "data.due",
         "data.folder_state",

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import CacheError
+from data.cast import SampleCaster
 from data.commits import FILE_NAME as COMMITS_NAME
 from data.commits import CommitLog, _unsealed, read_commits
 from data.manifest import Manifest
 from data.plan import units_of
 from data.reader import LevelReader
-from data.statistics import ChannelStatistics, statistics_of
+from data.statistics import ChannelStatistics
 from data.writer import CacheWriter
 from tests.extraction import (
     TinyCache,
@@ -73,7 +74,7 @@ def test_merged_statistics_are_those_of_the_whole(sizes: list[int], seed: int) -
     parts = [torch.from_numpy(rng.normal(3, 2, (size, 4, 5)).astype("f4")) for size in sizes]
     merged = reduce(
         ChannelStatistics.merged_with,
-        [statistics_of(part.flatten(0, 1).t(), part.flatten(0, 1).t()) for part in parts],
+        [SampleCaster("float32").cast(part, 0).statistics for part in parts],
     )
     whole = torch.cat(parts).double().reshape(-1, 5).numpy()
     assert merged.count == len(whole)

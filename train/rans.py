@@ -12,11 +12,12 @@ The loops are compiled by Numba, when first used, and kept compiled in __pycache
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data.compiled import compiled
 
 PRECISION_BITS = 16
 MAX_SYMBOL = 2**30
@@ -64,13 +65,7 @@ class Decoder:
             raise ValueError("its symbols do not end where its bytes do")
 
 
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # Importing Numba takes longer than many a command that never codes.
-    from numba import njit
-
-    compiled: Callable[..., Any] = njit(cache=True, nogil=True)(function)
-    return compiled
+_compiled = functools.cache(compiled)
 
 
 def _encode(

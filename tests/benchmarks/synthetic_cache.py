@@ -15,12 +15,13 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.cast import SampleCaster
 from data.commits import Commit, CommitLog
 from data.folder_state import settle_cache
 from data.manifest import FORMAT_VERSION, LevelInfo, Manifest
 from data.plan import plan_samples, units_of
 from data.records import ImageRecord, ImageSet
-from data.statistics import ChannelStatistics, statistics_of
+from data.statistics import ChannelStatistics
 from data.stores import STORES, rows_of_shard
 from data.writer import CacheWriter
 
@@ -147,11 +148,11 @@ def _repeated_samples(
     shape = manifest.sample_shape(level, 0)
     samples = [random_map(index, shape) for index in range(_DISTINCT_SAMPLES)]
     contents = [sample.tobytes() for sample in samples]
-    tensors = [torch.from_numpy(sample).flatten(0, 1).t() for sample in samples]
+    caster = SampleCaster(manifest.dtype)
     return (
         contents,
         [xxhash.xxh3_64_hexdigest(content) for content in contents],
-        [statistics_of(tensor, tensor.float()) for tensor in tensors],
+        [caster.cast(torch.from_numpy(sample).float(), level).statistics for sample in samples],
     )
 
 
