@@ -52,7 +52,10 @@ class KltCodec:
 
     def encode(self, values: NDArray[Any]) -> bytes:
         """Return how many components are sent, and their rANS bytes, of a map float32 [H, W, C]."""
-        symbols = self.symbols(values)
+        return self.encode_symbols(self.symbols(values))
+
+    def encode_symbols(self, symbols: NDArray[Any]) -> bytes:
+        """Return the same of a map with these symbols, int32 [C, H * W]."""
         num_sent = int(symbols.any(axis=1).nonzero()[0].max(initial=-1)) + 1
         return _NUM_SENT.pack(num_sent) + self.tables.encode(symbols[:num_sent])
 

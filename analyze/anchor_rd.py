@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analyze.anchors import AnchorCodec, SymbolCodec, codec_id, decode_map, encode_map
+from analyze.anchors import AnchorCodec, SymbolCodec, codec_id, decode_map, pack_payload
 from analyze.decoded_maps import DecodedMaps
 from analyze.level_file import bytes_in_pyramid, unpack_level
 from analyze.level_rd import psnr_db
@@ -81,7 +81,9 @@ def measure_anchor(
     def send(index: int) -> _Sent:
         values = np.array(reader.sample(index), dtype=np.float32)
         started = time.perf_counter()
-        data = encode_map(codec, values, level=level, identity=identity)
+        symbols, payload = _encode(codec, values)
+        height, width, _ = values.shape
+        data = pack_payload(payload, (height, width), level=level, identity=identity)
         encoded_at = time.perf_counter()
         restored = decode_map(codec, data, level=level, identity=identity)
         decoded_at = time.perf_counter()
@@ -93,7 +95,7 @@ def measure_anchor(
             squared_error=float(np.square(restored - values, dtype=np.float64).sum()),
             encode_s=encoded_at - started,
             decode_s=decoded_at - encoded_at,
-            symbols=codec.symbols(values) if isinstance(codec, SymbolCodec) else None,
+            symbols=symbols,
         )
 
     for sent in per_image(send, indices, "cpu"):
@@ -129,3 +131,11 @@ def measure_anchor(
         encode_ms=encode_s / num_images * 1e3,
         decode_ms=decode_s / num_images * 1e3,
     )
+
+
+def _encode(codec: AnchorCodec, values: NDArray[Any]) -> tuple[NDArray[Any] | None, bytes]:
+    """Return a map's symbols, if it has such, and its payload."""
+    if not isinstance(codec, SymbolCodec):
+        return None, codec.encode(values)
+    symbols = codec.symbols(values)
+    return symbols, codec.encode_symbols(symbols)

@@ -37,7 +37,11 @@ class UniformCodec:
 
     def encode(self, values: NDArray[Any]) -> bytes:
         """Return the rANS bytes of one map, float32 [H, W, C]."""
-        return self.tables.encode(self.symbols(values))
+        return self.encode_symbols(self.symbols(values))
+
+    def encode_symbols(self, symbols: NDArray[Any]) -> bytes:
+        """Return the same of a map with these symbols, int32 [C, H * W]."""
+        return self.tables.encode(symbols)
 
     def decode(self, payload: bytes, size_hw: tuple[int, int]) -> NDArray[Any]:
         """Return float32 [H, W, C], within step / 2 of what was encoded where that did not clip."""

@@ -42,6 +42,9 @@ class SymbolCodec(AnchorCodec, Protocol):
     def symbols(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the symbols that `encode` codes, int32 [C, H * W]."""
 
+    def encode_symbols(self, symbols: NDArray[Any]) -> bytes:
+        """Return the payload of a map with these symbols."""
+
 
 class Anchor(Protocol):
     """A family of codecs; its fields hold the rate points."""
@@ -95,12 +98,9 @@ def codec_arrays(codec: Any) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def encode_map(codec: AnchorCodec, values: NDArray[Any], *, level: int, identity: bytes) -> bytes:
-    """Return the bitstream of one map, float32 [H, W, C]; `identity` is the codec's id."""
-    height, width, _ = values.shape
-    section = Section(
-        level=level, kind=Kind.CODED, size_hw=(height, width), payloads=(codec.encode(values),)
-    )
+def pack_payload(payload: bytes, size_hw: tuple[int, int], *, level: int, identity: bytes) -> bytes:
+    """Return the bitstream of one map's payload; `identity` is the codec's id."""
+    section = Section(level=level, kind=Kind.CODED, size_hw=size_hw, payloads=(payload,))
     return pack_level(section, identity)
 
 

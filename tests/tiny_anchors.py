@@ -16,7 +16,7 @@ from analyze.anchor_float16 import Float16Anchor
 from analyze.anchor_klt import KltAnchor
 from analyze.anchor_picture import av1_anchor, hevc_anchor
 from analyze.anchor_uniform import UniformAnchor
-from analyze.anchors import Anchor, AnchorCodec, codec_id, decode_map, encode_map
+from analyze.anchors import Anchor, AnchorCodec, codec_id, decode_map, pack_payload
 from data.reader import LevelReader
 from tests.tiny_study import TinyStudy
 
@@ -57,7 +57,8 @@ def sample_of(reader: LevelReader, size_hw: tuple[int, int], index: int = 0) -> 
 
 
 def stream_of(codec: AnchorCodec, values: NDArray[Any]) -> bytes:
-    return encode_map(codec, values, level=0, identity=codec_id(codec))
+    height, width, _ = values.shape
+    return pack_payload(codec.encode(values), (height, width), level=0, identity=codec_id(codec))
 
 
 def restored_from(codec: AnchorCodec, data: bytes) -> NDArray[Any]:
