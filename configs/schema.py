@@ -171,7 +171,9 @@ class TrainingConfig(Section):
     measured steps are at least a tenth faster with it; the run's record says which it was."""
     compile: bool = False
     """Compile the transforms with torch.compile (needs a C++ compiler on a CPU)."""
-    distortion: Literal["mse", "channel_weighted"] = "mse"
+    distortion: Literal["mse", "channel_weighted", "object_weighted"] = "mse"
+    """object_weighted: positions near what the detector's dense head takes for an object count
+    most; train-level then loads the detector of the configuration."""
     channel_weights: str = "variance"
     """For channel_weighted: `variance` (each channel's error over its variance in the cache) or a
     JSON file {"levels": {"0": [one weight a channel], ...}}. Weights are scaled to a mean of 1."""

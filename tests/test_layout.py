@@ -82,6 +82,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "train.models",
         "train.objective",
         "train.channel_weights",
+        "train.object_weights",
+        "train.distortions",
         "train.interruption",
         "train.distributed",
         "train.validation",

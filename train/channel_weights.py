@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from configs.errors import ConfigError
 from configs.schema import TrainingConfig
 from data.reader import LevelReader
-from train.objective import Distortion, channel_weighted, square_error
 
 BY_VARIANCE = "variance"
 CHANNEL_WEIGHTS = "channel_weights"
@@ -24,24 +21,9 @@ CHANNEL_WEIGHTS = "channel_weights"
 _LEAST_VARIANCE = 1e-3  # of the mean: a channel that all but never varies must not outweigh all
 
 
-def distortions(
-    settings: TrainingConfig, readers: Sequence[LevelReader], device: str
-) -> list[Distortion]:
-    """Return the distortion of each level as `training.distortion` says.
-
-    Raises ConfigError if the weights' file is missing or does not fit a level.
-    """
-    if settings.distortion == "mse":
-        return [square_error for _ in readers]
-    return [
-        channel_weighted(torch.from_numpy(weights).to(device, torch.float32))
-        for weights in (weights_of(settings, reader) for reader in readers)
-    ]
-
-
 def weights_fingerprint(settings: TrainingConfig) -> dict[str, str]:
     """Return the SHA-256 of the weights' file under its name, or nothing if there is none."""
-    if settings.distortion == "mse" or settings.channel_weights == BY_VARIANCE:
+    if settings.distortion != "channel_weighted" or settings.channel_weights == BY_VARIANCE:
         return {}
     path = Path(settings.channel_weights)
     content = path.read_bytes() if path.is_file() else b""
@@ -49,8 +31,11 @@ def weights_fingerprint(settings: TrainingConfig) -> dict[str, str]:
 
 
 def weights_of(settings: TrainingConfig, reader: LevelReader) -> NDArray[Any]:
-    """Return a level's weights, float64 [C], of mean 1; raises ConfigError as above."""
-    if settings.distortion == "mse":
+    """Return a level's weights, float64 [C], of mean 1; ones where no channel has its own.
+
+    Raises ConfigError if the weights' file is missing or does not fit the level.
+    """
+    if settings.distortion != "channel_weighted":
         return np.ones(reader.info.num_channels)
     source = settings.channel_weights
     if source == BY_VARIANCE:

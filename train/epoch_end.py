@@ -10,7 +10,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import Config
 from data.whole_maps import whole_map_batches
-from train.channel_weights import distortions, weights_of
+from train.channel_weights import weights_of
 from train.diagnostics import (
     EpochMetrics,
     RunLog,
@@ -21,6 +21,7 @@ from train.diagnostics import (
     write_rows,
     write_summary,
 )
+from train.distortions import distortions
 from train.distributed import World
 from train.guards import rate_collapsed, warn_of_collapse
 from train.job import Caches, level_weights
@@ -48,7 +49,7 @@ class EpochEnd:
         self._caches = caches
         self._world = world
         self._weights = level_weights(config, len(caches.levels))
-        self.distortions = distortions(config.training, caches.train, session.device)
+        self.distortions = distortions(config, caches.train, session.device)
         """Of each level."""
         self._log: RunLog | None = None
         if world.writes:
