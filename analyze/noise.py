@@ -20,12 +20,13 @@ from data.reader import LevelReader
 def water_filled(variance: NDArray[Any], total: float) -> NDArray[Any]:
     """Return errors min(t, variance), float64 [C], of sum `total`; all of `variance` if less."""
     rising = np.sort(variance)
-    if total >= rising.sum():
-        return variance.astype(np.float64)
     # With t between two variances, those below count whole and the others t each.
     below = np.concatenate([[0.0], np.cumsum(rising)[:-1]])
     waters = (total - below) / np.arange(len(rising), 0, -1)
-    water = waters[np.argmax(waters <= rising)]
+    between = waters <= rising
+    if not between.any():  # the sum of all, or more; by one rounding or another
+        return variance.astype(np.float64)
+    water = waters[np.argmax(between)]
     filled: NDArray[Any] = np.minimum(water, variance.astype(np.float64))
     return filled
 

@@ -23,7 +23,7 @@ from analyze.noise import NoisyMaps, water_filled
 from analyze.remembered_heads import remembered_heads
 from data.atomic import write_atomically
 
-_METHOD = "sensitivity 1"
+_METHOD = "sensitivity 2"
 _LEAST_WEIGHT = 0.01  # of the mean: a channel that nothing is asked of must not decode to anything
 
 

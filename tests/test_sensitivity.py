@@ -44,6 +44,15 @@ def test_water_filling_gives_the_sum_asked_for_and_one_height_where_it_can(
     assert (errors[below_the_water] == errors.max()).all()
 
 
+@given(seed=st.integers(min_value=0, max_value=2**32 - 1))
+def test_errors_of_the_whole_variance_are_the_variances_in_whatever_order_they_are_summed(
+    seed: int,
+) -> None:
+    variance = np.random.default_rng(seed).lognormal(0, 2, 256)
+    for total in (variance.sum(), np.sort(variance).sum(), np.sort(variance)[::-1].sum()):
+        np.testing.assert_allclose(water_filled(variance, float(total)), variance, rtol=1e-12)
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
 def test_noise_has_the_error_asked_for(study: TinyStudy, share: float) -> None:
     with LevelReader(study.val_cache, 0) as reader:
