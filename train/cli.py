@@ -67,7 +67,7 @@ def train_level(
     out: str | None, detection_checkpoint: str | None, config: str | None,
     overrides: tuple[str, ...], features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
-    """Train the codec of one FPN level from its cache; the detector is not needed.
+    """Train the codec of one FPN level from its cache; no detector is run.
 
     \b
       train-level --level 0
