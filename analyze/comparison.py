@@ -36,11 +36,13 @@ class Comparison:
 
 def anchor_study(bench: Workbench, names: Sequence[str]) -> AnchorStudy:
     """Measure the named anchors over the split, or take what was measured before."""
+    detection = bench.detection
     split = AnchorSplit(
         train_cache=bench.request.cache.parent / "train",
         readers=bench.split.readers,
         num_images=bench.split.num_images,
         evaluator=bench.split.evaluator,
+        as_cached=(lambda: detection.evaluation({}).accuracy) if detection else None,
         derivations=bench.derivations,
         device=bench.request.device,
     )

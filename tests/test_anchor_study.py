@@ -20,6 +20,7 @@ from analyze.detection import backbone_keys
 from analyze.kept import Kept
 from analyze.overhead import overhead
 from analyze.replacements import derivations
+from analyze.results import Accuracy
 from analyze.split import AnalysisRequest, open_split
 from data.reader import LevelReader
 from tests.tiny_study import TinyStudy, extract_tiny, save_detector, with_detector
@@ -96,6 +97,25 @@ def test_rates_are_those_of_the_sent_levels_and_detection_sees_level_4_derived(
             sources[4] = Rounded(codec, split.readers[3], every=2)
     assert klt.accuracy == split.evaluator.accuracy(sources)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_detection_is_not_run_on_what_is_sent_without_loss(
+    split: AnchorSplit, tmp_path: Path
+) -> None:
+    asked = []
+
+    def as_cached() -> Accuracy:
+        asked.append(True)
+        assert split.evaluator is not None
+        return split.evaluator.accuracy({})
+
+    known = dataclasses.replace(split, as_cached=as_cached)
+    found, plain = (
+        [point.accuracy for point in study_anchors(ANCHORS, each, Kept(None), tmp_path).points]
+        for each in (known, split)
+    )
+    assert found == plain
+    assert asked == [True]  # float16, and no other
 
 
 def test_second_study_measures_nothing_and_finds_the_same(
