@@ -107,7 +107,7 @@ def _options(
                     name=f"lambda {run.lmbda:.3g}" + (f", {run.model}" if several else ""),
                     bits_per_pixel=parts[str(run.folder)].bits_per_pixel,
                     mse=mse,
-                    map_drop=drop_at(mse),
+                    map_drop=drop_at(mse, run.model),
                     run=str(run.folder),
                 )
             )
@@ -141,23 +141,27 @@ def _drop_at(
     errors: list[float],
     parts: Mapping[str, Part],
     dropped_mse: float,
-) -> Callable[[float], float | None]:
-    """Return MSE -> mAP drop of this level's own codecs: measured, and made to rise with the MSE.
+) -> Callable[..., float | None]:
+    """Return (MSE, learner or None) -> mAP drop of this level's own codecs, measured.
 
-    A single run that seems to gain, or to lose more than one with a larger error, is the luck of
-    the images.
+    It is made to rise with the MSE: a single run that seems to gain, or to lose more than one with
+    a larger error, is the luck of the images. Learners are not compared with each other (another
+    distortion may well give a larger MSE and a smaller drop); None: all of them together.
     """
     if bench.detection is None:
-        return lambda mse: None
+        return lambda mse, learner=None: None
     measured = [
-        (mse, bench.detection.accuracy({level: parts[str(run.folder)]}).drop or 0.0)
+        (run.model, mse, bench.detection.accuracy({level: parts[str(run.folder)]}).drop or 0.0)
         for run, mse in zip(runs, errors, strict=True)
     ]
     dropped = bench.detection.accuracy({level: DROPPED}).drop or 0.0
-    points = sorted([(0.0, 0.0), *measured, (dropped_mse, dropped)])
-    places, drops = np.array(points).T
-    risen = np.maximum(rising(drops), 0.0)
-    return lambda mse: float(np.interp(mse, places, risen))
+
+    def drop_at(mse: float, learner: str | None = None) -> float:
+        own = [(mse, drop) for name, mse, drop in measured if learner in (None, name)]
+        places, drops = np.array(sorted([(0.0, 0.0), *own, (dropped_mse, dropped)])).T
+        return float(np.interp(mse, places, np.maximum(rising(drops), 0.0)))
+
+    return drop_at
 
 
 def _parts(choice: Choice, parts: Mapping[str, Part]) -> dict[int, Part]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analyze.runs import Candidate
+from analyze.runs import Candidate, learner
 from configs.errors import CacheError, ConfigError
 from data.manifest import Manifest
 from train.checkpoint import BEST_NAME, RunInfo, read_run_info
@@ -42,7 +42,7 @@ def trained_runs(
                     level=run.level,
                     lmbda=run.lmbda,
                     best_validation_loss=run.best_validation_loss,
-                    model=run.config.model.name,
+                    model=learner(run.config),
                     model_sha256=run.model_sha256,
                 )
             )

@@ -17,7 +17,7 @@ import torch
 from analyze.kept import Kept
 from analyze.map_source import as_batch
 from analyze.model_cost import ModelCost, PyramidCost, model_cost, pyramid_cost
-from analyze.runs import Candidate
+from analyze.runs import Candidate, learner
 from configs.schema import TrainingConfig
 from data.reader import LevelReader
 from data.statistics import ChannelStatistics
@@ -96,7 +96,7 @@ def matrix_runs(runs: Sequence[Candidate], random_runs: Sequence[Path]) -> tuple
     whole: dict[tuple[str, float], Path] = {}
     for folder in sorted(random_runs, key=lambda path: path.name):
         info = read_run_info(folder / BEST_NAME)
-        whole[info.config.model.name, info.lmbda] = folder
+        whole[learner(info.config), info.lmbda] = folder
     kinds = sorted(special.keys() | whole.keys())
     if not kinds:
         return ()

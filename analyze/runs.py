@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.schema import Config
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
@@ -16,7 +18,7 @@ class Candidate:
     lmbda: float
     best_validation_loss: float
     model: str = ""
-    """`model.name` of its configuration."""
+    """What learned it, and by which distortion: see `learner`."""
     model_sha256: str = ""
 
 
@@ -29,6 +31,12 @@ class Pyramid:
     lmbda: float | None = None
     """The lambda of all its runs; None if they differ."""
     model: str | None = None
+
+
+def learner(config: Config) -> str:
+    """Return `model.name`, with the distortion unless that is the MSE: such runs do not compare."""
+    distortion = config.training.distortion
+    return config.model.name + ("" if distortion == "mse" else f" {distortion}")
 
 
 def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -12,7 +12,10 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from analyze.candidates import trained_runs
+from analyze.runs import newest_runs
 from configs.errors import CacheError, ConfigError
+from data.manifest import Manifest
 from data.reader import LevelReader
 from tests.test_detection import BUILDERS, own_levels, small_detector
 from tests.tiny_study import TinyStudy, save_detector, with_detector
@@ -87,16 +90,21 @@ def test_weights_have_a_mean_of_one_over_the_train_cache(study: TinyStudy) -> No
 def test_level_trains_by_the_weighted_error_and_records_the_plain_one(
     study: TinyStudy, tmp_path: Path
 ) -> None:
-    rows = {}
+    rows, folders = {}, []
     for name in ("object_weighted", "mse"):
         options = ("--level", "1", "--epochs", "2", "--set", f"training.distortion={name}")
         result = CliRunner().invoke(train_level, options_of(study, tmp_path / name, *options))
         assert result.exit_code == 0, result.output
         (run,) = find_runs(tmp_path / name)
+        folders.append(run.folder)
         rows[name] = [
             {key: float(row[key]) for key in ("val_loss", "val_mse", "val_bpp")}
             for row in rows_without_times(run.folder)
         ]
+    manifest = Manifest.load(study.val_cache)
+    special = trained_runs(tmp_path, folders, manifest, study.val_cache).special
+    assert len(newest_runs(special)) == 2
+    assert {run.model.partition(" ")[2] for run in special} == {"", "object_weighted"}
     lmbda = study.config.training.lmbda
     for row in rows["mse"]:
         assert row["val_loss"] == pytest.approx(row["val_mse"] + lmbda * row["val_bpp"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import re
 from dataclasses import replace
@@ -243,6 +244,12 @@ def test_newest_run_of_each_level_and_lambda_is_kept() -> None:
     old, new = candidate(0, 0.001, "110000"), candidate(0, 0.001, "130000")
     other = candidate(0, 0.01, "100000")
     assert newest_runs([new, other, old]) == [new, other]
+
+
+def test_runs_of_one_lambda_that_another_distortion_taught_are_both_kept() -> None:
+    plain = dataclasses.replace(candidate(0, 0.001, "110000"), model="factorized")
+    weighted = dataclasses.replace(plain, model="factorized object_weighted")
+    assert newest_runs([weighted, plain]) == [plain, weighted]
 
 
 def test_only_lambdas_that_have_every_level_make_a_pyramid() -> None:
