@@ -18,12 +18,39 @@ Positive = Annotated[int, Field(strict=True, gt=0)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 NonNegative = Annotated[int, Field(strict=True, ge=0)]
+SideFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 
 
 class Section(BaseModel):
     """Base of all sections: immutable, unknown keys refused, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class AugmentationConfig(Section):
+    """More views of each image for the detector to see, beside the image itself: training splits.
+
+    Codecs overfit the features of few images long before those of many.
+    """
+
+    flip: bool = True
+    """Also each image mirrored left to right, and every other part."""
+    crops: NonNegative = 4
+    """Random parts of each image."""
+    crop_scale: tuple[SideFraction, SideFraction] = (0.55, 0.9)
+    """Range of a part's sides, as fractions of the image's."""
+    brightness: Fraction = 0.2
+    contrast: Fraction = 0.15
+    saturation: Fraction = 0.2
+    """Largest change of a part's light, as a fraction (torchvision's ColorJitter)."""
+    seed: NonNegative = 0
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> AugmentationConfig:
+        smallest, largest = self.crop_scale
+        if smallest > largest:
+            raise ValueError(f"crop_scale: {smallest} is more than {largest}: write [least, most]")
+        return self
 
 
 class SplitConfig(Section):
@@ -39,6 +66,8 @@ class SplitConfig(Section):
     """scenes only: how many scenes the split holds."""
     scene_seed: NonNegative | None = None
     """scenes only: which family of scenes; splits of different seeds share no scene."""
+    augmentation: AugmentationConfig | None = None
+    """More views of each image (`augmentation: {}` for the usual ones). None: the images alone."""
 
 
 def _builtin_splits() -> dict[str, SplitConfig]:

@@ -26,6 +26,7 @@ from data.listing import (
     scene_numbers,
 )
 from data.records import ImageRecord, ImageSet, SkippedImage
+from data.views import split_view
 from data.voc import read_voc
 
 _SCENE_FILE = re.compile(r"scene:(\d+):(\d+)")
@@ -69,8 +70,15 @@ def refuse_empty(images: ImageSet) -> None:
 def read_image(file: str) -> npt.NDArray[np.uint8]:
     """Return uint8 [H, W, 3] RGB of a path or `scene:<seed>:<index>`, without EXIF rotation.
 
-    Raises ConfigError that names the file if it cannot be read: BadImageError if it is to blame.
+    A name with the ending of a view (`data.views`) gives that view. Raises ConfigError that names
+    the file if it cannot be read: BadImageError if it is to blame.
     """
+    own_file, view = split_view(file)
+    image = _whole_image(own_file)
+    return image if view is None else view.of(image, own_file)
+
+
+def _whole_image(file: str) -> npt.NDArray[np.uint8]:
     if not file.startswith("scene:"):
         return decode_rgb(Path(file))
     match = _SCENE_FILE.fullmatch(file)

@@ -12,11 +12,11 @@ from data.image_files import SUFFIXES, Listed, did_you_mean, list_images, read_i
 
 # Which keys of a split a format reads; any other one that is set is a mistake.
 _KEYS = {
-    "coco": ("images", "annotations", "image_list"),
-    "kitti": ("images", "annotations", "image_list"),
-    "voc": ("images", "annotations", "image_list"),
-    "folder": ("images", "image_list"),
-    "scenes": ("num_scenes", "scene_seed"),
+    "coco": ("images", "annotations", "image_list", "augmentation"),
+    "kitti": ("images", "annotations", "image_list", "augmentation"),
+    "voc": ("images", "annotations", "image_list", "augmentation"),
+    "folder": ("images", "image_list", "augmentation"),
+    "scenes": ("num_scenes", "scene_seed", "augmentation"),
 }
 
 

@@ -19,6 +19,7 @@ FILE_NAME = "manifest.json"
 
 _COMPARED = (
     "decoded_from", "format_version", "dataset", "split", "container", "dtype", "crop",
+    "augmentation",
 )  # fmt: skip
 # Where weights came from is told, not compared: their hash says whether they are the same.
 # `configured` (the sizes as the configuration gave them) and the hash of the weights' file let
@@ -102,6 +103,8 @@ class Manifest:
     """Only so many images of the split's listing were taken, from its start. Told, not compared."""
     skipped: tuple[SkippedInfo, ...] = ()
     """Images of the listing that are no samples, in its order. Told, not compared."""
+    augmentation: dict[str, Any] | None = None
+    """How further views of the images (`data.views`) were drawn; None: the images alone."""
     decoded_from: str | None = None
     """Models and cache that decompress-features made this cache of; None: a detector made it."""
 
@@ -156,6 +159,7 @@ class Manifest:
             ),
             image_limit=raw["image_limit"],
             skipped=tuple(SkippedInfo(**image) for image in raw["skipped"]),
+            augmentation=raw.get("augmentation"),
             decoded_from=raw.get("decoded_from"),
         )
 
@@ -166,9 +170,10 @@ class Manifest:
             for field in dataclasses.fields(self)
             if field.name not in ("levels", "buckets", "samples", "skipped")
         }
-        if self.decoded_from is None:
-            # Most caches are none; their fingerprints, which checkpoints carry, stay as they were.
-            del raw["decoded_from"]
+        for name in ("augmentation", "decoded_from"):
+            # Most caches have none; their fingerprints, which checkpoints carry, stay as they were.
+            if raw[name] is None:
+                del raw[name]
         fields = [field.name for field in dataclasses.fields(SampleInfo)]
         raw["levels"] = [dataclasses.asdict(level) for level in self.levels]
         raw["buckets"] = [dataclasses.asdict(bucket) for bucket in self.buckets]

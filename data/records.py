@@ -44,3 +44,5 @@ class ImageSet:
     """Bad images that were left out of `records`, in the split's order."""
     limit: int | None = None
     """Only so many images of the split's listing, from its start; None: all of them."""
+    augmentation: dict[str, Any] | None = None
+    """How further views of the images, which follow these, were drawn; None: there are none."""

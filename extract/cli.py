@@ -29,6 +29,7 @@ from data.manifest import FILE_NAME
 from data.records import ImageSet
 from data.screening import first_images, readable_images
 from data.verification import mark_damaged, verify_cache
+from data.views import with_views
 from extract.detector import load_detector
 from extract.estimate import estimate
 from extract.evaluate import evaluate_detector
@@ -134,9 +135,10 @@ def extract_features(
             split: _screened(settings.data, images, workers) for split, images in image_sets.items()
         }
     for split, images in image_sets.items():
+        views = with_views(images, settings.data.splits[split].augmentation)
         with _hint("run with --skip-bad-images"):
             manifest = plan_extraction(
-                settings.data.name, images, detector, settings.detector, settings.cache
+                settings.data.name, views, detector, settings.detector, settings.cache
             )
             table = None
             if dry_run:
@@ -152,7 +154,7 @@ def extract_features(
         # A bad image that is met only now has its place in the plan already.
         with _hint("run with --skip-bad-images --overwrite"):
             done = extract(
-                root / split, manifest, images, detector.model,
+                root / split, manifest, views, detector.model,
                 batch_size=batch_size, num_workers=workers, overwrite=overwrite,
             )  # fmt: skip
         if done.num_new_images:

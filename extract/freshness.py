@@ -15,6 +15,7 @@ from configs.errors import CacheError, ConfigError, MissingDataError
 from configs.schema import DEFAULT_BUILDER, Config, DetectorConfig
 from data.listing import ListedImage, list_files
 from data.manifest import Manifest, detector_difference
+from data.views import is_view
 from extract.weights import file_sha256, weights_file
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def _settings_difference(manifest: Manifest, split: str, config: Config) -> str 
         ("detector builder", there["builder"], detector.builder or DEFAULT_BUILDER),
         ("detector resize", there["resize"], list(detector.resize) if detector.resize else None),
     ]
+    if split in config.data.splits:
+        augmentation = config.data.splits[split].augmentation
+        now_drawn = None if augmentation is None else augmentation.model_dump(mode="json")
+        pairs.append(("augmentation", manifest.augmentation, now_drawn))
     for name in ("min_size", "max_size"):
         if (size := getattr(detector, name)) is not None:
             pairs.append((f"detector {name}", there[name], size))
@@ -139,9 +144,10 @@ def _image_difference(manifest: Manifest, listed: list[ListedImage]) -> str | No
         for image in listed[: manifest.image_limit]
         if not any(image.is_in(file) for file in left_out.get(_first_word(image.name), ()))
     ]
-    if len(now) != len(manifest.samples):
-        return f"images: {len(manifest.samples)} there, {len(now)} now"
-    for image, sample in zip(now, manifest.samples, strict=True):
+    there = [sample for sample in manifest.samples if not is_view(sample.file)]
+    if len(now) != len(there):
+        return f"images: {len(there)} there, {len(now)} now"
+    for image, sample in zip(now, there, strict=True):
         if not image.is_in(sample.file):
             return f"image list: {sample.file} there, {image.name} now"
         if image.image_id not in (None, sample.image_id):

@@ -109,6 +109,7 @@ def plan_extraction(
         buckets=buckets,
         samples=samples,
         image_limit=images.limit,
+        augmentation=images.augmentation,
         skipped=tuple(SkippedInfo(file=bad.file, reason=bad.reason) for bad in images.skipped),
     )
 

@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "data.kitti",
         "data.voc",
         "data.listing",
+        "data.views",
         "data.images",
         "data.screening",
         "data.annotations",
