@@ -95,6 +95,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "train.precision",
         "train.session",
         "train.job",
+        "train.beginning",
         "analyze.kept",
         "analyze.map_source",
         "analyze.interval",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,10 @@ from train.study import Outcome, run_study
     "--warm-start", is_flag=True,
     help="Begin each lambda from the best model of the next smaller one.",
 )  # fmt: skip
+@click.option(
+    "--init-from", metavar="RUN_DIR",
+    help="Begin from the best model of this run, of the same level and model.",
+)  # fmt: skip
 @click.option("--out", metavar="DIR", help="Folder for the runs; default: checkpoints/.")
 @detection_checkpoint_option
 @features_option
@@ -64,7 +69,7 @@ from train.study import Outcome, run_study
 def train_level(
     level: str | None, split: str, val_split: str, lambdas: tuple[float, ...],
     epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
-    out: str | None, detection_checkpoint: str | None, config: str | None,
+    init_from: str | None, out: str | None, detection_checkpoint: str | None, config: str | None,
     overrides: tuple[str, ...], features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Train the codec of one FPN level from its cache; no detector is run.
@@ -81,6 +86,7 @@ def train_level(
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *(f"{key}={value}" for key, value in given.items() if value is not None),
         *(("training.warm_start=true",) if warm_start else ()),
+        *(() if init_from is None else (f"training.init_from={json.dumps(init_from)}",)),
     ))  # fmt: skip
     if detection_checkpoint and not Path(detection_checkpoint).is_file():
         # A configuration may name a checkpoint that only another machine has; an option may not.
@@ -98,10 +104,10 @@ def train_level(
         if resume in ("auto", "never"):
             jobs = _grid(job, level, lambdas)
         else:
-            if overrides or batch_size is not None or warm_start:
+            if overrides or batch_size is not None or warm_start or init_from is not None:
                 raise ConfigError(
                     f"--resume {resume}: a run goes on with its own settings: "
-                    "leave out --set, --batch-size and --warm-start"
+                    "leave out --set, --batch-size, --warm-start and --init-from"
                 )
             jobs = [_resumed(job, Path(resume), level, lambdas, epochs)]
         study = run_study(

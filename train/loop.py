@@ -16,6 +16,7 @@ import torch
 
 from configs.errors import CacheError
 from data.transfer import on_device
+from train.beginning import refuse_other_kind, run_to_begin_from
 from train.channel_weights import CHANNEL_WEIGHTS
 from train.checkpoint import BEST_NAME, hash_model, load_last, load_weights
 from train.distributed import ALONE, World
@@ -56,6 +57,9 @@ def train_level(
     with ExitStack() as stack:
         stack.enter_context(clear_out_of_memory(job.config.training))
         caches = stack.enter_context(open_caches(job))
+        if job.resume is None:
+            # Before the codec is seeded: to look at a checkpoint draws random numbers.
+            refuse_other_kind(job, caches)
         session = _begin(job, caches, world)
         folder = world.from_first(lambda: _open_folder(job, caches, world))
         world.from_first(lambda: stack.enter_context(locked(folder)))
@@ -170,7 +174,7 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         record.finished = None
         progress = session.progress
         log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
-    elif (start := _warm_start(job, record)) is not None:
+    elif (start := run_to_begin_from(job, record)) is not None:
         weights = load_weights(start / BEST_NAME)
         session.codec.load_state_dict(weights)
         record.warm_start = {"run": str(start), "model_sha256": hash_model(weights)}
@@ -182,13 +186,6 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         save_config(folder, job.config)
         record.save(folder)
     return record
-
-
-def _warm_start(job: Job, record: RunRecord) -> Path | None:
-    """Return the run to begin from; a named one without a checkpoint yet begins as it did."""
-    if job.warm_start is None and record.warm_start is not None:
-        return Path(record.warm_start["run"])
-    return job.warm_start
 
 
 def _measured_precision(session: Session) -> str:
