@@ -26,11 +26,14 @@ FAST_ANCHORS = ("uniform", "klt", "float16")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Curves of one metric over one thing, ours first, and ours against each of the others."""
+    """Curves of one metric over one thing, and each of ours against each of the anchors."""
 
     what: str
     """`level 3`, or `all levels`."""
-    curves: tuple[Curve, ...]
+    ours: tuple[Curve, ...]
+    """One; if the runs are of several models or distortions, one for each of them."""
+    anchors: tuple[Curve, ...]
+    """With real rates."""
     deltas: tuple[BdResult, ...]
 
 
@@ -55,19 +58,39 @@ def compare(result: AnalysisResult, points: Sequence[AnchorPoint]) -> tuple[Comp
     Where a combination with derived levels is there it stands for ours, as anchors send none of
     the levels that can be derived.
     """
+    learners = list(dict.fromkeys(row.learner for row in result.rows))
     whole = [each for each in result.combinations if each.lmbda is not None]
     derived = [each for each in whole if "derived" in each.parts.values()]
-    found = [_compared("all levels", pyramid_curve(derived or whole, OURS),
-                       anchor_pyramid_curves(points))]  # fmt: skip
+    pyramids = [
+        pyramid_curve(
+            [each for each in derived or whole if each.learner == learner], _name(learner)
+        )
+        for learner in learners
+    ]
+    found = [_compared("all levels", pyramids, anchor_pyramid_curves(points))]
     for level in sorted({row.facts.level for row in result.rows}):
-        curves = anchor_level_curves(points, level) if points else ()
-        found.append(_compared(f"level {level}", level_curve(result.rows, level, OURS), curves))
+        ours = [
+            level_curve(
+                (row for row in result.rows if row.learner == learner), level, _name(learner)
+            )
+            for learner in learners
+        ]
+        anchors = anchor_level_curves(points, level) if points else ()
+        found.append(_compared(f"level {level}", ours, anchors))
     return tuple(each for each in found if each is not None)
 
 
-def _compared(what: str, ours: Curve, anchors: Sequence[Curve]) -> Comparison | None:
-    if not ours.points:
+def _name(learner: str) -> str:
+    return f"{OURS}, {learner}" if learner else OURS
+
+
+def _compared(what: str, ours: Sequence[Curve], anchors: Sequence[Curve]) -> Comparison | None:
+    ours = [curve for curve in ours if curve.points]
+    if not ours:
         return None
-    real = [curve for curve in anchors if not curve.name.endswith(IDEAL)]
-    deltas = [bd_result(anchor, ours) for anchor in anchors]
-    return Comparison(what=what, curves=(ours, *real), deltas=tuple(deltas))
+    return Comparison(
+        what=what,
+        ours=tuple(ours),
+        anchors=tuple(curve for curve in anchors if not curve.name.endswith(IDEAL)),
+        deltas=tuple(bd_result(anchor, curve) for curve in ours for anchor in anchors),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analyze.anchor_study import AnchorPoint
+from analyze.bd import BdResult
 from analyze.comparison import Comparison
 from analyze.finding_tables import plain_table
 from analyze.matrix import Matrix
@@ -32,7 +33,7 @@ def bd_table(comparisons: Sequence[Comparison]) -> Table:
     """Return a line per thing and anchor."""
     lines: list[tuple[Value, ...]] = [
         (
-            f"{each.what}: {delta.anchor}", delta.metric, delta.bd_rate_percent, delta.bd_quality,
+            _title(each, delta), delta.metric, delta.bd_rate_percent, delta.bd_quality,
             delta.note,
         )
         for each in comparisons
@@ -44,6 +45,11 @@ def bd_table(comparisons: Sequence[Comparison]) -> Table:
         ("{}", "{}", "{:+.1f}", "{:+.4g}", "{}"),
         lines,
     )
+
+
+def _title(comparison: Comparison, delta: BdResult) -> str:
+    which = f" ({delta.test})" if len(comparison.ours) > 1 else ""
+    return f"{comparison.what}{which}: {delta.anchor}"
 
 
 def matrix_table(matrix: Matrix) -> Table:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
-from analyze.comparison import OURS
 from analyze.curve_plots import PlotPoint, Series
 from analyze.curves import Curve
 from analyze.findings import Findings
@@ -15,34 +15,40 @@ def map_series(findings: Findings) -> list[Series]:
     """Return mAP against bits per pixel: pyramids of one lambda, all sent and derived, anchors."""
     result = findings.result
     whole = [each for each in result.combinations if each.lmbda is not None]
-    sent = [each for each in whole if "derived" not in each.parts.values()]
-    derived = [each for each in whole if "derived" in each.parts.values()]
-    ours = [("all levels sent", sent), ("coarsest derived", derived)]
-    return [
-        Series(name=name, points=tuple(_points(combinations)), style="ours")
-        for name, combinations in ours
-    ] + [
-        _of_curve(curve)
+    series = []
+    for learner in dict.fromkeys(each.learner for each in whole):
+        own = [each for each in whole if each.learner == learner]
+        sent = [each for each in own if "derived" not in each.parts.values()]
+        derived = [each for each in own if "derived" in each.parts.values()]
+        for name, combinations in (("all levels sent", sent), ("coarsest derived", derived)):
+            title = f"{name}, {learner}" if learner else name
+            points = tuple(_points(combinations))
+            series.append(Series(name=title, points=points, style="ours"))
+    anchors = [
+        _of_curve(curve, "anchor")
         for each in findings.comparisons
         if each.what == "all levels"
-        for curve in each.curves[1:]
+        for curve in each.anchors
     ]
+    return series + anchors
 
 
 def level_series(findings: Findings) -> list[tuple[int, list[Series]]]:
     """Return level -> PSNR against bits per pixel, of our runs and of the anchors."""
     return [
-        (int(each.what.removeprefix("level ")), [_of_curve(curve) for curve in each.curves])
+        (
+            int(each.what.removeprefix("level ")),
+            [_of_curve(curve, "ours") for curve in each.ours]
+            + [_of_curve(curve, "anchor") for curve in each.anchors],
+        )
         for each in findings.comparisons
         if each.what.startswith("level ")
     ]
 
 
-def _of_curve(curve: Curve) -> Series:
+def _of_curve(curve: Curve, style: Literal["ours", "anchor"]) -> Series:
     points = (PlotPoint(x=point.bits_per_pixel, y=point.quality) for point in curve.points)
-    return Series(
-        name=curve.name, points=tuple(points), style="ours" if curve.name == OURS else "anchor"
-    )
+    return Series(name=curve.name, points=tuple(points), style=style)
 
 
 def chosen_point(findings: Findings) -> PlotPoint | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from analyze.combinations import Combined, one_level_gone, sent_pyramids
 from analyze.parts import Part
 from analyze.results import AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
-from analyze.runs import pyramids
+from analyze.runs import learner_labels, pyramids
 from analyze.workbench import Workbench
 
 _LOG = logging.getLogger(__name__)
@@ -32,11 +32,13 @@ def analysis_result(bench: Workbench, measurements: Mapping[str, Measurement]) -
         wanted += one_level_gone(sorted(facts), sources)
         alone = [{run.level: parts[str(run.folder)]} for run in bench.runs]
         detection.prepare([{}, *alone, *(each.parts for each in wanted)])
+    labels = learner_labels(bench.runs)
     rows = [
         LevelRow(
             facts=facts[run.level],
             measurement=measurements[str(run.folder)],
             alone=detection.accuracy({run.level: parts[str(run.folder)]}) if detection else None,
+            learner=labels[run.model],
         )
         for run in bench.runs
     ]
@@ -68,6 +70,8 @@ def combination(bench: Workbench, combined: Combined) -> Combination:
     accuracy = bench.detection.accuracy(combined.parts) if bench.detection else None
     if accuracy is not None:
         _LOG.info("%s: mAP %.4f", combined.name, accuracy.map)
+    labels = learner_labels(bench.runs)
+    learners = {labels[part.run.model] for part in combined.parts.values() if part.run is not None}
     return Combination(
         name=combined.name,
         parts={
@@ -77,6 +81,7 @@ def combination(bench: Workbench, combined: Combined) -> Combination:
         bits_per_pixel=bench.overhead.total(combined.parts) if whole else None,
         accuracy=accuracy,
         lmbda=combined.lmbda,
+        learner=learners.pop() if len(learners) == 1 else "",
     )
 
 

@@ -71,6 +71,8 @@ class LevelRow:
     measurement: Measurement | None
     alone: Accuracy | None
     """Detection with this level compressed and the others as cached."""
+    learner: str = ""
+    """Model or distortion, where there are runs of several: they make curves of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +87,8 @@ class Combination:
     accuracy: Accuracy | None
     lmbda: float | None = None
     """If all its runs have this one lambda."""
+    learner: str = ""
+    """As of `LevelRow`, if all its runs are of one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

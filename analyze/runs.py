@@ -39,6 +39,19 @@ def learner(config: Config) -> str:
     return config.model.name + ("" if distortion == "mse" else f" {distortion}")
 
 
+def learner_labels(runs: Iterable[Candidate]) -> dict[str, str]:
+    """Return `Candidate.model` -> what tells it from the others in words, as short as they allow.
+
+    Nothing if there is one only; the distortion if all models are of one name.
+    """
+    learners = sorted({run.model for run in runs})
+    if len(learners) < 2:
+        return dict.fromkeys(learners, "")
+    if len({each.partition(" ")[0] for each in learners}) > 1:
+        return {each: each for each in learners}
+    return {each: each.partition(" ")[2] or "mse" for each in learners}
+
+
 def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Keep one run per model, level and lambda, ordered by model, lambda, level.
 

@@ -67,6 +67,8 @@ _LEVEL_COLUMNS = {
         format="{:.4f}",
     ),
 }
+# Between lambda and resolution, where runs differ in it.
+_LEARNER = _Column(title="by", value=lambda row: row.learner)
 # In the file alone: they would make the table too wide to read.
 _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
     "map_50": lambda row: row.alone.map_50 if row.alone else None,
@@ -75,6 +77,7 @@ _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
     "value_range": _of_run("value_range"),
     "key": lambda row: row.facts.key,
     "num_channels": lambda row: row.facts.num_channels,
+    "learner": lambda row: row.learner,
     "run": _of_run("run"),
 }
 
@@ -85,12 +88,14 @@ _NO_ENDS = (None, None)
 
 def level_table(result: AnalysisResult) -> Table:
     """Return one line per level and run."""
-    columns = _LEVEL_COLUMNS.values()
+    columns = list(_LEVEL_COLUMNS.values())
+    told = list(columns)
+    if any(row.learner for row in result.rows):
+        told.insert(2, _LEARNER)
     return Table(
-        titles=tuple(column.title for column in columns),
+        titles=tuple(column.title for column in told),
         cells=tuple(
-            tuple(shown(column.value(row), column.format) for column in columns)
-            for row in result.rows
+            tuple(shown(column.value(row), column.format) for column in told) for row in result.rows
         ),
         names=(*_LEVEL_COLUMNS, *_CSV_ONLY),
         values=tuple(
