@@ -64,12 +64,12 @@ def search(
 
     `cost` is map_drop_cost or weighted_mse_cost, as the target asks ("bpp": either). Target "mse"
     is met by prediction, and the one combination chosen is verified. For "bpp" the one chosen and
-    the dearest of the hull within the bits are, a few in all, and the smallest real drop wins:
-    near each other, predictions are worth less than runs. For "map_drop" the
-    hull is walked: first the cheapest combination whose predicted drop is within the target, then,
-    by what was verified, in doubling strides towards more or fewer bits, then halved between the
-    dearest that failed and the cheapest that held. That finds the cheapest of the hull if drops
-    fall with bits; where they do not (they are noisy), it finds one that holds, all the same.
+    the dearest of the hull within the bits are, a few in all, and the smallest real drop wins: near
+    each other, predictions are worth less than runs. For "map_drop" the hull is walked: first the
+    cheapest combination whose predicted drop is within the target, then, by what was verified, in
+    doubling strides towards more or fewer bits, then halved between the dearest that failed and the
+    cheapest that held. That finds the cheapest of the hull if drops fall with bits; where they do
+    not (they are noisy), it finds one that holds, all the same.
     """
     options = list(options)
     if target.kind != "map_drop":

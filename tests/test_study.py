@@ -61,20 +61,23 @@ def test_grid_is_trained_once_and_by_two_at_a_time_as_by_one(
         assert infos[0].model_sha256 == infos[1].model_sha256
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize(
+    ("jobs", "number"), [("1", signal.SIGTERM), ("2", signal.SIGTERM), ("2", signal.SIGINT)]
+)
 def test_interrupted_study_goes_on_with_the_same_command(
-    study: TinyStudy, tmp_path: Path, jobs: str
+    study: TinyStudy, tmp_path: Path, jobs: str, number: signal.Signals
 ) -> None:
     out, output = tmp_path / "runs", tmp_path / "output"
     options = options_of(study, out, *GRID[:-1], "8", "--batch-size", "1", "--jobs", jobs)
     process = start_training(options, output)
     wait_for(process, lambda: len(list(out.glob("*/run_*"))) >= 4)
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, number)
     process.join()
     said = output.read_text()
-    assert process.exitcode == 128 + signal.SIGTERM, said
-    assert "stopped by SIGTERM" in said.splitlines()[-1]
+    assert process.exitcode == 128 + number, said
+    assert f"stopped by {number.name}" in said.splitlines()[-1]
+    assert said.count("SIGTERM") == (said.count("SIG") if number == signal.SIGTERM else 0)
     begun = {run.folder for run in find_runs(out)}
     process = start_training(options, output)
     process.join()

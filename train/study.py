@@ -116,6 +116,7 @@ def _run_at_once(
     num_threads = max(1, torch.get_num_threads() // min(num_jobs, len(chains)))
     waiting = list(chains)
     running: dict[Connection, tuple[BaseProcess, Job]] = {}
+    asked: int | None = None
     try:
         while waiting or running:
             while waiting and len(running) < num_jobs and stop.received is None:
@@ -133,10 +134,10 @@ def _run_at_once(
                     waiting.clear()
                 for process, _ in running.values():
                     process.terminate()  # asks it to save; once
-                stop.received = None
+                asked, stop.received = stop.received, None
             for ready in wait(list(running), timeout=_POLL_S):
                 assert isinstance(ready, Connection)
-                yield from _received(ready, running)
+                yield from (_as_asked(outcome, asked) for outcome in _received(ready, running))
     finally:
         for process, _ in running.values():
             process.kill()
@@ -147,6 +148,16 @@ def _not_begun(waiting: list[list[Job]], number: int) -> Outcome:
         job=waiting[0][0], folder=None, exit_code=128 + number,
         error=f"stopped by {signal.Signals(number).name} with {sum(map(len, waiting))} runs not "
         "begun: the same command goes on from there",
+    )  # fmt: skip
+
+
+def _as_asked(outcome: Outcome, number: int | None) -> Outcome:
+    """Return the end of a process that was asked to stop, by the signal that asked the study."""
+    if number is None or outcome.error is None or outcome.exit_code != 128 + signal.SIGTERM:
+        return outcome
+    name = signal.Signals(number).name
+    return replace(
+        outcome, error=outcome.error.replace("SIGTERM", name), exit_code=128 + number
     )  # fmt: skip
 
 
