@@ -8,14 +8,18 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from configs.errors import ConfigError
 from configs.loading import dump_config
+from data.manifest import Manifest
+from data.stream import Batch
+from data.whole_maps import whole_map_batches
 from tests.tiny_study import (
     TinyStudy,
     extract_tiny,
@@ -32,6 +36,7 @@ from tests.training_process import (
     training_state,
     wait_for,
 )
+from train import validation
 from train.checkpoint import LAST_NAME, PREVIOUS_NAME, load_codec, load_last
 from train.cli import train_level
 from train.epoch_end import EpochEnd
@@ -136,6 +141,34 @@ def test_signal_saves_in_the_middle_of_an_epoch_and_the_same_command_goes_on(
     assert process.exitcode == 0, output.read_text()
     assert f"going on in epoch {progress['epoch']}, after step" in output.read_text()
     must_equal(only_run(out), uninterrupted)
+
+
+def test_signal_in_a_validation_is_heard_there_and_the_run_goes_on_to_the_same_bits(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--level", "1", "--epochs", "3", "--batch-size", "1")
+    assert call(study, tmp_path / "whole", *options).exit_code == 0
+    num_val = len(Manifest.load(study.root / "val").samples)
+    stopped_at, calls = 2 * num_val + 2, []  # in the third validation, of an image a batch
+
+    def batches(*arguments: Any) -> Iterator[Batch]:
+        for batch in whole_map_batches(*arguments):
+            calls.append(batch)
+            if len(calls) == stopped_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(validation, "whole_map_batches", batches)
+    result = call(study, tmp_path / "stopped", *options)
+    assert result.exit_code == 128 + signal.SIGTERM, result.output
+    assert "stopped by SIGTERM in epoch 3, after step 6; saved in" in result.output
+    assert len(calls) == stopped_at
+    run = only_run(tmp_path / "stopped")
+    assert [row["epoch"] for row in rows_without_times(run)] == ["1", "2"]
+    result = call(study, tmp_path / "stopped", *options)
+    assert result.exit_code == 0, result.output
+    assert len(calls) == stopped_at + num_val  # no validation twice
+    must_equal(run, only_run(tmp_path / "whole"))
 
 
 @pytest.fixture

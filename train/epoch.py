@@ -44,8 +44,10 @@ def train_epoch(
     `between_steps` is called after every step and may raise to stop. Raises UserError if the loss
     is not finite.
     """
-    session.codec.train()
     progress = session.progress
+    if session.epoch_is_trained:
+        return _means(session)  # stopped while it was validated
+    session.codec.train()
     start = time.perf_counter() - progress.epoch_seconds
     bar = tqdm(
         total=len(session.stream), initial=progress.step, unit="step", leave=False,

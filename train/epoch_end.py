@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,12 +60,17 @@ class EpochEnd:
                 list(whole_map_batches(reader, 1, range(num_fixed))) for reader in caches.val
             ]
 
-    def close_epoch(self, trained: dict[str, float]) -> bool:
-        """Validate if it is due, record, and begin the next epoch; say if this one was the best."""
+    def close_epoch(
+        self, trained: dict[str, float], between_batches: Callable[[], None] = lambda: None
+    ) -> bool:
+        """Validate if it is due, record, and begin the next epoch; say if this one was the best.
+
+        `between_batches` is called while it validates and may raise: nothing has changed till then.
+        """
         config, progress, epoch = self._config, self._session.progress, self._session.progress.epoch
         parts = None
         if epoch % config.validation.interval == 0 or epoch == config.training.epochs:
-            parts = self._validate()
+            parts = self._validate(between_batches)
         result = None if parts is None else mean_validation(parts, self._weights)
         metrics = EpochMetrics(
             epoch=epoch,
@@ -119,7 +125,7 @@ class EpochEnd:
         if self._log is not None:
             self._log.close()
 
-    def _validate(self) -> list[Validation]:
+    def _validate(self, between_batches: Callable[[], None]) -> list[Validation]:
         codec, settings = self._session.codec, self._config.training
         parts = []
         for row, reader in enumerate(self._caches.val):
@@ -128,6 +134,7 @@ class EpochEnd:
                 validate(
                     codec, reader, settings.batch_size, settings.lmbda, self._session.device,
                     distortion=self.distortions[row], world=self._world,
+                    between_batches=between_batches,
                 )
             )  # fmt: skip
         return parts

@@ -102,21 +102,29 @@ def _run(
         if together or stop.received is not None or saver.is_due:
             watch.look()  # what follows a bad step must not replace the last good checkpoint
         if world.any(stop.received is not None, session.device):
-            saver.save()
-            number = stop.received or signal.SIGTERM
-            raise TrainingInterruptedError(
-                f"stopped by {signal.Signals(number).name} in epoch {progress.epoch}, after step "
-                f"{progress.step}; saved in {saver.folder}: the same command goes on from there",
-                number,
-            )
+            leave()
         saver.save_if_due()
+
+    def leave() -> None:
+        saver.save()
+        number = stop.received or signal.SIGTERM
+        raise TrainingInterruptedError(
+            f"stopped by {signal.Signals(number).name} in epoch {progress.epoch}, after step "
+            f"{progress.step}; saved in {saver.folder}: the same command goes on from there",
+            number,
+        )
+
+    def in_validation() -> None:
+        # Ranks have batches of their own number there, and no message between them.
+        if world.size == 1 and stop.received is not None:
+            leave()
 
     while (reason := end.reason_to_stop()) is None:
         trained = train_epoch(
             session, job.config.training, levels=caches.levels, distortions=end.distortions,
             watch=watch, world=world, between_steps=between_steps,
         )  # fmt: skip
-        if end.close_epoch(trained):
+        if end.close_epoch(trained, in_validation):
             saver.note_best()
         saver.save_if_due()
     return reason

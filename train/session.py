@@ -56,6 +56,11 @@ class Session:
     sums: Tensor
     progress: Progress = field(default_factory=Progress)
 
+    @property
+    def epoch_is_trained(self) -> bool:
+        """Whether the epoch under way only has to be validated: its stream is in the next one."""
+        return int(self.stream.state_dict()["epoch"]) >= self.progress.epoch
+
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, besides the codec's weights."""
         return {

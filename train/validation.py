@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,14 +42,19 @@ def validate(
     *,
     distortion: Distortion = square_error,
     world: World = ALONE,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> Validation:
-    """Evaluate on whole maps of the whole split; the ranks share the images out."""
+    """Evaluate on whole maps of the whole split; the ranks share the images out.
+
+    `between_batches` may raise to stop: the codec is then in eval mode, and otherwise as it was.
+    """
     codec.eval()
     num_channels, num_latents = reader.info.num_channels, codec.num_latent_channels
     # Distorted sum, squared error, bits, positions, latent positions; then bits by channel.
     sums = torch.zeros(5 + num_latents, dtype=torch.float64, device=device)
     mine = range(world.rank, reader.num_samples, world.size)
     for batch in whole_map_batches(reader, batch_size, mine):
+        between_batches()
         x = batch.features.to(device, torch.float32)
         output = codec(x)
         x_hat, likelihoods = output["x_hat"], output["likelihoods"]
