@@ -184,6 +184,10 @@ def _describe(error: ValidationError, shown: str, origin: Mapping[tuple[str, ...
     if first["type"] == "literal_error":
         hint = _did_you_mean(str(given), re.findall(r"'([^']+)'", first["msg"]))
         return f"{where}: {key}: {given!r} is not allowed: {problem}{hint}"
+    if first["type"] == "model_type":
+        return (
+            f"{where}: {key}: {given!r} is not allowed: write a section, or {{}} for its defaults"
+        )
     if isinstance(given, dict | BaseModel):
         return f"{where}: {key or 'configuration'}: {problem}"
     return f"{where}: {key}: {given!r} is not allowed: {problem}"

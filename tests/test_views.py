@@ -155,6 +155,7 @@ def test_parts_without_change_of_light_are_cut_alone() -> None:
         ("{crop_scale: [0.9, 0.5]}", "crop_scale: 0.9 is more than 0.5: write [least, most]"),
         ("{crop_scale: [0.5, 1.5]}", "less than or equal to 1"),
         ("{flips: true}", "did you mean 'flip'?"),
+        ("true", "augmentation: True is not allowed: write a section, or {} for its defaults"),
     ],
 )
 def test_wrong_setting_is_one_line(text: str, message: str) -> None:
