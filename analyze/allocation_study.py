@@ -16,7 +16,7 @@ from analyze.known_means import known_mean
 from analyze.level_results import combination, run_parts
 from analyze.parts import DERIVED, DROPPED, Part
 from analyze.results import Combination, Measurement
-from analyze.runs import Candidate
+from analyze.runs import Candidate, learner_labels
 from analyze.saving import RateMap, Saving, saving
 from analyze.sensitivity import rising
 from analyze.workbench import Workbench
@@ -93,18 +93,19 @@ def _options(
     bench: Workbench, measurements: Mapping[str, Measurement], parts: Mapping[str, Part]
 ) -> list[Option]:
     options: list[Option] = []
+    labels = learner_labels(bench.runs)
     for level, reader in sorted(bench.split.readers.items()):
         runs = [run for run in bench.runs if run.level == level]
         errors = [measurements[str(run.folder)].mse for run in runs]
         off = reader.statistics.mean - known_mean(bench.split.cache, level)
         dropped_mse = float((reader.statistics.variance + off**2).mean())
         drop_at = _drop_at(bench, level, runs, errors, parts, dropped_mse)
-        several = len({run.model for run in runs}) > 1
         for run, mse in zip(runs, errors, strict=True):
             options.append(
                 Option(
                     level=level,
-                    name=f"lambda {run.lmbda:.3g}" + (f", {run.model}" if several else ""),
+                    name=f"lambda {run.lmbda:.3g}"
+                    + (f", {labels[run.model]}" if labels[run.model] else ""),
                     bits_per_pixel=parts[str(run.folder)].bits_per_pixel,
                     mse=mse,
                     map_drop=drop_at(mse, run.model),

@@ -79,10 +79,11 @@ def pyramids(
         held = best.get(candidate.level)
         if held is None or candidate.best_validation_loss < held.best_validation_loss:
             best[candidate.level] = candidate
-    several = len({candidate.model for candidate in candidates}) > 1
+    labels = learner_labels(candidates)
     complete = [
         Pyramid(
-            name=f"all levels, lambda {lmbda:.3g}" + (f", {model}" if several else ""),
+            name=f"all levels, lambda {lmbda:.3g}"
+            + (f", {labels[model]}" if labels[model] else ""),
             runs=_in_order(runs, levels),
             lmbda=lmbda,
             model=model,

@@ -26,6 +26,8 @@ class Saving:
     """None: cannot be said, see `why`."""
     same_lambda_bits_per_pixel: float | None
     """What the same lambda everywhere needs for that mAP, interpolated."""
+    at_least: bool = False
+    """The mAP is above all of the same lambda's, and `fraction` is against the highest of them."""
     why: str
 
 
@@ -34,7 +36,8 @@ def saving(same_lambda: Iterable[RateMap], chosen: RateMap) -> Saving:
 
     log2(bits) is interpolated over mAP, linearly along the curve's own upper hull in that plane
     (as generous to the same lambda as its points allow: neighbours may be time-shared). Nothing is
-    extrapolated: outside the curve's mAP there is no figure.
+    extrapolated: below the curve's mAP there is no figure, and above it one for fewer bits alone,
+    against the highest point: better for less, so the saving is at least that.
     """
     points = [point for point in same_lambda if point.bits_per_pixel > 0]
     if not points:
@@ -45,6 +48,15 @@ def saving(same_lambda: Iterable[RateMap], chosen: RateMap) -> Saving:
     accuracy = np.array([point.map for point in points])
     hull = lower_hull(bits, -accuracy)
     lowest, highest = accuracy[hull[0]], accuracy[hull[-1]]
+    dearest = 2.0 ** float(bits[hull[-1]])
+    if chosen.map > highest and chosen.bits_per_pixel < dearest:
+        return Saving(
+            fraction=1 - chosen.bits_per_pixel / dearest,
+            same_lambda_bits_per_pixel=dearest,
+            why=f"at mAP {highest:.4f}, the highest of {len(points)} combinations of one lambda "
+            f"each, where the chosen one has {chosen.map:.4f}",
+            at_least=True,
+        )
     if not lowest <= chosen.map <= highest:
         side = "below" if chosen.map < lowest else "above"
         return _unknown(

@@ -100,8 +100,9 @@ def _allocation(findings: Findings) -> Section | None:
     if saved.fraction is None:
         saving = f"Saving against one lambda for all levels: not known, as {saved.why}."
     else:
+        least = "At least " if saved.at_least else ""
         saving = (
-            f"{saved.fraction:.1%} of the bits are saved against one lambda for all levels "
+            f"{least}{saved.fraction:.1%} of the bits are saved against one lambda for all levels "
             f"({saved.same_lambda_bits_per_pixel:.4g} bits/px {saved.why})."
         )
     reached = "met" if found.allocation.met else "NOT met"

@@ -335,11 +335,24 @@ def test_point_below_the_hull_of_the_same_lambda_curve_does_not_help_the_choice(
 
 
 @pytest.mark.parametrize(
-    ("chosen_map", "word"), [(0.3, "below what one lambda"), (0.6, "above what one lambda")]
+    ("bits", "chosen_map", "word"),
+    [(0.1, 0.3, "below what one lambda"), (1.7, 0.6, "above what one lambda")],
 )
-def test_saving_outside_the_curve_is_not_extrapolated(chosen_map: float, word: str) -> None:
-    found = saving(CURVE, RateMap(bits_per_pixel=0.1, map=chosen_map))
+def test_saving_outside_the_curve_is_not_extrapolated(
+    bits: float, chosen_map: float, word: str
+) -> None:
+    found = saving(CURVE, RateMap(bits_per_pixel=bits, map=chosen_map))
     assert found.fraction is None and word in found.why
+
+
+def test_better_than_the_whole_curve_for_fewer_bits_saves_at_least_those() -> None:
+    found = saving(CURVE, RateMap(bits_per_pixel=0.4, map=0.6))
+    assert found.at_least and found.fraction == pytest.approx(0.75)
+    assert found.same_lambda_bits_per_pixel == pytest.approx(1.6)
+    assert "at mAP 0.5200, the highest of 3" in found.why and "has 0.6000" in found.why
+    assert not saving(CURVE, CURVE[2]).at_least
+    alone = saving(CURVE[:1], RateMap(bits_per_pixel=0.05, map=0.45))
+    assert alone.fraction == pytest.approx(0.5)
 
 
 def test_saving_without_a_curve_or_without_bits_says_why() -> None:
