@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +16,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analyze.results import AnalysisResult
+from analyze.results import AnalysisResult, Measurement
 from analyze.tables import measured
 
 # Okabe and Ito's colours: told apart by colour-blind readers, legible on light and on dark.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
+_LEARNER_MARKERS = "os^D"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,20 +149,27 @@ def _draw_alone(
 
 def _rate_distortion(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
     points = measured(result)
-    for level in sorted({row.facts.level for row, _ in points}):
-        runs = sorted(
-            (run for row, run in points if row.facts.level == level), key=lambda run: run.real_bpp
-        )
-        color = COLORS[level % len(COLORS)]
+    lines: dict[tuple[int, str], list[Measurement]] = defaultdict(list)
+    for row, run in points:
+        lines[row.facts.level, row.learner].append(run)
+    learners = list(dict.fromkeys(row.learner for row, _ in points))
+    for (level, learner), runs in sorted(lines.items()):
+        runs.sort(key=lambda run: run.real_bpp)
+        color, place = COLORS[level % len(COLORS)], learners.index(learner)
+        marker = _LEARNER_MARKERS[place % len(_LEARNER_MARKERS)]
         psnr = [run.psnr_db for run in runs]
         real = [run.real_bpp for run in runs]
         estimated = [run.estimated_bpp for run in runs]
-        axes.plot(real, psnr, "o-", color=color, label=f"level {level}", markersize=6)
-        axes.plot(estimated, psnr, "o", color=color, fillstyle="none", markersize=9)
+        axes.plot(
+            real, psnr, marker, linestyle="--" if place else "-", color=color, markersize=6,
+            label=f"level {level}" + (f", {learner}" if learner else ""),
+        )  # fmt: skip
+        axes.plot(estimated, psnr, marker, color=color, fillstyle="none", markersize=9)
     axes.set_xlabel("bits per feature position")
     axes.set_ylabel("PSNR in dB, against the level's own range")
     axes.grid(color=theme.ink, alpha=0.15)
-    axes.legend(frameon=False, labelcolor=theme.ink)
+    small = "small" if len(lines) > len(COLORS) else None
+    axes.legend(frameon=False, labelcolor=theme.ink, fontsize=small)
 
 
 def _share(axes: Axes, result: AnalysisResult, theme: Theme) -> None:

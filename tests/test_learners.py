@@ -9,6 +9,7 @@ from analyze.comparison import compare
 from analyze.comparison_tables import bd_table
 from analyze.curve_series import level_series, map_series
 from analyze.findings import Findings
+from analyze.plots import make_plots
 from analyze.results import AnalysisResult, Combination, LevelRow
 from analyze.runs import Candidate, learner_labels
 from analyze.tables import level_table
@@ -86,6 +87,12 @@ def test_plots_have_a_series_for_each() -> None:
         ("ours, mse", "ours"),
         ("ours, object_weighted", "ours"),
     ]
+
+
+def test_plot_of_rate_and_distortion_has_a_line_for_each() -> None:
+    (plot,) = [plot for plot in make_plots(two_learners()) if plot.name == "rate_distortion"]
+    for name in (b"level 0, mse", b"level 0, object_weighted"):
+        assert name in plot.svg
 
 
 def test_table_says_by_what_each_run_was_learned_only_if_they_differ() -> None:
