@@ -78,6 +78,23 @@ def test_auto_takes_bfloat16_only_if_it_is_measurably_faster(
     assert RunRecord.load(run).precision == chosen
 
 
+def test_no_batch_is_timed_where_bfloat16_is_hopeless(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def taken(codec: LevelCodec, features: torch.Tensor) -> float:
+        rows.append(len(features))
+        return 10.0 if codec.autocast_dtype is torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(precision, "_seconds_of_step", taken)
+    job = job_of(study, tmp_path)
+    with open_caches(job) as caches:
+        codec = make_codec(job, caches)
+    assert choose_precision(codec, torch.ones(8, 256, 16, 16)) == "float32"
+    assert set(rows) == {1}
+
+
 def test_measuring_changes_neither_weights_nor_random_numbers_nor_the_position(
     study: TinyStudy, tmp_path: Path
 ) -> None:

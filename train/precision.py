@@ -15,6 +15,7 @@ from train.objective import rate_distortion
 log = logging.getLogger(__name__)
 
 _WORTH_IT = 1.1
+_HOPELESS = 0.5  # a processor without bfloat16 takes ten times as long: nothing to time a batch for
 _TIMED_STEPS = 3
 
 
@@ -25,24 +26,31 @@ def choose_precision(codec: LevelCodec, features: Tensor) -> str:
     """
     if features.is_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float32"
-    dtypes = {"float32": None, "bfloat16": torch.bfloat16}
-    seconds: dict[str, list[float]] = {name: [] for name in dtypes}
     devices = [features.device] if features.is_cuda else []
     before, training = codec.autocast_dtype, codec.training
     codec.train()
     with torch.random.fork_rng(devices=devices):
-        for turn in range(_TIMED_STEPS + 1):
-            for name, dtype in dtypes.items():
-                codec.autocast_dtype = dtype
-                taken = _seconds_of_step(codec, features)
-                if turn:  # the first one warms up
-                    seconds[name].append(taken)
+        ratio = _ratio(codec, features[:1], num_steps=1)
+        if ratio > _HOPELESS:
+            ratio = _ratio(codec, features, num_steps=_TIMED_STEPS)
     codec.autocast_dtype = before
     codec.train(training)
     codec.zero_grad(set_to_none=True)
-    ratio = median(seconds["float32"]) / median(seconds["bfloat16"])
     log.info("precision: a step takes %.2f times as long in float32 as in bfloat16", ratio)
     return "bfloat16" if ratio >= _WORTH_IT else "float32"
+
+
+def _ratio(codec: LevelCodec, features: Tensor, *, num_steps: int) -> float:
+    """Return the median time of a step in float32 over that in bfloat16."""
+    dtypes = {"float32": None, "bfloat16": torch.bfloat16}
+    seconds: dict[str, list[float]] = {name: [] for name in dtypes}
+    for turn in range(num_steps + 1):
+        for name, dtype in dtypes.items():
+            codec.autocast_dtype = dtype
+            taken = _seconds_of_step(codec, features)
+            if turn:  # the first one warms up
+                seconds[name].append(taken)
+    return median(seconds["float32"]) / median(seconds["bfloat16"])
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
