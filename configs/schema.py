@@ -206,6 +206,9 @@ class TrainingConfig(Section):
     channel_weights: str = "variance"
     """For channel_weighted: `variance` (each channel's error over its variance in the cache) or a
     JSON file {"levels": {"0": [one weight a channel], ...}}. Weights are scaled to a mean of 1."""
+    input_noise: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
+    """Gaussian noise on what the codec sees while training, in standard deviations of each channel;
+    it still has to give the features without noise. Against overfitting few images."""
     level_weights: list[Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]] | None = (
         None
     )

@@ -178,10 +178,12 @@ def test_latents_outside_the_coding_tables_come_back_too(name: str) -> None:
     assert torch.equal(decoded(codec, x), codec(x)["x_hat"])
 
 
+@pytest.mark.parametrize("input_noise", [0.0, 0.5])
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_two_halves_of_a_batch_see_the_noise_of_the_whole(name: str) -> None:
+def test_two_halves_of_a_batch_see_the_noise_of_the_whole(name: str, input_noise: float) -> None:
     codec = tiny_codec(name).train()
+    codec.input_noise = input_noise
     x = features(32, 48, batch=4)
     torch.manual_seed(5)
     whole = codec(x.to(memory_format=torch.channels_last))
@@ -199,6 +201,23 @@ def test_two_halves_of_a_batch_see_the_noise_of_the_whole(name: str) -> None:
     codec.noise_share = None
     alone = codec(x)["likelihoods"]["y"]
     assert not torch.allclose(alone, whole["likelihoods"]["y"], rtol=1e-3, atol=1e-6)
+
+
+@torch.no_grad()
+def test_input_noise_is_as_large_as_asked_and_for_training_alone() -> None:
+    codec = tiny_codec()
+    seen: list[torch.Tensor] = []
+    codec.g_a.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = features(64, 64)
+    for training, input_noise in ((False, 0.0), (False, 0.5), (True, 0.0), (True, 0.5)):
+        codec.train(training)
+        codec.input_noise = input_noise
+        codec(x)
+    plain, *others, noisy = seen
+    assert all(torch.equal(other, plain) for other in others)
+    errors = noisy - plain
+    assert float(errors.mean()) == pytest.approx(0, abs=0.01)
+    assert errors.std(dim=(0, 2, 3)).numpy() == pytest.approx(0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("name", NAMES)

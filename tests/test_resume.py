@@ -47,7 +47,7 @@ from train.run_folder import RunRecord, find_runs, locked
 SETTINGS = (
     "--level", "1", "--batch-size", "1", "--epochs", "30", "--log-level", "info",
     "--set", "training.lr_schedule.patience=0", "--set", "training.learning_rate=0.01",
-    "--set", "training.early_stopping.patience=100",
+    "--set", "training.early_stopping.patience=100", "--set", "training.input_noise=0.1",
 )  # fmt: skip
 SAVE_ALWAYS = ("--set", "training.save_interval_s=0")
 NUM_KILLS = 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +48,10 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
     `autocast_dtype`: forward runs the transforms under autocast to it, with float32 results; None
     is float32 throughout. The densities, and all of compress and decompress, are always float32.
 
+    `input_noise`: while training, g_a sees the features with Gaussian noise on them, of so many of
+    each channel's standard deviations; what x_hat is compared to has none (a denoising autoencoder,
+    Vincent et al., JMLR 11, 2010). It keeps codecs from learning few samples by heart.
+
     `noise_share`: (first row, number of rows, rows of the whole batch) if this process holds a
     part of a batch. The noise of the whole batch is drawn and its rows are used, so that processes
     of one seed see the noise that one process would have seen. None: the batch is whole.
@@ -70,6 +74,7 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         self.register_buffer("std", torch.ones(size.num_levels, size.num_channels))
         self.size = size
         self.autocast_dtype: torch.dtype | None = None
+        self.input_noise = 0.0
         self.noise_share: tuple[int, int, int] | None = None
         self._level_row = 0
         self._tables: dict[str, CodingTables] | None = None
@@ -116,11 +121,13 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         training mode the latents get noise; in eval mode they are rounded, and x_hat is what
         `decompress` makes of the bytes.
         """
-        y = self._transformed(self.g_a, self._standardised(x))
+        seen = self._standardised(x)
         if self.training:
-            y_hat, likelihoods = self._noisy_latents(y)
+            if self.input_noise:
+                seen = seen + self.input_noise * self._drawn(torch.randn, seen)
+            y_hat, likelihoods = self._noisy_latents(self._transformed(self.g_a, seen))
         else:
-            y_hat, likelihoods = self._rounded_latents(y)
+            y_hat, likelihoods = self._rounded_latents(self._transformed(self.g_a, seen))
         return {"x_hat": self._restored(y_hat, *x.shape[-2:]), "likelihoods": likelihoods}
 
     def likelihoods(self, x: Tensor) -> dict[str, Tensor]:
@@ -204,13 +211,17 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
             self.autocast_dtype = kept
 
     def _noisy(self, latents: Tensor) -> Tensor:
-        """Return latents + U(-0.5, 0.5); the only source of noise while training."""
-        num_rows = len(latents)
+        """Return latents + U(-0.5, 0.5), as while training."""
+        return latents + (self._drawn(torch.rand, latents) - 0.5)
+
+    def _drawn(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+        """Return random numbers of the shape of `like`; the only source of them while training."""
+        num_rows = len(like)
         first, num_mine, num_all = self.noise_share or (0, num_rows, num_rows)
         assert num_mine == num_rows, f"noise_share is for {num_mine} rows, the batch has {num_rows}"
-        # Drawn contiguous: the same whatever the memory format of the latents.
-        noise = torch.rand((num_all, *latents.shape[1:]), device=latents.device)
-        return latents + (noise[first : first + num_mine] - 0.5)
+        # Drawn contiguous: the same whatever the memory format of `like`.
+        numbers = draw((num_all, *like.shape[1:]), device=like.device)
+        return numbers[first : first + num_mine]
 
     def _standardised(self, x: Tensor) -> Tensor:
         x = self._one_layout(pad_to_multiple(x, self.stride))

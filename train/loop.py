@@ -134,6 +134,7 @@ def _begin(job: Job, caches: Caches, world: World) -> Session:
     for reader in caches.train:
         warn_of_large_features(reader)
     codec = make_codec(job, caches)
+    codec.input_noise = job.config.training.input_noise
     if job.config.training.compile:
         codec.compile_transforms()
     stream = make_stream(job, caches, world)
