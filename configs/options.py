@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -71,7 +72,7 @@ def with_detection_checkpoint(overrides: tuple[str, ...], path: str | None) -> t
     """Return the overrides that --detection-checkpoint stands for."""
     if path is None:
         return overrides
-    return (*overrides, f"detector.checkpoint={path}", "detector.weights=null")
+    return (*overrides, f"detector.checkpoint={json.dumps(path)}", "detector.weights=null")
 
 
 def run_command(function: Command) -> Command:

@@ -119,7 +119,7 @@ class CacheConfig(Section):
     dtype: Literal["float16", "float32"] = "float16"
     shard_megabytes: PositiveFloat = 128.0
     """Size of one shard in MiB; a shard holds at least one sample."""
-    levels: list[NonNegative] | None = None
+    levels: Annotated[list[NonNegative], Field(min_length=1)] | None = None
     """Levels to store, finest first. None: all of them."""
     verify: Literal["auto", "on_open", "size"] = "auto"
     """When reading: check a shard's checksums when it is first touched (on_open), or its size and

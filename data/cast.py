@@ -47,7 +47,8 @@ class SampleCaster:
             self._memory = np.empty(by_channel.size, dtype=self._memory.dtype)
         stored = self._memory[: by_channel.size].reshape(height * width, channels)
         mean, m2, minimum, maximum, squared, largest = store_map(by_channel, stored)
-        if not (np.isfinite(minimum).all() and np.isfinite(maximum).all()):
+        # A NaN is neither smaller nor larger than anything: it shows in the mean.
+        if not all(np.isfinite(values).all() for values in (mean, minimum, maximum)):
             magnitude = float(computed.abs().max())
             raise CacheError(
                 f"level {level}: a feature of magnitude {magnitude:.4g} does not fit "

@@ -26,8 +26,11 @@ def levels_due(
     }
     for level, bucket, shard in shards_of(manifest):
         rows = rows_of_shard(manifest, level, bucket, shard)
-        stored = [n for n in units_of_rows(manifest, bucket, rows) if level not in due[n]]
-        if stored and not _is_sound(cache, manifest, level, bucket, shard):
+        units = units_of_rows(manifest, bucket, rows)
+        stored = [n for n in units if level not in due[n]]
+        # Of a shard with nothing due a part file is no whole one: nobody would ever finish it.
+        unfinished = len(stored) < len(units)
+        if stored and not _is_sound(cache, manifest, level, bucket, shard, or_part=unfinished):
             for number in stored:
                 due[number] = due[number] | {level}
     return due
@@ -51,13 +54,15 @@ def part_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _is_sound(cache: Path, manifest: Manifest, level: int, bucket: int, shard: int) -> bool:
-    """Say whether a shard's file, or part file, is there with its full size and index."""
+def _is_sound(
+    cache: Path, manifest: Manifest, level: int, bucket: int, shard: int, *, or_part: bool
+) -> bool:
+    """Say whether a shard's file, or if allowed part file, is there with full size and index."""
     store = STORES[manifest.container]
     rows = rows_of_shard(manifest, level, bucket, shard)
     capacity = manifest.buckets[bucket].samples_per_shard[level]
     path = store.shard_path(cache, manifest, level, bucket, shard)
-    for candidate in (path, part_path(path)):
+    for candidate in (path, part_path(path)) if or_part else (path,):
         try:
             store.shard_offsets(
                 candidate, len(rows), capacity, manifest.sample_bytes(level, bucket)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data.blocks import Block, cut_blocks
 from data.gather import copy_runs, tile_runs
+from data.mapping import page_ranges
 from data.order import batch_shares, crop_fractions
 from data.reader import LevelReader
 
@@ -78,8 +79,8 @@ class Epoch:
         files = self._reader.files
         probed = offsets[:: max(1, len(offsets) // _PROBED_RUNS)] * value_bytes
         if not files.is_resident(probed.tolist()):
-            for start in (offsets * value_bytes).tolist():
-                files.prefetch(start, run_length * value_bytes)
+            for start, length in page_ranges(offsets * value_bytes, run_length * value_bytes):
+                files.prefetch(start, length)
 
     def fill(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Copy a block's tiles; return features [n, C, h, w], indices [n] and sizes [n, 2]."""

@@ -26,10 +26,11 @@ def settle_cache(
     not set.
     """
     path = folder / FILE_NAME
-    if overwrite or not path.exists():
+    replaced = overwrite and _is_other_plan(folder, manifest)
+    if replaced or not path.exists():
         # Commits without their manifest are of nobody knows which plan.
         log_file.clear()
-    if overwrite:
+    if replaced:
         _remove_cache(folder)
     if not path.exists():
         manifest.save(folder)
@@ -44,6 +45,14 @@ def settle_cache(
             )
     # Each time: a crash may have come before it, and boxes may be mended without new features.
     write_annotations(folder / ANNOTATIONS_NAME, images)
+
+
+def _is_other_plan(folder: Path, manifest: Manifest) -> bool:
+    """Say whether there is something to replace; a cache of the same plan is gone on with."""
+    try:
+        return manifest.difference_from(Manifest.load(folder)) is not None
+    except CacheError:  # there is none, or one that cannot be read
+        return True
 
 
 def _remove_cache(folder: Path) -> None:

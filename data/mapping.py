@@ -47,6 +47,9 @@ class MappedFiles:
         room = [-(-max(1, size) // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes]
         self.starts: NDArray[Any] = np.concatenate([[0], np.cumsum(room)])[:-1].astype(np.int64)
         self.num_bytes = int(sum(room))
+        self._residency_is_told = all(
+            path.stat().st_uid == os.geteuid() or os.access(path, os.W_OK) for path in paths
+        )
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self._address = _mapped(None, self.num_bytes, _PROT_NONE, flags, -1, None)
         region = (ctypes.c_char * self.num_bytes).from_address(self._address)
@@ -73,13 +76,35 @@ class MappedFiles:
         _libc.madvise(self._address + first, start + num_bytes - first, _WILLNEED)
 
     def is_resident(self, starts: Iterable[int]) -> bool:
-        """Say whether the pages in which these bytes lie are all in the page cache."""
+        """Say whether the pages in which these bytes lie are all in the page cache.
+
+        Linux tells that of files only to who owns them or may write them, and calls all others
+        resident: False for these.
+        """
+        if not self._residency_is_told:
+            return False
         page = ctypes.c_ubyte()
         for start in starts:
             first = self._address + start // mmap.PAGESIZE * mmap.PAGESIZE
             if _mincore(first, mmap.PAGESIZE, ctypes.byref(page)) == 0 and not page.value & 1:
                 return False
         return True
+
+
+def page_ranges(starts: NDArray[Any], num_bytes: int) -> list[tuple[int, int]]:
+    """Return (start, length) of the pages of runs of `num_bytes` that begin at `starts`, joined.
+
+    Runs may be as short as one position of a map and a hundred thousand; each page comes once.
+    """
+    if not len(starts):
+        return []
+    starts = np.sort(starts)
+    first = starts // mmap.PAGESIZE
+    last = (starts + num_bytes - 1) // mmap.PAGESIZE
+    begins = np.flatnonzero(np.concatenate([[True], first[1:] > last[:-1] + 1]))
+    ends = np.concatenate([begins[1:] - 1, [len(starts) - 1]])
+    lengths = (last[ends] + 1 - first[begins]) * mmap.PAGESIZE
+    return list(zip((first[begins] * mmap.PAGESIZE).tolist(), lengths.tolist(), strict=True))
 
 
 def _mapped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -168,13 +169,18 @@ class LevelReader:
                 "fewer, larger shards (cache.shard_megabytes) need fewer mappings"
             ) from error
 
+    @cached_property
+    def _expected(self) -> list[list[int | None]]:
+        """Every sample's committed checksum; once, as the log of a large cache takes its time."""
+        return expected_checksums(self.manifest, read_commits(self.cache), self.info.index)
+
     def _check_shard(self, number: int) -> None:
         """Compare a shard's samples with their committed checksums; CacheError if one differs."""
         manifest, level = self.manifest, self.info.index
         bucket, shard = self._shards[number]
         members = np.flatnonzero(self.shard_of == number)
         rows = [manifest.samples[index].row for index in members]
-        expected = expected_checksums(manifest, read_commits(self.cache), level)[bucket]
+        expected = self._expected[bucket]
         damaged = differing_rows(
             self._files.memory,
             self._starts_bytes[members].tolist(),

@@ -87,6 +87,8 @@ class CacheWriter:
         self._units = units_of(manifest)
         self._commits = read_commits(cache)
         self._due = levels_due(cache, manifest, self._commits)
+        self._marked: set[tuple[int, int]] = set()
+        """(unit, level) of what was whole and is being replaced."""
         self._open: dict[tuple[int, int, int], _OpenShard] = {}
         self._progress: dict[int, _Progress] = {}
         self._pool = ThreadPoolExecutor(num_threads, initializer=limit_cores, initargs=(1,))
@@ -163,6 +165,10 @@ class CacheWriter:
         if untouched and sample.checksum == self._commits[unit.index].checksums[level][row]:
             return _Written(sample.checksum, sample.statistics, 0)
         with self._opening:
+            if untouched and (unit.index, level) not in self._marked:
+                # Durable before a committed byte is touched: a crash must not pass it off as whole.
+                self._log.mark_damaged({unit.index: [level]})
+                self._marked.add((unit.index, level))
             shard = self._shard_of(unit, level)
         offset = int(shard.offsets[unit.first_row + row - shard.rows.start])
         _write_all(shard.handle, sample.content, offset)

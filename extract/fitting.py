@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from data.manifest import Manifest
 from data.plan import LevelShapes, level_bytes, padded_size, resized_size
+from data.views import is_view
 
 _OVERHEAD = 1.01  # what data.writer asks for, beyond the samples, before it begins
 _STEP = 16  # crops in positions and sizes in px are proposed in multiples of it
@@ -60,9 +61,11 @@ def _crop(manifest: Manifest, free_bytes: int) -> str | None:
 def _limit(manifest: Manifest, free_bytes: int) -> str | None:
     """Return how many of the first images fit."""
     sizes = [_bytes_of(manifest, bucket.level_shapes) for bucket in manifest.buckets]
+    # Views of image n follow at n + k times the number of images.
+    num_images = sum(not is_view(sample.file) for sample in manifest.samples)
     total, number = 0, 0
-    for sample in manifest.samples:
-        total += sizes[sample.bucket]
+    for first in range(num_images):
+        total += sum(sizes[sample.bucket] for sample in manifest.samples[first::num_images])
         if not fits(total, free_bytes):
             break
         number += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
+from configs.errors import CacheError
 from data.cast import SampleCaster
 from data.cast_kernel import _to_halves, _to_halves_by_bits, store_map
 
@@ -91,3 +93,15 @@ def test_maps_are_stored_alike_however_the_backbone_lays_them_out(channels_first
     )
     stored = np.frombuffer(sample.content, dtype=np.float16).reshape(5, 7, 8)
     np.testing.assert_array_equal(stored, computed.half().numpy())
+
+
+@pytest.mark.parametrize("place", [0, 1500, 4095])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_single_value_that_is_not_finite_is_found_anywhere_in_a_large_map(
+    dtype: str, value: float, place: int
+) -> None:
+    computed = torch.randn(64, 64, 8, generator=torch.Generator().manual_seed(0))
+    computed.view(-1, 8)[place, 3] = value
+    with pytest.raises(CacheError, match="infinite or NaN features"):
+        SampleCaster(dtype).cast(computed, level=0)

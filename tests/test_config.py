@@ -180,7 +180,7 @@ sections = st.fixed_dictionaries(
                 "container": st.sampled_from(["zarr", "hdf5"]),
                 "dtype": st.sampled_from(["float16", "float32"]),
                 "shard_megabytes": small,
-                "levels": st.none() | st.lists(st.integers(0, 9), max_size=5),
+                "levels": st.none() | st.lists(st.integers(0, 9), min_size=1, max_size=5),
             },
         ),
         "training": st.fixed_dictionaries(

@@ -199,6 +199,8 @@ def test_two_splits_in_one_run_give_two_caches(tiny_config: Path, tmp_path: Path
         (("--levels", "7"), "cache.levels: the detector has levels 0, 1, 2, 3, 4, not 7"),
         (("--levels", "one"), "cache.levels"),
         (("--detection-checkpoint", "no.pth"), "detector checkpoint no.pth: no such file: give"),
+        (("--detection-checkpoint", "a #2.pth"), "detector checkpoint a #2.pth: no such file"),
+        (("--detection-checkpoint", "20240101"), "detector checkpoint 20240101: no such file"),
     ],
 )
 def test_mistake_is_one_line_and_nothing_is_written(
@@ -255,3 +257,18 @@ def test_features_do_not_depend_on_the_number_of_cores(
     finally:
         torch.set_num_threads(1)
     assert fingerprints(folder) == fingerprints(zarr_cache.folder)
+
+
+def test_overwrite_goes_on_with_a_cache_of_the_same_plan(
+    zarr_cache: TinyCache, tmp_path: Path
+) -> None:
+    shutil.copytree(zarr_cache.folder, tmp_path / "train")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("c.*")}
+    must_extract(zarr_cache.config, tmp_path, "--overwrite")
+    assert before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_an_empty_list_of_levels_is_one_line(zarr_cache: TinyCache, tmp_path: Path) -> None:
+    error = error_of(run_extract(zarr_cache.config, tmp_path, "--set", "cache.levels=[]"))
+    assert "cache.levels" in error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import mmap
+import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 from data.blocks import cut_blocks
 from data.gather import copy_runs, tile_runs
-from data.mapping import MappedFiles
+from data.mapping import MappedFiles, page_ranges
 from data.mounts import is_remote
 from data.order import epoch_order_by_shards
 
@@ -164,3 +167,28 @@ def test_network_file_systems_are_told_from_local_ones(
     )
     assert is_remote(Path(folder), tmp_path / "mounts") is remote
     assert not is_remote(Path(folder), tmp_path / "none")
+
+
+@given(starts=st.lists(st.integers(0, 100_000), max_size=30), num_bytes=st.integers(1, 10_000))
+def test_page_ranges_are_the_pages_of_the_runs_each_once(starts: list[int], num_bytes: int) -> None:
+    ranges = page_ranges(np.array(starts, dtype=np.int64), num_bytes)
+    page = mmap.PAGESIZE
+    expected = {
+        number
+        for start in starts
+        for number in range(start // page, (start + num_bytes - 1) // page + 1)
+    }
+    found = [n for start, length in ranges for n in range(start // page, (start + length) // page)]
+    assert sorted(found) == sorted(expected)
+    assert all(one[0] + one[1] < other[0] for one, other in pairwise(ranges)), "joined"
+
+
+def test_residency_of_a_file_of_somebody_else_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"in memory")
+    assert MappedFiles([path]).is_resident([0])
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert not MappedFiles([path]).is_resident([0])

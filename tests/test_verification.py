@@ -11,10 +11,12 @@ import pytest
 from click.testing import Result
 
 from configs.errors import CacheError
+from data.cast import SampleCaster
 from data.commits import read_commits
 from data.reader import LevelReader
 from data.stream import LevelStream
 from data.verification import verify_cache
+from data.writer import CacheWriter
 from tests.extraction import TinyCache, error_of, run_extract, shard_bytes
 
 Damage = Callable[[TinyCache, int], list[Path]]
@@ -235,3 +237,36 @@ def test_mended_commit_log_counts_each_unit_once(copied: TinyCache) -> None:
     assert [entry["damaged"] for entry in damaged] == [[1]]
     assert all(not commit.damaged for commit in read_commits(copied.folder).values())
     assert not verify_cache(copied.folder).damages
+
+
+def test_repair_on_another_machine_that_is_cut_short_is_mended_by_the_next_run(
+    copied: TinyCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other bits for a damaged level replace those of all levels; then the lights go out."""
+    before = shard_bytes(copied.folder)
+    flip(copied, 0)
+    assert "damaged" in error_of(extract(copied, "--verify"))
+    cast = SampleCaster.cast
+
+    def commit(*_: object) -> None:
+        raise RuntimeError("the lights went out")
+
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(
+            SampleCaster, "cast", lambda caster, computed, level: cast(caster, computed + 1, level)
+        )
+        elsewhere.setattr(CacheWriter, "_commit", commit)
+        assert str(extract(copied).exception) == "the lights went out"
+    assert extract(copied, "--verify").exit_code != 0
+    assert extract(copied).exit_code == 0
+    assert shard_bytes(copied.folder) == before
+    assert extract(copied, "--verify").exit_code == 0
+    assert not list(copied.folder.rglob("*.part"))
+
+
+def test_part_file_that_nobody_would_finish_is_computed_again(copied: TinyCache) -> None:
+    before = shard_bytes(copied.folder)
+    path = copied.shard_files(1)[0]
+    path.replace(path.with_name(f"{path.name}.part"))
+    assert extract(copied).exit_code == 0
+    assert shard_bytes(copied.folder) == before

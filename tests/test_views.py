@@ -22,6 +22,7 @@ from data.reader import LevelReader
 from data.records import ImageSet
 from data.views import View, is_view, split_view, with_views
 from extract.detector import backbone_levels, load_detector, prepare_images
+from extract.fitting import _bytes_of, _limit, fits
 from tests.datasets import save_image
 from tests.extraction import error_of, fingerprints
 from tests.photos import Photos
@@ -194,6 +195,24 @@ def test_limit_counts_images_and_not_their_views(photos: Photos, tmp_path: Path)
     samples = Manifest.load(features / "train").samples
     assert len(samples) == 12
     assert [sample.image_id for sample in samples[:4]] == [3, 1, 13, 11]
+
+
+def test_advised_limit_is_the_most_images_that_fit_with_all_their_views(
+    photos: Photos, tmp_path: Path
+) -> None:
+    config = augmented_config(photos, tmp_path / "c.yaml")
+    features = photos.must_extract(tmp_path / "features", config=config)
+    manifest = Manifest.load(features / "train")
+    needed = []
+    for images in (1, 2, 3):
+        of_them = [n for n in range(12) if n % 3 < images]
+        shapes = [manifest.buckets[manifest.samples[n].bucket].level_shapes for n in of_them]
+        needed.append(sum(_bytes_of(manifest, each) for each in shapes))
+    for images, num_bytes in enumerate(needed, start=1):
+        smallest = next(free for free in range(num_bytes, 2 * num_bytes) if fits(num_bytes, free))
+        assert _limit(manifest, smallest) == f"--limit {images}"
+        less = f"--limit {images - 1}" if images > 1 else None
+        assert _limit(manifest, smallest - 1) == less
 
 
 def test_bad_image_is_left_out_with_all_its_views(photos: Photos, tmp_path: Path) -> None:
