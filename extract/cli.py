@@ -134,6 +134,7 @@ def extract_features(
         image_sets = {
             split: _screened(settings.data, images, workers) for split, images in image_sets.items()
         }
+    promised_bytes = 0
     for split, images in image_sets.items():
         views = with_views(images, settings.data.splits[split].augmentation)
         with _hint("run with --skip-bad-images"):
@@ -144,8 +145,9 @@ def extract_features(
             if dry_run:
                 foreseen = estimate(
                     manifest, detector.model, root / split,
-                    batch_size=batch_size, num_workers=workers,
+                    batch_size=batch_size, num_workers=workers, promised_bytes=promised_bytes,
                 )  # fmt: skip
+                promised_bytes += foreseen.needed_bytes
                 table = foreseen.table()
         if table is not None:
             click.echo(f"{split}:\n{table}")

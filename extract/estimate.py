@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,8 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from configs.errors import CacheError
+from data.commits import read_commits
+from data.due import bytes_to_lay_out, levels_due
 from data.manifest import Manifest
-from data.plan import level_bytes
+from data.plan import level_bytes, units_of
 from data.stores import STORES, rows_of_shard
 from extract.fitting import fits, ways_to_fit
 from extract.pyramid import level_shapes
@@ -40,8 +46,13 @@ class Estimate:
     """Of all shard files, containers' indexes included."""
     speed: Speed
     free_bytes: int
+    """Of the disk, without what the splits before this one will take."""
+    num_there: int
+    """Of the images, those that an earlier run has stored."""
+    needed_bytes: int
+    """Of samples in shards that have no file yet."""
     ways_to_fit: list[str]
-    """Options that make it fit, each alone; empty if it fits as it is."""
+    """Options that make it fit, each alone; empty if it fits, or has been begun."""
 
     @property
     def num_bytes(self) -> int:
@@ -50,8 +61,8 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Expected duration of the whole extraction."""
-        return self.num_images / self.speed.images_per_s
+        """Expected duration of what is still to be done."""
+        return (self.num_images - self.num_there) / self.speed.images_per_s
 
     def table(self) -> str:
         """Return the estimate as text."""
@@ -70,7 +81,14 @@ class Estimate:
             f"measured: {self.speed.images_per_s:.2f} images/s, the disk writes "
             f"{self.speed.write_bytes_per_s / 1e6:.0f} MB/s; about {_duration(self.seconds)}",
         ]
-        if self.ways_to_fit:
+        if self.num_there:
+            lines.append(
+                f"{self.num_there} of the images are there already, "
+                f"{_size(self.needed_bytes)} are still needed"
+            )
+        if self.num_there and not fits(self.needed_bytes, self.free_bytes):
+            lines.append("does not fit: free space")
+        elif self.ways_to_fit:
             lines += [
                 "does not fit; each of these alone would, the least harmful first:",
                 *(f"  {option}" for option in self.ways_to_fit),
@@ -85,13 +103,17 @@ def estimate(
     *,
     batch_size: int | None = None,
     num_workers: int = 2,
+    promised_bytes: int = 0,
 ) -> Estimate:
     """Measure for a cache at `folder`, beside which a temporary folder lies meanwhile.
 
-    Raises CacheError if nothing can be written there, or not even a few images.
+    `promised_bytes` of the free ones go to other splits. Raises CacheError if nothing can be
+    written there, or not even a few images.
     """
     parent = _existing_folder(folder)
     free_bytes = shutil.disk_usage(parent).free
+    num_there, needed_bytes = _still_needed(folder, manifest)
+    left_bytes = max(0, free_bytes - promised_bytes)
     levels = [
         LevelSize(
             index=level.index,
@@ -101,14 +123,13 @@ def estimate(
         )
         for level in manifest.levels
     ]
-    num_bytes = sum(level.num_bytes for level in levels)
     try:
-        with TemporaryDirectory(dir=parent, prefix=".dry-run-") as scratch:
-            disk_bytes = _shard_bytes(manifest, Path(scratch))
+        with _scratch_folder(parent) as scratch:
+            disk_bytes = _shard_bytes(manifest, scratch)
             speed = measure_speed(
                 manifest,
                 model,
-                Path(scratch),
+                scratch,
                 free_bytes=free_bytes,
                 batch_size=batch_size,
                 num_workers=num_workers,
@@ -125,11 +146,49 @@ def estimate(
         num_files=_num_files(manifest, sum(level.num_shards for level in levels)),
         disk_bytes=disk_bytes,
         speed=speed,
-        free_bytes=free_bytes,
+        free_bytes=left_bytes,
+        num_there=num_there,
+        needed_bytes=needed_bytes,
         ways_to_fit=[]
-        if fits(num_bytes, free_bytes)
-        else ways_to_fit(manifest, free_bytes, level_shapes(model)),
+        if num_there or fits(needed_bytes, left_bytes)
+        else ways_to_fit(manifest, left_bytes, level_shapes(model)),
     )
+
+
+def _still_needed(folder: Path, manifest: Manifest) -> tuple[int, int]:
+    """Return how many images a cache of this very plan has, and the bytes that it still needs."""
+    try:
+        begun = manifest.difference_from(Manifest.load(folder)) is None
+    except CacheError:  # there is none, or one that cannot be read
+        begun = False
+    due = levels_due(folder, manifest, read_commits(folder) if begun else {})
+    units = units_of(manifest)
+    num_there = sum(unit.num_rows for unit in units if not due[unit.index])
+    if begun:
+        return num_there, bytes_to_lay_out(folder, manifest, due)
+    return 0, sum(level_bytes(manifest, level.index) for level in manifest.levels)
+
+
+@contextmanager
+def _scratch_folder(parent: Path) -> Iterator[Path]:
+    """Give a temporary folder; remove those of processes of this machine that were killed."""
+    prefix = f".dry-run-{socket.gethostname()}-"
+    for left in parent.glob(f"{prefix}*"):
+        number = left.name.removeprefix(prefix).partition("-")[0]
+        if number.isdecimal() and not _is_alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=parent, prefix=f"{prefix}{os.getpid()}-") as scratch:
+        yield Path(scratch)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of somebody else
+        pass
+    return True
 
 
 def _existing_folder(folder: Path) -> Path:

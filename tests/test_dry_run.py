@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -14,9 +19,9 @@ from hypothesis import strategies as st
 
 import extract.pipeline
 from data.manifest import Manifest
-from data.plan import samples_by_bucket, units_of
+from data.plan import level_bytes, samples_by_bucket, units_of
 from extract.estimate import estimate
-from extract.timing import part_of
+from extract.timing import Speed, part_of
 from tests.extraction import (
     TinyCache,
     error_of,
@@ -122,6 +127,65 @@ def test_nothing_remains_after_an_interruption_by_the_keyboard(
     assert result.exit_code == 1
     assert seen
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_dry_run_has_left_is_removed_by_the_next_one(
+    zarr_cache: TinyCache, tmp_path: Path
+) -> None:
+    options = [
+        "--split", "train", "--dry-run", "--device", "cpu",
+        "--config", str(zarr_cache.config), "--features", str(tmp_path),
+    ]  # fmt: skip
+    script = f"from extract.cli import extract_features; extract_features({options!r})"
+    killed = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1])
+    while not list(tmp_path.glob(".dry-run-*")):
+        assert killed.poll() is None
+        time.sleep(0.001)
+    killed.kill()
+    killed.wait()
+    assert list(tmp_path.glob(".dry-run-*"))
+    of_others = tmp_path / f".dry-run-{socket.gethostname()}-{os.getpid()}-x"
+    elsewhere = tmp_path / ".dry-run-another-host-1234567-x"
+    for folder in (of_others, elsewhere):
+        folder.mkdir()
+    assert run_extract(zarr_cache.config, tmp_path, "--dry-run").exit_code == 0
+    assert sorted(tmp_path.iterdir()) == sorted([of_others, elsewhere])
+
+
+def test_verdict_is_about_what_is_not_there_yet(
+    zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(zarr_cache.folder, tmp_path / "train")
+    shard = max(zarr_cache.shard_files(0), key=lambda path: path.stat().st_size)
+    num_bytes = shard.stat().st_size
+    (tmp_path / "train" / shard.relative_to(zarr_cache.folder)).unlink()
+    speed = Speed(images_per_s=1.0, write_bytes_per_s=1.0)
+    monkeypatch.setattr("extract.estimate.measure_speed", lambda *_, **__: speed)
+    for free, fits in ((3 * num_bytes, True), (num_bytes // 2, False)):
+        set_free_bytes(monkeypatch, free)
+        output = run_extract(zarr_cache.config, tmp_path, "--dry-run").output
+        assert "of the images are there already, " in output
+        assert ("does not fit: free space" not in output) is fits
+        assert advice_of(output) == []
+    set_free_bytes(monkeypatch, num_bytes // 2)
+    assert "needs" in error_of(run_extract(zarr_cache.config, tmp_path))
+
+
+def test_verdict_on_a_split_leaves_room_for_those_before_it(
+    zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {}
+    for split in ("train", "val"):
+        manifest, _ = plan_of(zarr_cache.config, split)
+        sizes[split] = sum(level_bytes(manifest, level.index) for level in manifest.levels)
+    for share, fits in ((1.1, True), (0.9, False)):
+        set_free_bytes(monkeypatch, int(sum(sizes.values()) * share))
+        output = run_extract(
+            zarr_cache.config, tmp_path, "--split", "val", "--dry-run", split="train"
+        ).output
+        train, val = output.split("val:\n", 1)
+        assert "does not fit" not in train
+        assert ("does not fit" not in val) is fits
 
 
 def test_folder_that_cannot_be_written_is_one_line(zarr_cache: TinyCache, tmp_path: Path) -> None:
