@@ -209,6 +209,9 @@ class TrainingConfig(Section):
     input_noise: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
     """Gaussian noise on what the codec sees while training, in standard deviations of each channel;
     it still has to give the features without noise. Against overfitting few images."""
+    cutmix: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+    """Share of the maps of which a part is another image's while training (CutMix). Against
+    overfitting few images."""
     level_weights: list[Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]] | None = (
         None
     )

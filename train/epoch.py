@@ -17,6 +17,7 @@ from configs.log_setup import bar_interval_s
 from configs.schema import TrainingConfig
 from data.stream import Batch
 from data.transfer import on_device
+from train.cutmix import cutmix
 from train.distributed import World
 from train.guards import LossWatch
 from train.objective import Distortion, rate_distortion
@@ -88,6 +89,7 @@ class Step:
     ) -> None:  # fmt: skip
         self._session = session
         self._lmbda = settings.lmbda
+        self._cutmix = settings.cutmix
         self._clip = settings.optimizer.clip_max_norm or math.inf
         self._rows = {level: row for row, level in enumerate(levels)}
         self._distortions = distortions
@@ -105,6 +107,11 @@ class Step:
         codec.use_level(row)
         if self._world.size > 1:
             codec.noise_share = (batch.first_row, len(x), batch.batch_rows)
+        if self._cutmix:
+            x = cutmix(
+                x, batch.sizes, self._cutmix,
+                first_row=batch.first_row, batch_rows=batch.batch_rows,
+            )  # fmt: skip
         session.optimizer.zero_grad(set_to_none=True)
         session.aux_optimizer.zero_grad(set_to_none=True)
         loss, mse, bpp = rate_distortion(
