@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
 from configs.errors import CacheError
-from data.checksums import differing_rows, expected_checksums
+from data.checksums import checksum, expected_checksums
 from data.commits import FILE_NAME as COMMITS_NAME
 from data.commits import Commit, CommitLog, read_commits
 from data.due import part_path
 from data.manifest import Manifest
-from data.mapping import MappedFiles
 from data.plan import Unit, samples_by_bucket, units_of
 from data.statistics import ChannelStatistics
 from data.stores import STORES, differing_metadata, rows_of_shard, shards_of
@@ -151,15 +150,15 @@ class _Check:
         if not path.exists() and part_path(path).exists():
             # The extraction has not finished: what is committed so far lies in the part file.
             path = part_path(path)
-        differing: Iterable[int] = [row for row, wanted in enumerate(expected) if wanted]
+        differing = [row for row, wanted in enumerate(expected) if wanted]
         try:
             offsets = store.shard_offsets(
                 path, len(rows), manifest.buckets[bucket].samples_per_shard[level], sample_bytes
             )
-            files = MappedFiles([path])
-            files.prefetch(0, files.num_bytes)
-            differing = differing_rows(files.memory, offsets.tolist(), sample_bytes, expected)
+            differing, unreadable = _differing_in(path, offsets.tolist(), sample_bytes, expected)
             reason = f"{len(differing)} of {len(rows)} samples differ from their checksums"
+            if unreadable is not None:
+                reason += f", or cannot be read ({unreadable.strerror or unreadable})"
         except FileNotFoundError:
             reason = "missing"
         except CacheError as error:
@@ -187,6 +186,41 @@ class _Check:
 
     def _samples(self, unit: Unit) -> list[int]:
         return self._by_bucket[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
+
+
+def _differing_in(
+    path: Path, starts: Sequence[int], num_bytes: int, expected: Sequence[int | None]
+) -> tuple[list[int], OSError | None]:
+    """Return which samples of a file differ from their checksums, and an error of reading one.
+
+    They are read into memory: of a mapped file a bad sector would kill the process.
+    """
+    differing: list[int] = []
+    unreadable = None
+    memory = memoryview(bytearray(num_bytes))
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        for row, (start, wanted) in enumerate(zip(starts, expected, strict=True)):
+            if wanted is None:
+                continue
+            try:
+                whole = _fill(memory, file.fileno(), start)
+            except OSError as error:
+                unreadable, whole = error, False
+            if not whole or checksum(memory) != wanted:
+                differing.append(row)
+    return differing, unreadable
+
+
+def _fill(memory: memoryview, handle: int, start: int) -> bool:
+    """Read a file from `start` on until the memory is full; False if it ends before."""
+    done = 0
+    while done < len(memory):
+        count = os.preadv(handle, [memory[done:]], start + done)
+        if not count:
+            return False
+        done += count
+    return True
 
 
 def _unit_of_samples(manifest: Manifest) -> dict[int, int]:

@@ -231,7 +231,7 @@ def train_detector(
     def evaluate(model: Any, classes: tuple[str, ...]) -> dict[str, float]:
         return evaluate_detector(model, classes, val_set)
 
-    if not val_set.categories:
+    if not any((~record.ignored).any() for record in val_set.records):
         raise ConfigError(f"train-detector: the split {val_split!r} has no boxes to evaluate on")
     best = finetune(
         settings.detector, train_set, settings.detector_training,

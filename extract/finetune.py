@@ -23,7 +23,7 @@ from data.atomic import write_atomically
 from data.images import read_image
 from data.records import ImageRecord, ImageSet
 from extract.detector import build_detector, set_batch_norm_eps
-from extract.weights import read_checkpoint, read_named_weights
+from extract.weights import UNREADABLE, first_sentence, read_checkpoint, read_named_weights
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +91,20 @@ def finetune(
     first_epoch, best = 0, -1.0
     last_path = folder / "last_model.pth"
     if resume and last_path.is_file():
-        last = torch.load(last_path, map_location=device, weights_only=True)
+        last = _read_last(last_path, device)
         if tuple(last["classes"]) != classes:
             raise ConfigError(
                 f"{last_path}: was trained on classes {last['classes']}, the data set has "
                 f"{list(classes)}: choose another detector_training.save_dir"
             )
-        model.load_state_dict(last["model_state_dict"])
-        optimizer.load_state_dict(last["optimizer"])
+        try:
+            model.load_state_dict(last["model_state_dict"])
+            optimizer.load_state_dict(last["optimizer"])
+        except (RuntimeError, ValueError) as error:  # other tensors, other parameter groups
+            raise ConfigError(
+                f"{last_path}: is of another detector than detector.builder {detector.builder!r}: "
+                "choose another detector_training.save_dir, or run with --fresh"
+            ) from error
         scheduler.load_state_dict(last["scheduler"])
         first_epoch, best = last["epoch"], last["best_map"]
         log.info("resuming after epoch %d (best mAP %.4f)", first_epoch, best)
@@ -138,6 +144,20 @@ def finetune(
             last_path,
         )
     return folder / "best_model.pth"
+
+
+def _read_last(path: Path, device: str) -> dict[str, Any]:
+    """Return the last checkpoint's content; ConfigError if it is damaged or something else."""
+    try:
+        last = torch.load(path, map_location=device, weights_only=True)
+    except UNREADABLE as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({first_sentence(error)}): run with --fresh"
+        ) from error
+    wanted = {"model_state_dict", "optimizer", "scheduler", "epoch", "best_map", "classes"}
+    if not isinstance(last, dict) or not wanted <= last.keys():
+        raise ConfigError(f"{path}: is no checkpoint of train-detector: run with --fresh")
+    return last
 
 
 def start_model(

@@ -20,7 +20,7 @@ from configs.schema import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
 
 _BUILTIN_DIR = Path(__file__).parent / "builtin"
 # What torch.load raises for files that are something else, or cut short.
-_NO_WEIGHTS = (
+UNREADABLE = (
     pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, LookupError,
     ValueError, TypeError, AttributeError, AssertionError,
 )  # fmt: skip
@@ -80,10 +80,10 @@ def read_checkpoint(name: str) -> DetectorWeights:
     path = existing_checkpoint(name)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except _NO_WEIGHTS as error:
+    except UNREADABLE as error:
         raise ConfigError(
             f"detector checkpoint {name}: not a PyTorch weights file, or damaged: "
-            f"{_first_sentence(error)}"
+            f"{first_sentence(error)}"
         ) from error
     state = _state_dict_in(content)
     if state is None:
@@ -111,7 +111,7 @@ def read_named_weights(builder: str, name: str) -> DetectorWeights:
         state = weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         raise ConfigError(
-            f"detector.weights {name}: cannot be downloaded here ({_first_sentence(error)}): "
+            f"detector.weights {name}: cannot be downloaded here ({first_sentence(error)}): "
             f"fetch {weights.url} on another machine and put it at {_file_of(weights)}"
         ) from error
     return DetectorWeights(
@@ -162,5 +162,6 @@ def _state_dict_in(content: object) -> Mapping[str, Tensor] | None:
     return None
 
 
-def _first_sentence(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
+    """Return the beginning of what an exception says, in one line."""
     return str(error).strip().split("\n", 1)[0].split(". ", 1)[0][:200] or type(error).__name__

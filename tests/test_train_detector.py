@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from data.scenes import CLASSES
 from extract.cli import train_detector
 from extract.detector import load_detector
 from extract.finetune import DetectionDataset, start_model
+from tests.extraction import error_of
 from tests.tiny_study import save_detector
 
 CONFIG = """\
@@ -93,6 +95,54 @@ def test_resume_on_other_classes_is_refused(tmp_path: Path, start: Path) -> None
     assert result.exit_code == 1
     assert "was trained on classes ['cat']" in result.output
     assert "Traceback" not in result.output
+
+
+def test_resume_with_another_detector_is_refused_unless_fresh(tmp_path: Path, start: Path) -> None:
+    assert run(tmp_path, start, epochs=1).exit_code == 0
+    other = (
+        "--set", "detector.builder=retinanet_resnet50_fpn", "--set", "detector.checkpoint=null",
+        "--set", "detector.weights=random",
+    )  # fmt: skip
+    error = error_of(run(tmp_path, start, epochs=2, arguments=other))
+    assert "is of another detector than detector.builder 'retinanet_resnet50_fpn'" in error
+    assert "--fresh" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", None])
+def test_resume_from_a_damaged_checkpoint_is_one_line(
+    tmp_path: Path, start: Path, content: bytes | None
+) -> None:
+    last = tmp_path / "detection" / "last_model.pth"
+    last.parent.mkdir()
+    if content is None:
+        torch.save({"weights": 1}, last)
+    else:
+        last.write_bytes(content)
+    error = error_of(run(tmp_path, start, epochs=1))
+    assert error.startswith(f"{last}: ") and error.endswith(": run with --fresh")
+
+
+def test_val_split_without_a_box_is_refused_before_an_epoch_is_trained(
+    tmp_path: Path, start: Path
+) -> None:
+    """All its boxes are crowds: COCO's mAP is -1 then, and no epoch would be the best."""
+    images = [{"id": 1, "file_name": "a.png", "width": 96, "height": 64}]
+    categories = [{"id": 1, "name": "cat"}]
+    Image.new("RGB", (96, 64)).save(tmp_path / "a.png")
+    for split, crowd in (("train", 0), ("val", 1)):
+        box = {"id": 1, "image_id": 1, "bbox": [8, 8, 40, 40], "category_id": 1, "area": 1600}
+        content = {
+            "images": images, "annotations": [box | {"iscrowd": crowd}], "categories": categories
+        }  # fmt: skip
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    data = (
+        "--set", "data.format=coco",
+        *("--set", f"data.splits.train={{images: {tmp_path}, annotations: {tmp_path}/train.json}}"),
+        *("--set", f"data.splits.val={{images: {tmp_path}, annotations: {tmp_path}/val.json}}"),
+    )  # fmt: skip
+    error = error_of(run(tmp_path, start, epochs=1, arguments=data))
+    assert error == "train-detector: the split 'val' has no boxes to evaluate on"
+    assert not (tmp_path / "detection").exists()
 
 
 def test_checkpoint_of_another_architecture_is_refused_as_a_start(start: Path) -> None:

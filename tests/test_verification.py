@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -14,6 +17,7 @@ from configs.errors import CacheError
 from data.cast import SampleCaster
 from data.commits import read_commits
 from data.reader import LevelReader
+from data.stores import STORES
 from data.stream import LevelStream
 from data.verification import verify_cache
 from data.writer import CacheWriter
@@ -270,3 +274,45 @@ def test_part_file_that_nobody_would_finish_is_computed_again(copied: TinyCache)
     path.replace(path.with_name(f"{path.name}.part"))
     assert extract(copied).exit_code == 0
     assert shard_bytes(copied.folder) == before
+
+
+def test_bad_sector_is_named_and_costs_its_sample_alone(
+    copied: TinyCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = max(copied.shard_files(4), key=lambda shard: shard.stat().st_size)
+    inode, preadv, asked = path.stat().st_ino, os.preadv, []
+
+    def failing(handle: int, buffers: list[memoryview], offset: int) -> int:
+        if os.fstat(handle).st_ino == inode:
+            asked.append(offset)
+            if offset == min(asked):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(handle, buffers, offset)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "preadv", failing)
+        (damage,) = verify_cache(copied.folder).damages
+    assert len(asked) > 1
+    assert damage.path == path
+    assert len(damage.samples) == 1
+    assert "samples differ from their checksums, or cannot be read (Input/output err" in (
+        damage.reason
+    )
+
+
+def test_shard_that_is_cut_while_it_is_checked_is_damaged_and_nothing_dies(
+    copied: TinyCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied.shard_files(0)[1]
+    store = STORES[copied.container]
+    shard_offsets = store.shard_offsets
+
+    def cut_afterwards(shard: Path, *others: int) -> Any:
+        offsets = shard_offsets(shard, *others)
+        if shard == path:
+            os.truncate(path, 100)
+        return offsets
+
+    monkeypatch.setattr(store, "shard_offsets", cut_afterwards)
+    (damage,) = verify_cache(copied.folder).damages
+    assert {copied.manifest.samples[i].file for i in damage.samples} == images_in(copied, 0, path)
