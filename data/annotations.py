@@ -11,22 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from configs.errors import CacheError
 from data.atomic import write_atomically
 from data.records import ImageRecord, ImageSet
 
+_SEAL = "xxh3"
+
 
 def write_annotations(path: Path, images: ImageSet) -> None:
     """Write the companion file atomically, replacing one that is there."""
     # The cache's writer holds a lock, so that no other extraction writes the same companion now.
-    write_atomically(path, json.dumps(_to_coco(images), allow_nan=False).encode())
+    content = _to_coco(images)
+    sealed = {"info": {_SEAL: _seal_of(content)}} | content
+    write_atomically(path, json.dumps(sealed, allow_nan=False).encode())
 
 
 def read_annotations(path: Path, split: str) -> ImageSet:
     """Return what `write_annotations` wrote. Raises CacheError if it is missing or damaged."""
     try:
-        return _from_coco(json.loads(path.read_text(encoding="utf-8")), split)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        info = content.pop("info", {})
+        if info.get(_SEAL, seal := _seal_of(content)) != seal:
+            raise ValueError("its checksum differs")
+        return _from_coco(content, split)
     except FileNotFoundError:
         raise CacheError(f"{path}: no such file: run extract-features for this split") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -34,6 +43,11 @@ def read_annotations(path: Path, split: str) -> ImageSet:
             f"{path}: damaged ({type(error).__name__}: {error}): "
             "run extract-features again to repair it"
         ) from None
+
+
+def _seal_of(content: dict[str, Any]) -> str:
+    """Return the XXH3-64 of the content as JSON: a flipped digit of a box is still JSON."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, allow_nan=False).encode())
 
 
 def _to_coco(images: ImageSet) -> dict[str, Any]:

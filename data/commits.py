@@ -1,5 +1,6 @@
 """commits.jsonl: one line per finished unit, appended and synced; also the writers' lock.
 
+The first line names the plan, by the SHA-256 of manifest.json, so that damage there can be told.
 A unit that was found damaged gets a second line that names its damaged levels; when it is mended, a
 third, whole one. The last line about a unit counts.
 """
@@ -24,6 +25,7 @@ from data.statistics import ChannelStatistics
 log = logging.getLogger(__name__)
 
 FILE_NAME = "commits.jsonl"
+_PLAN = b'{"plan":'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +69,8 @@ def read_commits(cache: Path) -> dict[int, Commit]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             raw = _unsealed(line)
+            if "plan" in raw:
+                continue
             if "damaged" in raw:
                 commit = commits[int(raw["unit"])]
                 found = commit.damaged | frozenset(int(level) for level in raw["damaged"])
@@ -78,6 +82,21 @@ def read_commits(cache: Path) -> dict[int, Commit]:
             continue
         commits[commit.unit] = commit
     return commits
+
+
+def read_plan(cache: Path) -> str | None:
+    """Return the SHA-256 of the manifest that the commits are of; None if no whole line says so."""
+    path = cache / FILE_NAME
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        for line in file:
+            if line.startswith(_PLAN):
+                try:
+                    return str(_unsealed(line.removesuffix(b"\n"))["plan"])
+                except ValueError:
+                    continue
+    return None
 
 
 def _sealed(raw: dict[str, Any]) -> bytes:
@@ -111,6 +130,10 @@ class CommitLog:
         whole = content.rfind(b"\n") + 1
         if whole != len(content):
             os.ftruncate(self._handle, whole)
+
+    def name_plan(self, manifest_sha256: str) -> None:
+        """Note which manifest the commits are of."""
+        self._append(_sealed({"plan": manifest_sha256}))
 
     def append(self, commit: Commit) -> None:
         """Add a unit's line and make it durable."""

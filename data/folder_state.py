@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
 from configs.errors import CacheError
 from data.annotations import write_annotations
-from data.commits import CommitLog
+from data.commits import CommitLog, read_plan
 from data.manifest import FILE_NAME, Manifest
 from data.records import ImageSet
 from data.stores import STORES
+
+log = logging.getLogger(__name__)
 
 ANNOTATIONS_NAME = "annotations.json"
 
@@ -26,6 +29,7 @@ def settle_cache(
     not set.
     """
     path = folder / FILE_NAME
+    _mend_manifest(folder, manifest)
     replaced = overwrite and _is_other_plan(folder, manifest)
     if replaced or not path.exists():
         # Commits without their manifest are of nobody knows which plan.
@@ -43,8 +47,17 @@ def settle_cache(
                 + (f"add --skip-bad-images, as it left out {left_out}, or " if left_out else "")
                 + "add --overwrite to replace it, or choose another --features"
             )
+    if read_plan(folder) is None and (sha256 := Manifest.file_sha256(folder)) is not None:
+        log_file.name_plan(sha256)
     # Each time: a crash may have come before it, and boxes may be mended without new features.
     write_annotations(folder / ANNOTATIONS_NAME, images)
+
+
+def _mend_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest anew if its file is damaged or gone and the commits are of this plan."""
+    if read_plan(folder) == manifest.fingerprint != Manifest.file_sha256(folder):
+        log.warning("%s: was damaged or gone: it is written anew", folder / FILE_NAME)
+        manifest.save(folder)
 
 
 def _is_other_plan(folder: Path, manifest: Manifest) -> bool:

@@ -123,7 +123,8 @@ class Manifest:
             ) from None
         except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
             raise CacheError(
-                f"{path}: is damaged ({error}): run extract-features --overwrite"
+                f"{path}: is damaged ({error}): run extract-features with the settings that it was "
+                "made with, or with --overwrite"
             ) from error
         raise CacheError(
             f"{path}: is of format version {version}, this program reads {FORMAT_VERSION}: "
@@ -192,8 +193,14 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the plan; checkpoints carry it, so that a resumed run meets the same cache."""
+        """SHA-256 of manifest.json; checkpoints carry it, so that a resumed run meets its cache."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @staticmethod
+    def file_sha256(cache: Path) -> str | None:
+        """Return the SHA-256 of manifest.json as it lies there; None if there is none."""
+        path = cache / FILE_NAME
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
     def level(self, index: int) -> LevelInfo:
         """Return a stored level; raises CacheError naming the levels there are."""

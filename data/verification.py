@@ -10,10 +10,13 @@ from functools import reduce
 from pathlib import Path
 
 from configs.errors import CacheError
+from data.annotations import read_annotations
 from data.checksums import checksum, expected_checksums
 from data.commits import FILE_NAME as COMMITS_NAME
-from data.commits import Commit, CommitLog, read_commits
+from data.commits import Commit, CommitLog, read_commits, read_plan
 from data.due import part_path
+from data.folder_state import ANNOTATIONS_NAME
+from data.manifest import FILE_NAME as MANIFEST_NAME
 from data.manifest import Manifest
 from data.plan import Unit, samples_by_bucket, units_of
 from data.statistics import ChannelStatistics
@@ -72,6 +75,7 @@ def verify_cache(cache: Path) -> Verification:
         num_shards=len(found),
         num_bytes=sum(num_bytes for num_bytes, _ in found),
         damages=[
+            *check.plan(),
             *check.missing_commits(),
             *check.metadata(),
             *(damage for _, damage in found if damage),
@@ -114,6 +118,22 @@ class _Check:
             level.index: expected_checksums(manifest, commits, level.index)
             for level in manifest.levels
         }
+
+    def plan(self) -> Iterator[Damage]:
+        """Compare the manifest with the commits, and the annotations with both."""
+        plan = read_plan(self._cache)
+        if plan is None:
+            yield Damage(path=self._cache / COMMITS_NAME, reason="does not name the manifest")
+        elif plan != Manifest.file_sha256(self._cache):
+            yield Damage(path=self._cache / MANIFEST_NAME, reason="is not what was committed")
+        path = self._cache / ANNOTATIONS_NAME
+        try:
+            records = read_annotations(path, self._manifest.split).records
+        except CacheError as error:
+            yield Damage(path=path, reason=str(error).removeprefix(f"{path}: "))
+            return
+        if [r.image_id for r in records] != [sample.image_id for sample in self._manifest.samples]:
+            yield Damage(path=path, reason="names other images than the manifest")
 
     def missing_commits(self) -> Iterator[Damage]:
         """Find units that have no whole line, or are known to be damaged."""

@@ -92,7 +92,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes and expected time; leave nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
-@click.option("--verify", is_flag=True, help="Check every byte of the features; compute nothing.")
+@click.option("--verify", is_flag=True, help="Check every stored byte; compute nothing.")
 @detection_checkpoint_option
 @features_option
 @common_options

@@ -82,6 +82,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "train.autoregressive",
         "train.models",
         "train.objective",
+        "train.cutmix",
         "train.channel_weights",
         "train.object_weights",
         "train.distortions",

@@ -165,17 +165,17 @@ def test_damaged_commit_line_in_the_middle_is_told_and_its_unit_is_computed_agai
     folder = tmp_path / "train"
     shutil.copytree(zarr_cache.folder, folder)
     lines = (folder / COMMITS_NAME).read_bytes().split(b"\n")
-    lines[2] = lines[2][kept]
+    lines[3] = lines[3][kept]
     (folder / COMMITS_NAME).write_bytes(b"\n".join(lines))
     assert 2 not in read_commits(folder)
-    assert "commits.jsonl: line 3 is damaged and does not count" in caplog.text
+    assert "commits.jsonl: line 4 is damaged and does not count" in caplog.text
     must_extract(zarr_cache.config, tmp_path)
     assert 2 in read_commits(folder)
     assert shard_bytes(folder) == shard_bytes(zarr_cache.folder)
 
 
 def test_any_changed_byte_of_a_commit_line_is_noticed(zarr_cache: TinyCache) -> None:
-    line = (zarr_cache.folder / COMMITS_NAME).read_bytes().split(b"\n")[0]
+    line = (zarr_cache.folder / COMMITS_NAME).read_bytes().split(b"\n")[1]
     rng = np.random.default_rng(0)
     for place in rng.choice(len(line), 200, replace=False):
         changed = bytearray(line)
@@ -197,12 +197,15 @@ def test_commits_hold_a_checksum_per_sample_and_level(zarr_cache: TinyCache) -> 
                 assert commits[unit.index].checksums[level] == sums
 
 
-def test_manifest_gone_missing_makes_its_commits_void(
+def test_commits_of_nobody_knows_which_manifest_are_void(
     zarr_cache: TinyCache, tmp_path: Path
 ) -> None:
     folder = tmp_path / "train"
     shutil.copytree(zarr_cache.folder, folder)
     (folder / "manifest.json").unlink()
+    plan, units = (folder / COMMITS_NAME).read_bytes().split(b"\n", 1)
+    assert plan.startswith(b'{"plan":')
+    (folder / COMMITS_NAME).write_bytes(units)
     assert "train: 8 images" in run_extract(zarr_cache.config, tmp_path).output
     assert fingerprints(folder) == fingerprints(zarr_cache.folder)
 
