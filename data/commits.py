@@ -25,6 +25,7 @@ from data.statistics import ChannelStatistics
 log = logging.getLogger(__name__)
 
 FILE_NAME = "commits.jsonl"
+_BLOCK = 2**20
 _PLAN = b'{"plan":'
 
 
@@ -48,39 +49,43 @@ class Commit:
         return _sealed(raw)
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Commit:
+    def from_json(cls, raw: dict[str, Any], *, statistics: bool = True) -> Commit:
         """Inverse of `to_line`, parsed; ValueError, KeyError or TypeError if it is damaged."""
+        parts = raw["statistics"] if statistics else {}
         return cls(
             unit=int(raw["unit"]),
             checksums={int(level): list(sums) for level, sums in raw["xxh3"].items()},
-            statistics={
-                int(k): ChannelStatistics.from_json(v) for k, v in raw["statistics"].items()
-            },
+            statistics={int(k): ChannelStatistics.from_json(v) for k, v in parts.items()},
         )
 
 
-def read_commits(cache: Path) -> dict[int, Commit]:
-    """Return unit -> commit. A damaged line, or a last one cut short by a crash, is none."""
+def read_commits(cache: Path, *, statistics: bool = True) -> dict[int, Commit]:
+    """Return unit -> commit. A damaged line, or a last one cut short by a crash, is none.
+
+    Without `statistics` the commits have none: of a cache of terabytes they are gigabytes.
+    """
     path = cache / FILE_NAME
     if not path.is_file():
         return {}
     commits: dict[int, Commit] = {}
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            raw = _unsealed(line)
-            if "plan" in raw:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                raw = _unsealed(line[:-1])
+                if "plan" in raw:
+                    continue
+                if "damaged" in raw:
+                    commit = commits[int(raw["unit"])]
+                    found = commit.damaged | frozenset(int(level) for level in raw["damaged"])
+                    commit = replace(commit, damaged=found)
+                else:
+                    commit = Commit.from_json(raw, statistics=statistics)
+            except (ValueError, KeyError, TypeError, AttributeError, CacheError) as error:
+                log.warning("%s: line %d is damaged and does not count (%s)", path, number, error)
                 continue
-            if "damaged" in raw:
-                commit = commits[int(raw["unit"])]
-                found = commit.damaged | frozenset(int(level) for level in raw["damaged"])
-                commit = replace(commit, damaged=found)
-            else:
-                commit = Commit.from_json(raw)
-        except (ValueError, KeyError, TypeError, AttributeError, CacheError) as error:
-            log.warning("%s: line %d is damaged and does not count (%s)", path, number, error)
-            continue
-        commits[commit.unit] = commit
+            commits[commit.unit] = commit
     return commits
 
 
@@ -93,7 +98,7 @@ def read_plan(cache: Path) -> str | None:
         for line in file:
             if line.startswith(_PLAN):
                 try:
-                    return str(_unsealed(line.removesuffix(b"\n"))["plan"])
+                    return str(_unsealed(line[:-1])["plan"])
                 except ValueError:
                     continue
     return None
@@ -126,10 +131,20 @@ class CommitLog:
         except BlockingIOError:
             log.info("%s: another extraction is writing here: waiting for it", cache)
             fcntl.flock(self._handle, fcntl.LOCK_EX)
-        content = self._path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole != len(content):
+        size = os.fstat(self._handle).st_size
+        whole = self._end_of_last_line(size)
+        if whole != size:
             os.ftruncate(self._handle, whole)
+
+    def _end_of_last_line(self, size: int) -> int:
+        end = size
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            place = os.pread(self._handle, end - start, start).rfind(b"\n")
+            if place >= 0:
+                return start + place + 1
+            end = start
+        return 0
 
     def name_plan(self, manifest_sha256: str) -> None:
         """Note which manifest the commits are of."""

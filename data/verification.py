@@ -96,7 +96,7 @@ def mark_damaged(cache: Path, found: Verification) -> bool:
             damaged.setdefault(unit_of[index], set()).add(damage.level or 0)
     try:
         with CommitLog(cache) as log:
-            committed = read_commits(cache)
+            committed = read_commits(cache, statistics=False)
             log.mark_damaged({unit: at for unit, at in damaged.items() if unit in committed})
             # Without its statistics a level does not count as complete: no reader opens it.
             for level in {damage.level for damage in found.damages if damage.level is not None}:

@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class CacheWriter:
         self._log = log
         self._store = STORES[manifest.container]
         self._units = units_of(manifest)
-        self._commits = read_commits(cache)
+        self._commits = read_commits(cache, statistics=False)
         self._due = levels_due(cache, manifest, self._commits)
         self._marked: set[tuple[int, int]] = set()
         """(unit, level) of what was whole and is being replaced."""
@@ -182,13 +182,14 @@ class CacheWriter:
             unit=unit.index, checksums=progress.checksums, statistics=progress.statistics
         )
         self._log.append(commit)
-        self._commits[unit.index] = commit
+        self._commits[unit.index] = replace(commit, statistics={})
         self._due[unit.index] = frozenset()
 
     def finish(self) -> None:
         """Write each level's merged statistics, once every unit is committed."""
+        commits = read_commits(self._cache)
         for level in self._manifest.levels:
-            parts = [self._commits[unit.index].statistics[level.index] for unit in self._units]
+            parts = [commits[unit.index].statistics[level.index] for unit in self._units]
             merged = reduce(ChannelStatistics.merged_with, parts)
             write_atomically(
                 statistics_path(self._cache, level.index), merged.to_json().encode() + b"\n"

@@ -161,7 +161,7 @@ def _still_needed(folder: Path, manifest: Manifest) -> tuple[int, int]:
         begun = manifest.difference_from(Manifest.load(folder)) is None
     except CacheError:  # there is none, or one that cannot be read
         begun = False
-    due = levels_due(folder, manifest, read_commits(folder) if begun else {})
+    due = levels_due(folder, manifest, read_commits(folder, statistics=False) if begun else {})
     units = units_of(manifest)
     num_there = sum(unit.num_rows for unit in units if not due[unit.index])
     if begun:

@@ -211,7 +211,8 @@ def _is_complete(folder: Path, manifest: Manifest) -> bool:
         return False
     if manifest.difference_from(Manifest.load(folder)) is not None:
         return False
-    return not any(levels_due(folder, manifest, read_commits(folder)).values())
+    commits = read_commits(folder, statistics=False)
+    return not any(levels_due(folder, manifest, commits).values())
 
 
 def _bar(total: int) -> tqdm[Any]:

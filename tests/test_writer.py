@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import namedtuple
 from functools import reduce
 from pathlib import Path
@@ -231,3 +232,15 @@ def test_plan_does_not_depend_on_the_images_pixels_but_the_first(zarr_cache: Tin
     assert [image.shape[:2] for image in images_of(manifest)] == [
         (sample.height, sample.width) for sample in manifest.samples
     ]
+
+
+@given(length=st.integers(0, 5), torn=st.integers(0, 40))
+def test_torn_last_line_is_cut_off_however_long_it_is(length: int, torn: int) -> None:
+    """Read from the end on, block by block: here of 16 bytes."""
+    lines = b"".join(b"%d: whole\n" % number for number in range(length))
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.commits._BLOCK", 16)
+        path = Path(name) / COMMITS_NAME
+        path.write_bytes(lines + b"x" * torn)
+        CommitLog(Path(name)).close()
+        assert path.read_bytes() == lines
