@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.extraction import TinyCache, must_extract, write_config
 from tests.tiny_study import save_detector
 
 # How long an example takes says nothing on a machine that is shared.
-settings.register_profile("no_deadline", deadline=None)
+settings.register_profile(
+    "no_deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("no_deadline")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data.commits import CommitLog
 from data.manifest import Manifest
 from tests.extraction import error_of
 from tests.photos import COMMANDS, READERS, Photos, coco_of, photos, write_lists
@@ -112,6 +114,15 @@ def test_other_weights_are_refused_and_both_are_named(photos: Photos, name: str)
     assert error.endswith(WAY_OUT[name])
 
 
+def name_as_plan(manifest: Path) -> None:
+    """Let the commits be of this manifest: one that they are not of is damaged, and is mended."""
+    commits = manifest.parent / "commits.jsonl"
+    lines = commits.read_bytes().splitlines(keepends=True)
+    commits.write_bytes(b"".join(line for line in lines if not line.startswith(b'{"plan":')))
+    with CommitLog(manifest.parent) as log:
+        log.name_plan(hashlib.sha256(manifest.read_bytes()).hexdigest())
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_cache_of_another_format_version_is_refused(
     photos: Photos, tmp_path: Path, name: str
@@ -120,6 +131,7 @@ def test_cache_of_another_format_version_is_refused(
     for path in (tmp_path / "features").glob("*/manifest.json"):
         text = path.read_text().replace('"format_version": 1', '"format_version": 2')
         path.write_text(text)
+        name_as_plan(path)
     error = error_of(photos.run(name, features=tmp_path / "features"))
     assert error.endswith(
         "/manifest.json: is of format version 2, this program reads 1: "

@@ -38,7 +38,7 @@ def start_training(options: Sequence[str], output: Path) -> BaseProcess:
     return process
 
 
-def wait_for(process: BaseProcess, condition: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_for(process: BaseProcess, condition: Callable[[], bool], timeout_s: float = 300) -> None:
     """Return when the condition holds or the process has ended."""
     deadline = time.monotonic() + timeout_s
     while process.is_alive() and not condition():
