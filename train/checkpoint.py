@@ -158,6 +158,8 @@ def load_codec(
             raise ConfigError(f"{path}: serves the levels {list(info.levels)}, not level {level}")
         codec.use_level(info.levels.index(level))
     codec.eval().requires_grad_(False)
+    # As the maps come: else each convolution makes a copy of its weights for every map.
+    codec.to(memory_format=torch.channels_last)
     codec.update_tables()
     return codec.to(device), info
 

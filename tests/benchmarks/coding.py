@@ -102,19 +102,20 @@ def _maps(cache: Path, level: int) -> list[Tensor]:
 
 def _whole(codec: LevelCodec, maps: list[Tensor]) -> dict[str, Callable[[], object]]:
     """Return contestants that code all maps, transforms and all."""
-    latent_hw = [stock_coding.latents(codec, x).shape[-2:] for x in maps]
+    other = stock_coding.as_loaded(codec)
+    latent_hw = [stock_coding.latents(other, x).shape[-2:] for x in maps]
     ours = [codec.compress(x) for x in maps]
-    stock = [stock_coding.encode(codec, stock_coding.latents(codec, x)) for x in maps]
+    stock = [stock_coding.encode(other, stock_coding.latents(other, x)) for x in maps]
 
     def stock_decode() -> None:
         for x, strings, (height, width) in zip(maps, stock, latent_hw, strict=True):
-            y_hat = stock_coding.decode(codec, strings, (height, width))
-            stock_coding.restored(codec, y_hat, (x.shape[-2], x.shape[-1]))
+            y_hat = stock_coding.decode(other, strings, (height, width))
+            stock_coding.restored(other, y_hat, (x.shape[-2], x.shape[-1]))
 
     return {
         "encode, ours": lambda: [codec.compress(x) for x in maps],
         "encode, stock": lambda: [
-            stock_coding.encode(codec, stock_coding.latents(codec, x)) for x in maps
+            stock_coding.encode(other, stock_coding.latents(other, x)) for x in maps
         ],
         "decode, ours": lambda: [
             codec.decompress(out["strings"], out["shape"], out["size"]) for out in ours

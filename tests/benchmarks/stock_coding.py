@@ -6,12 +6,21 @@ but for standardising, padding, cropping and the clamp to [0, 1], which are for 
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from train.codec import LevelCodec, pad_to_multiple
+
+
+def as_loaded(codec: LevelCodec) -> LevelCodec:
+    """Return a copy with the weights in the layout in which CompressAI makes and loads them.
+
+    Convolutions take that of their weights where it is channels last, whatever that of the maps.
+    """
+    return deepcopy(codec).to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
