@@ -13,6 +13,7 @@ from tqdm import tqdm
 from analyze.bitstream import section_bytes, unpack
 from analyze.ensemble import CodedLevel, DroppedLevel, Ensemble
 from analyze.known_means import known_mean
+from analyze.per_image import per_image
 from analyze.pyramid_codec import PyramidCodec
 from analyze.streams_index import FILE_NAME, StreamsIndex, image_path
 from configs.errors import CacheError
@@ -133,24 +134,34 @@ def _compress(
     manifest = next(iter(readers.values())).manifest
     level_bytes = dict.fromkeys(readers, 0)
     num_bytes = num_new = 0
-    images = tqdm(
-        manifest.samples, desc="compress", unit="image", disable=None if show_progress else True
-    )
-    for number, sample in enumerate(images):
+
+    def file_of(number: int) -> tuple[bytes, bool]:
+        """Return an image's file, and whether it had to be written."""
+        sample = manifest.samples[number]
         path = image_path(out, sample.image_id)
         sizes_hw = {
             level: manifest.sample_shape(level, sample.bucket)[:2]
             for level in codec.ensemble.levels
         }
-        data = _whole_file(path, codec, sample.image_id, sizes_hw)
-        if data is None:
-            data = codec.encode(
-                {level: reader.sample(number) for level, reader in readers.items()},
-                image_id=sample.image_id,
-                image_hw=(sample.height, sample.width),
-            )
-            write_atomically(path, data)
-            num_new += 1
+        there = _whole_file(path, codec, sample.image_id, sizes_hw)
+        if there is not None:
+            return there, False
+        data = codec.encode(
+            {level: reader.sample(number) for level, reader in readers.items()},
+            image_id=sample.image_id,
+            image_hw=(sample.height, sample.width),
+        )
+        write_atomically(path, data)
+        return data, True
+
+    numbers = range(len(manifest.samples))
+    files = tqdm(
+        per_image(file_of, numbers, codec.device),
+        desc="compress", total=len(numbers), unit="image",
+        disable=None if show_progress else True,
+    )  # fmt: skip
+    for data, is_new in files:
+        num_new += is_new
         num_bytes += len(data)
         for level, size in section_bytes(unpack(data)).items():
             level_bytes[level] += size

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from analyze.bitstream import unpack
 from analyze.ensemble import CodedLevel, DerivedLevel, Ensemble, EnsembleLevel
+from analyze.per_image import per_image
 from analyze.pyramid_codec import PyramidCodec, ensemble_id
 from analyze.streams_index import StreamsIndex, image_path
 from configs.errors import CacheError, ConfigError
@@ -118,6 +120,7 @@ def _decode(
 ) -> int:
     """Write the units that are due; return their images."""
     members = samples_by_bucket(manifest)
+    decode = partial(_decode_image, folder, manifest, codec)
     num_new = 0
     with closing(CacheWriter(cache, manifest, log)) as writer:
         pending = writer.pending
@@ -128,9 +131,8 @@ def _decode(
         ) as bar:
             for unit in pending:
                 rows = members[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
-                for number in rows:
-                    maps = _decode_image(folder, manifest, codec, number)
-                    writer.write(unit, {level: [tensor] for level, tensor in maps})
+                for maps in per_image(decode, rows, codec.device):
+                    writer.write(unit, maps)
                     num_new += 1
                     bar.update()
         if num_due or not all(
@@ -142,8 +144,8 @@ def _decode(
 
 def _decode_image(
     folder: Path, manifest: Manifest, codec: PyramidCodec, number: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield (level, float32 [H, W, C]) of one image, within the range of the cache's dtype."""
+) -> dict[int, list[Tensor]]:
+    """Return {level: [float32 [H, W, C]]} of one image, within the range of the cache's dtype."""
     sample = manifest.samples[number]
     path = image_path(folder, sample.image_id)
     try:
@@ -159,8 +161,10 @@ def _decode_image(
     }
     decoded: Mapping[int, NDArray[Any]] = codec.decode(data, str(path), sizes_hw=sizes_hw)
     limit = float(np.finfo(manifest.dtype).max)
-    for level, values in decoded.items():
-        yield level, torch.from_numpy(np.clip(values, -limit, limit))
+    return {
+        level: [torch.from_numpy(np.clip(values, -limit, limit))]
+        for level, values in decoded.items()
+    }
 
 
 def _images(folder: Path, manifest: Manifest) -> ImageSet:

@@ -49,7 +49,7 @@ class PyramidCodec:
         self.ensemble = ensemble
         self.ensemble_id = ensemble_id(ensemble, means)
         self._means = means
-        self._device = device
+        self.device = device
         self._codecs = {
             level: _load(how, level, device)
             for level, how in ensemble.levels.items()
@@ -109,7 +109,7 @@ class PyramidCodec:
     def _section(self, level: int, values: NDArray[Any]) -> Section:
         how = self.ensemble.levels[level]
         if isinstance(how, CodedLevel):
-            maps = as_batch(values).to(self._device)
+            maps = as_batch(values).to(self.device)
             return encode_section(self._codecs[level], maps, level=level)
         size_hw = (int(values.shape[0]), int(values.shape[1]))
         source = how.source if isinstance(how, DerivedLevel) else 0
