@@ -25,5 +25,9 @@ class BadImageError(ConfigError):
         self.reason = reason
 
 
+class MachineError(UserError):
+    """Memory or a disk takes no more. Of several processes one alone may meet it."""
+
+
 class CacheError(UserError):
     """The feature cache is missing, incomplete, damaged or stale."""

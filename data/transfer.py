@@ -2,33 +2,71 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from data.stream import Batch
 
+Item = TypeVar("Item")
 
-def on_device(batches: Iterable[Batch], device: str) -> Iterator[tuple[Batch, Tensor]]:
+
+@dataclass(slots=True)
+class Waiting:
+    """Seconds in which batches were made ready, while whoever wanted one waited."""
+
+    seconds: float = 0.0
+
+
+def on_device(
+    batches: Iterable[Batch], device: str, waiting: Waiting | None = None
+) -> Iterator[tuple[Batch, Tensor]]:
     """Yield each batch with its features on `device`, float32 [B, C, H, W] channels_last.
 
     On a CPU they are valid until the next batch is taken: their memory is used again, as the pages
-    of fresh memory cost more than the conversion. Copies from pinned memory to a GPU are queued
-    behind the computation and not waited for, until the next but one batch is taken: the stream has
-    to keep two.
+    of fresh memory cost more than the conversion. To a GPU they are copied from pinned memory
+    beside the computation, and not waited for until the next but one batch is taken: the stream
+    has to keep two. `waiting` adds up what the caller waits, for the stream and on a CPU for the
+    conversion.
     """
+    waiting = waiting or Waiting()
     if device == "cpu":
-        yield from _on_cpu(batches)
-        return
+        return _timed(_on_cpu(batches), waiting)
+    return _on_gpu(batches, torch.device(device), waiting)
+
+
+def _timed(items: Iterable[Item], waiting: Waiting) -> Iterator[Item]:
+    """Yield the items, and count the seconds that each took to come."""
+    iterator = iter(items)
+    while True:
+        start = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        waiting.seconds += time.perf_counter() - start
+        yield item
+
+
+def _on_gpu(
+    batches: Iterable[Batch], device: torch.device, waiting: Waiting
+) -> Iterator[tuple[Batch, Tensor]]:
+    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     copying: deque[torch.cuda.Event] = deque()
-    for batch in batches:
-        features = batch.features.to(device, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        # Without a stream it would be that of the current GPU, which need not be `device`.
-        event.record(torch.cuda.current_stream(features.device))
-        copying.append(event)
+    # The stream alone is timed: a GPU that is still busy with the step before is not waited for.
+    for batch in _timed(batches, waiting):
+        computing = torch.cuda.current_stream(device)
+        with torch.cuda.stream(beside):
+            features = batch.features.to(device, non_blocking=True)
+            copied = beside.record_event()
+        computing.wait_event(copied)
+        features.record_stream(computing)  # or its memory would be used again too soon
+        copying.append(copied)
         yield batch, features.float()
         while len(copying) > 1:
             copying.popleft().synchronize()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -26,7 +27,13 @@ SETTINGS = (
 TIMEOUT_S = 240
 
 
-def torchrun(study: TinyStudy, out: Path, num_processes: int, *more: str) -> subprocess.Popen[str]:
+def torchrun(
+    study: TinyStudy, out: Path, num_processes: int, *more: str, largest_file: int | None = None
+) -> subprocess.Popen[str]:
+    def limit() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     command = [
         sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--no-python",
         "--nproc-per-node", str(num_processes), "--master-port", "0", "--standalone",
@@ -35,7 +42,7 @@ def torchrun(study: TinyStudy, out: Path, num_processes: int, *more: str) -> sub
     return subprocess.Popen(
         [*command, *options_of(study, out, *SETTINGS, *more)],
         cwd=Path(__file__).parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit,
     )  # fmt: skip
 
 
@@ -108,3 +115,17 @@ def test_error_of_the_process_that_writes_is_one_of_all_and_the_next_run_is_trai
     assert "level 2, lambda 0.001: " in stderr
     assert "start the run anew with --resume never" in stderr
     assert stdout.startswith("level 2, lambda 0.01 -> ")
+
+
+def test_disk_that_one_process_alone_finds_full_ends_the_study_with_a_line(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    """The others wait in this run: a next one would take their messages for its own."""
+    process = torchrun(
+        study, tmp_path, 2, "--lambda", "0.001", "--lambda", "0.01", largest_file=100_000
+    )
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode != 0
+    assert "cannot be written (File too large): make room, or mend the disk" in stderr
+    assert "mismatch" not in stderr
+    assert len(list(tmp_path.glob("*/run_*"))) == 1

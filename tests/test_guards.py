@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import resource
@@ -13,14 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
-from configs.errors import UserError
+from configs.errors import ConfigError, UserError
 from data.reader import LevelReader
 from data.stream import Batch
 from tests.tiny_study import TinyStudy, tiny_config
 from tests.tiny_study import study as study
 from tests.training_process import training_state
-from train.guards import LossWatch, clear_out_of_memory, warn_of_large_features
+from train.guards import (
+    LossWatch,
+    clear_compile_errors,
+    clear_out_of_memory,
+    warn_of_large_features,
+)
 from train.job import Job
 from train.loop import train_level
 from train.saving import Saver
@@ -159,6 +166,28 @@ def test_other_errors_of_torch_keep_their_traceback() -> None:
         clear_out_of_memory(tiny_config().training),
     ):
         torch.zeros(2) + torch.zeros(3)
+
+
+def test_transforms_that_cannot_be_compiled_are_one_line_that_says_what_to_do() -> None:
+    settings = tiny_config(compile=True).training
+    with (
+        pytest.raises(ConfigError, match=r"compiled here \(.*No working C\+\+ compiler.*compile=f"),
+        clear_compile_errors(settings),
+    ):
+        raise TorchDynamoException("No working C++ compiler found")
+    with pytest.raises(TorchDynamoException), clear_compile_errors(tiny_config().training):
+        raise TorchDynamoException("of no setting")
+
+
+def test_disk_full_before_a_run_begins_is_one_line(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("train.run_folder.write_atomically", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\): make r"):
+        train_level(job_of(study, tmp_path))
 
 
 def test_disk_that_takes_no_more_is_one_line_and_the_run_goes_on_later(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
@@ -39,6 +40,7 @@ from tests.training_process import (
 from train import validation
 from train.checkpoint import LAST_NAME, PREVIOUS_NAME, load_codec, load_last
 from train.cli import train_level
+from train.epoch import Step
 from train.epoch_end import EpochEnd
 from train.run_folder import RunRecord, find_runs, locked
 
@@ -169,6 +171,35 @@ def test_signal_in_a_validation_is_heard_there_and_the_run_goes_on_to_the_same_b
     assert result.exit_code == 0, result.output
     assert len(calls) == stopped_at + num_val  # no validation twice
     must_equal(run, only_run(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("training.distortion=object_weighted",),
+        ("training.cutmix=0.5", "training.input_noise=1", "training.shuffle=shards"),
+    ],
+)
+def test_run_stopped_between_two_steps_goes_on_to_the_same_bits_whatever_draws_random_numbers(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+) -> None:
+    chosen = [option for setting in settings for option in ("--set", setting)]
+    options = ("--level", "2", "--epochs", "3", "--batch-size", "2", *chosen)
+    assert call(study, tmp_path / "whole", *options).exit_code == 0
+    steps = itertools.count(1)
+
+    def stopping(step: Step, *arguments: Any) -> None:
+        take(step, *arguments)
+        if next(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    take = Step.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "__call__", stopping)
+        result = call(study, tmp_path / "stopped", *options)
+    assert "stopped by SIGTERM in epoch 2, after step 2; saved in" in result.output
+    assert call(study, tmp_path / "stopped", *options).exit_code == 0
+    must_equal(only_run(tmp_path / "stopped"), only_run(tmp_path / "whole"))
 
 
 @pytest.fixture

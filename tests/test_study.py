@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from configs.errors import UserError
 from configs.loading import load_config
-from tests.tiny_study import TinyStudy
+from tests.tiny_study import TinyStudy, tiny_config
 from tests.tiny_study import study as study
 from tests.training_process import options_of, rows_without_times, start_training, wait_for
 from train.checkpoint import load_codec
 from train.cli import train_level
 from train.job import Job
 from train.run_folder import RunRecord, find_runs
-from train.study import chains_of
+from train.study import Outcome, _received, _Worker, chains_of
 
 GRID = (
     "--level", "all", "--lambda", "0.01", "--lambda", "0.001", "--epochs", "1",
@@ -127,6 +134,106 @@ def test_run_that_fails_does_not_cost_the_others(
     last = result.stderr.splitlines()[-1]
     assert "level 0, lambda 0.001: training.channel_weights" in last
     assert "level 4, lambda 0.001: training.channel_weights" in last
+
+
+def test_lambda_whose_predecessor_failed_is_left_for_later_and_then_begins_warm(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (
+        "--level", "4", "--lambda", "0.001", "--lambda", "0.01", "--epochs", "1", "--warm-start",
+    )  # fmt: skip
+
+    def fail(job: Job, **more: Any) -> Path:
+        assert job.config.training.lmbda == 0.001, "the other one is not to be begun"
+        raise UserError("too little memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.study.train_level", fail)
+        result = call(study, tmp_path, *options)
+    assert result.exit_code == 1
+    assert (
+        "level 4, lambda 0.01: not trained, as it begins from the best model of lambda 0.001, "
+        "which has failed: mend that, the same command goes on" in result.stderr.splitlines()[-1]
+    )
+    # Told at once, too, not in the last line alone.
+    assert "ERROR level 4, lambda 0.001: too little memory" in result.stderr
+    assert call(study, tmp_path, *options).exit_code == 0
+    runs = {run.lmbda: run for run in find_runs(tmp_path)}
+    start = RunRecord.load(runs[0.01].folder).warm_start
+    assert start is not None
+    assert start["run"] == str(runs[0.001].folder)
+
+
+def test_signal_to_all_processes_of_a_study_saves_every_run(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    """As batch systems send it: to the study, to its processes, and from the study to these."""
+    out, output = tmp_path / "runs", tmp_path / "output"
+    options = options_of(
+        study, out, "--level", "4", *GRID[2:-1], "100000", "--batch-size", "1", "--jobs", "2",
+        "--set", "training.early_stopping.enabled=false",
+    )  # fmt: skip
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.train_level", *options],
+            cwd=Path(__file__).parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=file, stderr=file, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while len(list(out.glob("*/run_*/metrics.csv"))) < 2:
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    for _ in range(20):  # once more, whatever they are about to do
+        time.sleep(0.01)
+        for member in group_of(process.pid) - {process.pid}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGTERM)
+    assert process.wait(timeout=300) == 128 + signal.SIGTERM, output.read_text()
+    assert output.read_text().splitlines()[-1].count("stopped by SIGTERM in epoch") == 2
+    for run in [path.parent for path in out.glob("*/run_*/metrics.csv")]:
+        assert (run / "last_model.pth").exists()
+        assert RunRecord.load(run).finished is None
+
+
+def group_of(leader: int) -> set[int]:
+    """The processes of a process group."""
+    members = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[2]) == leader:
+                members.add(int(path.parent.name))
+    return members
+
+
+def test_run_whose_process_is_killed_is_the_one_that_is_named(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [
+        Job(
+            train_cache=study.train_cache, val_cache=study.val_cache, level=4, device="cpu",
+            config=tiny_config(lmbda=lmbda, warm_start=True),
+        )
+        for lmbda in (0.001, 0.01)
+    ]  # fmt: skip
+    mine, its = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_die_after_one, args=(its, jobs))
+    process.start()
+    its.close()
+    running = {mine: _Worker(process=process, left=list(jobs))}
+    told = [outcome for _ in range(2) for outcome in _received(mine, running, None)]
+    assert [outcome.job.config.training.lmbda for outcome in told] == [0.001, 0.01]
+    assert told[0].error is None
+    assert told[1].error is not None
+    assert told[1].error.startswith("its process was killed, perhaps for lack of memory")
+    assert told[1].exit_code == 128 + signal.SIGKILL
+    assert running == {}
+
+
+def _die_after_one(out: Connection, jobs: list[Job]) -> None:
+    out.send(Outcome(job=jobs[0], folder=Path("run"), was_finished=True))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_warm_start_begins_from_the_next_smaller_lambdas_best_model(

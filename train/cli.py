@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from train.distributed import World, open_world
 from train.job import Job
 from train.run_folder import RANDOM, RunRecord, load_run_config
 from train.study import Outcome, run_study
+
+log = logging.getLogger(__name__)
 
 
 @click.command(name="train-level")
@@ -113,7 +116,7 @@ def train_level(
         study = run_study(
             jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
         )
-        failed = [outcome for outcome in study if not _tell(outcome, world)]
+        failed = [outcome for outcome in study if not _tell(outcome, world, len(jobs))]
     if failed:
         _fail(failed, len(jobs))
 
@@ -152,23 +155,27 @@ def _resumed(
     return replace(job, level=record.level, config=config, resume=folder)
 
 
-def _tell(outcome: Outcome, world: World) -> bool:
+def _tell(outcome: Outcome, world: World, num_jobs: int) -> bool:
     """Print how a run ended; say whether it is finished."""
-    job = outcome.job
-    if world.writes and outcome.error is None:
+    if outcome.error is None:
         before = " (finished before)" if outcome.was_finished else ""
-        click.echo(
-            f"level {job.level}, lambda {job.config.training.lmbda:g} -> {outcome.folder}{before}"
-        )
-    return outcome.error is None
+        if world.writes:
+            click.echo(f"{_name(outcome)} -> {outcome.folder}{before}")
+        return True
+    if world.writes and num_jobs > 1 and outcome.exit_code < 128:
+        # At once, too: the last line of a study is nights away, and may never come.
+        log.error("%s: %s", _name(outcome), outcome.error)
+    return False
+
+
+def _name(outcome: Outcome) -> str:
+    return f"level {outcome.job.level}, lambda {outcome.job.config.training.lmbda:g}"
 
 
 def _fail(failed: list[Outcome], num_jobs: int) -> None:
     """Raise the error of a single run; name all of them if there are several runs."""
     texts = [
-        (f"level {o.job.level}, lambda {o.job.config.training.lmbda:g}: " if num_jobs > 1 else "")
-        + str(o.error)
-        for o in failed
+        (f"{_name(outcome)}: " if num_jobs > 1 else "") + str(outcome.error) for outcome in failed
     ]
     error = UserError("; ".join(texts))
     error.exit_code = max(outcome.exit_code for outcome in failed)

@@ -18,6 +18,8 @@ from train.codec import LevelCodec
 
 Value = TypeVar("Value")
 
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
@@ -99,5 +101,11 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield World(rank=dist.get_rank(), size=size), device
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _LOST_PEER):
+            raise
+        raise UserError(
+            "torchrun: another process of this training has ended: its line says why"
+        ) from error
     finally:
         dist.destroy_process_group()

@@ -6,8 +6,8 @@ import logging
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from configs.log_setup import bar_interval_s
 from configs.schema import TrainingConfig
 from data.stream import Batch
-from data.transfer import on_device
+from data.transfer import Waiting, on_device
 from train.cutmix import cutmix
 from train.distributed import World
 from train.guards import LossWatch
@@ -24,8 +24,6 @@ from train.objective import Distortion, rate_distortion
 from train.session import Session
 
 log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 
 _LOOK_INTERVAL_S = 1.0
 
@@ -59,13 +57,14 @@ def train_epoch(
         or log.getEffectiveLevel() > logging.INFO,
     )  # fmt: skip
     step = Step(session, settings, levels, distortions, watch, world)
+    waiting, waited_before = Waiting(), progress.epoch_waited
     looked = time.perf_counter()
     with bar:
-        for item, wait in _timed(on_device(session.stream, session.device)):
-            step(*item)
+        for batch, x in on_device(session.stream, session.device, waiting):
+            step(batch, x)
             progress.step += 1
-            progress.num_samples += item[0].batch_rows
-            progress.epoch_waited += wait
+            progress.num_samples += batch.batch_rows
+            progress.epoch_waited = waited_before + waiting.seconds
             now = time.perf_counter()
             progress.epoch_seconds = now - start
             bar.update()
@@ -152,15 +151,3 @@ def _show(bar: tqdm[Any], session: Session) -> None:
         f"loss {loss:.3f} mse {mse:.3f} bpp {bpp:.2f} "
         f"wait {progress.epoch_waited / progress.epoch_seconds:.1%}"
     )
-
-
-def _timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
-    """Yield items with the seconds that the caller waited for each."""
-    iterator = iter(items)
-    while True:
-        start = time.perf_counter()
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        yield item, time.perf_counter() - start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from train.diagnostics import (
     write_rows,
     write_summary,
 )
-from train.distortions import distortions
 from train.distributed import World
 from train.guards import rate_collapsed, warn_of_collapse
 from train.job import Caches, level_weights
+from train.objective import Distortion
 from train.run_folder import RunRecord
 from train.session import Session, step_scheduler
 from train.validation import Validation, mean_validation, validate
@@ -41,7 +41,7 @@ class EpochEnd:
 
     def __init__(
         self, folder: Path, session: Session, config: Config, record: RunRecord, caches: Caches,
-        world: World,
+        distortions: Sequence[Distortion], world: World,
     ) -> None:  # fmt: skip
         self._folder = folder
         self._session = session
@@ -50,7 +50,7 @@ class EpochEnd:
         self._caches = caches
         self._world = world
         self._weights = level_weights(config, len(caches.levels))
-        self.distortions = distortions(config, caches.train, session.device)
+        self.distortions = distortions
         """Of each level."""
         self._log: RunLog | None = None
         if world.writes:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.errors import UserError
+from configs.errors import ConfigError, MachineError, UserError
 from configs.schema import TrainingConfig
 from data.reader import LevelReader
 from data.stream import Batch
@@ -111,7 +111,7 @@ def clear_disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        raise UserError(
+        raise MachineError(
             f"{folder}: cannot be written ({error.strerror}): make room, or mend the disk; the "
             "same command goes on from the last checkpoint"
         ) from error
@@ -132,7 +132,25 @@ def clear_out_of_memory(settings: TrainingConfig) -> Iterator[None]:
         ):
             raise
         crop = f" or training.crop ({settings.crop})" if settings.crop else ""
-        raise UserError(
+        raise MachineError(
             f"out of memory: lower training.batch_size ({settings.batch_size}){crop}: "
             f"{text.splitlines()[0] if text else type(error).__name__}"
+        ) from error
+
+
+@contextmanager
+def clear_compile_errors(settings: TrainingConfig) -> Iterator[None]:
+    """Turn a machine that cannot compile the transforms into a line for the user."""
+    if not settings.compile:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # late: takes a while to import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"training.compile: the transforms cannot be compiled here ({first_line}): install a "
+            "C++ compiler, or leave it out (--set training.compile=false)"
         ) from error

@@ -22,10 +22,14 @@ class TrainingInterruptedError(UserError):
 
 
 class StopSignals:
-    """While entered, the first signal is only noted in `received`; a second one acts as usual."""
+    """While entered, the first signal is only noted in `received`; a second one acts as usual.
 
-    def __init__(self) -> None:
+    `insistent`: so is every further one, for a process that may be told twice to stop once.
+    """
+
+    def __init__(self, *, insistent: bool = False) -> None:
         self.received: int | None = None
+        self._insistent = insistent
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -45,7 +49,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._restore()
+        if not self._insistent:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -19,11 +19,13 @@ from data.transfer import on_device
 from train.beginning import refuse_other_kind, run_to_begin_from
 from train.channel_weights import CHANNEL_WEIGHTS
 from train.checkpoint import BEST_NAME, hash_model, load_last, load_weights
+from train.distortions import distortions
 from train.distributed import ALONE, World
 from train.epoch import train_epoch
 from train.epoch_end import EpochEnd
 from train.guards import (
     LossWatch,
+    clear_compile_errors,
     clear_disk_errors,
     clear_out_of_memory,
     warn_of_large_features,
@@ -56,11 +58,14 @@ def train_level(
     """
     with ExitStack() as stack:
         stack.enter_context(clear_out_of_memory(job.config.training))
+        stack.enter_context(clear_compile_errors(job.config.training))
         caches = stack.enter_context(open_caches(job))
         if job.resume is None:
             # Before the codec is seeded: to look at a checkpoint draws random numbers.
             refuse_other_kind(job, caches)
         session = _begin(job, caches, world)
+        # Before the run is taken up, with its random numbers: to load a detector draws some.
+        weighing = distortions(job.config, caches.train, job.device)
         folder = world.from_first(lambda: _open_folder(job, caches, world))
         world.from_first(lambda: stack.enter_context(locked(folder)))
         stop = stop or stack.enter_context(StopSignals())
@@ -71,7 +76,7 @@ def train_level(
         log.debug("%s: %d images", job.val_cache, caches.val[0].num_samples)
         log.debug("settings: %s", job.config.training)
         saver = Saver(folder, session, job.config, record, caches.levels, world)
-        end = EpochEnd(folder, session, job.config, record, caches, world)
+        end = EpochEnd(folder, session, job.config, record, caches, weighing, world)
         stack.callback(end.close)
         reason = _run(job, caches, session, saver, end, stop, world)
         saver.save()
@@ -143,6 +148,11 @@ def _begin(job: Job, caches: Caches, world: World) -> Session:
 
 def _open_folder(job: Job, caches: Caches, world: World) -> Path:
     """Return the folder of the run to go on with, or a new one with its record in it."""
+    with clear_disk_errors(job.parent):
+        return _found_or_made(job, caches, world)
+
+
+def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
     if job.resume is not None:
         record = RunRecord.load(job.resume)
         for name, fingerprint in job.fingerprints().items():

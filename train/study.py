@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from configs.errors import UserError
+from configs.errors import MachineError, UserError
 from configs.log_setup import setup_logging
 from train.distributed import ALONE, World
 from train.interruption import StopSignals, TrainingInterruptedError
@@ -42,6 +42,14 @@ class Outcome:
     was_finished: bool = False
     error: str | None = None
     exit_code: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Worker:
+    """A process that trains a chain, and the runs of which it has not told the end yet."""
+
+    process: BaseProcess
+    left: list[Job]
 
 
 def chains_of(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -82,18 +90,21 @@ def run_study(
 def _run_chain(
     chain: Sequence[Job], go_on: bool, world: World, stop: StopSignals
 ) -> Iterator[Outcome]:
-    before: Path | None = None
+    before: Outcome | None = None
     for job in chain:
-        if job.config.training.warm_start and before is not None:
-            job = replace(job, warm_start=before)
-        outcome = _run_one(job, go_on, world, stop)
-        before = outcome.folder if outcome.error is None else before
+        if before is not None and job.config.training.warm_start:
+            job = replace(job, warm_start=before.folder)
+        outcome = _run_one(job, before, go_on, world, stop)
         yield outcome
         if outcome.exit_code > 128:
             return
+        before = outcome
 
 
-def _run_one(job: Job, go_on: bool, world: World, stop: StopSignals) -> Outcome:
+def _run_one(
+    job: Job, before: Outcome | None, go_on: bool, world: World, stop: StopSignals
+) -> Outcome:
+    """Train a run unless it is finished, or the one `before` it, which it begins from, is not."""
     try:
         if go_on and job.resume is None:
             fingerprints = job.fingerprints()
@@ -102,10 +113,18 @@ def _run_one(job: Job, go_on: bool, world: World, stop: StopSignals) -> Outcome:
                 return Outcome(job=job, folder=known[0], was_finished=True)
             if known is not None:
                 job = replace(job, resume=known[0])
+        if before is not None and before.folder is None:
+            raise UserError(
+                f"not trained, as it begins from the best model of lambda "
+                f"{before.job.config.training.lmbda:g}, which has failed: mend that, the same "
+                "command goes on"
+            )
         return Outcome(job=job, folder=train_level(job, world=world, stop=stop))
     except TrainingInterruptedError as error:
         return Outcome(job=job, folder=None, error=str(error), exit_code=error.exit_code)
     except UserError as error:
+        if world.size > 1 and isinstance(error, MachineError):
+            raise  # the others know nothing of it: they wait for this process, in this run
         return Outcome(job=job, folder=None, error=str(error), exit_code=1)
 
 
@@ -115,7 +134,7 @@ def _run_at_once(
     """Train chains in processes of their own."""
     num_threads = max(1, torch.get_num_threads() // min(num_jobs, len(chains)))
     waiting = list(chains)
-    running: dict[Connection, tuple[BaseProcess, Job]] = {}
+    running: dict[Connection, _Worker] = {}
     asked: int | None = None
     try:
         while waiting or running:
@@ -127,20 +146,20 @@ def _run_at_once(
                 )
                 process.start()
                 its.close()
-                running[mine] = (process, chain[0])
+                running[mine] = _Worker(process=process, left=list(chain))
             if stop.received is not None:
                 if waiting:
                     yield _not_begun(waiting, stop.received)
                     waiting.clear()
-                for process, _ in running.values():
-                    process.terminate()  # asks it to save; once
+                for worker in running.values():
+                    worker.process.terminate()  # asks it to save
                 asked, stop.received = stop.received, None
             for ready in wait(list(running), timeout=_POLL_S):
                 assert isinstance(ready, Connection)
-                yield from (_as_asked(outcome, asked) for outcome in _received(ready, running))
+                yield from _received(ready, running, asked)
     finally:
-        for process, _ in running.values():
-            process.kill()
+        for worker in running.values():
+            worker.process.kill()
 
 
 def _not_begun(waiting: list[list[Job]], number: int) -> Outcome:
@@ -151,33 +170,40 @@ def _not_begun(waiting: list[list[Job]], number: int) -> Outcome:
     )  # fmt: skip
 
 
-def _as_asked(outcome: Outcome, number: int | None) -> Outcome:
-    """Return the end of a process that was asked to stop, by the signal that asked the study."""
-    if number is None or outcome.error is None or outcome.exit_code != 128 + signal.SIGTERM:
-        return outcome
-    name = signal.Signals(number).name
-    return replace(
-        outcome, error=outcome.error.replace("SIGTERM", name), exit_code=128 + number
-    )  # fmt: skip
-
-
 def _received(
-    ready: Connection, running: dict[Connection, tuple[BaseProcess, Job]]
+    ready: Connection, running: dict[Connection, _Worker], asked: int | None
 ) -> Iterator[Outcome]:
-    process, first = running[ready]
+    """Yield what a process says of its next run, or what its end says; `asked` is the signal."""
+    worker = running[ready]
     try:
-        outcome = ready.recv()
+        outcome: Outcome = ready.recv()
     except EOFError:
         del running[ready]
-        process.join()
-        if process.exitcode:
-            yield Outcome(
-                job=first, folder=None,
-                exit_code=1 if process.exitcode > 0 else 128 - process.exitcode,
-                error=f"its process ended with code {process.exitcode}: the same command goes on",
-            )  # fmt: skip
+        worker.process.join()
+        if worker.left:
+            yield _died(worker, asked)
         return
+    del worker.left[0]
+    if outcome.exit_code > 128:
+        worker.left.clear()
+    if asked is not None and outcome.error is not None and outcome.exit_code > 128:
+        error = outcome.error.replace("SIGTERM", signal.Signals(asked).name)
+        outcome = replace(outcome, error=error, exit_code=128 + asked)
     yield outcome
+
+
+def _died(worker: _Worker, asked: int | None) -> Outcome:
+    """Return the outcome of a run whose process ended without a word of it."""
+    code = worker.process.exitcode or 0
+    why = f"its process ended with code {code}"
+    if asked is not None:
+        why, code = f"stopped by {signal.Signals(asked).name} before it had begun", -asked
+    elif code == -signal.SIGKILL:
+        why = "its process was killed, perhaps for lack of memory (fewer --jobs need less)"
+    return Outcome(
+        job=worker.left[0], folder=None, exit_code=128 - code if code < 0 else 1,
+        error=f"{why}: the same command goes on from there",
+    )  # fmt: skip
 
 
 def _work(chain: list[Job], go_on: bool, num_threads: int, log_level: str, out: Connection) -> None:
@@ -185,7 +211,8 @@ def _work(chain: list[Job], go_on: bool, num_threads: int, log_level: str, out: 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     setup_logging(log_level)
     torch.set_num_threads(num_threads)
-    with StopSignals() as stop:
+    # The signal that stops the study may come to all its processes, and again from the parent.
+    with StopSignals(insistent=True) as stop:
         threading.Thread(target=_stop_without_parent, daemon=True).start()
         for outcome in _run_chain(chain, go_on, ALONE, stop):
             with suppress(BrokenPipeError):  # the study has died

@@ -13,7 +13,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.transfer import on_device
+from data.transfer import Waiting, on_device
 from tests.benchmarks.codec_training import Trainer, extracted, trainer
 from tests.benchmarks.report import Cell, Goal, Table, main
 from tests.benchmarks.scene_images import image_files
@@ -67,23 +67,20 @@ def _level(training: Trainer, device: str) -> tuple[float, float, float]:
     flops_per_sample = counter.get_total_flops() / len(x)
     rates, waits = [], []
     for number in range(ROUNDS + 1):
-        waited, num_samples, num_steps = 0.0, 0, 0
+        waiting, num_samples, num_steps = Waiting(), 0, 0
         _wait_for(device)
         start = time.perf_counter()
         while num_steps < LEAST_STEPS:
             stream.set_epoch(number)
-            asked = time.perf_counter()
-            for item in on_device(stream, device):
-                waited += time.perf_counter() - asked
+            for item in on_device(stream, device, waiting):
                 training(*item)
                 num_steps += 1
                 num_samples += len(item[1])
-                asked = time.perf_counter()
         _wait_for(device)
         seconds = time.perf_counter() - start
         if number:
             rates.append(num_samples / seconds)
-            waits.append(waited / seconds)
+            waits.append(waiting.seconds / seconds)
     return median(rates), median(waits), median(rates) * flops_per_sample
 
 

@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 
-from data.transfer import on_device
+from data.transfer import Waiting, on_device
 from tests.benchmarks.codec_training import Trainer, extracted, trainer
 from tests.benchmarks.report import Cell, Goal, Table, main
 from tests.benchmarks.rounds import interleaved, timed
@@ -68,16 +68,13 @@ def _level(training: Trainer) -> tuple[dict[str, float], float]:
     shares = []
 
     def streaming(number: int) -> None:
-        waited, start = 0.0, time.perf_counter()
+        waiting, start = Waiting(), time.perf_counter()
         for epoch in range(epochs):
             stream.set_epoch(number * epochs + epoch)
-            asked = time.perf_counter()
-            for item in on_device(stream, "cpu"):
-                waited += time.perf_counter() - asked
+            for item in on_device(stream, "cpu", waiting):
                 training(*item)
-                asked = time.perf_counter()
         if number:
-            shares.append(waited / (time.perf_counter() - start))
+            shares.append(waiting.seconds / (time.perf_counter() - start))
 
     def resident(number: int) -> None:
         for _ in range(num_steps):
