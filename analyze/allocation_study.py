@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -95,12 +95,12 @@ def _options(
     options: list[Option] = []
     labels = learner_labels(bench.runs)
     for level, reader in sorted(bench.split.readers.items()):
-        runs = [run for run in bench.runs if run.level == level]
-        errors = [measurements[str(run.folder)].mse for run in runs]
-        off = reader.statistics.mean - known_mean(bench.split.cache, level)
-        dropped_mse = float((reader.statistics.variance + off**2).mean())
-        drop_at = _drop_at(bench, level, runs, errors, parts, dropped_mse)
-        for run, mse in zip(runs, errors, strict=True):
+        dropped_mse = dropped_error(bench, level)
+        drop_at = measured_drops(bench, level, measurements)
+        for run in bench.runs:
+            if run.level != level:
+                continue
+            mse = measurements[str(run.folder)].mse
             options.append(
                 Option(
                     level=level,
@@ -135,31 +135,46 @@ def _options(
     return options
 
 
-def _drop_at(
-    bench: Workbench,
-    level: int,
-    runs: list[Candidate],
-    errors: list[float],
-    parts: Mapping[str, Part],
-    dropped_mse: float,
+def dropped_error(bench: Workbench, level: int) -> float:
+    """Return the MSE of a level that is replaced by the mean that a receiver knows."""
+    statistics = bench.split.readers[level].statistics
+    off = statistics.mean - known_mean(bench.split.cache, level)
+    return float((statistics.variance + off**2).mean())
+
+
+def measured_drops(
+    bench: Workbench, level: int, measurements: Mapping[str, Measurement]
 ) -> Callable[..., float | None]:
-    """Return (MSE, learner or None) -> mAP drop of this level's own codecs, measured.
+    """Return (MSE, learner or None) -> mAP drop of this level's own codecs, as `rising_drops`."""
+    if bench.detection is None:
+        return lambda mse, learner=None: None
+    parts = run_parts(bench, measurements)
+    measured = [
+        (
+            run.model,
+            measurements[str(run.folder)].mse,
+            bench.detection.accuracy({level: parts[str(run.folder)]}).drop or 0.0,
+        )
+        for run in bench.runs
+        if run.level == level
+    ]
+    dropped = bench.detection.accuracy({level: DROPPED}).drop or 0.0
+    return rising_drops(measured, (dropped_error(bench, level), dropped))
+
+
+def rising_drops(
+    measured: Sequence[tuple[str, float, float]], dropped: tuple[float, float]
+) -> Callable[..., float]:
+    """Return (MSE, learner or None) -> mAP drop, of (learner, MSE, drop) and (MSE, drop) of none.
 
     It is made to rise with the MSE: a single run that seems to gain, or to lose more than one with
     a larger error, is the luck of the images. Learners are not compared with each other (another
     distortion may well give a larger MSE and a smaller drop); None: all of them together.
     """
-    if bench.detection is None:
-        return lambda mse, learner=None: None
-    measured = [
-        (run.model, mse, bench.detection.accuracy({level: parts[str(run.folder)]}).drop or 0.0)
-        for run, mse in zip(runs, errors, strict=True)
-    ]
-    dropped = bench.detection.accuracy({level: DROPPED}).drop or 0.0
 
     def drop_at(mse: float, learner: str | None = None) -> float:
         own = [(mse, drop) for name, mse, drop in measured if learner in (None, name)]
-        places, drops = np.array(sorted([(0.0, 0.0), *own, (dropped_mse, dropped)])).T
+        places, drops = np.array(sorted([(0.0, 0.0), *own, dropped])).T
         return float(np.interp(mse, places, np.maximum(rising(drops), 0.0)))
 
     return drop_at
@@ -191,7 +206,8 @@ def _ensemble(choice: Choice, runs: Mapping[str, Candidate]) -> Ensemble:
 
 def _name(found: Allocation) -> str:
     words = {"bpp": "bits per pixel", "map_drop": "mAP drop", "mse": "MSE"}[found.target.kind]
-    return f"allocated for a {words} of {found.target.value:g}"
+    reached = "" if found.met else ", NOT met"
+    return f"allocated for a {words} of {found.target.value:g}{reached}"
 
 
 def _saving(pyramids: Iterable[Combination], chosen: Combination) -> Saving:

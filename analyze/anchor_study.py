@@ -26,7 +26,7 @@ from data.reader import LevelReader
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "anchor 3"
+_METHOD = "anchor 4"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +129,7 @@ def _train_readers(split: AnchorSplit, stack: ExitStack) -> dict[int, LevelReade
             f"{split.manifest.split} cache of {expected['weights_sha256'][:12]}: extract both anew"
         )
     return {
-        level: stack.enter_context(LevelReader(split.train_cache, level))
+        level: stack.enter_context(LevelReader(split.train_cache, level, verify="on_open"))
         for level in sorted(split.readers)
     }
 
@@ -167,13 +167,13 @@ def _key(
         "method": _METHOD,
         "anchor": anchor.name,
         "settings": dict(settings),
-        "train": next(iter(train.values())).manifest.fingerprint,
-        "cache": split.manifest.fingerprint,
+        "train": next(iter(train.values())).content_id,
+        "cache": next(iter(split.readers.values())).content_id,
         "images": split.num_images,
         "levels": sorted(split.readers),
         "derived": list(split.derived),
         # The fingerprint of the cache covers the detector's weights and its settings.
-        "detection": split.device if split.evaluator else None,
+        "detection": [split.device, split.evaluator.truth] if split.evaluator else None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from analyze.runs import Candidate, learner
@@ -62,6 +63,18 @@ def untrained_lines(
         f"level {level} was trained, but this cache does not hold it: "
         f"run extract-features --split {split}{options} with that level"
         for level in sorted(trained - set(levels))
+    ]
+
+
+def left_out_lines(named: Collection[Candidate], taken: Collection[Candidate]) -> list[str]:
+    """Say which of the named runs a newer one of the same level, lambda and learner replaces."""
+    kind = attrgetter("level", "lmbda", "model")
+    newest = {kind(run): run.folder for run in taken}
+    return [
+        f"{run.folder} is left out: {newest[kind(run)]} is of the same level, lambda, model and "
+        "distortion, and newer: analyse it by itself, with another --report"
+        for run in named
+        if newest.get(kind(run), run.folder) != run.folder
     ]
 
 

@@ -33,7 +33,9 @@ from configs.options import (
 )
 
 _USUAL_DROP = 0.01
-_PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
+_PACKAGES = (
+    "torch", "torchvision", "compressai", "pycocotools", "bjontegaard", "numba", "av", "numpy",
+)  # fmt: skip
 
 
 @click.command(context_settings={"show_default": True})
@@ -80,7 +82,11 @@ _PACKAGES = ("torch", "torchvision", "compressai", "pycocotools", "numpy")
 )
 @click.option("--matrix", is_flag=True, help="Measure each model on each level.")
 @click.option("--sensitivity", is_flag=True, help="Measure mAP under noise in each level.")
-@click.option("--suggest-lambda", is_flag=True, help="Say where the next lambdas should lie.")
+@click.option(
+    "--suggest-lambda",
+    is_flag=True,
+    help="Say where the next lambdas should lie: in the largest gaps, or at a --target named.",
+)
 @click.option("--limit", default=None, type=click.IntRange(min=1), help="Only the first N images.")
 @click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @run_command
@@ -127,6 +133,7 @@ def analyze_levels(
     )
     wanted = Wanted(
         target=_target(target_bpp, target_map_drop, target_mse),
+        is_named=(target_bpp, target_map_drop, target_mse) != (None, None, None),
         anchors=_anchors(anchors),
         matrix=matrix,
         sensitivity=sensitivity,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,14 +19,14 @@ from analyze.evaluation import SplitEvaluator
 from analyze.kept import Kept
 from analyze.known_means import known_mean
 from analyze.map_source import MapSource
-from analyze.parts import Part
+from analyze.parts import DROPPED, Part
 from analyze.replacements import CachedMaps, Derivation, DerivedMaps, DroppedMaps
 from analyze.results import Accuracy
 from analyze.split import Split
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "detection 1"
+_METHOD = "detection 2"
 _MOST_TOGETHER = 32  # what a killed analysis loses
 
 _Name = tuple[tuple[int, str], ...]
@@ -106,7 +107,13 @@ class DetectionStudy:
         return {
             "method": _METHOD,
             "parts": [list(each) for each in name],
-            "cache": self._split.manifest.fingerprint,
+            "cache": next(iter(self._split.readers.values())).content_id,
+            # Of the train cache's means, or this one's: a dropped level is replaced by them.
+            "means": {
+                str(level): hashlib.sha256(self._mean(level).tobytes()).hexdigest()
+                for level, identity in name
+                if identity == DROPPED.identity
+            },
             "images": self._split.num_images,
             "device": self._device,
         }
@@ -156,7 +163,10 @@ class DetectionStudy:
         return sources
 
     def _dropped(self, level: int) -> MapSource:
-        return DroppedMaps(self._split.readers[level], known_mean(self._split.cache, level))
+        return DroppedMaps(self._split.readers[level], self._mean(level))
+
+    def _mean(self, level: int) -> NDArray[Any]:
+        return known_mean(self._split.cache, level)
 
     def _derived(self, level: int, source: MapSource | None) -> MapSource:
         derivation = self._derivations[level]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import queue
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -35,6 +37,12 @@ class SplitEvaluator:
     """Samples that are evaluated."""
     annotations: Path
     label_to_category: Mapping[int, int]
+
+    @property
+    def truth(self) -> str:
+        """SHA-256 of the boxes and of which label means which: boxes may be corrected."""
+        labels = json.dumps(sorted(self.label_to_category.items())).encode()
+        return hashlib.sha256(self.annotations.read_bytes() + labels).hexdigest()
 
     def accuracy(self, replaced: Mapping[int, MapSource]) -> Accuracy:
         """Return the figures of the split, with the levels in `replaced` taken from there."""

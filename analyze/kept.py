@@ -10,19 +10,20 @@ import hashlib
 import io
 import json
 import logging
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from data.atomic import write_atomically
 
 _LOG = logging.getLogger(__name__)
 
+_SEAL_BYTES = 16  # behind the archive; a damaged one need not be an error to whoever unpacks it
 _KEY, _FACTS = "key.json", "facts.json"  # names that no array may have
 
 
@@ -46,14 +47,17 @@ class Kept:
             return None
         path = self._path(key)
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
+            body, seal = (data := path.read_bytes())[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+            if seal != _seal_of(body):
+                raise ValueError("its checksum differs")
+            with np.load(io.BytesIO(body), allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
             facts = json.loads(str(arrays.pop(_FACTS)))
             if json.loads(str(arrays.pop(_KEY))) != json.loads(_canonical(key)):
                 raise ValueError("it is of another key")
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, LookupError, ValueError) as error:
             _LOG.warning("%s: cannot be used (%s): measuring again", path, error)
             return None
         return KeptResult(facts=facts, arrays=arrays)
@@ -69,13 +73,18 @@ class Kept:
         np.savez_compressed(content, **texts, **dict(arrays))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path(key), content.getvalue())
+            body = content.getvalue()
+            write_atomically(self._path(key), body + _seal_of(body))
         except OSError as error:
             _LOG.warning("%s: result is not kept (%s)", self._folder, error.strerror)
 
     def _path(self, key: Mapping[str, Any]) -> Path:
         assert self._folder is not None
         return self._folder / f"{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.npz"
+
+
+def _seal_of(body: bytes) -> bytes:
+    return xxhash.xxh3_128_digest(body)
 
 
 def _canonical(key: Mapping[str, Any]) -> str:

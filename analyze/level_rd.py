@@ -85,6 +85,12 @@ def measure_level(
             decode_s=decoded_at - encoded,
         )
 
+    # The first of all codings compiles the coder, or loads it, and is not to be timed.
+    warm = as_batch(np.array(reader.sample(indices[0]), dtype=np.float32)).to(device)
+    decode_map(
+        codec, encode_map(codec, warm, level=level, identity=identity),
+        level=level, identity=identity,
+    )  # fmt: skip
     each = list(
         tqdm(
             per_image(measure, indices, str(device)),

@@ -39,6 +39,7 @@ def analysis_result(bench: Workbench, measurements: Mapping[str, Measurement]) -
             measurement=measurements[str(run.folder)],
             alone=detection.accuracy({run.level: parts[str(run.folder)]}) if detection else None,
             learner=labels[run.model],
+            model_sha256=run.model_sha256,
         )
         for run in bench.runs
     ]
@@ -51,6 +52,7 @@ def analysis_result(bench: Workbench, measurements: Mapping[str, Measurement]) -
         original=detection.accuracy({}) if detection else None,
         combinations=tuple(combination(bench, each) for each in wanted),
         missing=tuple(split.missing),
+        cache_fingerprint=manifest.fingerprint,
     )
 
 

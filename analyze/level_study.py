@@ -15,7 +15,7 @@ from train.checkpoint import BEST_NAME, load_codec
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "level rate and distortion 2"
+_METHOD = "level rate and distortion 3"
 
 
 class LevelStudy:
@@ -36,7 +36,7 @@ class LevelStudy:
             "method": _METHOD,
             "model": run.model_sha256,
             "level": run.level,
-            "cache": self._split.manifest.fingerprint,
+            "cache": self._split.readers[run.level].content_id,
             "images": self._split.num_images,
             "device": self._device,
         }

@@ -18,14 +18,15 @@ from analyze.findings import Findings
 from analyze.kept import Kept
 from analyze.level_results import analysis_result, measured_runs, run_parts
 from analyze.matrix import Matrix, matrix_runs, measure_matrix
+from analyze.next_lambdas import next_lambdas
 from analyze.parts import DERIVED, DROPPED, Part
 from analyze.results import AnalysisResult, Measurement
 from analyze.runs import Candidate
 from analyze.sensitivity import Sensitivity, measure_sensitivity
 from analyze.split import AnalysisRequest
-from analyze.suggestion import CurvePoint, Suggestion, suggest_lambda
+from analyze.suggestion import Suggestion
 from analyze.workbench import Workbench, open_workbench
-from configs.errors import CacheError
+from configs.errors import CacheError, ConfigError
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Wanted:
     """What is asked for beyond levels and detection."""
 
     target: Target
+    is_named: bool = False
+    """The target was asked for, and is not the usual one."""
     anchors: tuple[str, ...] = ()
     """Names in anchor_files.ANCHORS."""
     matrix: bool = False
@@ -57,6 +60,11 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path, kept: Kept)
         anchors = _anchors(bench, wanted.anchors, missing)
         shown = _shown_runs(bench, allocation)
         name, parts = _shown_combination(bench, measurements, allocation, shown)
+        matrix = _matrix(bench, missing) if wanted.matrix else None
+        suggestions: tuple[Suggestion, ...] = ()
+        if wanted.suggest_lambda:
+            aim = wanted.target if wanted.is_named else None
+            suggestions = next_lambdas(bench, measurements, allocation, aim, missing)
         return Findings(
             result=dataclasses.replace(
                 result,
@@ -69,8 +77,8 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path, kept: Kept)
             sensitivity=sensitivity,
             anchors=anchors,
             comparisons=compare(result, anchors),
-            matrix=_matrix(bench, missing) if wanted.matrix else None,
-            suggestions=_suggestions(bench, measurements) if wanted.suggest_lambda else (),
+            matrix=matrix,
+            suggestions=suggestions,
             level_pictures=level_pictures(bench, shown),
             worst=worst(bench, name, parts) if parts else None,
         )  # fmt: skip
@@ -81,7 +89,11 @@ def _sensitivity(bench: Workbench, missing: list[str]) -> Sensitivity | None:
         missing.append("no sensitivity: it needs detection, and so boxes")
         return None
     _LOG.info("sensitivity: noise in each level and each group of channels")
-    return measure_sensitivity(bench.split.evaluator, bench.kept)
+    try:
+        return measure_sensitivity(bench.split.evaluator, bench.kept)
+    except ConfigError as error:
+        missing.append(f"no sensitivity: {error}")
+        return None
 
 
 def _anchors(
@@ -95,10 +107,10 @@ def _anchors(
 
 
 def _matrix(bench: Workbench, missing: list[str]) -> Matrix | None:
-    folders = matrix_runs(bench.runs, bench.random_runs)
-    if not folders:
-        return None
     try:
+        folders = matrix_runs(bench.runs, bench.random_runs)
+        if not folders:
+            return None
         return measure_matrix(
             folders,
             bench.split.readers,
@@ -107,7 +119,7 @@ def _matrix(bench: Workbench, missing: list[str]) -> Matrix | None:
             bench.kept,
             bench.request.device,
         )
-    except CacheError as error:
+    except (CacheError, ConfigError) as error:
         missing.append(f"no matrix of models and levels: {error}")
         return None
 
@@ -155,21 +167,3 @@ def _shown_combination(
         else (DERIVED if isinstance(each, DerivedLevel) else DROPPED)
         for level, each in allocation.ensemble.levels.items()
     }
-
-
-def _suggestions(
-    bench: Workbench, measurements: Mapping[str, Measurement]
-) -> tuple[Suggestion, ...]:
-    found = []
-    for level in sorted({run.level for run in bench.runs}):
-        points = [
-            CurvePoint(
-                lmbda=run.lmbda,
-                bits_per_position=measurements[str(run.folder)].real_bpp,
-                mse=measurements[str(run.folder)].mse,
-            )
-            for run in bench.runs
-            if run.level == level
-        ]
-        found.append(suggest_lambda(level, points))
-    return tuple(found)

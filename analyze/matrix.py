@@ -28,7 +28,7 @@ from train.run_folder import RunRecord
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "matrix 1"
+_METHOD = "matrix 2"
 RANDOM_NAME = "random level"
 
 
@@ -211,9 +211,9 @@ def _entry(
         # The loss is of it, and the model's hash does not cover it.
         "lambda": info.lmbda,
         "level": reader.info.index,
-        "cache": reader.manifest.fingerprint,
+        "cache": reader.content_id,
         # The level's statistics come from there.
-        "train": train.manifest.fingerprint,
+        "train": train.content_id,
         "images": num_images,
         "device": codec.mean.device.type,
     }

@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from analyze.ensemble import write_ensemble
 from analyze.findings import Findings
 from analyze.page import plots_of, tables_of
@@ -17,19 +19,26 @@ from analyze.sections import Provenance, make_page
 from analyze.sensitivity import write_weights
 from analyze.tables import csv_text
 
+_JSON = "report.json"
+_WRITTEN_BY_OTHERS = ("ensemble.yaml", "channel_weights.json", "index.html")
+
 
 def write_report(findings: Findings, provenance: Provenance, folder: Path) -> Path:
     """Fill `folder` (made if need be) and return the path of its index.html."""
     page = make_page(findings, provenance)
+    _remove_earlier(folder)
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
+    files: dict[str, bytes] = {}
     for plot in plots_of(page):
-        (plots / f"{plot.name}.png").write_bytes(plot.light_png)
-        (plots / f"{plot.name}.svg").write_bytes(plot.svg)
+        files[f"plots/{plot.name}.png"] = plot.light_png
+        files[f"plots/{plot.name}.svg"] = plot.svg
     for block in tables_of(page):
-        (folder / f"{block.name}.csv").write_text(csv_text(block.table), encoding="utf-8")
-    (folder / "report.json").write_text(_json(findings, provenance), encoding="utf-8")
-    (folder / "report.md").write_text(page_markdown(page, plots.name), encoding="utf-8")
+        files[f"{block.name}.csv"] = csv_text(block.table).encode()
+    files["report.md"] = page_markdown(page, plots.name).encode()
+    content = _json(findings, provenance, [*files, *_WRITTEN_BY_OTHERS])
+    for name, data in ({_JSON: content.encode()} | files).items():
+        (folder / name).write_bytes(data)
     if findings.allocation is not None:
         write_ensemble(
             folder / "ensemble.yaml",
@@ -43,13 +52,37 @@ def write_report(findings: Findings, provenance: Provenance, folder: Path) -> Pa
     return index
 
 
-def _json(findings: Findings, provenance: Provenance) -> str:
+def _remove_earlier(folder: Path) -> None:
+    """Remove the files of an earlier report, which would be taken for this one's."""
+    try:
+        names = json.loads((folder / _JSON).read_text(encoding="utf-8"))["files"]
+        paths = [folder / name for name in names]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # there is none
+    for path in paths:
+        # Whoever may have changed the list: nothing elsewhere.
+        if path.resolve().is_relative_to(folder.resolve()) and path.is_file():
+            path.unlink()
+
+
+def _json(findings: Findings, provenance: Provenance, files: list[str]) -> str:
+    """Return all findings; arrays as lists, and what was not asked for as null or empty."""
+    worst, sensitivity = findings.worst, findings.sensitivity
     content = {
         "result": dataclasses.asdict(findings.result),
         "allocation": _allocation(findings),
+        "anchors": [dataclasses.asdict(each) for each in findings.anchors],
+        "comparisons": [dataclasses.asdict(each) for each in findings.comparisons],
+        "matrix": findings.matrix and dataclasses.asdict(findings.matrix),
+        "sensitivity": sensitivity and dataclasses.asdict(sensitivity),
+        "worst_images": worst and {
+            "combination": worst.combination,
+            "images": [dataclasses.asdict(each) for each in worst.images],
+        },
         "suggestions": [dataclasses.asdict(each) for each in findings.suggestions],
         "made_by": dataclasses.asdict(provenance),
-    }
+        "files": files,
+    }  # fmt: skip
     return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
 
 
@@ -61,6 +94,12 @@ def _allocation(findings: Findings) -> dict[str, Any] | None:
         "target": dataclasses.asdict(found.allocation.target),
         "met": found.allocation.met,
         "why": found.allocation.why,
+        "chosen": dataclasses.asdict(found.allocation.combination),
+        "bound": found.allocation.bound,
+        "tried": [
+            {"combination": dataclasses.asdict(choice), "drop": drop}
+            for choice, drop in found.allocation.tried
+        ],
         "verified_drop": found.allocation.verified_drop,
         "combination": dataclasses.asdict(found.combination),
         "saving": dataclasses.asdict(found.saving),
@@ -71,6 +110,8 @@ def _plain(value: Any) -> Any:
     """JSON has no infinity and no NaN: such a figure is null, as one that was not measured."""
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):

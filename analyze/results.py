@@ -73,6 +73,8 @@ class LevelRow:
     """Detection with this level compressed and the others as cached."""
     learner: str = ""
     """Model or distortion, where there are runs of several: they make curves of their own."""
+    model_sha256: str = ""
+    """Of the weights; empty without a run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,3 +107,5 @@ class AnalysisResult:
     combinations: tuple[Combination, ...]
     missing: tuple[str, ...]
     """What could not be measured, each with what to do about it."""
+    cache_fingerprint: str = ""
+    """Of the split's cache."""

@@ -22,6 +22,8 @@ _DEFINITIONS = (
     ("est BPP", "bits per feature position from the likelihoods: total bits / total positions"),
     ("real BPP", "bits per feature position from actual bitstreams: all of a level's bytes in the "
                  "files that compress-features writes"),
+    ("gap", "by how much real BPP exceeds est BPP: heads, which weigh on coarse levels, and what "
+            "the coder itself loses"),
     ("bits/px", "bits of the actual bitstreams per pixel of the original images; for all levels "
                 "together with the header that they share"),
     ("enc ms, dec ms", "mean per image, map in memory to bitstream and back, on one core of a CPU, "
@@ -105,12 +107,13 @@ def _allocation(findings: Findings) -> Section | None:
             f"{least}{saved.fraction:.1%} of the bits are saved against one lambda for all levels "
             f"({saved.same_lambda_bits_per_pixel:.4g} bits/px {saved.why})."
         )
-    reached = "met" if found.allocation.met else "NOT met"
+    # The name of one that is not met says so itself.
+    reached = ": met" if found.allocation.met else ""
     return Section(
         title="Allocation",
         blocks=(
             Paragraph(
-                text=f"{_sentence(found.combination.name)}: {reached}. "
+                text=f"{_sentence(found.combination.name)}{reached}. "
                 f"{_sentence(found.allocation.why)}. {saving}"
             ),
             TableBlock(name="allocation", table=allocation_table(found)),
@@ -219,10 +222,17 @@ def _levels(findings: Findings) -> Iterable[Section]:
 
 def _origin(findings: Findings, provenance: Provenance) -> Section:
     runs = tuple(
-        (f"level {row.facts.level}, lambda {run.lmbda:.3g}", run.run)
+        (
+            f"level {row.facts.level}, lambda {run.lmbda:.3g}",
+            f"{run.run} (model {row.model_sha256[:16]})",
+        )
         for row, run in measured(findings.result)
     )
-    made_by = (("time", provenance.created), *provenance.facts.items())
+    made_by = (
+        ("time", provenance.created),
+        *provenance.facts.items(),
+        ("cache", findings.result.cache_fingerprint[:16]),
+    )
     blocks: list[Block] = [Code(text=provenance.command), Terms(entries=made_by)]
     if runs:
         blocks.append(Terms(entries=runs))

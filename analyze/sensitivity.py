@@ -23,7 +23,7 @@ from analyze.noise import NoisyMaps, water_filled
 from analyze.remembered_heads import remembered_heads
 from data.atomic import write_atomically
 
-_METHOD = "sensitivity 2"
+_METHOD = "sensitivity 3"
 _LEAST_WEIGHT = 0.01  # of the mean: a channel that nothing is asked of must not decode to anything
 
 
@@ -100,11 +100,11 @@ def measure_sensitivity(
     image of the first few. Raises ConfigError for a detector whose heads are unknown.
     """
     settings = settings or SensitivitySettings()
-    manifest = next(iter(evaluator.readers.values())).manifest
+    reader = next(iter(evaluator.readers.values()))
     key = {
         "method": _METHOD,
-        "cache": manifest.fingerprint,
-        "detector": manifest.detector["weights_sha256"],
+        "cache": reader.content_id,
+        "truth": evaluator.truth,
         "images": [int(index) for index in evaluator.indices],
         "levels": sorted(evaluator.readers),
         "settings": json.loads(json.dumps(asdict(settings))),

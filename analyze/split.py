@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from data.annotations import read_annotations
 from data.folder_state import ANNOTATIONS_NAME
 from data.manifest import FILE_NAME, Manifest
 from data.reader import LevelReader
-from data.records import ImageSet
+from data.records import ImageRecord, ImageSet
 from extract.detector import label_to_category, load_detector, num_labels
 from extract.freshness import refuse_other_detector, refuse_stale_cache
 
@@ -77,7 +77,8 @@ def open_split(request: AnalysisRequest) -> Iterator[Split]:
     with ExitStack() as stack:
         readers = {
             info.index: stack.enter_context(
-                LevelReader(request.cache, info.index, verify=request.config.cache.verify)
+                # Whatever the configuration says: what is measured is printed, and kept.
+                LevelReader(request.cache, info.index, verify="on_open")
             )
             for info in manifest.levels
         }
@@ -129,6 +130,16 @@ def _annotations(request: AnalysisRequest, missing: list[str]) -> ImageSet | Non
     return images
 
 
+def _counts(record: ImageRecord, categories: Collection[int]) -> bool:
+    """Say whether an image has a box that COCO's evaluation looks for."""
+    return any(
+        not ignored and category in categories
+        for category, ignored in zip(
+            record.category_ids.tolist(), record.ignored.tolist(), strict=True
+        )
+    )
+
+
 def _evaluator(
     request: AnalysisRequest,
     manifest: Manifest,
@@ -147,6 +158,14 @@ def _evaluator(
         )
     except ConfigError as error:
         missing.append(f"no mAP: the detector cannot be built: {error}")
+        return None
+    analysed = {sample.image_id for sample in manifest.samples[:num_images]}
+    if not any(_counts(record, labels.values()) for record in annotations.records
+               if record.image_id in analysed):  # fmt: skip
+        missing.append(
+            f"no mAP: none of the {num_images} images has a box that counts, of a class that the "
+            "detector knows: analyse more of them (--limit), or correct the annotations"
+        )
         return None
     # Weights that had to be downloaded first could not be compared without that.
     refuse_other_detector(manifest, request.cache, detector, request.config.detector)

@@ -70,8 +70,8 @@ def suggest_lambda(
     )
     if not usable:
         raise ConfigError(
-            f"level {level}: no trained run to suggest a lambda from: "
-            f"run train-level --level {level} first"
+            f"level {level}: no run of a lambda above 0, with bits and an error, to begin from: "
+            f"run train-level --level {level} --lambda 0.01 first"
         )
     lmbda, why = _for_gap(usable) if target is None else _for_target(usable, target)
     return Suggestion(level=level, lmbda=float(f"{lmbda:.3g}"), why=why)

@@ -47,6 +47,11 @@ def _resolution(row: LevelRow) -> str:
     return "{}x{}".format(*row.facts.resolution_hw)
 
 
+def _gap(run: Measurement | None) -> float | None:
+    """Return how much more is really sent than estimated, as a share of the estimate."""
+    return run.real_bpp / run.estimated_bpp - 1 if run is not None and run.estimated_bpp else None
+
+
 _LEVEL_COLUMNS = {
     "level": _Column(title="level", value=lambda row: row.facts.level),
     "lambda": _Column(title="lambda", value=_of_run("lmbda"), format="{:.3g}"),
@@ -58,6 +63,7 @@ _LEVEL_COLUMNS = {
     "psnr_db": _Column(title="PSNR dB", value=_of_run("psnr_db"), format="{:.2f}"),
     "estimated_bpp": _Column(title="est BPP", value=_of_run("estimated_bpp"), format="{:.4g}"),
     "real_bpp": _Column(title="real BPP", value=_of_run("real_bpp"), format="{:.4g}"),
+    "rate_gap": _Column(title="gap", value=lambda row: _gap(row.measurement), format="{:+.1%}"),
     "bits_per_pixel": _Column(title="bits/px", value=_of_run("bits_per_pixel"), format="{:.4g}"),
     "encode_ms": _Column(title="enc ms", value=_of_run("encode_ms"), format="{:.1f}"),
     "decode_ms": _Column(title="dec ms", value=_of_run("decode_ms"), format="{:.1f}"),
@@ -72,6 +78,8 @@ _LEARNER = _Column(title="by", value=lambda row: row.learner)
 # In the file alone: they would make the table too wide to read.
 _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
     "map_50": lambda row: row.alone.map_50 if row.alone else None,
+    "map_low": lambda row: row.alone.interval.low if row.alone and row.alone.interval else None,
+    "map_high": lambda row: row.alone.interval.high if row.alone and row.alone.interval else None,
     "map_drop": lambda row: row.alone.drop if row.alone else None,
     "payload_bpp": _of_run("payload_bpp"),
     "value_range": _of_run("value_range"),
@@ -79,6 +87,7 @@ _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
     "num_channels": lambda row: row.facts.num_channels,
     "learner": lambda row: row.learner,
     "run": _of_run("run"),
+    "model_sha256": lambda row: row.model_sha256,
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analyze.candidates import TrainedRuns, trained_runs, untrained_lines
+from analyze.candidates import TrainedRuns, left_out_lines, trained_runs, untrained_lines
 from analyze.decoded_levels import DecodedLevels
 from analyze.detection import backbone_keys
 from analyze.detection_study import DetectionStudy
@@ -64,10 +64,13 @@ def open_workbench(request: AnalysisRequest, scratch: Path, kept: Kept) -> Itera
             detection = DetectionStudy(
                 split, split.evaluator, decoded, kept, derivable, request.device
             )
+        runs = _cached_levels_only(found, split)
+        if request.run_dirs:
+            split.missing.extend(left_out_lines(found.special, runs))
         yield Workbench(
             request=request,
             split=split,
-            runs=_cached_levels_only(found, split),
+            runs=runs,
             random_runs=found.random,
             decoded=decoded,
             levels=LevelStudy(split, decoded, kept, request.device),

@@ -56,13 +56,14 @@ def _to_coco(images: ImageSet) -> dict[str, Any]:
         corners = record.boxes_xyxy.astype(np.float64)
         sides = corners[:, 2:] - corners[:, :2]
         xywh = np.concatenate([corners[:, :2], sides], axis=1)
+        areas = xywh[:, 2] * xywh[:, 3] if record.areas_px is None else record.areas_px
         for row, box in enumerate(xywh.tolist()):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": record.image_id,
                     "bbox": box,
-                    "area": box[2] * box[3],
+                    "area": float(areas[row]),
                     "category_id": int(record.category_ids[row]),
                     "iscrowd": int(record.ignored[row]),
                 }
@@ -104,4 +105,5 @@ def _record(image: dict[str, Any], rows: list[dict[str, Any]]) -> ImageRecord:
         boxes_xyxy=corners.astype(np.float32),
         category_ids=np.array([row["category_id"] for row in rows], dtype=np.int64),
         ignored=np.array([row["iscrowd"] for row in rows], dtype=np.bool_),
+        areas_px=np.array([row["area"] for row in rows], dtype=np.float64),
     )

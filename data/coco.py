@@ -140,9 +140,21 @@ def _boxes(
                 xyxy=(x, y, x + width, y + height),
                 category_id=category_id,
                 ignored=bool(entry.get("iscrowd", 0)),
+                area_px=_area(entry, where),
             )
         )
     return boxes
+
+
+def _area(entry: Mapping[str, Any], where: str) -> float | None:
+    if entry.get("area") is None:
+        return None
+    try:
+        return finite(entry["area"])
+    except ValueError as error:
+        raise ConfigError(
+            f"{where}: area: {error}: write it in px, or leave it out"
+        ) from None  # fmt: skip
 
 
 def _wanted(

@@ -7,6 +7,7 @@ third, whole one. The last line about a unit counts.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -102,6 +103,18 @@ def read_plan(cache: Path) -> str | None:
                 except ValueError:
                     continue
     return None
+
+
+def hash_log(cache: Path) -> str:
+    """Return the XXH3-128 of the log as it lies there: another one, another content of the cache.
+
+    Samples that were found damaged and mended change it, too, even if they are as they were.
+    """
+    digest = xxhash.xxh3_128()
+    with contextlib.suppress(FileNotFoundError), (cache / FILE_NAME).open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sealed(raw: dict[str, Any]) -> bytes:

@@ -22,6 +22,8 @@ class LabelledBox:
     xyxy: tuple[float, float, float, float]
     category_id: int
     ignored: bool = False
+    area_px: float | None = None
+    """Of the object's outline, if the file has it."""
 
 
 def make_record(
@@ -36,11 +38,14 @@ def make_record(
     xyxy = np.array([box.xyxy for box in boxes], dtype=np.float64).reshape(-1, 4)
     xyxy = np.clip(xyxy, 0.0, [width, height, width, height]).astype(np.float32)
     has_area = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
+    known = [box.area_px for box in boxes]
     return ImageRecord(
         image_id=image_id,
         file=file,
         height=height,
         width=width,
+        # Some boxes without: all by their boxes, rather than by two measures.
+        areas_px=None if None in known else np.array(known, dtype=np.float64)[has_area],
         boxes_xyxy=xyxy[has_area],
         category_ids=np.array([box.category_id for box in boxes], dtype=np.int64)[has_area],
         ignored=np.array([box.ignored for box in boxes], dtype=np.bool_)[has_area],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from configs.errors import CacheError
 from data.checksums import differing_rows, expected_checksums
-from data.commits import read_commits
+from data.commits import hash_log, read_commits
 from data.manifest import LevelInfo, Manifest
 from data.mapping import MappedFiles
 from data.mounts import is_remote
@@ -70,6 +70,11 @@ class LevelReader:
     def num_samples(self) -> int:
         """Number of images."""
         return len(self.manifest.samples)
+
+    @cached_property
+    def content_id(self) -> str:
+        """What tells this cache from others with the same plan, too: of other images, or mended."""
+        return f"{self.manifest.fingerprint} {hash_log(self.cache)}"
 
     @property
     def dtype(self) -> np.dtype[np.generic]:

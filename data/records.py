@@ -22,6 +22,9 @@ class ImageRecord:
     """int64 [N], ids as in `ImageSet.categories`."""
     ignored: NDArray[Any]
     """bool [N]: crowds, difficult or DontCare regions; neither hit nor miss in evaluation."""
+    areas_px: NDArray[Any] | None = None
+    """float64 [N]: of the objects' outlines, by which COCO tells small from large; None: of the
+    boxes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

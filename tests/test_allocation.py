@@ -5,9 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 from hypothesis import assume, given, settings
@@ -23,9 +20,7 @@ from analyze.allocation import (
     within_cost,
 )
 from analyze.allocation_search import Target, search
-from analyze.allocation_study import _drop_at
-from analyze.parts import DROPPED
-from analyze.runs import Candidate
+from analyze.allocation_study import rising_drops
 from analyze.saving import RateMap, saving
 
 DROP = map_drop_cost()
@@ -362,23 +357,8 @@ def test_saving_without_a_curve_or_without_bits_says_why() -> None:
 
 def test_drops_rise_with_the_error_among_runs_of_one_distortion_only() -> None:
     """A weighted distortion's larger error may well cost less; it is no luck of the images."""
-    known = {"a": (1.0, 0.02), "b": (2.0, 0.01), "weighted": (2.5, 0.005)}
-    bench = SimpleNamespace(
-        detection=SimpleNamespace(
-            accuracy=lambda parts: SimpleNamespace(
-                drop=0.1 if parts[0] is DROPPED else known[parts[0]][1]
-            )
-        )
-    )
-    runs = [
-        Candidate(
-            folder=Path(name), level=0, lmbda=1, best_validation_loss=1, model=name.strip("ab")
-        )
-        for name in known
-    ]
-    errors = [mse for mse, _ in known.values()]
-    parts: Any = {name: name for name in known}
-    drop_at = _drop_at(cast(Any, bench), 0, runs, errors, parts, dropped_mse=5.0)
+    measured = [("", 1.0, 0.02), ("", 2.0, 0.01), ("weighted", 2.5, 0.005)]
+    drop_at = rising_drops(measured, dropped=(5.0, 0.1))
     assert drop_at(1.0, "") == drop_at(2.0, "") == pytest.approx(0.015)
     assert drop_at(2.5, "weighted") == pytest.approx(0.005)
     assert drop_at(2.5) == pytest.approx((0.02 + 0.01 + 0.005) / 3)

@@ -6,17 +6,25 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from analyze import anchor_study, level_study
 from analyze.cli import analyze_levels
+from analyze.detection_study import DetectionStudy
 from analyze.ensemble import CodedLevel, read_ensemble
+from data.annotations import read_annotations, write_annotations
+from data.commits import CommitLog
 from data.manifest import Manifest
+from data.records import ImageSet
+from extract.cli import extract_features
 from tests.chromium import CHROMIUM, screenshot
 from tests.coded_study import compress
 from tests.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
@@ -111,7 +119,13 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(reported: Reported) 
     content = json.loads((reported.folder / "report.json").read_text())
     assert content["result"]["num_images"] == 3
     assert content["allocation"]["combination"]["accuracy"]["interval"] is not None
-    assert [each["level"] for each in content["suggestions"]] == [0, 1, 2, 3, 4]
+    assert {each["anchor"] for each in content["anchors"]} == {"uniform", "float16"}
+    assert content["comparisons"][0]["deltas"][0]["overlap"] >= 0
+    assert len(content["matrix"]["entries"]) == 5
+    assert content["sensitivity"]["groups"].keys() == {"0", "1", "2", "3", "4"}
+    assert {"before", "after", "truth"} <= content["worst_images"]["images"][0].keys()
+    assert content["allocation"]["tried"]
+    assert set(content["files"]) >= {path.name for path in reported.folder.glob("*.csv")}
 
 
 def test_matrix_has_a_row_for_each_model_and_a_loss_on_each_level(reported: Reported) -> None:
@@ -174,6 +188,179 @@ def test_second_analysis_uses_what_the_first_measured(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert rows_of(tmp_path / "report") == rows_of(reported.folder)
+
+
+def correct_boxes(features: Path) -> None:
+    """Leave out the first box of each image."""
+    path = features / "val" / "annotations.json"
+    images = read_annotations(path, "val")
+    records = tuple(
+        replace(
+            record, boxes_xyxy=record.boxes_xyxy[1:], category_ids=record.category_ids[1:],
+            ignored=record.ignored[1:], areas_px=None,
+        )
+        for record in images.records
+    )  # fmt: skip
+    write_annotations(path, replace(images, records=records))
+
+
+def lose_the_train_cache(features: Path) -> None:
+    shutil.rmtree(features / "train")
+
+
+def add_to_the_commits(features: Path) -> None:
+    """As a sample does that was found damaged and is mended."""
+    with CommitLog(features / "val") as log:
+        log.name_plan(Manifest.load(features / "val").fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (lambda features: None, set()),
+        (correct_boxes, {"anchors"}),  # detections are kept as boxes, and compared anew
+        (lose_the_train_cache, {"detection"}),  # its means stood for the levels that are dropped
+        (add_to_the_commits, {"levels", "anchors", "detection"}),
+    ],
+    ids=["nothing", "boxes", "means", "features"],
+)
+def test_kept_results_are_used_for_nothing_but_what_they_were_measured_on(
+    study: TinyStudy,
+    checkpoints: Path,
+    reported: Reported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_pictures: None,
+    change: Callable[[Path], None],
+    again: set[str],
+) -> None:
+    features, kept = tmp_path / "features", tmp_path / "kept"
+    shutil.copytree(study.root, features)
+    shutil.copytree(reported.kept, kept)
+    change(features)
+    measured = set()
+
+    def note(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any, **more: Any) -> Any:
+            measured.add(what)
+            return function(*arguments, **more)
+
+        return noting
+
+    study_anchor = anchor_study._measure_point
+    monkeypatch.setattr(level_study, "measure_level", note("levels", level_study.measure_level))
+    monkeypatch.setattr(anchor_study, "_measure_point", note("anchors", study_anchor))
+    run = DetectionStudy._run
+    monkeypatch.setattr(DetectionStudy, "_run", note("detection", run))
+    result = analyse(
+        study, checkpoints, tmp_path / "report", "--kept", str(kept), "--anchors", "uniform",
+        "--target-bpp", "1000", features=features,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert measured == again
+
+
+def test_damaged_cache_is_refused_and_nothing_of_it_is_kept(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    features = tmp_path / "features"
+    shutil.copytree(study.root, features)
+    files = [path for path in (features / "val" / "level_3.zarr").rglob("*") if path.is_file()]
+    shard = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 64
+    shard.write_bytes(content)
+    result = analyse(study, checkpoints, tmp_path / "report", features=features)
+    assert result.exit_code == 1
+    assert "level 3" in result.output.splitlines()[-1]
+    assert "samples are damaged" in result.output.splitlines()[-1]
+    for option in ("--verify", "--log-level=warning"):
+        CliRunner().invoke(extract_features, [
+            "--config", str(study.config_file), "--features", str(features), "--split", "val",
+            option,
+        ])  # fmt: skip
+    result = analyse(study, checkpoints, tmp_path / "report", features=features)
+    assert result.exit_code == 0, result.output
+    whole = analyse(study, checkpoints, tmp_path / "whole", "--kept", str(tmp_path / "fresh"))
+    assert whole.exit_code == 0, whole.output
+    columns = ("level", "lambda", "mse", "real_bpp", "map")
+    assert [[row[name] for name in columns] for row in rows_of(tmp_path / "report")] == [
+        [row[name] for name in columns] for row in rows_of(tmp_path / "whole")
+    ]
+
+
+def test_what_cannot_be_had_in_the_end_does_not_cost_the_report(
+    study: TinyStudy, tmp_path: Path, no_pictures: None
+) -> None:
+    out = tmp_path / "runs"
+    result = CliRunner().invoke(train_level, [
+        "--config", str(study.config_file), "--features", str(study.root), "--out", str(out),
+        "--level", "4", "--lambda", "0", "--epochs", "1",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (run,) = out.glob("*/run_*")
+    (run / "run.json").unlink()
+    result = analyse(study, out, tmp_path / "report", "--matrix", "--suggest-lambda")
+    assert result.exit_code == 0, result.output
+    assert "missing: no next lambda: level 4: no run of a lambda above 0" in result.output
+    assert "missing: no matrix of models and levels: " in result.output
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("target", "reasons"),
+    [
+        (("--target-mse", "0.5"), ["MSE 0.5 lies"] * 5),
+        (("--target-map-drop", "0.5"), ["MSE "] * 5),
+        ((), ["there is only lambda"] * 4 + ["the largest gap of the curve"]),
+    ],
+)
+def test_next_lambdas_aim_at_the_target_that_is_named(
+    study: TinyStudy,
+    checkpoints: Path,
+    reported: Reported,
+    tmp_path: Path,
+    no_pictures: None,
+    target: tuple[str, ...],
+    reasons: list[str],
+) -> None:
+    result = analyse(
+        study, checkpoints, tmp_path / "report", "--kept", str(reported.kept), "--suggest-lambda",
+        *target,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    suggestions = json.loads((tmp_path / "report" / "report.json").read_text())["suggestions"]
+    assert [each["level"] for each in suggestions] == [0, 1, 2, 3, 4]
+    for each, reason in zip(suggestions, reasons, strict=True):
+        assert each["why"].startswith(reason)
+        assert f"--level {each['level']} --lambda {each['lmbda']:g}" in result.output
+
+
+def test_bits_of_a_target_are_shared_out_as_the_allocation_shares_its_own(
+    reported: Reported,
+) -> None:
+    content = json.loads((reported.folder / "report.json").read_text())
+    chosen = content["allocation"]["chosen"]
+    coded = [option for option in chosen["options"] if option["run"] is not None]
+    assert [each["level"] for each in content["suggestions"]] == [each["level"] for each in coded]
+    bits = {row["run"]: float(row["real_bpp"]) for row in rows_of(reported.folder)}
+    for option, suggestion in zip(coded, content["suggestions"], strict=True):
+        # 1000 bits a pixel, where the allocation has spent fewer: each level's own bits grow alike.
+        wanted = bits[option["run"]] * 1000 / chosen["bits_per_pixel"]
+        assert suggestion["why"].startswith(f"bits per position {wanted:.4g} lies beyond the curve")
+    for level in {0, 1, 2, 3, 4} - {option["level"] for option in coded}:
+        assert f"missing: no next lambda: level {level}: is " in reported.output
+
+
+def test_named_run_that_a_newer_one_replaces_is_told(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, no_pictures: None
+) -> None:
+    (run,) = checkpoints.glob("*_level_3/run_*")
+    older = tmp_path / "runs" / run.parent.name / f"run_20000101_000000{run.name[19:]}"
+    shutil.copytree(run, older)
+    result = analyse(study, checkpoints, tmp_path / "report", str(run), str(older))
+    assert result.exit_code == 0, result.output
+    assert f"missing: {older} is left out: {run} is of the same level" in result.output
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -249,17 +436,44 @@ def test_level_without_a_run_is_named_and_the_others_are_reported(
     assert levels[0] != ""
 
 
+def without_categories(images: ImageSet) -> ImageSet:
+    none = {"boxes_xyxy": np.zeros((0, 4), np.float32), "category_ids": np.zeros(0, np.int64)}
+    records = (
+        replace(record, **none, ignored=np.zeros(0, bool), areas_px=None)
+        for record in images.records
+    )
+    return replace(images, records=tuple(records), categories={})
+
+
+def all_ignored(images: ImageSet) -> ImageSet:
+    records = (replace(r, ignored=np.ones(len(r.ignored), bool)) for r in images.records)
+    return replace(images, records=tuple(records))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (without_categories, "the split 'val' was extracted without boxes"),
+        (all_ignored, "none of the 3 images has a box that counts"),
+    ],
+)
 def test_split_without_boxes_gives_rates_and_says_why_there_is_no_map(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, no_pictures: None
+    study: TinyStudy,
+    checkpoints: Path,
+    tmp_path: Path,
+    no_pictures: None,
+    change: Callable[[ImageSet], ImageSet],
+    why: str,
 ) -> None:
     features = tmp_path / "features"
     shutil.copytree(study.root, features)
     path = features / "val" / "annotations.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"annotations": [], "categories": []}))
+    images = read_annotations(path, "val")
+    write_annotations(path, change(images))
     result = analyse(study, checkpoints, tmp_path / "report", features=features)
     assert result.exit_code == 0, result.output
-    assert "missing: no mAP" in result.output
+    assert f"missing: no mAP: {why}" in result.output
+    assert "missing: no allocation: a target of mAP needs boxes" in result.output
     assert all(row["map"] == "" and row["real_bpp"] for row in rows_of(tmp_path / "report"))
 
 

@@ -66,6 +66,24 @@ def test_coco_boxes_are_clipped_and_those_without_area_dropped(coco: Any) -> Non
     assert second.category_ids.shape == second.ignored.shape == (0,)
 
 
+def test_coco_areas_are_the_files_own_where_every_box_of_an_image_has_one(coco: Any) -> None:
+    """By them, not by the boxes, COCO tells small objects from large ones."""
+
+    def with_areas(content: dict[str, Any]) -> None:
+        for number, entry in enumerate(content["annotations"]):
+            entry["area"] = 10 + number
+
+    first, second = load("coco", **coco(with_areas)).records
+    assert first.areas_px is not None
+    assert first.areas_px.tolist() == [10, 11, 13]  # the third box is dropped
+    assert second.areas_px is not None
+    assert second.areas_px.shape == (0,)
+    assert load("coco", **coco()).records[0].areas_px is None
+    wrong = coco(lambda content: content["annotations"][0].update(area="big"))
+    with pytest.raises(ConfigError, match="annotations entry 1: area: 'big' is not a number: "):
+        load("coco", **wrong)
+
+
 @pytest.mark.parametrize("name", ["7", "sub/a.png", "{images}/sub/a.png"])
 def test_coco_image_list_takes_ids_names_and_paths(coco: Any, tmp_path: Path, name: str) -> None:
     keys = coco()

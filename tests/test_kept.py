@@ -47,6 +47,16 @@ def test_damaged_result_is_measured_again(tmp_path: Path, caplog: pytest.LogCapt
     assert result.facts == {"mse": 0.5}
 
 
+def test_result_with_any_byte_changed_is_none(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.put(KEY, {"mse": 0.25}, {"bits": np.arange(30)})
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert kept.get(KEY) is None
+
+
 def test_folder_that_cannot_be_written_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -156,6 +156,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "analyze.pyramid_codec",
         "analyze.streams_index",
         "analyze.allocation_study",
+        "analyze.next_lambdas",
         "analyze.level_details",
         "analyze.tables",
         "analyze.plots",

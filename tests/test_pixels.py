@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,16 @@ def test_companion_is_plain_coco_and_leaves_no_other_file(tmp_path: Path) -> Non
         "categories": [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}],
     }
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_areas_of_outlines_come_back_and_are_what_coco_reads(tmp_path: Path) -> None:
+    path = tmp_path / "annotations.json"
+    image = replace(an_image([[1, 2, 4, 8]]), areas_px=np.array([7.25]))
+    write_annotations(path, an_image_set(image))
+    assert json.loads(path.read_text())["annotations"][0]["area"] == 7.25
+    (back,) = read_annotations(path, "val").records
+    assert back.areas_px is not None
+    assert back.areas_px.tolist() == [7.25]
 
 
 def test_companion_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import math
 import re
 from dataclasses import replace
@@ -124,10 +125,28 @@ def test_page_holds_every_cell_of_both_tables_in_order(
     assert page.open == []
 
 
+def test_files_of_an_earlier_report_go_and_nothing_else(
+    result: AnalysisResult, tmp_path: Path
+) -> None:
+    folder = tmp_path / "report"
+    write_report(Findings(result=result), PROVENANCE, folder)
+    content = json.loads((folder / "report.json").read_text())
+    assert {"levels.csv", "report.md", "ensemble.yaml", "index.html"} <= set(content["files"])
+    content["files"] += ["allocation.csv", "../elsewhere.csv"]
+    (folder / "report.json").write_text(json.dumps(content))
+    for path in ("ensemble.yaml", "allocation.csv", "notes.csv", "../elsewhere.csv"):
+        (folder / path).write_text("of an earlier report, or of somebody's own")
+    write_report(Findings(result=result), PROVENANCE, folder)
+    assert not (folder / "ensemble.yaml").exists()
+    assert not (folder / "allocation.csv").exists()
+    assert (folder / "notes.csv").exists()
+    assert (tmp_path / "elsewhere.csv").exists()
+
+
 def test_cells_show_the_measured_numbers(result: AnalysisResult) -> None:
     assert level_table(result).cells[2] == (
-        "2", "0.001", "16x32", "16", "4.7%", "5,000,003", "2.11", "33.11", "3.21", "3.31", "2.41",
-        "13.3", "14.7", "0.5301",
+        "2", "0.001", "16x32", "16", "4.7%", "5,000,003", "2.11", "33.11", "3.21", "3.31",
+        "+3.1%", "2.41", "13.3", "14.7", "0.5301",
     )  # fmt: skip
     assert detection_table(result).cells == (
         ("original features", "-", "0.5432", "-", "-", "-", "0.8765", "-", "0.4444", "0.6666"),

@@ -75,7 +75,7 @@ def test_run_that_another_beats_in_both_is_not_interpolated_through() -> None:
 
 def test_without_a_usable_run_the_error_says_what_to_do() -> None:
     nothing = CurvePoint(lmbda=0.1, bits_per_position=0.0, mse=1.0)
-    with pytest.raises(ConfigError, match="run train-level --level 3 first"):
+    with pytest.raises(ConfigError, match=r"run train-level --level 3 --lambda 0\.01 first"):
         suggest_lambda(3, [nothing])
 
 
