@@ -13,7 +13,7 @@ import click
 from analyze.allocation_search import Target
 from analyze.anchor_files import ANCHORS
 from analyze.comparison import FAST_ANCHORS
-from analyze.finding_tables import allocation_table
+from analyze.finding_tables import allocation_table, trained_table
 from analyze.kept import Kept
 from analyze.loop import Wanted, analyze
 from analyze.report import write_report
@@ -149,9 +149,11 @@ def analyze_levels(
         config=dump_config(settings),
     )
     page = write_report(findings, provenance, folder)
-    click.echo(plain_text(level_table(result)))
-    click.echo()
-    click.echo(plain_text(detection_table(result)))
+    if findings.trained:
+        click.echo(plain_text(trained_table(findings.trained)))
+    else:
+        click.echo(plain_text(level_table(result)))
+        click.echo(f"\n{plain_text(detection_table(result))}")
     if findings.allocation is not None:
         click.echo(f"\n{plain_text(allocation_table(findings.allocation))}")
     for suggestion in findings.suggestions:

@@ -8,6 +8,7 @@ from analyze.allocation_study import AllocationFinding
 from analyze.details_study import WorstImages
 from analyze.sensitivity import Sensitivity
 from analyze.tables import Table, Value, shown
+from analyze.trained_only import TrainedRun
 
 
 def allocation_table(found: AllocationFinding) -> Table:
@@ -33,6 +34,19 @@ def allocation_table(found: AllocationFinding) -> Table:
         ("level", "sent_as", "bits_per_pixel", "mse", "map_drop"),
         ("{}", "{}", "{:.4g}", "{:.4g}", "{:.4f}"),
         lines,
+    )
+
+
+def trained_table(runs: Sequence[TrainedRun]) -> Table:
+    """Return a line per run: its best epoch."""
+    return plain_table(
+        ("level", "lambda", "by", "epoch", "loss", "MSE", "est BPP", "run"),
+        ("level", "lambda", "learner", "epoch", "loss", "mse", "estimated_bpp", "run"),
+        ("{}", "{:.3g}", "{}", "{}", "{:.4g}", "{:.4g}", "{:.4g}", "{}"),
+        [
+            (run.level, run.lmbda, run.learner, run.epoch, run.loss, run.mse, run.bpp, run.run)
+            for run in runs
+        ],
     )
 
 

@@ -12,6 +12,7 @@ from analyze.matrix import Matrix
 from analyze.results import AnalysisResult
 from analyze.sensitivity import Sensitivity
 from analyze.suggestion import Suggestion
+from analyze.trained_only import TrainedRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,3 +28,5 @@ class Findings:
     suggestions: tuple[Suggestion, ...] = ()
     level_pictures: tuple[LevelPictures, ...] = ()
     worst: WorstImages | None = None
+    trained: tuple[TrainedRun, ...] = ()
+    """What training noted, where the split itself could not be analysed."""

@@ -23,8 +23,9 @@ from analyze.parts import DERIVED, DROPPED, Part
 from analyze.results import AnalysisResult, Measurement
 from analyze.runs import Candidate
 from analyze.sensitivity import Sensitivity, measure_sensitivity
-from analyze.split import AnalysisRequest
+from analyze.split import AnalysisRequest, has_cache
 from analyze.suggestion import Suggestion
+from analyze.trained_only import trained_only
 from analyze.workbench import Workbench, open_workbench
 from configs.errors import CacheError, ConfigError
 
@@ -48,9 +49,13 @@ class Wanted:
 def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path, kept: Kept) -> Findings:
     """Analyse; decoded maps lie under `scratch` while it runs, results stay in `kept`.
 
-    Raises CacheError without a cache of the split, if it is stale, or for runs trained on another
-    detector's features. Anything else that is missing is a line of the result.
+    Raises CacheError if the split's cache is stale or damaged, or for runs trained on another
+    detector's features. Anything else that is missing, the cache itself where there is one of the
+    train split, is a line of the result.
     """
+    if not has_cache(request):
+        result, trained = trained_only(request)
+        return Findings(result=result, trained=trained)
     with open_workbench(request, scratch, kept) as bench:
         measurements = measured_runs(bench)
         result = analysis_result(bench, measurements)

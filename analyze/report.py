@@ -79,6 +79,7 @@ def _json(findings: Findings, provenance: Provenance, files: list[str]) -> str:
             "combination": worst.combination,
             "images": [dataclasses.asdict(each) for each in worst.images],
         },
+        "trained": [dataclasses.asdict(each) for each in findings.trained],
         "suggestions": [dataclasses.asdict(each) for each in findings.suggestions],
         "made_by": dataclasses.asdict(provenance),
         "files": files,

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from analyze.comparison_tables import anchor_table, bd_table, cost_table, matrix_table
 from analyze.curve_plots import level_curves_plot, map_plot
 from analyze.curve_series import chosen_point, level_series, map_series
-from analyze.finding_tables import allocation_table, sensitivity_table, worst_table
+from analyze.finding_tables import (
+    allocation_table,
+    sensitivity_table,
+    trained_table,
+    worst_table,
+)
 from analyze.findings import Findings
 from analyze.page import Block, Code, Figures, Lines, Page, Paragraph, Section, TableBlock, Terms
 from analyze.plots import Plot, make_plots
@@ -54,6 +59,7 @@ def make_page(findings: Findings, provenance: Provenance) -> Page:
     result = findings.result
     sections = [
         _missing(findings),
+        _trained(findings),
         _first(findings),
         Section(
             title="Detection",
@@ -80,6 +86,15 @@ def make_page(findings: Findings, provenance: Provenance) -> Page:
 def _missing(findings: Findings) -> Section | None:
     lines = findings.result.missing
     return Section(title="Missing", blocks=(Lines(lines=lines, urgent=True),)) if lines else None
+
+
+def _trained(findings: Findings) -> Section | None:
+    if not findings.trained:
+        return None
+    return Section(
+        title="As trained",
+        blocks=(TableBlock(name="trained", table=trained_table(findings.trained)),),
+    )
 
 
 def _first(findings: Findings) -> Section:

@@ -58,17 +58,27 @@ class Split:
         return {facts.level: facts for facts in level_facts(self.manifest)}
 
 
+def has_cache(request: AnalysisRequest) -> bool:
+    """Say whether the split has been extracted, or begun to be."""
+    return (request.cache / FILE_NAME).is_file()
+
+
+def missing_cache(request: AnalysisRequest) -> CacheError:
+    """Return the error of a split without a cache."""
+    return CacheError(
+        f"{request.cache}: no cache of the split {request.split!r}: "
+        f"run extract-features --split {request.split}{request.options}"
+    )
+
+
 @contextmanager
 def open_split(request: AnalysisRequest) -> Iterator[Split]:
     """Open a split's cache and, if there are boxes, the detector's heads.
 
     Raises CacheError without a cache of the split, if it is stale, or if it holds crops.
     """
-    if not (request.cache / FILE_NAME).is_file():
-        raise CacheError(
-            f"{request.cache}: no cache of the split {request.split!r}: "
-            f"run extract-features --split {request.split}{request.options}"
-        )
+    if not has_cache(request):
+        raise missing_cache(request)
     manifest = Manifest.load(request.cache)
     refuse_stale_cache(request.cache, request.split, request.config)
     manifest.require_whole_maps()

@@ -412,12 +412,32 @@ def test_mistaken_option_is_one_line(
     assert not (tmp_path / "report").exists()
 
 
-def test_missing_val_cache_is_one_line_with_the_command_to_run(
+def test_without_a_val_cache_the_report_has_what_training_noted_and_the_command_to_run(
     study: TinyStudy, checkpoints: Path, tmp_path: Path
 ) -> None:
-    result = analyse(study, checkpoints, tmp_path, "--split", "test")
+    report = tmp_path / "report"
+    result = analyse(study, checkpoints, report, "--split", "test")
+    assert result.exit_code == 0, result.output
+    assert "missing: " in result.output
+    assert "no cache of the split 'test': run extract-features --split test" in result.output
+    assert "run extract-features --split test" in (report / "index.html").read_text()
+    with (report / "trained.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["level"] for row in rows] == ["0", "1", "2", "3", "4", "4"]
+    for row in rows:
+        summary = (Path(row["run"]) / "training_summary.txt").read_text()
+        assert f"Best Validation Loss: {float(row['loss']):.4f}" in summary
+        assert f"Best Validation MSE: {float(row['mse']):.6f}" in summary
+        assert f"Best Validation BPP: {float(row['estimated_bpp']):.6f}" in summary
+    assert [row["stride_px"] for row in rows_of(report)] == ["4", "8", "16", "32", "64"]
+
+
+def test_without_any_cache_the_error_is_one_line_with_the_command_to_run(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    result = analyse(study, checkpoints, tmp_path / "report", features=tmp_path / "nowhere")
     assert result.exit_code == 1
-    assert "run extract-features --split test" in result.output
+    assert "run extract-features --split val" in result.output
     assert len(result.output.strip().splitlines()) == 1
 
 
@@ -505,7 +525,7 @@ def test_folder_that_is_no_run_is_refused_by_name(
 def test_refused_analysis_leaves_no_report_folder_behind(
     study: TinyStudy, checkpoints: Path, tmp_path: Path
 ) -> None:
-    analyse(study, checkpoints, tmp_path / "report", "--split", "test")
+    analyse(study, checkpoints, tmp_path / "report", features=tmp_path / "nowhere")
     assert not (tmp_path / "report").exists()
 
 

@@ -152,6 +152,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "analyze.allocation_search",
         "analyze.saving",
         "analyze.suggestion",
+        "analyze.trained_only",
         "analyze.ensemble",
         "analyze.pyramid_codec",
         "analyze.streams_index",

@@ -25,6 +25,7 @@ from train.codec import LevelCodec
 from train.objective import rate_bits
 from train.run_folder import RunRecord
 
+METRICS_NAME = "metrics.csv"
 _DEAD_CHANNEL_BITS = 1e-3  # per latent position; below it a latent channel carries nothing
 
 
@@ -67,7 +68,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, *, kept: int = 0) -> None:
-        self._path = folder / "metrics.csv"
+        self._path = folder / METRICS_NAME
         num_columns = len(fields(EpochMetrics))
         rows = [row for row in read_rows(self._path, num_columns) if int(row[0]) <= kept]
         write_rows(self._path, [[field.name for field in fields(EpochMetrics)], *rows])
