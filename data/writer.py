@@ -30,6 +30,7 @@ from data.statistics import ChannelStatistics
 from data.stores import STORES, differing_metadata, level_attributes, rows_of_shard
 from data.threads import limit_cores
 
+_PIECE_BYTES = 2**18
 _HASTENED_BYTES = 2**18  # smaller samples wait for others: a call for each would cost more
 _OVERHEAD = 1.01  # indexes, metadata and commit lines next to the samples themselves
 
@@ -259,6 +260,7 @@ def statistics_path(cache: Path, level: int) -> Path:
 
 
 def _write_all(handle: int, content: memoryview, offset: int) -> None:
+    # For a large piece Linux looks for as large a page to keep it in, and may look for long.
     done = 0
     while done < content.nbytes:
-        done += os.pwrite(handle, content[done:], offset + done)
+        done += os.pwrite(handle, content[done : done + _PIECE_BYTES], offset + done)
