@@ -20,6 +20,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "configs.schema",
         "configs.loading",
         "configs.log_setup",
+        "configs.memory",
         "data.records",
         "data.atomic",
         "data.threads",
