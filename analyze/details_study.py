@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from analyze.damage import ImageDamage, Outcome, worst_images
-from analyze.level_details import latent_rates, map_pictures, value_histogram
+from analyze.level_details import (
+    LatentRate,
+    ValueHistogram,
+    latent_rates,
+    map_pictures,
+    value_histogram,
+)
 from analyze.parts import Part
 from analyze.pictures import ImageBoxes, boxes_plot, histogram_plot, latent_rate_plot, maps_plot
 from analyze.plots import Plot
@@ -17,7 +23,7 @@ from analyze.workbench import Workbench
 from train.checkpoint import BEST_NAME, load_codec
 
 _NUM_IMAGES = 8  # of histograms and latent rates: enough for a picture
-_NUM_WORST = 3
+_NUM_DRAWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,11 +33,14 @@ class LevelPictures:
     level: int
     run: str
     plots: tuple[Plot, ...]
+    latent_rates: tuple[LatentRate, ...] = ()
+    """The figures behind the plots, over the first images."""
+    histogram: ValueHistogram | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorstImages:
-    """The images hurt most by a combination, and those of their pictures that could be drawn."""
+    """All images, those hurt most by a combination first, and pictures of the first few of them."""
 
     combination: str
     images: tuple[ImageDamage, ...]
@@ -48,6 +57,8 @@ def _of_level(bench: Workbench, run: Candidate) -> LevelPictures:
     decoded = bench.decoded.of([run])[run.folder]
     indices = range(min(_NUM_IMAGES, bench.split.num_images))
     codec, _ = load_codec(run.folder / BEST_NAME, bench.request.device)
+    rates = latent_rates(codec, reader, indices)
+    histogram = value_histogram(reader, decoded, indices)
     return LevelPictures(
         level=run.level,
         run=str(run.folder),
@@ -55,9 +66,11 @@ def _of_level(bench: Workbench, run: Candidate) -> LevelPictures:
             maps_plot(
                 run.level, map_pictures(np.asarray(reader.sample(0)), np.asarray(decoded.read(0)))
             ),
-            latent_rate_plot(run.level, latent_rates(codec, reader, indices)),
-            histogram_plot(run.level, value_histogram(reader, decoded, indices)),
+            latent_rate_plot(run.level, rates),
+            histogram_plot(run.level, histogram),
         ),
+        latent_rates=tuple(rates),
+        histogram=histogram,
     )
 
 
@@ -75,7 +88,7 @@ def worst(bench: Workbench, name: str, parts: Mapping[int, Part]) -> WorstImages
         after,
         split.annotations,
         split.evaluator.label_to_category,
-        num_worst=_NUM_WORST,
+        num_worst=split.num_images,
     )
     plots = [
         boxes_plot(
@@ -85,7 +98,7 @@ def worst(bench: Workbench, name: str, parts: Mapping[int, Part]) -> WorstImages
             image.file,
             ImageBoxes(truth=image.truth.xyxy, before=image.before.xyxy, after=image.after.xyxy),
         )
-        for place, image in enumerate(images)
+        for place, image in enumerate(images[:_NUM_DRAWN])
     ]
     return WorstImages(
         combination=name,

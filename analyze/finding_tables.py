@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from analyze.allocation_study import AllocationFinding
 from analyze.details_study import WorstImages
 from analyze.sensitivity import Sensitivity
 from analyze.tables import Table, Value, shown
 from analyze.trained_only import TrainedRun
+
+_SHOWN_IMAGES = 10
 
 
 def allocation_table(found: AllocationFinding) -> Table:
@@ -66,7 +69,7 @@ def sensitivity_table(sensitivity: Sensitivity) -> Table:
 
 
 def worst_table(worst: WorstImages) -> Table:
-    """Return a line per image, the most hurt first."""
+    """Return a line per image, the most hurt first; people are shown the first few of them."""
     lines: list[tuple[Value, ...]] = [
         (
             image.file.rpartition("/")[2], image.ap_before, image.ap_after, image.loss,
@@ -74,12 +77,13 @@ def worst_table(worst: WorstImages) -> Table:
         )
         for image in worst.images
     ]  # fmt: skip
-    return plain_table(
+    table = plain_table(
         ("image", "AP before", "AP after", "loss", "true boxes", "boxes before", "boxes after"),
         ("image", "ap_before", "ap_after", "loss", "true", "before", "after"),
         ("{}", "{:.3f}", "{:.3f}", "{:.3f}", "{}", "{}", "{}"),
         lines,
     )
+    return replace(table, cells=table.cells[:_SHOWN_IMAGES])
 
 
 def plain_table(

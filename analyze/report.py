@@ -79,6 +79,15 @@ def _json(findings: Findings, provenance: Provenance, files: list[str]) -> str:
             "combination": worst.combination,
             "images": [dataclasses.asdict(each) for each in worst.images],
         },
+        "levels": [
+            {
+                "level": each.level,
+                "run": each.run,
+                "latent_rates": [dataclasses.asdict(rate) for rate in each.latent_rates],
+                "histogram": each.histogram and dataclasses.asdict(each.histogram),
+            }
+            for each in findings.level_pictures
+        ],
         "trained": [dataclasses.asdict(each) for each in findings.trained],
         "suggestions": [dataclasses.asdict(each) for each in findings.suggestions],
         "made_by": dataclasses.asdict(provenance),

@@ -219,7 +219,10 @@ def _worst(findings: Findings) -> Section | None:
     return Section(
         title="Images hurt most",
         blocks=(
-            Paragraph(text=f"By: {worst.combination}. AP of the image alone, 0.50:0.95."),
+            Paragraph(
+                text=f"By: {worst.combination}. AP of the image alone, 0.50:0.95. All images are "
+                "in worst_images.csv, with their boxes in report.json."
+            ),
             TableBlock(name="worst_images", table=worst_table(worst)),
             *_figures(worst.plots),
         ),

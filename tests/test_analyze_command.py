@@ -110,7 +110,9 @@ def test_report_has_every_level_and_lambda_with_real_rates_and_map(reported: Rep
     assert "level 4 dropped" in reported.output
 
 
-def test_every_table_is_a_csv_and_everything_is_in_one_json(reported: Reported) -> None:
+def test_every_table_is_a_csv_and_everything_is_in_one_json(
+    study: TinyStudy, reported: Reported
+) -> None:
     names = {path.stem for path in reported.folder.glob("*.csv")}
     assert names == {
         "levels", "detection", "allocation", "bd", "anchors", "matrix", "model_costs",
@@ -124,7 +126,13 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(reported: Reported) 
     assert len(content["matrix"]["entries"]) == 5
     assert content["sensitivity"]["groups"].keys() == {"0", "1", "2", "3", "4"}
     assert {"before", "after", "truth"} <= content["worst_images"]["images"][0].keys()
+    assert len(content["worst_images"]["images"]) == 3
     assert content["allocation"]["tried"]
+    assert [each["level"] for each in content["levels"]] == [0, 1, 2, 3, 4]
+    for each in content["levels"]:
+        (rate,) = each["latent_rates"]
+        assert len(rate["bits_per_position"]) == study.config.model.n_channels
+        assert sum(each["histogram"]["before"]) == sum(each["histogram"]["after"]) > 0
     assert set(content["files"]) >= {path.name for path in reported.folder.glob("*.csv")}
 
 
