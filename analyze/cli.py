@@ -23,7 +23,6 @@ from analyze.tables import detection_table, level_table, plain_text
 from configs.errors import ConfigError
 from configs.loading import dump_config, load_config
 from configs.log_setup import setup_logging
-from configs.memory import keep_freed_memory
 from configs.options import (
     choose_device,
     common_options,
@@ -119,7 +118,6 @@ def analyze_levels(
         analyze-levels --config kitti --split val
     """
     setup_logging(log_level)
-    keep_freed_memory()
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
     now = datetime.now().astimezone()
     folder = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"

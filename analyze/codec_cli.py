@@ -12,7 +12,6 @@ from analyze.ensemble import Ensemble, ensemble_of_runs, read_ensemble
 from analyze.streams_index import FILE_NAME
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
-from configs.memory import keep_freed_memory
 from configs.options import choose_device, machine_options, run_command
 from data.manifest import FILE_NAME as MANIFEST_NAME
 from data.manifest import Manifest
@@ -52,7 +51,6 @@ def compress_features(
       compress-features --ensemble ensemble.yaml --features features/kitti --out streams
     """
     setup_logging(log_level)
-    keep_freed_memory()
     cache = features / split
     if not (cache / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
@@ -85,7 +83,6 @@ def decompress_features(
       decompress-features streams --out decoded
     """
     setup_logging(log_level)
-    keep_freed_memory()
     done = decompress_folder(streams, out, checkpoints=checkpoints, device=choose_device(device))
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 

@@ -20,7 +20,6 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "configs.schema",
         "configs.loading",
         "configs.log_setup",
-        "configs.memory",
         "data.records",
         "data.atomic",
         "data.threads",

@@ -13,7 +13,6 @@ import click
 from configs.errors import ConfigError, UserError
 from configs.loading import load_config
 from configs.log_setup import setup_logging
-from configs.memory import keep_freed_memory
 from configs.options import (
     choose_device,
     common_options,
@@ -85,7 +84,6 @@ def train_level(
       torchrun --no-python --nproc-per-node 2 train-level --level 0
     """
     setup_logging(log_level)
-    keep_freed_memory()
     given = {"training.epochs": epochs, "training.batch_size": batch_size}
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),

@@ -18,7 +18,6 @@ import torch
 
 from configs.errors import MachineError, UserError
 from configs.log_setup import setup_logging
-from configs.memory import keep_freed_memory
 from train.distributed import ALONE, World
 from train.interruption import StopSignals, TrainingInterruptedError
 from train.job import Job
@@ -211,7 +210,6 @@ def _work(chain: list[Job], go_on: bool, num_threads: int, log_level: str, out: 
     # A terminal sends Ctrl-C to every process; the parent passes it on, once, as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     setup_logging(log_level)
-    keep_freed_memory()
     torch.set_num_threads(num_threads)
     # The signal that stops the study may come to all its processes, and again from the parent.
     with StopSignals(insistent=True) as stop:
