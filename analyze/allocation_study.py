@@ -96,7 +96,7 @@ def _options(
     labels = learner_labels(bench.runs)
     for level, reader in sorted(bench.split.readers.items()):
         dropped_mse = dropped_error(bench, level)
-        drop_at = measured_drops(bench, level, measurements)
+        drop_at = measured_drops(bench, level, measurements, dropped_mse)
         for run in bench.runs:
             if run.level != level:
                 continue
@@ -143,9 +143,12 @@ def dropped_error(bench: Workbench, level: int) -> float:
 
 
 def measured_drops(
-    bench: Workbench, level: int, measurements: Mapping[str, Measurement]
+    bench: Workbench, level: int, measurements: Mapping[str, Measurement], dropped_mse: float
 ) -> Callable[..., float | None]:
-    """Return (MSE, learner or None) -> mAP drop of this level's own codecs, as `rising_drops`."""
+    """Return (MSE, learner or None) -> mAP drop of this level's own codecs, as `rising_drops`.
+
+    `dropped_mse` is the level's `dropped_error`.
+    """
     if bench.detection is None:
         return lambda mse, learner=None: None
     parts = run_parts(bench, measurements)
@@ -159,7 +162,7 @@ def measured_drops(
         if run.level == level
     ]
     dropped = bench.detection.accuracy({level: DROPPED}).drop or 0.0
-    return rising_drops(measured, (dropped_error(bench, level), dropped))
+    return rising_drops(measured, (dropped_mse, dropped))
 
 
 def rising_drops(

@@ -54,6 +54,7 @@ class DetectionStudy:
         self._detections: dict[_Name, Detections] = {}
         self._evaluations: dict[_Name, Evaluation] = {}
         self._drawn: dict[_Name, NDArray[Any]] = {}
+        self._means: dict[int, NDArray[Any]] = {}
 
     def detections(self, parts: Parts) -> Detections:
         """Return what the heads find; levels without a part are as cached."""
@@ -166,7 +167,10 @@ class DetectionStudy:
         return DroppedMaps(self._split.readers[level], self._mean(level))
 
     def _mean(self, level: int) -> NDArray[Any]:
-        return known_mean(self._split.cache, level)
+        # Once a level: it opens a level of the train cache, however many keys and maps ask for it.
+        if level not in self._means:
+            self._means[level] = known_mean(self._split.cache, level)
+        return self._means[level]
 
     def _derived(self, level: int, source: MapSource | None) -> MapSource:
         derivation = self._derivations[level]

@@ -82,9 +82,9 @@ def _aim(
         shapes = bench.split.readers[level].shapes[: bench.split.num_images, :2]
         positions = int(shapes.prod(axis=1).sum())
         return LevelTarget(kind="bits", value=bits * bench.split.num_pixels / positions)
-    drop_at = measured_drops(bench, level, measurements)
     errors = [measurements[str(run.folder)].mse for run in bench.runs if run.level == level]
     high = dropped_error(bench, level)
+    drop_at = measured_drops(bench, level, measurements, high)
     low = min(*errors, high) * _BELOW_BEST
     share = target.value / len(bench.split.readers)
     mse = mse_for_drop(lambda mse: drop_at(mse, model) or 0.0, share, low, high)
