@@ -42,14 +42,19 @@ def model_cost(codec: LevelCodec) -> ModelCost:
     """Count a codec that is ready to code; it is run once, on a small map of zeros.
 
     torch's FlopCounterMode counts two operations for a multiply-accumulate, and nothing for
-    elementwise ones: GDN's division and roots, rounding.
+    elementwise ones: GDN's division and roots, rounding. These are the model's own, layer by layer:
+    train.fast_transforms needs a third of them on large maps.
     """
     side = 4 * codec.stride  # latents of 4x4 positions: no padding in a hyperprior either
     x = torch.zeros(1, codec.size.num_channels, side, side, device=codec.mean.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as encoder:
-        coded = codec.compress(x)
-    with torch.no_grad(), FlopCounterMode(display=False) as decoder:
-        codec.decompress(coded["strings"], coded["shape"], coded["size"])
+    kept_way, codec.layer_by_layer = codec.layer_by_layer, True
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as encoder:
+            coded = codec.compress(x)
+        with torch.no_grad(), FlopCounterMode(display=False) as decoder:
+            codec.decompress(coded["strings"], coded["shape"], coded["size"])
+    finally:
+        codec.layer_by_layer = kept_way
     kept = [*codec.parameters(), codec.mean, codec.std]
     return ModelCost(
         parameters=sum(parameter.numel() for parameter in codec.parameters()),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -90,3 +92,24 @@ def in_order(
             for future in under_way:
                 future.cancel()
     keep_default()
+
+
+def on_cores(function: Callable[[Task], object], tasks: Sequence[Task]) -> None:
+    """Run the function for each task, each on one core, on as many as the calling thread may use.
+
+    For short tasks: the threads are kept.
+    """
+    num_threads = min(torch.get_num_threads(), len(tasks))
+    if num_threads < 2:
+        for task in tasks:
+            function(task)
+        return
+    for _ in _kept_pool(os.getpid(), torch.get_num_threads()).map(function, tasks):
+        pass
+    keep_default()
+
+
+@cache
+def _kept_pool(process: int, num_threads: int) -> ThreadPoolExecutor:
+    """Return a pool of this process: threads do not outlive a fork."""
+    return ThreadPoolExecutor(num_threads, initializer=limit_cores, initargs=(1,))

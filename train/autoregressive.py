@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.codec import CodecSize
 from train.hyperprior import Choose, Exact, MeanScaleHyperprior, on_grid
-from train.transforms import CausalConv2d, entropy_parameters
+from train.transforms import CausalConv2d, CodecSize, entropy_parameters
 
 
 class JointAutoregressive(MeanScaleHyperprior):

@@ -5,31 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from train.compressai_parts import CompressionModel, EntropyBottleneck, EntropyModel
 from train.entropy_coding import CodingTables, Decoder, coding_tables, encode
-from train.transforms import analysis, synthesis
+from train.fast_transforms import FastTransform, FastTransforms
+from train.transforms import CodecSize, analysis, pad_to_multiple, synthesis
 
 _MIN_STD = 1e-6  # a channel that never varies is passed on as its mean
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CodecSize:
-    """How large a codec is: feature channels, N, M, stride-2 stages, levels that it serves."""
-
-    num_channels: int
-    n_hidden: int
-    n_channels: int
-    stages: int = 4
-    num_levels: int = 1
 
 
 class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
@@ -55,6 +43,10 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
     `noise_share`: (first row, number of rows, rows of the whole batch) if this process holds a
     part of a batch. The noise of the whole batch is drawn and its rows are used, so that processes
     of one seed see the noise that one process would have seen. None: the batch is whole.
+
+    `layer_by_layer`: whether g_a and g_s always run as torch runs them. Otherwise a codec whose
+    tables are made (`update_tables`) runs them by train.fast_transforms where it can: on a CPU, in
+    eval mode and float32, where no gradients are asked for.
     """
 
     transform_names: tuple[str, ...] = ("g_a", "g_s")
@@ -76,8 +68,10 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         self.autocast_dtype: torch.dtype | None = None
         self.input_noise = 0.0
         self.noise_share: tuple[int, int, int] | None = None
+        self.layer_by_layer = False
         self._level_row = 0
         self._tables: dict[str, CodingTables] | None = None
+        self._fast = FastTransforms()
 
     @property
     def stride(self) -> int:
@@ -121,22 +115,25 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         training mode the latents get noise; in eval mode they are rounded, and x_hat is what
         `decompress` makes of the bytes.
         """
-        seen = self._standardised(x)
         if self.training:
+            seen = self._standardised(x)
             if self.input_noise:
                 seen = seen + self.input_noise * self._drawn(torch.randn, seen)
             y_hat, likelihoods = self._noisy_latents(self._transformed(self.g_a, seen))
         else:
-            y_hat, likelihoods = self._rounded_latents(self._transformed(self.g_a, seen))
+            y_hat, likelihoods = self._rounded_latents(self._latents(x))
         return {"x_hat": self._restored(y_hat, *x.shape[-2:]), "likelihoods": likelihoods}
 
     def likelihoods(self, x: Tensor) -> dict[str, Tensor]:
         """Return the likelihoods that forward returns in eval mode, without x_hat."""
-        y = self._transformed(self.g_a, self._standardised(x))
-        return self._rounded_latents(y)[1]
+        return self._rounded_latents(self._latents(x))[1]
 
     def update_tables(self) -> None:
-        """Compute quantiles and CDF tables for real coding; forward, too, uses the new medians."""
+        """Compute what real coding needs of the weights: quantiles, CDF tables, fast transforms.
+
+        Call it again after every change of the weights. Forward, too, uses the new medians.
+        """
+        self._fast.clear()
         self.update(force=True, update_quantiles=True)
         self._tables = {
             name: coding_tables(module)
@@ -149,6 +146,10 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         self._tables = None
         return super().load_state_dict(state_dict, strict=strict)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._fast.clear()  # the codec moves to another device, or becomes another dtype's
+        return super()._apply(*args, **kwargs)
+
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Return {"strings": [[bytes per payload] per sample], "shape": (h, w), "size": (H, W)}.
@@ -157,7 +158,7 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         RuntimeError if `update_tables` has not been called, CacheError if latents are not finite.
         """
         with self._in_float32():
-            y = self._transformed(self.g_a, self._standardised(x))
+            y = self._latents(x)
             return {
                 "strings": self._encoded(y),
                 "shape": (int(y.shape[-2]), int(y.shape[-1])),
@@ -223,12 +224,32 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         numbers = draw((num_all, *like.shape[1:]), device=like.device)
         return numbers[first : first + num_mine]
 
+    def _latents(self, x: Tensor) -> Tensor:
+        """Return y [B, M, h, w] of maps x, as in eval mode."""
+        if (fast := self._fast_transform(self.g_a, x)) is None:
+            return self._transformed(self.g_a, self._standardised(x))
+        scale = 1 / self.std[self._level_row]
+        before = torch.stack([scale, -self.mean[self._level_row] * scale])
+        height, width = (-(-side // self.stride) for side in x.shape[-2:])
+        domain = height * self.stride, width * self.stride
+        return fast(x, before=before, domain=domain, size=(height, width))
+
+    def _fast_transform(self, network: nn.Module, values: Tensor) -> FastTransform | None:
+        is_plain = self.layer_by_layer or self.training or self._tables is None
+        if is_plain or self.autocast_dtype is not None:
+            return None
+        return self._fast.of(network, values)
+
     def _standardised(self, x: Tensor) -> Tensor:
         x = self._one_layout(pad_to_multiple(x, self.stride))
         scale = 1 / self._row(self.std)
         return torch.addcmul(-self._row(self.mean) * scale, x, scale)
 
     def _restored(self, y_hat: Tensor, height: int, width: int) -> Tensor:
+        if (fast := self._fast_transform(self.g_s, y_hat)) is not None:
+            after = torch.stack([self.std[self._level_row], self.mean[self._level_row]])
+            domain = int(y_hat.shape[-2]), int(y_hat.shape[-1])
+            return fast(y_hat, after=after, domain=domain, size=(height, width))
         x_hat = self._transformed(self.g_s, self._one_layout(y_hat))[..., :height, :width]
         return torch.addcmul(self._row(self.mean), x_hat, self._row(self.std))
 
@@ -272,14 +293,6 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         if self._tables is None:
             raise RuntimeError("LevelCodec: call update_tables() before compress or decompress")
         return self._tables[name]
-
-
-def pad_to_multiple(values: Tensor, multiple: int) -> Tensor:
-    """Return [B, C, h, w] padded at the bottom and right, by replication, to a multiple."""
-    below, right = -values.shape[-2] % multiple, -values.shape[-1] % multiple
-    if below or right:
-        return functional.pad(values, (0, right, 0, below), mode="replicate")
-    return values
 
 
 def _channel_indexes(shape: Sequence[int]) -> Tensor:

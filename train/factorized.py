@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from train.codec import CodecSize, LevelCodec
+from train.codec import LevelCodec
 from train.likelihoods import bottleneck_likelihood
+from train.transforms import CodecSize
 
 
 class FactorizedPrior(LevelCodec):

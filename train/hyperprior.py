@@ -9,11 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.codec import CodecSize, LevelCodec, pad_to_multiple
+from train.codec import LevelCodec
 from train.compressai_parts import GaussianConditional
 from train.entropy_coding import Decoder, encode, scale_indexes
 from train.likelihoods import bottleneck_likelihood, gaussian_likelihood
-from train.transforms import hyper_analysis, mean_scale_synthesis, scale_synthesis
+from train.transforms import (
+    CodecSize,
+    hyper_analysis,
+    mean_scale_synthesis,
+    pad_to_multiple,
+    scale_synthesis,
+)
 
 # Encoder and decoder must derive the same table for each latent, or the decoder reads garbage from
 # there on. But sums in floating point depend on batch size, threads, memory format and device. So
@@ -76,7 +82,7 @@ class ScaleHyperprior(LevelCodec):
         super().update_tables()
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._float64.clear()  # the codec moves to another device, or becomes another dtype's
+        self._float64.clear()
         return super()._apply(*args, **kwargs)
 
     def _kept_in_float64(self, network: nn.Module) -> nn.Module:

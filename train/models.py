@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from configs.schema import ModelConfig
 from train.autoregressive import JointAutoregressive
-from train.codec import CodecSize, LevelCodec
+from train.codec import LevelCodec
 from train.factorized import FactorizedPrior
 from train.hyperprior import MeanScaleHyperprior, ScaleHyperprior
+from train.transforms import CodecSize
 
 MODELS: dict[str, type[FactorizedPrior] | type[ScaleHyperprior]] = {
     "factorized_prior_specific_level": FactorizedPrior,

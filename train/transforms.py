@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from train.compressai_parts import GDN, MaskedConv2d, conv, deconv
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecSize:
+    """How large a codec is: feature channels, N, M, stride-2 stages, levels that it serves."""
+
+    num_channels: int
+    n_hidden: int
+    n_channels: int
+    stages: int = 4
+    num_levels: int = 1
+
+
+def pad_to_multiple(values: Tensor, multiple: int) -> Tensor:
+    """Return [B, C, h, w] padded at the bottom and right, by replication, to a multiple."""
+    below, right = -values.shape[-2] % multiple, -values.shape[-1] % multiple
+    if below or right:
+        return functional.pad(values, (0, right, 0, below), mode="replicate")
+    return values
 
 
 def analysis(num_channels: int, n_hidden: int, n_channels: int, stages: int) -> nn.Sequential:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.codec import LevelCodec, pad_to_multiple
+from train.codec import LevelCodec
+from train.transforms import pad_to_multiple
 
 
 def as_loaded(codec: LevelCodec) -> LevelCodec:
