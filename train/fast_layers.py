@@ -57,12 +57,11 @@ class Maps:
         domain = np.array([*self.domain, 0])
         if self.is_channels_last:
             return _flat(self.x.permute(1, 2, 0)), np.array([height, width, num_channels]), domain
-        from train import window_loops
-
         last = min(last, height)
         first = min(max(first, 0), last - 1)
         moved = _scratch("rows", (last - first) * width * num_channels)
-        window_loops.channels_last(self.x.numpy(), first, last - first, moved)
+        into = torch.from_numpy(moved).view(last - first, width, num_channels)
+        into.copy_(self.x[:, first:last].permute(1, 2, 0))
         domain[2] = first
         return moved, np.array([last - first, width, num_channels]), domain
 
@@ -73,20 +72,26 @@ class FastLayer(ABC):
     values_per_tile: int
     """Rows, and columns, of the domain."""
     results_per_tile: int
+    bias: Tensor
+    """Factors [2, N] that add the bias and no more."""
+    unchanged: Tensor
+    """Factors [2, C] that change nothing."""
 
     def __init__(
         self, layer: nn.Conv2d | nn.ConvTranspose2d, then: Callable[[Tensor], None] | None
     ) -> None:
         self.num_in, self.num_out = layer.in_channels, layer.out_channels
-        self.bias = torch.zeros(self.num_out) if layer.bias is None else layer.bias.detach()
+        bias = torch.zeros(self.num_out) if layer.bias is None else layer.bias.detach()
+        self.bias = torch.stack([torch.ones(self.num_out), bias])
+        self.unchanged = torch.stack([torch.ones(self.num_in), torch.zeros(self.num_in)])
         self._weight = layer.weight.detach()
         self._then = then
 
     def __call__(self, maps: Maps, factors: Tensor, size: Sides) -> Tensor:
         """Return results float32 [N, *size], channels last, times and plus `factors` [2, N].
 
-        The bias is not added: it belongs into the factors. An image's results are the same whatever
-        the number of cores.
+        The bias is not added: it belongs into the factors, which are `bias` at least. The results
+        are the same whatever the number of cores.
         """
         result = torch.empty(*size, self.num_out)
         if min(_positions(maps.domain), _positions(size)) <= _FEW_POSITIONS:

@@ -53,22 +53,22 @@ class FastTransform:
         depends on a sample's neighbours, on x's layout or on the number of cores.
         """
         first, last = self._layers[0], self._layers[-1]
-        before = _unchanged(first.num_in) if before is None else before
-        after = _unchanged(last.num_out) if after is None else after
-        results = [self._of_sample(each, before, after, domain, size) for each in x.detach()]
+        before = first.unchanged if before is None else before
+        factors = last.bias
+        if after is not None:
+            factors = torch.stack([after[0], torch.addcmul(after[1], factors[1], after[0])])
+        results = [
+            self._of_sample(Maps(each, before, domain), factors, size) for each in x.detach()
+        ]
         if len(results) == 1:
             return results[0][None]
         return torch.stack([each.permute(1, 2, 0) for each in results]).permute(0, 3, 1, 2)
 
-    def _of_sample(
-        self, x: Tensor, before: Tensor, after: Tensor, domain: Sides, size: Sides
-    ) -> Tensor:
-        *layers, last = self._layers
-        for layer in layers:
-            sides = layer.sides_of_results(domain)
-            x = layer(Maps(x, before, domain), _with_bias(_unchanged(layer.num_out), layer), sides)
-            before, domain = _unchanged(layer.num_out), sides
-        return last(Maps(x, before, domain), _with_bias(after, last), size)
+    def _of_sample(self, maps: Maps, factors: Tensor, size: Sides) -> Tensor:
+        for layer, following in pairwise(self._layers):
+            sides = layer.sides_of_results(maps.domain)
+            maps = Maps(layer(maps, layer.bias, sides), following.unchanged, sides)
+        return self._layers[-1](maps, factors, size)
 
 
 class FastTransforms:
@@ -115,13 +115,3 @@ def _is_known_layer(module: nn.Module) -> bool:
         and module.weight.dtype == torch.float32
         and module.in_channels % CHANNEL_MULTIPLE == module.out_channels % CHANNEL_MULTIPLE == 0
     )
-
-
-def _unchanged(num_channels: int) -> Tensor:
-    """Return the factors [2, C] that change nothing."""
-    return torch.stack([torch.ones(num_channels), torch.zeros(num_channels)])
-
-
-def _with_bias(factors: Tensor, layer: FastLayer) -> Tensor:
-    """Return factors for results whose bias is still to be added."""
-    return torch.stack([factors[0], torch.addcmul(factors[1], layer.bias, factors[0])])

@@ -94,15 +94,3 @@ def deconv_sum(products: Any, size: Any, factors: Any, y: Any, shape: Any) -> No
             at = (row * shape[1] + column) * num_channels
             for c in range(0, num_channels, LANES):
                 scaled(total, c, factors, c, num_channels, y, at + c)
-
-
-@compiled_loop
-def channels_last(x: Any, first: int, num: int, into: Any) -> None:
-    """Write rows of a map x [C, H, W], not flat, into `into` [num, W, C]."""
-    num_channels, _, width = x.shape
-    for row in range(num):
-        for channel in range(0, num_channels, LANES):
-            for column in range(width):
-                at = (row * width + column) * num_channels + channel
-                for c in range(LANES):
-                    into[at + c] = x[channel + c, first + row, column]
