@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyze.covariance import ChannelCovariance, covariance_of
+from analyze.products import product
 from analyze.symbol_coding import MAX_SYMBOL, SymbolCounts, SymbolTables, fit_tables
 from configs.errors import CacheError
 from data.reader import LevelReader
@@ -70,7 +71,7 @@ class KltCodec:
             raise CacheError("KLT coefficients are damaged: compress the features again")
         symbols = self.tables.decode_first(payload[_NUM_SENT.size :], num_sent, height * width)
         scaled = symbols.T.astype(np.float32) * np.float32(self.step)
-        restored: NDArray[Any] = scaled @ self.axes[:, :num_sent].T + self.mean
+        restored: NDArray[Any] = product(scaled, self.axes[:, :num_sent].T) + self.mean
         return restored.reshape(height, width, -1)
 
 
@@ -126,8 +127,7 @@ class KltAnchor:
 def coefficients(values: NDArray[Any], mean: NDArray[Any], axes: NDArray[Any]) -> NDArray[Any]:
     """Return [C, H * W] of the axes' dtype, component by component, for a map float [H, W, C]."""
     centred = values.reshape(-1, values.shape[-1]).astype(axes.dtype) - mean
-    projected: NDArray[Any] = axes.T @ centred.T
-    return projected
+    return product(axes.T, centred.T)
 
 
 def quantise(projected: NDArray[Any], step: float) -> NDArray[Any]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analyze.products import product
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChannelCovariance:
@@ -52,4 +54,6 @@ def covariance_of(values: NDArray[Any]) -> ChannelCovariance:
     positions = values.reshape(-1, values.shape[-1]).astype(np.float64)
     mean = positions.mean(axis=0)
     positions -= mean
-    return ChannelCovariance(count=len(positions), mean=mean, scatter=positions.T @ positions)
+    return ChannelCovariance(
+        count=len(positions), mean=mean, scatter=product(positions.T, positions)
+    )

@@ -130,6 +130,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "analyze.sensitivity",
         "analyze.level_rd",
         "analyze.symbol_coding",
+        "analyze.products",
         "analyze.covariance",
         "analyze.tiling",
         "analyze.picture_coding",
