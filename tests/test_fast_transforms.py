@@ -16,6 +16,7 @@ from torch import Tensor
 from configs.schema import ModelConfig
 from train import winograd
 from train.codec import LevelCodec
+from train.compressai_parts import MaskedConv2d
 from train.models import MODELS, build_codec
 
 CLOSE = 3e-5
@@ -202,3 +203,18 @@ def test_channels_that_do_not_fill_vectors_get_the_layers() -> None:
     codec = ready_codec(n_hidden=40)
     x = maps(40, 70)
     assert torch.equal(codec(x)["x_hat"], plain(codec)(x)["x_hat"])
+
+
+@torch.no_grad()
+def test_networks_of_other_layers_are_left_alone() -> None:
+    codec, x = ready_codec(), maps(40, 70)
+    for layer in (
+        torch.nn.Conv2d(32, 48, 3, stride=2, padding=1),
+        torch.nn.Conv2d(32, 48, 5, stride=2, padding=2, padding_mode="replicate"),
+        torch.nn.Conv2d(32, 48, 5, stride=2, padding=2, groups=2),
+        MaskedConv2d(32, 48, 5, stride=2, padding=2),
+    ):
+        codec.g_a[0] = layer
+        codec.update_tables()
+        assert codec._fast.of(codec.g_a, x) is None
+    assert codec._fast.of(codec.g_s, x) is not None

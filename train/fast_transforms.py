@@ -99,19 +99,21 @@ def _needs_gradients(network: nn.Module, values: Tensor) -> bool:
 
 def _is_known(network: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether a network is a chain of 5x5 layers of stride 2 and GDN, of suitable weights."""
+    # Subclasses compute something else: GDN1, MaskedConv2d.
     return isinstance(network, nn.Sequential) and all(
-        isinstance(module, GDN) or _is_known_layer(module) for module in network
+        type(module) is GDN or _is_known_layer(module) for module in network
     )
 
 
 def _is_known_layer(module: nn.Module) -> bool:
-    if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+    if type(module) not in (nn.Conv2d, nn.ConvTranspose2d):
         return False
+    assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
     shape = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)
     expands = isinstance(module, nn.ConvTranspose2d)
     return (
         shape == ((5, 5), (2, 2), (2, 2), (1, 1), 1)
         and module.output_padding == ((1, 1) if expands else (0, 0))
-        and module.weight.dtype == torch.float32
+        and (module.padding_mode, module.weight.dtype) == ("zeros", torch.float32)
         and module.in_channels % CHANNEL_MULTIPLE == module.out_channels % CHANNEL_MULTIPLE == 0
     )
