@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 
 import numpy as np
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from configs.schema import ModelConfig
+from tests.torch_cores import cores
 from train import winograd
 from train.codec import LevelCodec
 from train.compressai_parts import MaskedConv2d
@@ -53,14 +52,6 @@ def plain(codec: LevelCodec) -> LevelCodec:
 def maps(height: int, width: int, *, batch: int = 1, channels: int = 32) -> Tensor:
     generator = torch.Generator().manual_seed(height * 1000 + width)
     return 20 * torch.randn(batch, channels, height, width, generator=generator) - 5
-
-
-@contextmanager
-def cores(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    yield
-    torch.set_num_threads(before)
 
 
 def assert_close(one: Tensor, other: Tensor) -> None:

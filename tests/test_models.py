@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
@@ -31,6 +29,7 @@ from tests.tiny_codecs import (
     tiny_model,
 )
 from tests.tiny_study import tiny_config
+from tests.torch_cores import cores
 from train.checkpoint import encode_checkpoint
 from train.codec import LevelCodec
 from train.hyperprior import ScaleHyperprior
@@ -66,14 +65,6 @@ def latents(codec: LevelCodec, x: Tensor) -> Tensor:
     """The latents y of x, before they are quantised."""
     y: Tensor = codec.g_a(codec._standardised(x))
     return y
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("size_hw", [(13, 21), (1, 1), (3, 4), (40, 71)], ids=str)
@@ -121,11 +112,11 @@ def test_a_sample_has_the_same_strings_alone_and_in_a_batch(name: str) -> None:
 def test_latents_do_not_depend_on_batch_threads_or_memory_format_of_the_decoder(name: str) -> None:
     codec = ready_codec(name)
     x = features(80, 136, batch=5)
-    with threads(1):
+    with cores(1):
         packed = codec.compress(x)
         expected, _ = codec._rounded_latents(latents(codec, x))
     other = ready_codec(name).to(memory_format=torch.channels_last)
-    with threads(2):
+    with cores(2):
         one_by_one = [other._decoded([strings], packed["shape"]) for strings in packed["strings"]]
     assert torch.equal(torch.cat(one_by_one), expected)
     assert len(used_scales(codec, x)) > 20, "few different scales would prove little"

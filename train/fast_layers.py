@@ -22,9 +22,6 @@ from torch import Tensor, nn
 from data.threads import on_cores
 from train import winograd
 
-CHANNEL_MULTIPLE = 16
-"""Of what all layers' channels have to be multiples."""
-
 _FEW_POSITIONS = 128  # of the smaller map: up to here windows are faster than tiles
 _MOST_TILES = 128  # of a block: its points and its products take 16 MB each at 256 channels
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from train.compressai_parts import GDN
-from train.fast_layers import CHANNEL_MULTIPLE, FastConv, FastDeconv, FastLayer, Maps, Sides
+from train.fast_layers import FastConv, FastDeconv, FastLayer, Maps, Sides
+from train.winograd import LANES
 
 
 class _Normalise:
@@ -84,11 +85,11 @@ class FastTransforms:
     def of(self, network: nn.Module, values: Tensor) -> FastTransform | None:
         """Return the fast version of a network if it has one that suits the values."""
         is_plain = values.dtype == torch.float32 and values.device.type == "cpu"
-        if not is_plain or _needs_gradients(network, values) or not _is_known(network):
+        if not is_plain or _needs_gradients(network, values):
             return None
-        if network not in self._made:
+        if network not in self._made and _is_known(network):
             self._made[network] = FastTransform(network)
-        return self._made[network]
+        return self._made.get(network)
 
 
 def _needs_gradients(network: nn.Module, values: Tensor) -> bool:
@@ -115,5 +116,5 @@ def _is_known_layer(module: nn.Module) -> bool:
         shape == ((5, 5), (2, 2), (2, 2), (1, 1), 1)
         and module.output_padding == ((1, 1) if expands else (0, 0))
         and (module.padding_mode, module.weight.dtype) == ("zeros", torch.float32)
-        and module.in_channels % CHANNEL_MULTIPLE == module.out_channels % CHANNEL_MULTIPLE == 0
+        and module.in_channels % LANES == module.out_channels % LANES == 0
     )

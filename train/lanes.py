@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-LANES = 16
+from train.winograd import LANES
 
 _in_place: Callable[[Callable[..., Any]], Callable[..., Any]] = intrinsic
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from train import winograd
-from train.lanes import LANES, applied, copied
+from train.lanes import applied, copied
 from train.window_loops import GROUP, compiled_loop, load_column, store_line
-from train.winograd import PITCH
+from train.winograd import LANES, PITCH
 
 
 def _zero_last(d: Sequence[Any]) -> list[Any]:
