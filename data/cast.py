@@ -41,14 +41,13 @@ class SampleCaster:
         from data.cast_kernel import store_map
 
         height, width, channels = computed.shape
-        # In the backbone's own layout a channel's values lie side by side.
-        by_channel = np.ascontiguousarray(computed.permute(2, 0, 1).flatten(1).numpy())
+        # In the backbone's own layout a channel's values lie side by side: this is no copy then.
+        by_channel = computed.numpy().transpose(2, 0, 1).reshape(channels, -1)
         if self._memory.size < by_channel.size:
             self._memory = np.empty(by_channel.size, dtype=self._memory.dtype)
         stored = self._memory[: by_channel.size].reshape(height * width, channels)
         mean, m2, minimum, maximum, squared, largest = store_map(by_channel, stored)
-        # A NaN is neither smaller nor larger than anything: it shows in the mean.
-        if not all(np.isfinite(values).all() for values in (mean, minimum, maximum)):
+        if not np.isfinite(mean).all():
             magnitude = float(computed.abs().max())
             raise CacheError(
                 f"level {level}: a feature of magnitude {magnitude:.4g} does not fit "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -37,18 +38,23 @@ class ChannelStatistics:
         """Mean squared error of the cast to the stored dtype."""
         return self.cast_squared_error / (self.count * len(self.mean))
 
-    def merged_with(self, other: ChannelStatistics) -> ChannelStatistics:
-        """Combine two disjoint parts (Chan, Golub and LeVeque 1979, equation 2.1)."""
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        return ChannelStatistics(
+    @classmethod
+    def merged(cls, parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
+        """Combine disjoint parts (Chan, Golub and LeVeque 1979, equation 2.1, for any number)."""
+        counts = np.array([[part.count] for part in parts])
+        means = np.array([part.mean for part in parts])
+        count = int(counts.sum())
+        # Differences from the first mean: far from zero, sums of the means themselves lose digits.
+        mean = means[0] + ((means - means[0]) * counts).sum(axis=0) / count
+        between = ((means - mean) ** 2 * counts).sum(axis=0)
+        return cls(
             count=count,
-            mean=self.mean + delta * (other.count / count),
-            m2=self.m2 + other.m2 + delta**2 * (self.count * other.count / count),
-            minimum=np.minimum(self.minimum, other.minimum),
-            maximum=np.maximum(self.maximum, other.maximum),
-            cast_squared_error=self.cast_squared_error + other.cast_squared_error,
-            cast_max_error=max(self.cast_max_error, other.cast_max_error),
+            mean=mean,
+            m2=np.sum([part.m2 for part in parts], axis=0) + between,
+            minimum=np.min([part.minimum for part in parts], axis=0),
+            maximum=np.max([part.maximum for part in parts], axis=0),
+            cast_squared_error=sum(part.cast_squared_error for part in parts),
+            cast_max_error=max(part.cast_max_error for part in parts),
         )
 
     def to_json(self) -> str:

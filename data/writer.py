@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from data.stores import STORES, differing_metadata, level_attributes, rows_of_sh
 from data.threads import limit_cores
 
 _PIECE_BYTES = 2**18
+_TASK_BYTES = 2**20  # small maps go to a thread together: handing one over costs more than it
 _HASTENED_BYTES = 2**18  # smaller samples wait for others: a call for each would cost more
 _OVERHEAD = 1.01  # indexes, metadata and commit lines next to the samples themselves
 
@@ -59,16 +60,21 @@ class _Written:
 class _Progress:
     """What is known of the rows of a unit that have been written so far."""
 
-    checksums: dict[int, list[str]]
-    statistics: dict[int, ChannelStatistics]
+    samples: dict[int, list[_Written]]
     num_rows: int = 0
 
-    def add(self, level: int, sample: _Written) -> None:
-        """Take in the next sample of a level."""
-        self.checksums[level].append(sample.checksum)
-        before = self.statistics.get(level)
-        self.statistics[level] = (
-            before.merged_with(sample.statistics) if before else sample.statistics
+    def commit(self, unit: int) -> Commit:
+        """Return what the log says of the unit."""
+        return Commit(
+            unit=unit,
+            checksums={
+                level: [sample.checksum for sample in samples]
+                for level, samples in self.samples.items()
+            },
+            statistics={
+                level: ChannelStatistics.merged([sample.statistics for sample in samples])
+                for level, samples in self.samples.items()
+            },
         )
 
 
@@ -127,23 +133,17 @@ class CacheWriter:
         # After a failure rows are missing, and those that follow would take their places.
         assert not self._has_failed, "a writer that has failed writes no more"
         self._has_failed = True
-        progress = self._progress.setdefault(
-            unit.index, _Progress({level: [] for level in maps}, {})
-        )
+        progress = self._progress.setdefault(unit.index, _Progress({level: [] for level in maps}))
         num_bytes = 0
         try:
-            stored = {
-                level: [
-                    self._pool.submit(self._write_sample, unit, level, row, computed)
-                    for row, computed in enumerate(tensors, start=progress.num_rows)
-                ]
-                for level, tensors in maps.items()
-            }
-            for level, futures in stored.items():
-                for future in futures:
-                    sample = future.result()
-                    progress.add(level, sample)
-                    num_bytes += sample.num_bytes
+            tasks = [
+                (level, self._pool.submit(self._write_samples, unit, level, row, tensors))
+                for level, row, tensors in self._tasks(unit, maps, progress.num_rows)
+            ]
+            for level, task in tasks:
+                samples = task.result()
+                progress.samples[level] += samples
+                num_bytes += sum(sample.num_bytes for sample in samples)
             progress.num_rows += len(next(iter(maps.values())))
             if progress.num_rows == unit.num_rows:
                 self._commit(unit, self._progress.pop(unit.index))
@@ -155,10 +155,27 @@ class CacheWriter:
         self._has_failed = False
         return num_bytes
 
-    def _write_sample(self, unit: Unit, level: int, row: int, computed: Tensor) -> _Written:
-        """Store one sample unless the very same is there."""
+    def _tasks(
+        self, unit: Unit, maps: dict[int, list[Tensor]], first_row: int
+    ) -> Iterator[tuple[int, int, list[Tensor]]]:
+        """Yield (level, first row, maps) of what a thread takes at once: a large map, or some."""
+        for level, tensors in maps.items():
+            step = max(1, _TASK_BYTES // self._manifest.sample_bytes(level, unit.bucket))
+            for begin in range(0, len(tensors), step):
+                yield level, first_row + begin, tensors[begin : begin + step]
+
+    def _write_samples(
+        self, unit: Unit, level: int, first_row: int, tensors: list[Tensor]
+    ) -> list[_Written]:
         if not hasattr(self._of_thread, "caster"):
             self._of_thread.caster = SampleCaster(self._manifest.dtype)
+        return [
+            self._write_sample(unit, level, row, computed)
+            for row, computed in enumerate(tensors, start=first_row)
+        ]
+
+    def _write_sample(self, unit: Unit, level: int, row: int, computed: Tensor) -> _Written:
+        """Store one sample unless the very same is there."""
         sample: StoredSample = self._of_thread.caster.cast(computed, level)
         # Images may be computed again for the sake of another level. Where that gives the same
         # bits the sample stays untouched; where it does not, all levels must be of one run.
@@ -179,9 +196,7 @@ class CacheWriter:
 
     def _commit(self, unit: Unit, progress: _Progress) -> None:
         self._make_durable(unit)
-        commit = Commit(
-            unit=unit.index, checksums=progress.checksums, statistics=progress.statistics
-        )
+        commit = progress.commit(unit.index)
         self._log.append(commit)
         self._commits[unit.index] = replace(commit, statistics={})
         self._due[unit.index] = frozenset()
@@ -190,8 +205,9 @@ class CacheWriter:
         """Write each level's merged statistics, once every unit is committed."""
         commits = read_commits(self._cache)
         for level in self._manifest.levels:
-            parts = [commits[unit.index].statistics[level.index] for unit in self._units]
-            merged = reduce(ChannelStatistics.merged_with, parts)
+            merged = ChannelStatistics.merged(
+                [commits[unit.index].statistics[level.index] for unit in self._units]
+            )
             write_atomically(
                 statistics_path(self._cache, level.index), merged.to_json().encode() + b"\n"
             )

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from configs.errors import CacheError
 from data.cast import SampleCaster
-from data.cast_kernel import _to_halves, _to_halves_by_bits, store_map
+from data.cast_kernel import store_map
+from data.cast_vectors import rounding, to_half, to_half_by_bits
+from data.compiled import LANES
 
 
 def halves_and_their_neighbours() -> NDArray[Any]:
@@ -29,23 +31,57 @@ def halves_and_their_neighbours() -> NDArray[Any]:
     return np.concatenate([positive, -positive])
 
 
-@pytest.mark.parametrize("to_halves", [_to_halves, _to_halves_by_bits])
-def test_every_float16_its_neighbours_and_ties_are_cast_as_numpy_casts_them(to_halves: Any) -> None:
+def loop_with(way: Any) -> Any:
+    rounded = rounding(way)
+    return njit(
+        lambda source, halves: rounded(source, 0, len(source) // LANES, halves, 0, np.float32(0), 0)
+    )
+
+
+LOOPS = {way: loop_with(way) for way in (to_half, to_half_by_bits)}
+
+
+def rounded_with(way: Any, values: NDArray[Any]) -> tuple[NDArray[Any], list[float]]:
+    """The float16 that a way of rounding gives for each value, and what it sums up of them."""
+    source = np.resize(values, -(-len(values) // LANES) * LANES)
+    halves = np.empty(len(source), np.uint16)
+    sums = LOOPS[way](source, halves)
+    return halves[: len(values)].view(np.float16), list(sums)
+
+
+@pytest.mark.parametrize("way", LOOPS)
+def test_every_float16_its_neighbours_and_ties_are_cast_as_numpy_casts_them(way: Any) -> None:
     values = halves_and_their_neighbours()
-    bits, rounded = np.empty(len(values), np.uint16), np.empty(len(values), np.float32)
-    njit(to_halves)(values, bits, rounded)
     with np.errstate(over="ignore"):
         expected = values.astype(np.float16)
-    np.testing.assert_array_equal(bits, expected.view(np.uint16))
-    np.testing.assert_array_equal(rounded, expected.astype(np.float32))
+    np.testing.assert_array_equal(
+        rounded_with(way, values)[0].view(np.uint16), expected.view(np.uint16)
+    )
 
 
-@pytest.mark.parametrize("to_halves", [_to_halves, _to_halves_by_bits])
-def test_nan_is_cast_to_what_is_not_finite(to_halves: Any) -> None:
-    values = np.array([np.nan, -np.nan], dtype=np.float32)
-    bits, rounded = np.empty(2, np.uint16), np.empty(2, np.float32)
-    njit(to_halves)(values, bits, rounded)
-    assert not np.isfinite(bits.view(np.float16)).any() and not np.isfinite(rounded).any()
+@pytest.mark.parametrize("way", LOOPS)
+@pytest.mark.parametrize("exponent", range(-30, 16))
+def test_what_is_summed_up_are_the_values_that_are_stored(way: Any, exponent: int) -> None:
+    rng = np.random.default_rng(exponent + 30)
+    values = (rng.uniform(-1, 1, 4 * LANES) * 2.0**exponent).astype(np.float32)
+    halves, (total, squared, squared_error, largest_error, low, high) = rounded_with(way, values)
+    stored = halves.astype(np.float64)
+    error = stored - values
+    np.testing.assert_allclose(total, stored.sum(), rtol=1e-5, atol=1e-6 * abs(stored).max())
+    np.testing.assert_allclose(squared, (stored**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(squared_error, (error**2).sum(), rtol=1e-5)
+    assert largest_error == abs(error).max()
+    assert (low, high) == (stored.min(), stored.max())
+
+
+@pytest.mark.parametrize("way", LOOPS)
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, 65520, -1e30])
+def test_what_is_not_finite_shows_in_the_sum(way: Any, value: float) -> None:
+    values = np.linspace(-1, 1, 4 * LANES, dtype=np.float32)
+    values[37] = value
+    halves, sums = rounded_with(way, values)
+    assert not np.isfinite(halves[37])
+    assert not np.isfinite(sums[0])
 
 
 @given(

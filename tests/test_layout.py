@@ -46,6 +46,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "data.hdf5_store",
         "data.stores",
         "data.compiled",
+        "data.vectors",
+        "data.cast_vectors",
         "data.cast_kernel",
         "data.cast",
         "data.due",

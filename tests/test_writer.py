@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import namedtuple
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +72,8 @@ def test_cast_error_is_that_of_float16_against_the_float32_cache(
 def test_merged_statistics_are_those_of_the_whole(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     parts = [torch.from_numpy(rng.normal(3, 2, (size, 4, 5)).astype("f4")) for size in sizes]
-    merged = reduce(
-        ChannelStatistics.merged_with,
-        [SampleCaster("float32").cast(part, 0).statistics for part in parts],
-    )
+    statistics = [SampleCaster("float32").cast(part, 0).statistics for part in parts]
+    merged = ChannelStatistics.merged(statistics)
     whole = torch.cat(parts).double().reshape(-1, 5).numpy()
     assert merged.count == len(whole)
     np.testing.assert_allclose(merged.mean, whole.mean(axis=0), rtol=1e-5, atol=1e-5)

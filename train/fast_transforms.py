@@ -13,9 +13,9 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from data.compiled import LANES
 from train.compressai_parts import GDN
 from train.fast_layers import FastConv, FastDeconv, FastLayer, Maps, Sides
-from train.winograd import LANES
 
 
 class _Normalise:

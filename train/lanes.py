@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from train.winograd import LANES
+from data.vectors import VECTOR, address, constant
 
 _in_place: Callable[[Callable[..., Any]], Callable[..., Any]] = intrinsic
 
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _FUSED = ("contract", "nsz")  # a product and a sum may become one instruction; no rearranging
 
 
@@ -35,28 +33,21 @@ class _Lanes:
         return _Lanes(self._builder, self._builder.fsub(self._value, other._value, flags=_FUSED))
 
     def __rmul__(self, factor: float) -> _Lanes:
-        factors = ir.Constant(_VECTOR, [ir.Constant(ir.FloatType(), factor)] * LANES)
-        return self * _Lanes(self._builder, factors)
+        return self * _Lanes(self._builder, constant(VECTOR, factor))
 
     def __mul__(self, other: _Lanes) -> _Lanes:
         return _Lanes(self._builder, self._builder.fmul(self._value, other._value, flags=_FUSED))
 
 
-def _place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """Return the address of sixteen floats from a flat array's element `index` on."""
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
-
-
 def _read(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> _Lanes:
-    address = _place(context, builder, array_type, array, index)
-    return _Lanes(builder, builder.load(address, align=4))
+    place = address(context, builder, array_type, array, index)
+    return _Lanes(builder, builder.load(place, align=4))
 
 
 def _write(
     context: Any, builder: Any, array_type: Any, array: Any, index: Any, lanes: _Lanes
 ) -> None:
-    builder.store(lanes._value, _place(context, builder, array_type, array, index), align=4)
+    builder.store(lanes._value, address(context, builder, array_type, array, index), align=4)
 
 
 def applied(formula: Callable[[Sequence[Any]], Sequence[Any]], num_values: int) -> Any:
@@ -130,7 +121,7 @@ def cleared(typing: Any, target: Any, place: Any) -> Any:
 
     def written(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
         target, place = given
-        zero = _Lanes(builder, ir.Constant(_VECTOR, None))
+        zero = _Lanes(builder, constant(VECTOR, 0.0))
         _write(context, builder, signature.args[0], target, place, zero)
         return context.get_dummy_value()
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data.compiled import compiled
+from data.compiled import LANES, compiled
 from train.lanes import added, cleared, copied, scaled
-from train.winograd import LANES
 
 GROUP = 256  # channels at a time: what is written lies side by side for as many
 compiled_loop = partial(compiled, error_model="numpy")

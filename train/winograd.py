@@ -21,9 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LANES = 16
-"""Floats of a vector: all channel counts have to be multiples of it."""
-
 GROUP_POINTS = (25, 5, 5, 1)
 GROUP_PHASES = (4, 2, 2, 1)
 PITCH = (

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from data.compiled import LANES
 from train import winograd
 from train.lanes import applied, copied
 from train.window_loops import GROUP, compiled_loop, load_column, store_line
-from train.winograd import LANES, PITCH
+from train.winograd import PITCH
 
 
 def _zero_last(d: Sequence[Any]) -> list[Any]:

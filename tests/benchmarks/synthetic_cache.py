@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def lay_out_cache(folder: Path, manifest: Manifest, images: ImageSet) -> None:
                     unit=unit.index,
                     checksums={k: [v[1][pick] for pick in picks] for k, v in repeated.items()},
                     statistics={
-                        k: reduce(ChannelStatistics.merged_with, [v[2][pick] for pick in picks])
+                        k: ChannelStatistics.merged([v[2][pick] for pick in picks])
                         for k, v in repeated.items()
                     },
                 )
