@@ -200,6 +200,8 @@ class TrainingConfig(Section):
     measured steps are at least a tenth faster with it; the run's record says which it was."""
     compile: bool = False
     """Compile the transforms with torch.compile (needs a C++ compiler on a CPU)."""
+    cuda_graphs: bool = True
+    """On a GPU, record a step and repeat it, instead of asking for each of its kernels again."""
     distortion: Literal["mse", "channel_weighted", "object_weighted"] = "mse"
     """object_weighted: positions near what the detector's dense head takes for an object count
     most; train-level then loads the detector of the configuration."""

@@ -35,6 +35,7 @@ from extract.estimate import estimate
 from extract.evaluate import evaluate_detector
 from extract.finetune import finetune
 from extract.loop import extract, plan_extraction
+from extract.pipeline import usual_num_workers
 from extract.weights import existing_checkpoint
 
 log = logging.getLogger(__name__)
@@ -75,14 +76,12 @@ def _override(name: str, value: object) -> tuple[str, ...]:
     "--batch-size",
     type=click.IntRange(1),
     help="Images computed at once: on a CPU one a core (default: all cores, 16 at most), "
-    "on a GPU in one call (default: 4).",
+    "on a GPU in one call (default: four megapixels' worth).",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    default=2,
-    show_default=True,
-    help="Threads that decode images ahead for a GPU.",
+    help="Threads that decode images ahead for a GPU (default: half of the cores, 8 at most).",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option(
@@ -99,7 +98,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @run_command
 def extract_features(
     splits: tuple[str, ...], levels: str | None, dtype: str | None, crop: int | None,
-    container: str | None, batch_size: int | None, workers: int, limit: int | None,
+    container: str | None, batch_size: int | None, workers: int | None, limit: int | None,
     skip_bad_images: bool, dry_run: bool, overwrite: bool, verify: bool,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, device: str, log_level: str,
@@ -132,7 +131,8 @@ def extract_features(
     detector = load_detector(settings.detector, target)
     if skip_bad_images:
         image_sets = {
-            split: _screened(settings.data, images, workers) for split, images in image_sets.items()
+            split: _screened(settings.data, images, workers or usual_num_workers())
+            for split, images in image_sets.items()
         }
     promised_bytes = 0
     for split, images in image_sets.items():

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,13 +154,17 @@ def fpn_builders() -> list[str]:
     return [name for name in torchvision.models.list_models(module=detection) if "fpn" in name]
 
 
-def prepare_images(model: Any, images: list[NDArray[Any]]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Resize, normalise and pad uint8 [H, W, 3] images as the detector itself does.
+def prepare_images(
+    model: Any, images: Sequence[NDArray[Any] | Tensor]
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Resize, normalise and pad uint8 [H, W, 3] images as the detector itself does, and where.
 
-    Returns the batch float32 [B, 3, H, W] and each image's resized (height, width) before padding.
+    Returns the batch float32 [B, 3, H, W], on the model's device, and each image's resized
+    (height, width) before padding.
     """
-    tensors = [torch.from_numpy(image).permute(2, 0, 1).float().div_(255) for image in images]
-    listed, _ = model.transform(tensors)
+    device = next(model.parameters()).device
+    there = [torch.as_tensor(image).to(device, non_blocking=True) for image in images]
+    listed, _ = model.transform([image.permute(2, 0, 1).float().div_(255) for image in there])
     return listed.tensors, list(listed.image_sizes)
 
 

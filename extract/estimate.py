@@ -102,7 +102,7 @@ def estimate(
     folder: Path,
     *,
     batch_size: int | None = None,
-    num_workers: int = 2,
+    num_workers: int | None = None,
     promised_bytes: int = 0,
 ) -> Estimate:
     """Measure for a cache at `folder`, beside which a temporary folder lies meanwhile.

@@ -35,7 +35,7 @@ from data.records import ImageSet
 from data.threads import limit_cores
 from data.writer import CacheWriter, statistics_path
 from extract.detector import LoadedDetector, describe_detector, prepare_images
-from extract.pipeline import computed_maps, usual_batch_size
+from extract.pipeline import computed_maps, usual_num_workers
 from extract.pyramid import level_shapes, measure_levels
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,7 @@ def plan_extraction(
             )
     shapes_of = level_shapes(detector.model)
     batch, _ = prepare_images(detector.model, [read_image(images.records[0].file)])
-    device = next(detector.model.parameters()).device
-    found = measure_levels(detector.model, batch.to(device), shapes_of)
+    found = measure_levels(detector.model, batch, shapes_of)
     levels = choose_levels(found, cache.levels)
     if cache.crop is not None:
         shapes_of = cropped_shapes(shapes_of, cache.crop)
@@ -121,16 +120,18 @@ def extract(
     model: Any,
     *,
     batch_size: int | None = None,
-    num_workers: int = 2,
+    num_workers: int | None = None,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Extracted:
     """Write the split's cache into `folder`; goes on where an earlier run stopped.
 
-    In memory at any time, on a CPU: the feature maps of two batches and two images; on a GPU: two
-    batches of decoded images, and the maps of three. `batch_size` None: as many images as the CPU
-    has cores (16 at most), 4 on a GPU. Raises CacheError if the folder holds another plan's
-    cache and `overwrite` is not set.
+    In memory at any time, on a CPU: the feature maps of two batches and two images; on a GPU: three
+    batches of decoded images, and the maps of four. `batch_size` None: as many images as the CPU
+    has cores (16 at most), on a GPU as many as have four megapixels. `num_workers` threads decode
+    for a GPU; None: half of the cores (2 at least, 8 at most).
+
+    Raises CacheError if the folder holds another plan's cache and `overwrite` is not set.
     """
     start = time.monotonic()
     try:
@@ -162,8 +163,8 @@ def extract(
                     model,
                     manifest,
                     pending,
-                    batch_size=batch_size or usual_batch_size(model),
-                    num_workers=num_workers,
+                    batch_size=batch_size,
+                    num_workers=num_workers or usual_num_workers(),
                 )
                 bar_length = num_new if show_progress else 0
                 with (
@@ -176,9 +177,12 @@ def extract(
                         writing.append(background.submit(writer.write, unit, maps))
                         if len(writing) > _WRITING_AHEAD:
                             num_bytes += writing.popleft().result()
-                        bar.update(len(next(iter(maps.values()))))
                         rate = num_bytes / 1e6 / max(1e-9, time.monotonic() - start)
-                        bar.set_postfix_str(f"{rate:.0f} MB/s, {num_bytes / 1e9:.2f} GB written")
+                        # Shown by the bar's next line: at once would be a line for every batch.
+                        bar.set_postfix_str(
+                            f"{rate:.0f} MB/s, {num_bytes / 1e9:.2f} GB written", refresh=False
+                        )
+                        bar.update(len(next(iter(maps.values()))))
                     num_bytes += sum(future.result() for future in writing)
                 if num_new or not _has_statistics(folder, manifest):
                     writer.finish()

@@ -1,8 +1,8 @@
-"""One batch of images through the backbone: the maps that a cache stores of them."""
+"""Images through the backbone: the maps that a cache stores of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,20 +10,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import CacheError
-from data.manifest import Manifest, SampleInfo
+from data.manifest import LevelInfo, Manifest, SampleInfo
 from data.order import stored_corner
 from extract.detector import backbone_levels, prepare_images
+from extract.download import Download
+
+Maps = dict[int, list[Tensor]]
+"""{level: [H, W, C] float32 on the CPU, one per image}, whole or cut as the manifest says."""
 
 
-def compute_maps(
-    model: Any, manifest: Manifest, samples: Sequence[SampleInfo], images: list[NDArray[Any]]
-) -> dict[int, list[Tensor]]:
-    """Return {level: [H, W, C] float32 on the CPU, one per image}; images share one bucket.
+def start_maps(
+    model: Any, manifest: Manifest, samples: Sequence[SampleInfo], images: Sequence[Tensor]
+) -> Callable[[], Maps]:
+    """Compute the maps of images uint8 [H, W, 3] of one bucket; return what waits for them.
 
-    Maps are whole, or cut as the manifest's `crop` says.
-
-    On the CPU the backbone sees one image at a time, so that no library's choice of algorithm for
-    a batch size can change a bit of the features. Raises CacheError if the plan does not hold.
+    A GPU has only been asked for them when this returns, so that it can be asked for the next
+    ones before these are waited for; the images have to be pinned for that. On a CPU give one image
+    at a time, so that no library's choice of algorithm for a batch size can change a bit of the
+    features. This, or what it returns, raises CacheError if the plan does not hold.
     """
     batch, sizes = prepare_images(model, images)
     for sample, size in zip(samples, sizes, strict=True):
@@ -32,36 +36,56 @@ def compute_maps(
                 f"{sample.file}: the detector resized it to {tuple(size)}, the plan says "
                 f"{(sample.input_height, sample.input_width)}: please report this as a bug"
             )
-    device = next(model.parameters()).device
-    parts = (
-        list(zip(zip(samples), batch.split(1), strict=True))  # type: ignore[no-untyped-call]
-        if device.type == "cpu"
-        else [(samples, batch.to(device, non_blocking=True))]
-    )
-    maps: dict[int, list[Tensor]] = {level.index: [] for level in manifest.levels}
-    for part_samples, part in parts:
-        with torch.inference_mode():
-            found = backbone_levels(model, part)
-        for level in manifest.levels:
-            features = found[level.key].float()
-            if level.derived_from is not None:
-                source = list(found.values())[level.derived_from]
-                if not torch.equal(features, source.float()[:, :, ::2, ::2]):
-                    raise CacheError(
-                        f"level {level.index} is not level {level.derived_from}[::2, ::2] for "
-                        f"{samples[0].file}: please report this as a bug"
-                    )
-            maps[level.index].extend(
-                _stored_part(manifest, sample, level.index, values)
-                for sample, values in zip(part_samples, features.permute(0, 2, 3, 1), strict=True)
+    levels = manifest.levels
+    with torch.inference_mode():
+        found = backbone_levels(model, batch)
+        wrong = torch.stack([_is_not_derived(list(found.values()), found, x) for x in levels])
+        parts = [
+            _stored_part(manifest, sample, level.index, values)
+            for level in levels
+            for sample, values in zip(
+                samples, found[level.key].float().permute(0, 2, 3, 1), strict=True
             )
-    return maps
+        ]
+    download = Download([wrong, *parts])
+
+    def finished() -> Maps:
+        are_wrong, *maps = download.wait()
+        for level, is_wrong in zip(levels, are_wrong.tolist(), strict=True):
+            if is_wrong:
+                raise CacheError(
+                    f"level {level.index} is not level {level.derived_from}[::2, ::2] for "
+                    f"{samples[0].file}: please report this as a bug"
+                )
+        rows = range(0, len(maps), len(samples))
+        return {
+            level.index: maps[row : row + len(samples)]
+            for level, row in zip(levels, rows, strict=True)
+        }
+
+    return finished
+
+
+def compute_maps(model: Any, manifest: Manifest, sample: SampleInfo, image: NDArray[Any]) -> Maps:
+    """Return the maps of one image, uint8 [H, W, 3]. Raises CacheError if the plan fails."""
+    return start_maps(model, manifest, [sample], [torch.from_numpy(image)])()
+
+
+def _is_not_derived(maps: Sequence[Tensor], found: dict[str, Tensor], level: LevelInfo) -> Tensor:
+    """Return whether a level that is said to be another's every second position is not, bool []."""
+    features = found[level.key]
+    if level.derived_from is None:
+        return torch.zeros((), dtype=torch.bool, device=features.device)
+    source = maps[level.derived_from][:, :, ::2, ::2]
+    if source.shape != features.shape:
+        return torch.ones((), dtype=torch.bool, device=features.device)
+    return (features != source).any()
 
 
 def _stored_part(manifest: Manifest, sample: SampleInfo, level: int, values: Tensor) -> Tensor:
-    """Return what is stored of a map [H, W, C], on the CPU: all of it, or the sample's crop."""
+    """Return what is stored of a map [H, W, C]: all of it, or the sample's crop."""
     if manifest.crop is None:
-        return values.cpu()
+        return values
     height, width = manifest.buckets[sample.bucket].level_shapes[level]
     top, left = stored_corner(
         image_id=sample.image_id,
@@ -70,4 +94,4 @@ def _stored_part(manifest: Manifest, sample: SampleInfo, level: int, values: Ten
         crop_hw=(height, width),
     )
     # A copy: a view would keep the whole map in memory until the unit is written.
-    return values[top : top + height, left : left + width].contiguous().cpu()
+    return values[top : top + height, left : left + width].contiguous()

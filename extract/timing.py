@@ -45,7 +45,7 @@ def measure_speed(
     *,
     free_bytes: int,
     batch_size: int | None,
-    num_workers: int,
+    num_workers: int | None,
 ) -> Speed:
     """Extract about ten seconds' worth of images, spread over the split, into `scratch`.
 
@@ -143,7 +143,7 @@ def _require_room(manifest: Manifest, scratch: Path, free_bytes: int) -> None:
 
 def _seconds_for(manifest: Manifest, model: Any, sample: SampleInfo) -> float:
     start = time.perf_counter()
-    compute_maps(model, manifest, [sample], [read_image(sample.file)])
+    compute_maps(model, manifest, sample, read_image(sample.file))
     return time.perf_counter() - start
 
 

@@ -113,7 +113,7 @@ def test_nothing_remains_on_disk_and_a_folder_that_is_not_there_is_not_made(
 def test_nothing_remains_after_an_interruption_by_the_keyboard(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute = extract.pipeline.compute_maps
+    compute = extract.pipeline.start_maps
     seen = []
 
     def interrupted(*arguments: Any) -> Any:
@@ -122,7 +122,7 @@ def test_nothing_remains_after_an_interruption_by_the_keyboard(
             raise KeyboardInterrupt
         return compute(*arguments)
 
-    monkeypatch.setattr(extract.pipeline, "compute_maps", interrupted)
+    monkeypatch.setattr(extract.pipeline, "start_maps", interrupted)
     result = run_extract(zarr_cache.config, tmp_path, "--dry-run", "--batch-size", "1")
     assert result.exit_code == 1
     assert seen

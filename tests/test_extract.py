@@ -13,6 +13,9 @@ from click import Command
 from click.testing import CliRunner
 
 import extract.cli
+import extract.loop
+from configs.loading import load_config
+from data.images import load_images
 from data.manifest import Manifest
 from data.reader import LevelReader
 from data.writer import statistics_path
@@ -272,3 +275,13 @@ def test_overwrite_goes_on_with_a_cache_of_the_same_plan(
 def test_an_empty_list_of_levels_is_one_line(zarr_cache: TinyCache, tmp_path: Path) -> None:
     error = error_of(run_extract(zarr_cache.config, tmp_path, "--set", "cache.levels=[]"))
     assert "cache.levels" in error
+
+
+def test_progress_that_goes_into_a_file_is_a_line_now_and_then_not_one_a_batch(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, detector = plan_of(tiny_config)
+    images = load_images(load_config(str(tiny_config)).data, "train")
+    extract.loop.extract(tmp_path, manifest, images, detector.model, batch_size=1)
+    assert len(manifest.samples) > 2
+    assert capsys.readouterr().err.count("image/s") <= 2  # its first and its last

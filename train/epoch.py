@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,11 +112,25 @@ class Step:
                 x, batch.sizes, self._cutmix,
                 first_row=batch.first_row, batch_rows=batch.batch_rows,
             )  # fmt: skip
+        compute = partial(self._computed, row, batch.sizes, batch.batch_positions)
+        if session.graphs is not None and _is_without_padding(batch):
+            figures = session.graphs.run(row, x, compute)
+        else:
+            figures = compute(x)
+        # Loss, MSE and BPP are this rank's parts; the sums, which are saved, are of all ranks.
+        parts = self._world.add_up(figures[:3])
+        session.sums += torch.cat([parts, figures[3:]])
+        # The norm is of all ranks' gradients: if one loss is not finite, all of them notice.
+        self._watch.see(session.progress.step + 1, batch, figures[0] + figures[4])
+
+    def _computed(self, row: int, sizes: Tensor, positions: int, x: Tensor) -> Tensor:
+        """Make the step; return loss, MSE, BPP, auxiliary loss and gradient norm, float32 [5]."""
+        session, codec = self._session, self._session.codec
         session.optimizer.zero_grad(set_to_none=True)
         session.aux_optimizer.zero_grad(set_to_none=True)
         loss, mse, bpp = rate_distortion(
-            session.model(x), x, batch.sizes, self._lmbda,
-            distortion=self._distortions[row], positions=batch.batch_positions,
+            session.model(x), x, sizes, self._lmbda,
+            distortion=self._distortions[row], positions=positions,
         )  # fmt: skip
         # The ranks' gradients are averaged; each rank's loss is its part of the batch's sum.
         (loss * self._world.size).backward()  # type: ignore[no-untyped-call]
@@ -124,11 +139,12 @@ class Step:
         aux = codec.aux_loss()
         aux.backward()
         session.aux_optimizer.step()
-        # Loss, MSE and BPP are this rank's parts; the sums, which are saved, are of all ranks.
-        parts = self._world.add_up(torch.stack([value.detach() for value in (loss, mse, bpp)]))
-        session.sums += torch.cat([parts, torch.stack([aux.detach(), norm.detach()])])
-        # The norm is of all ranks' gradients: if one loss is not finite, all of them notice.
-        self._watch.see(session.progress.step + 1, batch, (loss + norm).detach())
+        return torch.stack([value.detach() for value in (loss, mse, bpp, aux, norm)])
+
+
+def _is_without_padding(batch: Batch) -> bool:
+    height, width = batch.features.shape[-2:]
+    return bool((batch.sizes == torch.tensor([height, width])).all())
 
 
 def _means(session: Session) -> dict[str, float]:

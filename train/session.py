@@ -14,6 +14,7 @@ from configs.schema import Config, TrainingConfig
 from data.level_mix import MixedLevelStream
 from data.stream import LevelStream
 from train.codec import LevelCodec
+from train.cuda_graphs import StepGraphs
 
 NUM_SUMS = 5
 """Loss, MSE, BPP, auxiliary loss and gradient norm, summed over an epoch's steps."""
@@ -55,6 +56,8 @@ class Session:
     device: str
     sums: Tensor
     progress: Progress = field(default_factory=Progress)
+    graphs: StepGraphs | None = None
+    """Where steps are recorded as CUDA graphs."""
 
     @property
     def epoch_is_trained(self) -> bool:
@@ -94,6 +97,9 @@ def new_session(
 ) -> Session:
     """Return a run at its beginning."""
     optimizer, aux_optimizer = make_optimizers(codec, config)
+    # Neither several processes' exchange of gradients nor compiled transforms can be recorded.
+    is_plain = model is codec and not config.training.compile
+    graphs = is_plain and config.training.cuda_graphs and device.startswith("cuda")
     return Session(
         codec=codec,
         model=model,
@@ -103,6 +109,7 @@ def new_session(
         scheduler=_make_scheduler(optimizer, config),
         device=device,
         sums=torch.zeros(NUM_SUMS, device=device),
+        graphs=StepGraphs([optimizer, aux_optimizer]) if graphs else None,
     )
 
 
