@@ -85,6 +85,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "train.likelihoods",
         "train.rans",
         "train.entropy_coding",
+        "train.coding_tables",
         "train.codec",
         "train.factorized",
         "train.hyperprior",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture
+def in_full_float32() -> Iterator[None]:
+    """Convolutions of a GPU as exact as a CPU's, instead of TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
 def plan(tiny_config: Path) -> tuple[Manifest, LoadedDetector]:
     return plan_of(tiny_config)
 
@@ -25,7 +35,7 @@ def plan(tiny_config: Path) -> tuple[Manifest, LoadedDetector]:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_batches_give_the_maps_of_each_image_alone_in_the_order_of_the_plan(
-    plan: tuple[Manifest, LoadedDetector], device: str, batch_size: int
+    plan: tuple[Manifest, LoadedDetector], device: str, batch_size: int, in_full_float32: None
 ) -> None:
     manifest, detector = plan
     units = units_of(manifest)
@@ -43,8 +53,8 @@ def test_batches_give_the_maps_of_each_image_alone_in_the_order_of_the_plan(
         assert unit == expected_unit.index
         for level, [whole] in expected.items():
             assert maps[level].device.type == "cpu" and maps[level].shape == whole.shape
-            # A GPU multiplies with eleven digits, and on a CPU an algorithm may go with the batch.
-            tolerance = 3e-2 if device == "cuda" else 1e-5
+            # Sums go in another order on a GPU, and may go with the batch on a CPU.
+            tolerance = 1e-3 if device == "cuda" else 1e-5
             scale = float(whole.abs().max())
             torch.testing.assert_close(maps[level], whole, rtol=0, atol=tolerance * scale)
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from train.coding_tables import make_tables
 from train.compressai_parts import CompressionModel, EntropyBottleneck, EntropyModel
 from train.entropy_coding import CodingTables, Decoder, coding_tables, encode
 from train.fast_transforms import FastTransform, FastTransforms
@@ -134,12 +135,11 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         Call it again after every change of the weights. Forward, too, uses the new medians.
         """
         self._fast.clear()
-        self.update(force=True, update_quantiles=True)
-        self._tables = {
-            name: coding_tables(module)
-            for name, module in self.named_modules()
-            if isinstance(module, EntropyModel)
-        }
+        self._tables = {}
+        for name, module in self.named_modules():
+            if isinstance(module, EntropyModel):
+                make_tables(module)
+                self._tables[name] = coding_tables(module)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
         """Load weights; tables for coding have to be made anew."""

@@ -40,7 +40,6 @@ class StepGraphs:
         self._recorded: dict[Hashable, _Recorded] = {}
         self._rates: list[float] = []
         self._steps_before: dict[Hashable, int] = {}
-        self._pool: Any = None
         # Only the fused Adam counts its steps on the GPU.
         self._is_possible = all(group.get("fused") for group in self._groups())
 
@@ -75,8 +74,6 @@ class StepGraphs:
         return recorded.figures
 
     def _record(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> _Recorded:
-        # One pool for all graphs: they never run at once, and none needs what another has left.
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph, given = torch.cuda.CUDAGraph(), x.clone()
         current = torch.cuda.current_stream(x.device)
         beside = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
@@ -84,7 +81,7 @@ class StepGraphs:
         beside.wait_stream(current)
         with _capturable(self._groups()), torch.cuda.stream(beside):
             # Only this thread's calls count: another one reads batches ahead.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            graph.capture_begin(capture_error_mode="thread_local")
             try:
                 figures = compute(given)
             finally:
