@@ -5,7 +5,7 @@ SHELL := bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-# The tests' maps are too small for threads to help, and spinning threads stop a busy machine.
+# The tests' maps are too small for threads to help: files of tests share the cores instead.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: help quickstart test lint types bench bench-gpu clean
@@ -17,7 +17,7 @@ quickstart: quickstart/table.txt  ## install, run the whole job on the built-in 
 	@cat quickstart/table.txt
 
 test: .venv/installed-dev  ## run the tests
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(THREADS) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: .venv/installed-dev  ## check style and spelling
 	$(BIN)/ruff check .

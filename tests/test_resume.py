@@ -92,6 +92,15 @@ def must_equal(run: Path, uninterrupted: Path) -> None:
     assert best[0].epoch == best[1].epoch
 
 
+def test_a_run_is_the_same_run_whether_a_gpu_records_its_steps_or_not(
+    study: TinyStudy, uninterrupted: Path
+) -> None:
+    out = uninterrupted.parents[1]
+    result = call(study, out, *SETTINGS, "--set", "training.cuda_graphs=false")
+    assert result.exit_code == 0, result.output
+    assert only_run(out) == uninterrupted  # and no second one
+
+
 def test_run_killed_again_and_again_ends_with_the_same_bits(
     study: TinyStudy, uninterrupted: Path, tmp_path: Path
 ) -> None:

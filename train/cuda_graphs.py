@@ -7,7 +7,6 @@ same kernels with the same operands and the same random numbers, so the results 
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from configs.errors import ConfigError
 
 _STEPS_BEFORE = 3
 """Steps that run as usual first: libraries then have chosen their algorithms and memory."""
@@ -30,10 +29,7 @@ class _Recorded:
 
 
 class StepGraphs:
-    """Records steps, one for each key and learning rate, and repeats them.
-
-    A step that cannot be recorded is computed as usual from then on, which is said once.
-    """
+    """Records steps, one for each key and learning rate, and repeats them."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._optimizers = optimizers
@@ -47,10 +43,12 @@ class StepGraphs:
         """Return what `compute(x)` returns, valid until the next call.
 
         All that `compute` depends on besides `x`, weights, optimisers and random numbers has to be
-        in `key`, or to stay the same tensors.
+        in `key`, or to stay the same tensors. Raises ConfigError if it cannot be recorded.
         """
         rates = [group["lr"] for group in self._groups()]
         if rates != self._rates:  # a graph keeps the numbers that it was recorded with
+            if self._recorded:
+                torch.cuda.synchronize(x.device)  # the last one may still be under way
             self._recorded.clear()
             self._rates = rates
         key = (key, x.shape, x.stride())
@@ -60,15 +58,7 @@ class StepGraphs:
             self._steps_before[key] = done + 1
             if done < _STEPS_BEFORE or not self._is_possible:
                 return compute(x)
-            try:
-                recorded = self._record(x, compute)
-            except RuntimeError as error:
-                self._is_possible = False
-                reason = str(error).strip().splitlines()[0]
-                log.warning("training.cuda_graphs: steps cannot be recorded (%s)", reason)
-                torch.cuda.synchronize(x.device)
-                return compute(x)
-            self._recorded[key] = recorded
+            recorded = self._recorded[key] = self._record(x, compute)
         recorded.x.copy_(x)
         recorded.graph.replay()
         return recorded.figures
@@ -80,12 +70,20 @@ class StepGraphs:
         torch.cuda.synchronize(x.device)
         beside.wait_stream(current)
         with _capturable(self._groups()), torch.cuda.stream(beside):
-            # Only this thread's calls count: another one reads batches ahead.
-            graph.capture_begin(capture_error_mode="thread_local")
             try:
+                # Only this thread's calls count: another one reads batches ahead.
+                graph.capture_begin(capture_error_mode="thread_local")
                 figures = compute(given)
-            finally:
                 graph.capture_end()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                # CUDA's random numbers are of no use after that: there is no going on as usual.
+                raise ConfigError(
+                    f"training.cuda_graphs: a step cannot be recorded here "
+                    f"({str(error).strip().splitlines()[0]}): switch it off "
+                    "(--set training.cuda_graphs=false); the run goes on from its last checkpoint"
+                ) from error
         current.wait_stream(beside)
         return _Recorded(graph, given, figures)
 

@@ -23,8 +23,8 @@ CONFIG_NAME = "config.yaml"
 RECORD_NAME = "run.json"
 RANDOM = "random"
 _LOCK_NAME = "training.lock"
-# Where and how often files are written does not make another run.
-_NOT_OF_THE_RUN = {"save_dir", "random_level_save_dir", "save_interval_s"}
+# Where and how often files are written, and how a GPU is asked, does not make another run.
+_NOT_OF_THE_RUN = {"save_dir", "random_level_save_dir", "save_interval_s", "cuda_graphs"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -97,9 +97,10 @@ def new_session(
 ) -> Session:
     """Return a run at its beginning."""
     optimizer, aux_optimizer = make_optimizers(codec, config)
-    # Neither several processes' exchange of gradients nor compiled transforms can be recorded.
-    is_plain = model is codec and not config.training.compile
-    graphs = is_plain and config.training.cuda_graphs and device.startswith("cuda")
+    # What several processes exchange, compiled transforms and detectors cannot be recorded.
+    settings = config.training
+    is_plain = model is codec and not settings.compile and settings.distortion != "object_weighted"
+    graphs = is_plain and settings.cuda_graphs and device.startswith("cuda")
     return Session(
         codec=codec,
         model=model,
