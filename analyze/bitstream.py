@@ -13,7 +13,7 @@ from enum import IntEnum
 from configs.errors import CacheError
 
 MAGIC = b"FPNI"
-VERSION = 1
+VERSION = 2
 ID_BYTES = 8
 MAX_PAYLOADS = 8
 MAX_SIDE = 2**16 - 1

@@ -26,7 +26,7 @@ from analyze.split import Split
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "detection 2"
+_METHOD = "detection 3"
 _MOST_TOGETHER = 32  # what a killed analysis loses
 
 _Name = tuple[tuple[int, str], ...]

@@ -15,7 +15,7 @@ from train.checkpoint import BEST_NAME, load_codec
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "level rate and distortion 3"
+_METHOD = "level rate and distortion 4"
 
 
 class LevelStudy:

@@ -28,7 +28,7 @@ from train.run_folder import RunRecord
 
 _LOG = logging.getLogger(__name__)
 
-_METHOD = "matrix 2"
+_METHOD = "matrix 3"
 RANDOM_NAME = "random level"
 
 

@@ -56,7 +56,8 @@ def to_half_by_bits(builder: Any, values: Any) -> tuple[Any, Any]:
     small = b.bitcast(b.fsub(lifted, constant(VECTOR, 0.5)), _INTS)
     small_half = b.sub(b.bitcast(lifted, _INTS), constant(_INTS, 126 << 23))
     half, nearest = b.select(is_small, small_half, half), b.select(is_small, small, nearest)
-    is_large = b.icmp_signed(">=", nearest, constant(_INTS, 143 << 23))  # infinite and NaN too
+    # Infinite and NaN too, which may have become a negative number above.
+    is_large = b.icmp_unsigned(">=", nearest, constant(_INTS, 143 << 23))
     half = b.select(is_large, constant(_INTS, 0x7C00), half)
     nearest = b.select(is_large, constant(_INTS, 0x7F800000), nearest)
     half = b.or_(half, b.lshr(sign, constant(_INTS, 16)))

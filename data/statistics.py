@@ -38,9 +38,26 @@ class ChannelStatistics:
         """Mean squared error of the cast to the stored dtype."""
         return self.cast_squared_error / (self.count * len(self.mean))
 
+    def merged_with(self, other: ChannelStatistics) -> ChannelStatistics:
+        """Combine two disjoint parts (Chan, Golub and LeVeque 1979, equation 2.1).
+
+        For those of units: verification merges them again, and expects the same bits.
+        """
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        return ChannelStatistics(
+            count=count,
+            mean=self.mean + delta * (other.count / count),
+            m2=self.m2 + other.m2 + delta**2 * (self.count * other.count / count),
+            minimum=np.minimum(self.minimum, other.minimum),
+            maximum=np.maximum(self.maximum, other.maximum),
+            cast_squared_error=self.cast_squared_error + other.cast_squared_error,
+            cast_max_error=max(self.cast_max_error, other.cast_max_error),
+        )
+
     @classmethod
     def merged(cls, parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
-        """Combine disjoint parts (Chan, Golub and LeVeque 1979, equation 2.1, for any number)."""
+        """Combine any number of disjoint parts at once: many times faster than two by two."""
         counts = np.array([[part.count] for part in parts])
         means = np.array([part.mean for part in parts])
         count = int(counts.sum())

@@ -15,6 +15,8 @@ from data.stream import Batch
 
 Item = TypeVar("Item")
 
+_STEPS_AHEAD = 2
+
 
 @dataclass(slots=True)
 class Waiting:
@@ -58,6 +60,7 @@ def _on_gpu(
 ) -> Iterator[tuple[Batch, Tensor]]:
     beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     copying: deque[torch.cuda.Event] = deque()
+    computed: deque[torch.cuda.Event] = deque()
     # The stream alone is timed: a GPU that is still busy with the step before is not waited for.
     for batch in _timed(batches, waiting):
         computing = torch.cuda.current_stream(device)
@@ -70,6 +73,10 @@ def _on_gpu(
         yield batch, features.float()
         while len(copying) > 1:
             copying.popleft().synchronize()
+        # Asking is faster than computing: else batch upon batch would wait in the GPU's memory.
+        computed.append(computing.record_event())
+        while len(computed) > _STEPS_AHEAD:
+            computed.popleft().synchronize()
 
 
 def _on_cpu(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 from configs.errors import CacheError
@@ -198,7 +199,7 @@ class _Check:
                 self._commits[unit.index].statistics[level.index]
                 for unit in units_of(self._manifest)
             ]
-            merged = ChannelStatistics.merged(parts).to_json()
+            merged = reduce(ChannelStatistics.merged_with, parts).to_json()
             if not path.is_file() or path.read_text(encoding="utf-8") != f"{merged}\n":
                 reason = "missing, or not the statistics of the commits"
                 yield Damage(path=path, reason=reason, level=level.index)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from data.threads import limit_cores
 
 _PIECE_BYTES = 2**18
 _TASK_BYTES = 2**20  # small maps go to a thread together: handing one over costs more than it
+_MERGED_AT_ONCE = 64  # samples' statistics: one by one takes long, all of a unit much memory
 _HASTENED_BYTES = 2**18  # smaller samples wait for others: a call for each would cost more
 _OVERHEAD = 1.01  # indexes, metadata and commit lines next to the samples themselves
 
@@ -56,26 +58,26 @@ class _Written:
     num_bytes: int
 
 
-@dataclass(slots=True)
 class _Progress:
     """What is known of the rows of a unit that have been written so far."""
 
-    samples: dict[int, list[_Written]]
-    num_rows: int = 0
+    def __init__(self, levels: Iterable[int]) -> None:
+        self.num_rows = 0
+        self._checksums: dict[int, list[str]] = {level: [] for level in levels}
+        self._statistics: dict[int, list[ChannelStatistics]] = {level: [] for level in levels}
+
+    def add(self, level: int, sample: _Written) -> None:
+        """Take in the next sample of a level."""
+        self._checksums[level].append(sample.checksum)
+        parts = self._statistics[level]
+        parts.append(sample.statistics)
+        if len(parts) == _MERGED_AT_ONCE:
+            self._statistics[level] = [ChannelStatistics.merged(parts)]
 
     def commit(self, unit: int) -> Commit:
         """Return what the log says of the unit."""
-        return Commit(
-            unit=unit,
-            checksums={
-                level: [sample.checksum for sample in samples]
-                for level, samples in self.samples.items()
-            },
-            statistics={
-                level: ChannelStatistics.merged([sample.statistics for sample in samples])
-                for level, samples in self.samples.items()
-            },
-        )
+        merged = {k: ChannelStatistics.merged(parts) for k, parts in self._statistics.items()}
+        return Commit(unit=unit, checksums=self._checksums, statistics=merged)
 
 
 class CacheWriter:
@@ -133,7 +135,7 @@ class CacheWriter:
         # After a failure rows are missing, and those that follow would take their places.
         assert not self._has_failed, "a writer that has failed writes no more"
         self._has_failed = True
-        progress = self._progress.setdefault(unit.index, _Progress({level: [] for level in maps}))
+        progress = self._progress.setdefault(unit.index, _Progress(maps))
         num_bytes = 0
         try:
             tasks = [
@@ -141,9 +143,9 @@ class CacheWriter:
                 for level, row, tensors in self._tasks(unit, maps, progress.num_rows)
             ]
             for level, task in tasks:
-                samples = task.result()
-                progress.samples[level] += samples
-                num_bytes += sum(sample.num_bytes for sample in samples)
+                for sample in task.result():
+                    progress.add(level, sample)
+                    num_bytes += sample.num_bytes
             progress.num_rows += len(next(iter(maps.values())))
             if progress.num_rows == unit.num_rows:
                 self._commit(unit, self._progress.pop(unit.index))
@@ -205,9 +207,8 @@ class CacheWriter:
         """Write each level's merged statistics, once every unit is committed."""
         commits = read_commits(self._cache)
         for level in self._manifest.levels:
-            merged = ChannelStatistics.merged(
-                [commits[unit.index].statistics[level.index] for unit in self._units]
-            )
+            parts = [commits[unit.index].statistics[level.index] for unit in self._units]
+            merged = reduce(ChannelStatistics.merged_with, parts)
             write_atomically(
                 statistics_path(self._cache, level.index), merged.to_json().encode() + b"\n"
             )

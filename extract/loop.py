@@ -128,8 +128,8 @@ def extract(
 
     In memory at any time, on a CPU: the feature maps of two batches and two images; on a GPU: three
     batches of decoded images, and the maps of four. `batch_size` None: as many images as the CPU
-    has cores (16 at most), on a GPU as many as have four megapixels. `num_workers` threads decode
-    for a GPU; None: half of the cores (2 at least, 8 at most).
+    has cores (16 at most), on a GPU as many as have four megapixels, and sixteen before they are
+    resized. `num_workers` threads decode for a GPU; None: half of the cores (2 to 8).
 
     Raises CacheError if the folder holds another plan's cache and `overwrite` is not set.
     """

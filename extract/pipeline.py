@@ -26,6 +26,7 @@ from extract.maps import Maps, start_maps
 # What a detector's usual batch of large images has: smaller ones would leave a GPU to wait for
 # Python, which asks for each layer.
 _GPU_BATCH_PIXELS = 4 * 2**20
+_DECODED_PIXELS = 16 * 2**20  # of a batch's images before they are resized
 _MOST_GPU_BATCH_SIZE = 64
 _MOST_CORES = 16
 _MOST_WORKERS = 8  # more of them wait for each other: 350 images a second with 8, 200 with 16
@@ -39,7 +40,13 @@ def usual_batch_size(model: Any, manifest: Manifest, bucket: int) -> int:
         return min(_MOST_CORES, torch.get_num_threads())
     size = manifest.buckets[bucket]
     number = round(_GPU_BATCH_PIXELS / (size.height_px * size.width_px))
-    return max(1, min(_MOST_GPU_BATCH_SIZE, number))
+    decoded = _DECODED_PIXELS // _largest_image(manifest, bucket)
+    return max(1, min(_MOST_GPU_BATCH_SIZE, number, decoded))
+
+
+def _largest_image(manifest: Manifest, bucket: int) -> int:
+    """Return the pixels of a bucket's largest image, before it is resized."""
+    return max(x.height * x.width for x in manifest.samples if x.bucket == bucket)
 
 
 def usual_num_workers() -> int:
@@ -80,15 +87,19 @@ def _on_cpu(
 def _on_gpu(
     model: Any, manifest: Manifest, units: Sequence[Unit], batch_size: int | None, num_workers: int
 ) -> Iterator[tuple[Unit, Maps]]:
-    groups = []
-    for unit, rows in _rows(manifest, units):
-        size = batch_size or usual_batch_size(model, manifest, unit.bucket)
-        groups += [(unit, rows[at : at + size]) for at in range(0, len(rows), size)]
+    buckets = {unit.bucket for unit in units}
+    sizes = {b: batch_size or usual_batch_size(model, manifest, b) for b in buckets}
+    groups = [
+        (unit, rows[at : at + sizes[unit.bucket]])
+        for unit, rows in _rows(manifest, units)
+        for at in range(0, len(rows), sizes[unit.bucket])
+    ]
     samples = [manifest.samples[index] for _, group in groups for index in group]
-    largest = max((len(group) for _, group in groups), default=0)
+    # As many as any bucket's images leave memory for.
+    ahead = min((AHEAD * size for size in sizes.values()), default=1)
     images = in_order(
         partial(_decoded, pinned=next(model.parameters()).is_cuda),
-        samples, num_threads=num_workers, ahead=AHEAD * largest,
+        samples, num_threads=num_workers, ahead=max(ahead, num_workers),
     )  # fmt: skip
     before: tuple[Unit, Callable[[], Maps]] | None = None
     for unit, group in groups:

@@ -143,7 +143,7 @@ def test_each_impossible_field_has_a_line_that_names_file_problem_and_way_out() 
     for altered, problem in (
         (good[:-1], "do not add up|ends within a field"),
         (b"XXXX" + good[4:], "does not start as a file of compress-features"),
-        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 1"),
+        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 2"),
         (good[:13] + b"\xff" * 12 + good[25:], "a number in it has no end"),
         (good[:19] + b"\x00" + good[20:], "do not add up"),
         (good[:20] + b"\xc0" + good[21:], "Kind"),

@@ -75,7 +75,13 @@ def test_what_is_summed_up_are_the_values_that_are_stored(way: Any, exponent: in
 
 
 @pytest.mark.parametrize("way", LOOPS)
-@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, 65520, -1e30])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.nan, -np.nan, np.inf, -np.inf, 65520, -1e30,
+        *np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001], np.uint32).view(np.float32),  # other NaNs
+    ],
+)  # fmt: skip
 def test_what_is_not_finite_shows_in_the_sum(way: Any, value: float) -> None:
     values = np.linspace(-1, 1, 4 * LANES, dtype=np.float32)
     values[37] = value

@@ -153,6 +153,11 @@ def test_interrupted_work_goes_on_and_gives_the_same_bytes(sent: Sent, tmp_path:
     assert "3 images (2 new)" in must_compress(sent.study, streams, sent.runs)
     assert fingerprints(streams / "images") == before
     assert files[2].stat().st_mtime_ns == kept
+    of_version_1 = bytearray(files[0].read_bytes())
+    of_version_1[4] = 1
+    files[0].write_bytes(of_version_1)
+    assert "3 images (1 new)" in must_compress(sent.study, streams, sent.runs)
+    assert fingerprints(streams / "images") == before
 
     files[2].rename(tmp_path / "lost.fpn")
     broken = decompress(streams, tmp_path / "decoded")

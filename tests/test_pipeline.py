@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from data.manifest import Manifest
 from data.plan import units_of
 from extract.detector import LoadedDetector
 from extract.download import Download
-from extract.pipeline import _on_cpu, _on_gpu
+from extract.pipeline import _on_cpu, _on_gpu, usual_batch_size
 from tests.extraction import plan_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -57,6 +59,30 @@ def test_batches_give_the_maps_of_each_image_alone_in_the_order_of_the_plan(
             tolerance = 1e-3 if device == "cuda" else 1e-5
             scale = float(whole.abs().max())
             torch.testing.assert_close(maps[level], whole, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize(
+    ("input_px", "image_px", "expected"),
+    [
+        ((256, 256), (375, 500), 64),
+        ((800, 1344), (480, 640), 4),
+        ((256, 256), (3000, 4000), 1),
+        ((256, 256), (1080, 1920), 8),
+        ((4096, 4096), (480, 640), 1),
+    ],
+)
+def test_a_gpu_gets_batches_that_neither_images_nor_inputs_make_too_large(
+    plan: tuple[Manifest, LoadedDetector], input_px: tuple[int, int], image_px: tuple[int, int],
+    expected: int,
+) -> None:  # fmt: skip
+    manifest, _ = plan
+    bucket = replace(manifest.buckets[0], height_px=input_px[0], width_px=input_px[1])
+    samples = tuple(
+        replace(sample, height=image_px[0], width=image_px[1]) for sample in manifest.samples
+    )
+    large = replace(manifest, buckets=(bucket, *manifest.buckets[1:]), samples=samples)
+    on_gpu = SimpleNamespace(parameters=lambda: iter([torch.empty(0, device="meta")]))
+    assert usual_batch_size(on_gpu, large, 0) == expected
 
 
 @pytest.mark.parametrize("device", DEVICES)

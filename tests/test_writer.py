@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import namedtuple
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -67,14 +68,18 @@ def test_cast_error_is_that_of_float16_against_the_float32_cache(
 @given(
     sizes=st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=6),
     seed=st.integers(min_value=0, max_value=2**32 - 1),
+    in_pairs=st.booleans(),
 )
 @settings(max_examples=50, deadline=None)
-def test_merged_statistics_are_those_of_the_whole(sizes: list[int], seed: int) -> None:
+def test_merged_statistics_are_those_of_the_whole(
+    sizes: list[int], seed: int, in_pairs: bool
+) -> None:
     rng = np.random.default_rng(seed)
     parts = [torch.from_numpy(rng.normal(3, 2, (size, 4, 5)).astype("f4")) for size in sizes]
     statistics = [SampleCaster("float32").cast(part, 0).statistics for part in parts]
-    merged = ChannelStatistics.merged(statistics)
     whole = torch.cat(parts).double().reshape(-1, 5).numpy()
+    two_by_two = reduce(ChannelStatistics.merged_with, statistics)
+    merged = two_by_two if in_pairs else ChannelStatistics.merged(statistics)
     assert merged.count == len(whole)
     np.testing.assert_allclose(merged.mean, whole.mean(axis=0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(merged.variance, whole.var(axis=0), rtol=1e-4)

@@ -135,11 +135,10 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         Call it again after every change of the weights. Forward, too, uses the new medians.
         """
         self._fast.clear()
-        self._tables = {}
-        for name, module in self.named_modules():
-            if isinstance(module, EntropyModel):
-                make_tables(module)
-                self._tables[name] = coding_tables(module)
+        models = {n: m for n, m in self.named_modules() if isinstance(m, EntropyModel)}
+        for module in models.values():
+            make_tables(module)
+        self._tables = {name: coding_tables(module) for name, module in models.items()}
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
         """Load weights; tables for coding have to be made anew."""

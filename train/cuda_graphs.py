@@ -19,6 +19,8 @@ from configs.errors import ConfigError
 
 _STEPS_BEFORE = 3
 """Steps that run as usual first: libraries then have chosen their algorithms and memory."""
+_MOST_GRAPHS = 8
+"""Each keeps a step's memory; batches of further shapes are computed as usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class StepGraphs:
         if recorded is None:
             done = self._steps_before.get(key, 0)
             self._steps_before[key] = done + 1
-            if done < _STEPS_BEFORE or not self._is_possible:
+            is_possible = self._is_possible and len(self._recorded) < _MOST_GRAPHS
+            if done < _STEPS_BEFORE or not is_possible:
                 return compute(x)
             recorded = self._recorded[key] = self._record(x, compute)
         recorded.x.copy_(x)
@@ -65,26 +68,22 @@ class StepGraphs:
 
     def _record(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> _Recorded:
         graph, given = torch.cuda.CUDAGraph(), x.clone()
-        current = torch.cuda.current_stream(x.device)
-        beside = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize(x.device)
-        beside.wait_stream(current)
-        with _capturable(self._groups()), torch.cuda.stream(beside):
-            try:
-                # Only this thread's calls count: another one reads batches ahead.
-                graph.capture_begin(capture_error_mode="thread_local")
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)  # or they would keep memory of graphs before
+        try:
+            # Only this thread's calls count: another one reads batches ahead.
+            recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
+            with _capturable(self._groups()), recording:
                 figures = compute(given)
-                graph.capture_end()
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                # CUDA's random numbers are of no use after that: there is no going on as usual.
-                raise ConfigError(
-                    f"training.cuda_graphs: a step cannot be recorded here "
-                    f"({str(error).strip().splitlines()[0]}): switch it off "
-                    "(--set training.cuda_graphs=false); the run goes on from its last checkpoint"
-                ) from error
-        current.wait_stream(beside)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # CUDA's random numbers are of no use after that: there is no going on as usual.
+            raise ConfigError(
+                f"training.cuda_graphs: a step cannot be recorded here "
+                f"({str(error).strip().splitlines()[0]}): switch it off "
+                "(--set training.cuda_graphs=false); the run goes on from its last checkpoint"
+            ) from error
         return _Recorded(graph, given, figures)
 
     def _groups(self) -> list[dict[str, Any]]:

@@ -12,10 +12,9 @@ import shutil
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.images import read_image
@@ -86,8 +85,9 @@ def _extraction(builder: str, images: ImageSet, cache: Path, device: str) -> Tab
 
     size = usual_batch_size(model, manifest, 0)
 
-    def decoded(sample: SampleInfo) -> NDArray[Any]:
-        return read_image(sample.file)
+    def decoded(sample: SampleInfo) -> Tensor:
+        image = torch.from_numpy(read_image(sample.file))
+        return image.pin_memory() if device == "cuda" else image
 
     def bare_loop(number: int) -> None:
         samples = manifest.samples
