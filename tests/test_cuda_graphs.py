@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,14 +18,6 @@ MODELS = (
     "joint_autoregressive",
 )
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    yield
-    torch.backends.cudnn.deterministic = before
 
 
 def trained(cache: TinyCache, model: str, precision: str, **settings: object) -> dict[str, Tensor]:
@@ -54,8 +44,9 @@ def trained(cache: TinyCache, model: str, precision: str, **settings: object) ->
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", MODELS)
 def test_recorded_steps_end_with_the_weights_of_steps_one_by_one(
-    zarr_cache: TinyCache, model: str, precision: str, deterministic: None
+    zarr_cache: TinyCache, model: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     one_by_one = trained(zarr_cache, model, precision, cuda_graphs=False)
     recorded = trained(zarr_cache, model, precision, cuda_graphs=True)
     differing = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,15 +20,6 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture
-def in_full_float32() -> Iterator[None]:
-    """Convolutions of a GPU as exact as a CPU's, instead of TF32."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
-
-
-@pytest.fixture
 def plan(tiny_config: Path) -> tuple[Manifest, LoadedDetector]:
     return plan_of(tiny_config)
 
@@ -37,8 +27,10 @@ def plan(tiny_config: Path) -> tuple[Manifest, LoadedDetector]:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_batches_give_the_maps_of_each_image_alone_in_the_order_of_the_plan(
-    plan: tuple[Manifest, LoadedDetector], device: str, batch_size: int, in_full_float32: None
-) -> None:
+    plan: tuple[Manifest, LoadedDetector], device: str, batch_size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as exact as a CPU
     manifest, detector = plan
     units = units_of(manifest)
     alone = list(_on_cpu(detector.model, manifest, units, num_cores=1))

@@ -21,7 +21,7 @@ from data.transfer import Waiting, on_device
 from train.cutmix import cutmix
 from train.distributed import World
 from train.guards import LossWatch
-from train.objective import Distortion, rate_distortion
+from train.objective import Distortion, has_padding, rate_distortion
 from train.session import Session
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Step:
                 first_row=batch.first_row, batch_rows=batch.batch_rows,
             )  # fmt: skip
         compute = partial(self._computed, row, batch.sizes, batch.batch_positions)
-        if session.graphs is not None and _is_without_padding(batch):
+        if session.graphs is not None and not has_padding(batch.sizes, *x.shape[-2:]):
             figures = session.graphs.run(row, x, compute)
         else:
             figures = compute(x)
@@ -140,11 +140,6 @@ class Step:
         aux.backward()
         session.aux_optimizer.step()
         return torch.stack([value.detach() for value in (loss, mse, bpp, aux, norm)])
-
-
-def _is_without_padding(batch: Batch) -> bool:
-    height, width = batch.features.shape[-2:]
-    return bool((batch.sizes == torch.tensor([height, width])).all())
 
 
 def _means(session: Session) -> dict[str, float]:

@@ -35,6 +35,11 @@ def rate_bits(likelihoods: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
+def has_padding(sizes: Tensor, height: int, width: int) -> bool:
+    """Whether a map, real (h, w) in `sizes` int64 [B, 2], is smaller than its batch."""
+    return bool((sizes[:, 0] != height).any() or (sizes[:, 1] != width).any())
+
+
 def sum_of_real(error: Tensor, sizes: Tensor) -> Tensor:
     """Return each sample's sum of `error` [B, C, H, W] over its real positions, float32 [B].
 
@@ -42,7 +47,7 @@ def sum_of_real(error: Tensor, sizes: Tensor) -> Tensor:
     padding and count nothing.
     """
     height, width = error.shape[-2:]
-    if bool((sizes[:, 0] != height).any() or (sizes[:, 1] != width).any()):
+    if has_padding(sizes, height, width):
         sizes = sizes.to(error.device, non_blocking=True)
         rows = torch.arange(height, device=error.device) < sizes[:, :1]
         columns = torch.arange(width, device=error.device) < sizes[:, 1:]
