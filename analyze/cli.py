@@ -10,16 +10,16 @@ from pathlib import Path
 
 import click
 
-from analyze.allocation_search import Target
-from analyze.anchor_files import ANCHORS
-from analyze.comparison import FAST_ANCHORS
-from analyze.finding_tables import allocation_table, trained_table
-from analyze.kept import Kept
-from analyze.loop import Wanted, analyze
-from analyze.report import write_report
-from analyze.sections import Provenance
-from analyze.split import AnalysisRequest
-from analyze.tables import detection_table, level_table, plain_text
+from analyze.allocation.search import Target
+from analyze.analysis import Wanted, analyze
+from analyze.anchors.catalogue import ANCHORS
+from analyze.curves.comparison import FAST_ANCHORS
+from analyze.facts.kept_results import Kept
+from analyze.measure.split import AnalysisRequest
+from analyze.report.finding_tables import allocation_table, trained_table
+from analyze.report.folder import write_report
+from analyze.report.sections import Provenance
+from analyze.report.tables import detection_table, level_table, plain_text
 from configs.errors import ConfigError
 from configs.loading import dump_config, load_config
 from configs.log_setup import setup_logging

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import ConfigError
-from configs.schema import Config
+from configs.schema.config import Config
 
 PACKAGED_DIR = Path(__file__).parent
 DEFAULT_NAME = "train_factorized_prior_specific_level_fpn"

@@ -22,21 +22,21 @@ from configs.options import (
     run_command,
     with_detection_checkpoint,
 )
-from configs.schema import Config, DataConfig
-from data.images import load_images
-from data.listing import find_split
-from data.manifest import FILE_NAME
-from data.records import ImageSet
-from data.screening import first_images, readable_images
-from data.verification import mark_damaged, verify_cache
-from data.views import with_views
-from extract.detector import load_detector
-from extract.estimate import estimate
-from extract.evaluate import evaluate_detector
-from extract.finetune import finetune
-from extract.loop import extract, plan_extraction
-from extract.pipeline import usual_num_workers
-from extract.weights import existing_checkpoint
+from configs.schema.config import Config, DataConfig
+from data.cache.manifest import FILE_NAME
+from data.cache.verification import mark_damaged, verify_cache
+from data.images.listing import find_split
+from data.images.loading import load_images
+from data.images.records import ImageSet
+from data.images.screening import first_images, readable_images
+from data.images.views import with_views
+from extract.accuracy.evaluate_detector import evaluate_detector
+from extract.detector.loading import load_detector
+from extract.detector.weights import existing_checkpoint
+from extract.dry_run.estimate import estimate
+from extract.features.extraction import extract, plan_extraction
+from extract.features.pipeline import usual_num_workers
+from extract.finetuning.finetune import finetune
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from tests.extraction import TinyCache, must_extract, write_config
-from tests.tiny_study import save_detector
+from tests.support.extraction import TinyCache, must_extract, write_config
+from tests.support.tiny_study import save_detector
 
 # How long an example takes says nothing on a machine that is shared.
 settings.register_profile(

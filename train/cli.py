@@ -21,13 +21,13 @@ from configs.options import (
     run_command,
     with_detection_checkpoint,
 )
-from configs.schema import Config
-from data.manifest import Manifest
-from extract.freshness import refuse_stale_cache
-from train.distributed import World, open_world
-from train.job import Job
-from train.run_folder import RANDOM, RunRecord, load_run_config
-from train.study import Outcome, run_study
+from configs.schema.config import Config
+from data.cache.manifest import Manifest
+from extract.detector.freshness import refuse_stale_cache
+from train.loop.job import Job
+from train.loop.study import Outcome, run_study
+from train.machine.distributed import World, open_world
+from train.runs.run_folder import RANDOM, RunRecord, load_run_config
 
 log = logging.getLogger(__name__)
 

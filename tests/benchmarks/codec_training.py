@@ -11,20 +11,20 @@ from typing import Any
 
 from torch import Tensor
 
-from configs.schema import Config
-from data.manifest import Manifest
-from data.records import ImageSet
-from data.stream import Batch
-from extract.detector import LoadedDetector
-from extract.loop import extract
+from configs.schema.config import Config
+from data.cache.manifest import Manifest
+from data.images.records import ImageSet
+from data.reading.level_stream import Batch
+from extract.detector.loading import LoadedDetector
+from extract.features.extraction import extract
 from tests.benchmarks.scene_images import planned
-from train.distributed import ALONE
-from train.epoch import Step
-from train.guards import LossWatch
-from train.job import Job, make_codec, make_stream, open_caches
-from train.objective import square_error
-from train.precision import autocast_dtype
-from train.session import Session, new_session
+from train.loop.job import Job, make_codec, make_stream, open_caches
+from train.loop.loss_watch import LossWatch
+from train.loop.session import Session, new_session
+from train.loop.steps import Step
+from train.machine.distributed import ALONE
+from train.machine.precision import autocast_dtype
+from train.objective.rate_distortion import square_error
 
 RESNET = "fasterrcnn_resnet50_fpn"
 CODEC: Mapping[str, Any] = {}  # what differs from the default codec: nothing, but in tests

@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.schema import Config
-from data.images import load_images
-from data.reader import LevelReader
-from data.transfer import on_device
-from extract.detector import load_detector
-from extract.loop import extract, plan_extraction
+from configs.schema.config import Config
+from data.images.loading import load_images
+from data.reading.level_reader import LevelReader
+from data.reading.transfer import on_device
+from extract.detector.loading import load_detector
+from extract.features.extraction import extract, plan_extraction
 from tests.benchmarks import codec_training, stock_coding
 from tests.benchmarks.codec_training import trainer
 from tests.benchmarks.report import Cell, Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians, timed
-from train.codec import LevelCodec
+from train.codecs.level_codec import LevelCodec
 
 LEVELS = (0, 2, 4)
 MODELS = ("factorized_prior_specific_level", "mean_scale_hyperprior")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.reader import LevelReader
-from data.stream import LevelStream
+from data.reading.level_reader import LevelReader
+from data.reading.level_stream import LevelStream
 from tests.benchmarks.accounting import BytesRead, evict, files_below, in_fresh_process
 from tests.benchmarks.level_epoch import BATCH_SIZE, load_code
 from tests.benchmarks.report import Goal, Table, main

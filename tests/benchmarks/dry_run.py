@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from data.records import ImageSet
-from extract.estimate import estimate
-from extract.loop import extract
+from data.images.records import ImageSet
+from extract.dry_run.estimate import estimate
+from extract.features.extraction import extract
 from tests.benchmarks.report import Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians
 from tests.benchmarks.scene_images import (

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from data.images import read_image
-from data.records import ImageSet
-from extract.detector import backbone_levels, prepare_images
-from extract.loop import extract
+from data.images.loading import read_image
+from data.images.records import ImageSet
+from extract.detector.loading import backbone_levels, prepare_images
+from extract.features.extraction import extract
 from tests.benchmarks.report import Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians, timed
 from tests.benchmarks.scene_images import (

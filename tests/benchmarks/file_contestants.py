@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.zarr_store import level_folder
+from data.cache.zarr_container import level_folder
 from tests.benchmarks.contestant import BatchBuffer, Contestant, Samples, shuffled
 
 _NUM_LEVELS = 5

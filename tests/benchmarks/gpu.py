@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.images import read_image
-from data.manifest import SampleInfo
-from data.records import ImageSet
-from data.threads import in_order
-from data.transfer import Waiting, on_device
-from extract.detector import backbone_levels, prepare_images
-from extract.loop import extract
-from extract.pipeline import AHEAD, usual_batch_size, usual_num_workers
+from data.cache.manifest import SampleInfo
+from data.images.loading import read_image
+from data.images.records import ImageSet
+from data.reading.transfer import Waiting, on_device
+from data.system.threads import in_order
+from extract.detector.loading import backbone_levels, prepare_images
+from extract.features.extraction import extract
+from extract.features.pipeline import AHEAD, usual_batch_size, usual_num_workers
 from tests.benchmarks.codec_training import Trainer, extracted, trainer
 from tests.benchmarks.report import Cell, Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians, timed

@@ -16,12 +16,12 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from data.images import read_image
-from data.manifest import Manifest
-from data.order import epoch_order
-from data.stream import Batch
-from data.transfer import on_device
-from extract.detector import LoadedDetector, backbone_levels, prepare_images
+from data.cache.manifest import Manifest
+from data.images.loading import read_image
+from data.reading.level_stream import Batch
+from data.reading.order import epoch_order
+from data.reading.transfer import on_device
+from extract.detector.loading import LoadedDetector, backbone_levels, prepare_images
 from tests.benchmarks.codec_training import RESNET, Trainer, extracted, trainer
 from tests.benchmarks.report import Cell, Goal, Table, main
 from tests.benchmarks.rounds import interleaved, timed

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from data.reader import LevelReader
-from data.stream import LevelStream
+from data.reading.level_reader import LevelReader
+from data.reading.level_stream import LevelStream
 from tests.benchmarks.synthetic_cache import plan_cache, write_cache
 
 BATCH_SIZE = 8

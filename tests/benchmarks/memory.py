@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from data.reader import LevelReader
-from data.stream import LevelStream
+from data.reading.level_reader import LevelReader
+from data.reading.level_stream import LevelStream
 from tests.benchmarks.accounting import anonymous_bytes, in_fresh_process
 from tests.benchmarks.level_epoch import BATCH_SIZE, load_code
 from tests.benchmarks.report import Goal, Table, main

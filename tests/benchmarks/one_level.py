@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.plan import level_bytes
+from data.cache.plan import level_bytes
 from tests.benchmarks.accounting import BytesRead, evict, files_below, in_fresh_process
 from tests.benchmarks.level_epoch import load_code, stream_epoch
 from tests.benchmarks.report import Cell, Goal, Table, main

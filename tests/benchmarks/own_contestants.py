@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from data.reader import LevelReader
-from data.stores import STORES, rows_of_shard
-from data.stream import LevelStream
+from data.cache.containers import STORES, rows_of_shard
+from data.reading.level_reader import LevelReader
+from data.reading.level_stream import LevelStream
 from tests.benchmarks.contestant import (
     BATCH_SIZE,
     BatchBuffer,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from data.atomic import write_atomically
+from data.system.atomic_files import write_atomically
 from tests.benchmarks.machine import machine_facts
 
 RESULTS = Path("bench/results.json")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from configs.schema import CacheConfig, DataConfig, DetectorConfig
-from data.images import load_images
-from data.manifest import Manifest
-from data.records import ImageSet
-from data.scenes import render_scene
-from extract.detector import LoadedDetector, load_detector
-from extract.loop import plan_extraction
+from configs.schema.config import CacheConfig, DataConfig, DetectorConfig
+from data.cache.manifest import Manifest
+from data.images.loading import load_images
+from data.images.records import ImageSet
+from data.images.scenes import render_scene
+from extract.detector.loading import LoadedDetector, load_detector
+from extract.features.extraction import plan_extraction
 
 NUM_IMAGES = 100
 SIZE_WH_PX = (640, 480)

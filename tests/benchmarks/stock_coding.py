@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.codec import LevelCodec
-from train.transforms import pad_to_multiple
+from train.codecs.layers.transforms import pad_to_multiple
+from train.codecs.level_codec import LevelCodec
 
 
 def as_loaded(codec: LevelCodec) -> LevelCodec:

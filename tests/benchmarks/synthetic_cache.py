@@ -14,15 +14,15 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.cast import SampleCaster
-from data.commits import Commit, CommitLog
-from data.folder_state import settle_cache
-from data.manifest import FORMAT_VERSION, LevelInfo, Manifest
-from data.plan import plan_samples, units_of
-from data.records import ImageRecord, ImageSet
-from data.statistics import ChannelStatistics
-from data.stores import STORES, rows_of_shard
-from data.writer import CacheWriter
+from data.cache.channel_statistics import ChannelStatistics
+from data.cache.commit_log import Commit, CommitLog
+from data.cache.containers import STORES, rows_of_shard
+from data.cache.manifest import FORMAT_VERSION, LevelInfo, Manifest
+from data.cache.plan import plan_samples, units_of
+from data.images.records import ImageRecord, ImageSet
+from data.writing.settle import settle_cache
+from data.writing.stored_sample import SampleCaster
+from data.writing.writer import CacheWriter
 
 NUM_CHANNELS = 256
 _DISTINCT_SAMPLES = 32

@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 
-from data.transfer import Waiting, on_device
+from data.reading.transfer import Waiting, on_device
 from tests.benchmarks.codec_training import Trainer, extracted, trainer
 from tests.benchmarks.report import Cell, Goal, Table, main
 from tests.benchmarks.rounds import interleaved, timed

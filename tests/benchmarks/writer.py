@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.commits import CommitLog
-from data.folder_state import settle_cache
-from data.writer import CacheWriter
+from data.cache.commit_log import CommitLog
+from data.writing.settle import settle_cache
+from data.writing.writer import CacheWriter
 from tests.benchmarks.report import Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians, timed
 from tests.benchmarks.synthetic_cache import plan_cache, random_map

@@ -1,0 +1,235 @@
+"""Every anchor at every rate point over a whole pyramid: rate, distortion, detection."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from analyze.anchors.anchor_rate_distortion import AnchorMeasurement, measure_anchor
+from analyze.anchors.contract import Anchor, AnchorCodec, fitting_indices
+from analyze.detection.split_evaluator import SplitEvaluator
+from analyze.facts.kept_results import Kept
+from analyze.facts.results import Accuracy
+from analyze.maps.decoded_maps import DecodedMaps
+from analyze.maps.map_source import MapSource
+from analyze.maps.replacements import Derivation, DerivedMaps
+from analyze.streams.header_bits import overhead
+from configs.errors import CacheError, ConfigError
+from data.cache.manifest import Manifest
+from data.reading.level_reader import LevelReader
+
+_LOG = logging.getLogger(__name__)
+
+_METHOD = "anchor 4"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnchorPoint:
+    """One anchor at one rate point, every level coded by it."""
+
+    anchor: str
+    """The name that options use."""
+    title: str
+    """What tables call the anchor."""
+    point: str
+    levels: dict[int, AnchorMeasurement]
+    """Every cached level, those in `derived` too."""
+    derived: tuple[int, ...]
+    """Levels that the decoder computes from another one: neither sent nor counted in the rates."""
+    bits_per_pixel: float
+    """All bits of the files per pixel of the original images."""
+    ideal_bits_per_pixel: float | None
+    """The same by the symbols' entropy; None for anchors that do not code symbol by symbol."""
+    accuracy: Accuracy | None
+    """Detection from the decoded and derived levels; None where it cannot be run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnchorStudy:
+    """All points, anchor by anchor; `missing` says what could not be measured and what to do."""
+
+    points: tuple[AnchorPoint, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnchorSplit:
+    """What anchors are measured on."""
+
+    train_cache: Path
+    """Of the same detector; anchors are fitted to it."""
+    readers: Mapping[int, LevelReader]
+    """Level -> reader of the evaluated split."""
+    num_images: int
+    evaluator: SplitEvaluator | None
+    """None: rates and errors alone."""
+    as_cached: Callable[[], Accuracy] | None = None
+    """What detection on the cached levels gives, if somebody knows: what is lossless gives that."""
+    derivations: Mapping[int, Derivation]
+    """Levels that are not sent. Without an evaluator, those that the cache says are subsampled."""
+    device: str = "cpu"
+
+    @property
+    def manifest(self) -> Manifest:
+        """Return the evaluated split's manifest."""
+        return next(iter(self.readers.values())).manifest
+
+    @property
+    def subsampled(self) -> set[int]:
+        """Return the levels that are another one's values, to the last bit, as the cache says."""
+        return {info.index for info in self.manifest.levels if info.derived_from is not None}
+
+    @property
+    def derived(self) -> tuple[int, ...]:
+        """Return the levels that are not sent."""
+        return tuple(
+            sorted(self.derivations if self.evaluator else self.subsampled & self.readers.keys())
+        )
+
+
+def study_anchors(
+    anchors: Mapping[str, Anchor], split: AnchorSplit, kept: Kept, scratch: Path
+) -> AnchorStudy:
+    """Measure each anchor; decoded maps lie under `scratch`, a folder, while it runs.
+
+    What cannot be had is a line of `missing`: an encoder that is not installed, a train cache that
+    is not there, crops of another detector's features, or without one of the levels. Raises
+    CacheError if a cache is damaged.
+    """
+    points: list[AnchorPoint] = []
+    missing: list[str] = []
+    with ExitStack() as stack:
+        try:
+            train = _train_readers(split, stack)
+        except CacheError as error:
+            return AnchorStudy(points=(), missing=(f"no anchors: {error}",))
+        for name, anchor in anchors.items():
+            if (reason := anchor.unavailable()) is not None:
+                missing.append(reason)
+                continue
+            try:
+                points.extend(_study_one(name, anchor, split, train, kept, scratch))
+            except ConfigError as error:  # an encoder that refuses the size of a picture
+                missing.append(f"{anchor.name}: {error}")
+    return AnchorStudy(points=tuple(points), missing=tuple(missing))
+
+
+def _train_readers(split: AnchorSplit, stack: ExitStack) -> dict[int, LevelReader]:
+    manifest = Manifest.load(split.train_cache)
+    made_by, expected = manifest.detector, split.manifest.detector
+    if made_by["weights_sha256"] != expected["weights_sha256"]:
+        raise CacheError(
+            f"{split.train_cache}: is of detector weights {made_by['weights_sha256'][:12]}, the "
+            f"{split.manifest.split} cache of {expected['weights_sha256'][:12]}: extract both anew"
+        )
+    return {
+        level: stack.enter_context(LevelReader(split.train_cache, level, verify="on_open"))
+        for level in sorted(split.readers)
+    }
+
+
+def _study_one(
+    name: str,
+    anchor: Anchor,
+    split: AnchorSplit,
+    train: Mapping[int, LevelReader],
+    kept: Kept,
+    scratch: Path,
+) -> list[AnchorPoint]:
+    keys = [_key(anchor, settings, split, train) for settings in anchor.points]
+    found = [kept.get(key) for key in keys]
+    facts = [None if result is None else result.facts for result in found]
+    if any(each is None for each in facts):
+        codecs = {
+            level: anchor.fit(reader, fitting_indices(reader)) for level, reader in train.items()
+        }
+        for place, key in enumerate(keys):
+            if facts[place] is None:
+                at_point = {level: each[place] for level, each in codecs.items()}
+                facts[place] = _measure_point(anchor.name, at_point, split, scratch)
+                kept.put(key, facts[place] or {}, {})
+    return [_point(name, anchor, split, each) for each in facts if each is not None]
+
+
+def _key(
+    anchor: Anchor,
+    settings: Mapping[str, Any],
+    split: AnchorSplit,
+    train: Mapping[int, LevelReader],
+) -> dict[str, Any]:
+    return {
+        "method": _METHOD,
+        "anchor": anchor.name,
+        "settings": dict(settings),
+        "train": next(iter(train.values())).content_id,
+        "cache": next(iter(split.readers.values())).content_id,
+        "images": split.num_images,
+        "levels": sorted(split.readers),
+        "derived": list(split.derived),
+        # The fingerprint of the cache covers the detector's weights and its settings.
+        "detection": [split.device, split.evaluator.truth] if split.evaluator else None,
+    }
+
+
+def _measure_point(
+    title: str, codecs: Mapping[int, AnchorCodec], split: AnchorSplit, scratch: Path
+) -> dict[str, Any]:
+    """Return what is kept of a point, plain values."""
+    indices = range(split.num_images)
+    with TemporaryDirectory(dir=scratch, prefix=".anchor-") as folder:
+        sources: dict[int, MapSource] = {}
+        levels = {}
+        for level, reader in sorted(split.readers.items()):
+            shapes = [reader.shape(index) for index in indices]
+            decoded = DecodedMaps(Path(folder) / f"level_{level}", shapes, reader.dtype)
+            levels[level] = measure_anchor(title, codecs[level], reader, indices, decoded)
+            sources[level] = decoded
+        for level in split.derived if split.evaluator else ():
+            derivation = split.derivations[level]
+            source = sources[derivation.source_level]
+            sources[level] = DerivedMaps(source, derivation, split.device)
+        is_lossless = all(
+            level in split.subsampled if level in split.derived else each.mse == 0
+            for level, each in levels.items()
+        )
+        accuracy = None
+        if is_lossless and split.as_cached is not None:
+            accuracy = split.as_cached()
+        elif split.evaluator is not None:
+            accuracy = split.evaluator.accuracy(sources)
+    _LOG.info(
+        "%s, %s: mAP %s", title, codecs[min(codecs)].point, accuracy and f"{accuracy.map:.3f}"
+    )
+    return {
+        "levels": {str(level): dataclasses.asdict(each) for level, each in levels.items()},
+        "accuracy": accuracy and dataclasses.asdict(accuracy),
+    }
+
+
+def _point(name: str, anchor: Anchor, split: AnchorSplit, facts: Mapping[str, Any]) -> AnchorPoint:
+    levels = {
+        int(level): AnchorMeasurement(**values)
+        for level, values in sorted(facts["levels"].items(), key=lambda item: int(item[0]))
+    }
+    sent = [each for level, each in levels.items() if level not in split.derived]
+    ideal = [each.ideal_bits_per_pixel for each in sent]
+    costs = overhead(split.manifest, split.num_images)
+    beside = costs.shared + sum(costs.derived[level] for level in split.derived)
+    return AnchorPoint(
+        anchor=name,
+        title=anchor.name,
+        point=sent[0].point,
+        levels=levels,
+        derived=split.derived,
+        bits_per_pixel=sum(each.bits_per_pixel for each in sent) + beside,
+        ideal_bits_per_pixel=(
+            None if None in ideal else sum(each for each in ideal if each is not None)
+        ),
+        accuracy=None if facts["accuracy"] is None else Accuracy(**facts["accuracy"]),
+    )

@@ -1,0 +1,149 @@
+"""Bjøntegaard deltas between two curves: bits at equal quality, quality at equal bits.
+
+Bjøntegaard 2001 (VCEG-M33), computed by the package `bjontegaard` of Herglotz et al. 2024 ("The
+Bjøntegaard Bible", IEEE Transactions on Image Processing 33, arXiv:2304.12852). Interpolation is
+piecewise cubic Hermite (PCHIP), as in JVET's working practices (ITU-T HSTP-VID-WPOM, 2020): it
+never rises or falls between points where they do not, and needs two points only. Akima's, which
+the same paper finds a little more accurate for video, may overshoot on curves of mAP.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bjontegaard import bd_psnr, bd_rate
+
+from analyze.curves.rate_quality import Curve, CurvePoint, rising_hull
+
+_METHOD = "pchip"
+_FEW_POINTS = 4
+_LARGE_OVERLAP = 0.75
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BdResult:
+    """How a test curve lies against an anchor. A figure that cannot be had is None."""
+
+    anchor: str
+    test: str
+    metric: str
+    """What quality is: `PSNR (dB)` or `mAP`."""
+    bd_rate_percent: float | None
+    """Bits that the test needs more than the anchor at equal quality, in percent; < 0: fewer."""
+    bd_quality: float | None
+    """Quality that the test has more than the anchor at equal bits, in units of the metric."""
+    overlap: float
+    """Share of the two curves' joint range of quality that both cover, 0..1: the BD-rate's base."""
+    note: str
+    """Why a figure is missing, or what to mind when reading it; empty if there is nothing."""
+
+
+def bd_result(anchor: Curve, test: Curve) -> BdResult:
+    """Compare two curves of the same metric (ValueError: of different ones).
+
+    Each is first reduced to its rising points (`rising_hull`): a BD integrates quality as a
+    function of rate and back, which real curves, above all of mAP, are not everywhere.
+    """
+    if anchor.metric != test.metric:
+        raise ValueError(f"{anchor.name} is of {anchor.metric}, {test.name} of {test.metric}")
+    notes = []
+    hulls = []
+    for curve in (anchor, test):
+        hull = rising_hull(curve.points)
+        left_out = len(curve.points) - len(hull)
+        if left_out:
+            notes.append(
+                f"{left_out} of {len(curve.points)} points of {curve.name} left out: they cost "
+                "bits and gain no quality, or are no finite figures"
+            )
+        hulls.append(hull)
+    for curve, hull in zip((anchor, test), hulls, strict=True):
+        if len(hull) < 2:
+            reason = f"no BD: {curve.name} has {_count(len(hull))} left, at least 2 are needed"
+            return _result(anchor, test, None, None, 0.0, [reason, *notes])
+    overlap = _overlap(*([point.quality for point in hull] for hull in hulls))
+    rates_overlap = _overlap(
+        *([math.log10(point.bits_per_pixel) for point in hull] for hull in hulls)
+    )
+    rate = _delta(bd_rate, *hulls) if overlap > 0 else None
+    # The package calls every quality PSNR.
+    quality = _delta(bd_psnr, *hulls) if rates_overlap > 0 else None
+    notes = [*_reading(anchor, test, hulls, overlap, rates_overlap), *notes]
+    if (overlap > 0 and rate is None) or (rates_overlap > 0 and quality is None):
+        notes.insert(0, "the interpolation gave no finite figure")
+    return _result(anchor, test, rate, quality, overlap, notes)
+
+
+def _result(
+    anchor: Curve,
+    test: Curve,
+    rate: float | None,
+    quality: float | None,
+    overlap: float,
+    notes: Sequence[str],
+) -> BdResult:
+    return BdResult(
+        anchor=anchor.name,
+        test=test.name,
+        metric=anchor.metric,
+        bd_rate_percent=rate,
+        bd_quality=quality,
+        overlap=overlap,
+        note="; ".join(notes),
+    )
+
+
+def _reading(
+    anchor: Curve,
+    test: Curve,
+    hulls: Sequence[Sequence[CurvePoint]],
+    overlap: float,
+    rates_overlap: float,
+) -> list[str]:
+    """Return what a reader of the figures has to mind."""
+    notes = []
+    if overlap == 0:
+        lows = [hull[0].quality for hull in hulls]
+        above = test.name if lows[1] > lows[0] else anchor.name
+        notes.append(f"no BD-rate: no quality that both reach, {above} lies above throughout")
+    elif overlap < _LARGE_OVERLAP:
+        share = "less than 1%" if overlap < 0.01 else f"{overlap:.0%}"
+        notes.append(f"BD-rate over {share} of the range of quality only")
+    if rates_overlap == 0:
+        lows = [hull[0].bits_per_pixel for hull in hulls]
+        fewer = test.name if lows[1] < lows[0] else anchor.name
+        notes.append(f"no BD of quality: no rate that both have, {fewer} needs fewer bits")
+    few = [
+        f"{curve.name} has {_count(len(hull))}"
+        for curve, hull in zip((anchor, test), hulls, strict=True)
+        if len(hull) < _FEW_POINTS
+    ]
+    if few:
+        notes.append(f"rough: {' and '.join(few)}, {_FEW_POINTS} are usual")
+    return notes
+
+
+def _delta(
+    figure: Callable[..., Any], anchor: Sequence[CurvePoint], test: Sequence[CurvePoint]
+) -> float | None:
+    delta = float(
+        figure(*_axes(anchor), *_axes(test), _METHOD, require_matching_points=False, min_overlap=0)
+    )
+    return delta if math.isfinite(delta) else None
+
+
+def _axes(points: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
+    return [point.bits_per_pixel for point in points], [point.quality for point in points]
+
+
+def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
+    shared = min(max(first), max(second)) - max(min(first), min(second))
+    whole = max(*first, *second) - min(*first, *second)
+    return max(0.0, shared) / whole
+
+
+def _count(number: int) -> str:
+    return {0: "no point", 1: "one point"}.get(number, f"{number} points")

@@ -1,0 +1,96 @@
+"""Our codecs beside anchors: curves of rate and quality, and Bjøntegaard deltas between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analyze.anchors.anchor_study import AnchorPoint, AnchorSplit, AnchorStudy, study_anchors
+from analyze.anchors.catalogue import ANCHORS
+from analyze.curves.bjontegaard import BdResult, bd_result
+from analyze.curves.rate_quality import (
+    IDEAL,
+    Curve,
+    anchor_level_curves,
+    anchor_pyramid_curves,
+    level_curve,
+    pyramid_curve,
+)
+from analyze.facts.results import AnalysisResult
+from analyze.measure.workbench import Workbench
+
+OURS = "ours"
+FAST_ANCHORS = ("uniform", "klt", "float16")
+"""All but the video coders, which take minutes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Curves of one metric over one thing, and each of ours against each of the anchors."""
+
+    what: str
+    """`level 3`, or `all levels`."""
+    ours: tuple[Curve, ...]
+    """One; if the runs are of several models or distortions, one for each of them."""
+    anchors: tuple[Curve, ...]
+    """With real rates."""
+    deltas: tuple[BdResult, ...]
+
+
+def anchor_study(bench: Workbench, names: Sequence[str]) -> AnchorStudy:
+    """Measure the named anchors over the split, or take what was measured before."""
+    detection = bench.detection
+    split = AnchorSplit(
+        train_cache=bench.request.cache.parent / "train",
+        readers=bench.split.readers,
+        num_images=bench.split.num_images,
+        evaluator=bench.split.evaluator,
+        as_cached=(lambda: detection.evaluation({}).accuracy) if detection else None,
+        derivations=bench.derivations,
+        device=bench.request.device,
+    )
+    return study_anchors({name: ANCHORS[name] for name in names}, split, bench.kept, bench.scratch)
+
+
+def compare(result: AnalysisResult, points: Sequence[AnchorPoint]) -> tuple[Comparison, ...]:
+    """Compare mAP over all levels, then PSNR level by level; without our curve, nothing.
+
+    Where a combination with derived levels is there it stands for ours, as anchors send none of
+    the levels that can be derived.
+    """
+    learners = list(dict.fromkeys(row.learner for row in result.rows))
+    whole = [each for each in result.combinations if each.lmbda is not None]
+    derived = [each for each in whole if "derived" in each.parts.values()]
+    pyramids = [
+        pyramid_curve(
+            [each for each in derived or whole if each.learner == learner], _name(learner)
+        )
+        for learner in learners
+    ]
+    found = [_compared("all levels", pyramids, anchor_pyramid_curves(points))]
+    for level in sorted({row.facts.level for row in result.rows}):
+        ours = [
+            level_curve(
+                (row for row in result.rows if row.learner == learner), level, _name(learner)
+            )
+            for learner in learners
+        ]
+        anchors = anchor_level_curves(points, level) if points else ()
+        found.append(_compared(f"level {level}", ours, anchors))
+    return tuple(each for each in found if each is not None)
+
+
+def _name(learner: str) -> str:
+    return f"{OURS}, {learner}" if learner else OURS
+
+
+def _compared(what: str, ours: Sequence[Curve], anchors: Sequence[Curve]) -> Comparison | None:
+    ours = [curve for curve in ours if curve.points]
+    if not ours:
+        return None
+    return Comparison(
+        what=what,
+        ours=tuple(ours),
+        anchors=tuple(curve for curve in anchors if not curve.name.endswith(IDEAL)),
+        deltas=tuple(bd_result(anchor, curve) for curve in ours for anchor in anchors),
+    )

@@ -1,0 +1,156 @@
+"""Rate against quality, as plain values: of levels, of whole pyramids, of anchors. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from analyze.anchors.anchor_study import AnchorPoint
+from analyze.facts.results import Combination, LevelRow
+
+PSNR, MAP = "PSNR (dB)", "mAP"
+IDEAL = "ideal entropy coder"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurvePoint:
+    """One point. All rates count every byte, unless the curve says that they are ideal."""
+
+    label: str
+    """What makes it this point: a lambda, a step."""
+    bits_per_pixel: float
+    """Per pixel of the original images."""
+    quality: float
+    """PSNR in dB, or mAP, 0..1. Infinite for a lossless point's PSNR."""
+    bpp: float | None = None
+    """Bits per position of the level; None for a whole pyramid."""
+    mse: float | None = None
+    """In the features' own units squared; None for a whole pyramid."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """Points by rising rate; a metric is compared with the same metric alone."""
+
+    name: str
+    metric: str
+    """`PSNR (dB)` or `mAP`."""
+    points: tuple[CurvePoint, ...]
+
+
+def level_curve(rows: Iterable[LevelRow], level: int, name: str) -> Curve:
+    """Return PSNR and MSE of a level over the lambdas of its runs; runs of one codec are given."""
+    return _curve(
+        name,
+        PSNR,
+        (
+            CurvePoint(
+                label=f"lambda {row.measurement.lmbda:.3g}",
+                bits_per_pixel=row.measurement.bits_per_pixel,
+                quality=row.measurement.psnr_db,
+                bpp=row.measurement.real_bpp,
+                mse=row.measurement.mse,
+            )
+            for row in rows
+            if row.facts.level == level and row.measurement is not None
+        ),
+    )
+
+
+def anchor_level_curves(points: Iterable[AnchorPoint], level: int) -> tuple[Curve, ...]:
+    """Return a curve of PSNR for each anchor at a level; one more for each with an ideal rate."""
+    real: dict[str, list[CurvePoint]] = {}
+    ideal: dict[str, list[CurvePoint]] = {}
+    for point in points:
+        found = point.levels[level]
+        real.setdefault(point.title, []).append(
+            CurvePoint(
+                label=point.point,
+                bits_per_pixel=found.bits_per_pixel,
+                quality=found.psnr_db,
+                bpp=found.real_bpp,
+                mse=found.mse,
+            )
+        )
+        if found.ideal_bits_per_pixel is not None:
+            ideal.setdefault(point.title, []).append(
+                CurvePoint(
+                    label=point.point,
+                    bits_per_pixel=found.ideal_bits_per_pixel,
+                    quality=found.psnr_db,
+                    bpp=found.ideal_bpp,
+                    mse=found.mse,
+                )
+            )
+    return _curves(real, PSNR) + _curves(_as_ideal(ideal), PSNR)
+
+
+def pyramid_curve(combinations: Iterable[Combination], name: str) -> Curve:
+    """Return mAP against the bits of all levels; combinations without either (mAP -1: nothing
+    to find) are left out."""
+    return _curve(
+        name,
+        MAP,
+        (
+            CurvePoint(
+                label=each.name, bits_per_pixel=each.bits_per_pixel, quality=each.accuracy.map
+            )
+            for each in combinations
+            if each.bits_per_pixel is not None
+            and each.accuracy is not None
+            and each.accuracy.map >= 0
+        ),
+    )
+
+
+def anchor_pyramid_curves(points: Iterable[AnchorPoint]) -> tuple[Curve, ...]:
+    """Return a curve of mAP for each anchor; one more for each with an ideal rate."""
+    real: dict[str, list[CurvePoint]] = {}
+    ideal: dict[str, list[CurvePoint]] = {}
+    for point in points:
+        if point.accuracy is None or point.accuracy.map < 0:
+            continue
+        quality = point.accuracy.map
+        real.setdefault(point.title, []).append(
+            CurvePoint(label=point.point, bits_per_pixel=point.bits_per_pixel, quality=quality)
+        )
+        if (rate := point.ideal_bits_per_pixel) is not None:
+            ideal.setdefault(point.title, []).append(
+                CurvePoint(label=point.point, bits_per_pixel=rate, quality=quality)
+            )
+    return _curves(real, MAP) + _curves(_as_ideal(ideal), MAP)
+
+
+def rising_hull(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
+    """Return the points that no other one beats, by rising rate: strictly rising in quality too.
+
+    A point goes if another one has at least its quality for at most its bits. Points without a
+    finite quality and a positive rate, such as a lossless one's PSNR, go too. The hull is monotone
+    but not convex: convexity would hide a poor rate point, which belongs to a codec's curve.
+    """
+    hull: list[CurvePoint] = []
+    usable = [
+        point
+        for point in points
+        if math.isfinite(point.quality)
+        and math.isfinite(point.bits_per_pixel)
+        and point.bits_per_pixel > 0
+    ]
+    for point in sorted(usable, key=lambda each: (each.bits_per_pixel, -each.quality)):
+        if not hull or point.quality > hull[-1].quality:
+            hull.append(point)
+    return tuple(hull)
+
+
+def _as_ideal(curves: dict[str, list[CurvePoint]]) -> dict[str, list[CurvePoint]]:
+    return {f"{name}, {IDEAL}": points for name, points in curves.items()}
+
+
+def _curves(points: dict[str, list[CurvePoint]], metric: str) -> tuple[Curve, ...]:
+    return tuple(_curve(name, metric, each) for name, each in points.items())
+
+
+def _curve(name: str, metric: str, points: Iterable[CurvePoint]) -> Curve:
+    ordered = tuple(sorted(points, key=lambda point: point.bits_per_pixel))
+    return Curve(name=name, metric=metric, points=ordered)

@@ -1,0 +1,126 @@
+"""Detection accuracy of a split whose levels are as cached, or replaced by others."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import queue
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from analyze.detection.heads_on_levels import detect_from_levels
+from analyze.detection.remembered_heads import remembered_heads
+from analyze.detection.roi_align import fast_pooling
+from analyze.facts.results import Accuracy
+from analyze.maps.map_source import MapSource, as_batch
+from analyze.maps.per_image import num_threads, per_image
+from data.reading.level_reader import LevelReader
+from extract.accuracy.average_precision import Evaluation, evaluate_detections
+from extract.accuracy.detections import Detections
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitEvaluator:
+    """The heads, the cached levels and the boxes of one split."""
+
+    detector: Any
+    readers: Mapping[int, LevelReader]
+    """Level -> reader, all levels that the heads expect."""
+    indices: Sequence[int]
+    """Samples that are evaluated."""
+    annotations: Path
+    label_to_category: Mapping[int, int]
+
+    @property
+    def truth(self) -> str:
+        """SHA-256 of the boxes and of which label means which: boxes may be corrected."""
+        labels = json.dumps(sorted(self.label_to_category.items())).encode()
+        return hashlib.sha256(self.annotations.read_bytes() + labels).hexdigest()
+
+    def accuracy(self, replaced: Mapping[int, MapSource]) -> Accuracy:
+        """Return the figures of the split, with the levels in `replaced` taken from there."""
+        return self.evaluate(self.detections(replaced)).accuracy
+
+    def detections(self, replaced: Mapping[int, MapSource]) -> Detections:
+        """Run the heads over the split, with the levels in `replaced` taken from there."""
+        return self.detections_of([replaced])[0]
+
+    def detections_of(self, combinations: Sequence[Mapping[int, MapSource]]) -> list[Detections]:
+        """Return what the heads find with each combination's levels taken from its sources.
+
+        What combinations share, a source of a level or a box on it, is computed once an image.
+        """
+        samples = next(iter(self.readers.values())).manifest.samples
+        device = str(next(self.detector.parameters()).device)
+        detectors: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for detector in _copies(self.detector, num_threads(device)):
+            detectors.put(detector)
+
+        def detect(index: int) -> list[dict[str, torch.Tensor]]:
+            sample = samples[index]
+            hw = (sample.height, sample.width)
+            detector = detectors.get()
+            known: dict[tuple[int, int], torch.Tensor] = {}
+            memory = remembered_heads(detector) if len(combinations) > 1 else nullcontext()
+            try:
+                with fast_pooling(detector), memory:
+                    return [
+                        detect_from_levels(detector, self.levels(index, replaced, known), hw)
+                        for replaced in combinations
+                    ]
+            finally:
+                detectors.put(detector)
+
+        found: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in combinations]
+        images = tqdm(
+            zip(self.indices, per_image(detect, self.indices, device), strict=True),
+            desc="detection", unit="image", total=len(self.indices), disable=None, leave=False,
+        )  # fmt: skip
+        for index, results in images:
+            for result, each in zip(results, found, strict=True):
+                each[samples[index].image_id] = result
+        return [Detections.of(results) for results in found]
+
+    def evaluate(self, detections: Detections) -> Evaluation:
+        """Compare detections with the split's boxes; only their images are evaluated."""
+        return evaluate_detections(detections, self.annotations, self.label_to_category)
+
+    def levels(
+        self,
+        index: int,
+        replaced: Mapping[int, MapSource],
+        known: dict[tuple[int, int], torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return key -> float32 [1, C, H, W] of one sample, on the detector's device, finest first.
+
+        `known` remembers tensors from call to call for one image, as long as the sources live.
+        """
+        known = {} if known is None else known
+        device = next(self.detector.parameters()).device
+        levels = {}
+        for level, reader in sorted(self.readers.items()):
+            source = replaced.get(level)
+            name = (level, id(source))
+            if name not in known:
+                values = reader.sample(index) if source is None else source.read(index)
+                known[name] = as_batch(values).to(device)
+            levels[reader.info.key] = known[name]
+        return levels
+
+
+def _copies(detector: Any, num: int) -> list[Any]:
+    """Return a detector for each thread: modules of its own, weights the same."""
+    weights = [*detector.parameters(), *detector.buffers()]
+    try:
+        return [
+            copy.deepcopy(detector, {id(each): each for each in weights}) for _ in range(num - 1)
+        ] + [detector]
+    except (TypeError, RuntimeError):  # somebody's own detector holds what cannot be copied
+        return [detector]

@@ -1,0 +1,111 @@
+"""What an analysis found: plain values, from which every table, plot and file is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from extract.accuracy.accuracy import Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accuracy:
+    """COCO figures, 0..1; -1 where the split has no object of that size."""
+
+    map: float
+    map_50: float
+    small: float
+    medium: float
+    large: float
+    interval: Interval | None = None
+    """95 % of bootstrap draws of the images give a `map` in here."""
+    drop: float | None = None
+    """`map` of the original features minus this one."""
+    drop_interval: Interval | None = None
+    """The same for `drop`; both are computed on the same draws."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelFacts:
+    """One level of the cache. `resolution_hw` is that of the bucket with the most images."""
+
+    level: int
+    key: str
+    stride_px: int
+    num_channels: int
+    resolution_hw: tuple[int, int]
+    share: float
+    """Share of all elements (values) of the split that lie in this level, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One run's codec over the split. Rates are total bits over total positions or pixels."""
+
+    run: str
+    lmbda: float
+    num_parameters: int
+    mse: float
+    """Mean squared error in the features' own units, decoded from the real bitstreams."""
+    value_range: float
+    """Largest minus smallest value of the level in the cache."""
+    psnr_db: float
+    """10 log10(value_range^2 / mse)."""
+    estimated_bpp: float
+    """Bits per feature position from the likelihoods."""
+    real_bpp: float
+    """Bits per feature position that the level takes in the bitstreams, its head included."""
+    payload_bpp: float
+    """The same without heads."""
+    bits_per_pixel: float
+    """Real bits per pixel of the original images."""
+    encode_ms: float
+    """Mean per image, map in memory to bitstream."""
+    decode_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelRow:
+    """One line of the table: a level, and what one of its runs reached (None: not trained)."""
+
+    facts: LevelFacts
+    measurement: Measurement | None
+    alone: Accuracy | None
+    """Detection with this level compressed and the others as cached."""
+    learner: str = ""
+    """Model or distortion, where there are runs of several: they make curves of their own."""
+    model_sha256: str = ""
+    """Of the weights; empty without a run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Combination:
+    """All levels together: what stands for each, what that costs, what detection makes of it."""
+
+    name: str
+    parts: dict[int, str]
+    """Level -> run folder, `derived`, `dropped`, or an anchor's rate point; absent: as cached."""
+    bits_per_pixel: float | None
+    """All bits of the files per pixel of the original images; None where a level is as cached."""
+    accuracy: Accuracy | None
+    lmbda: float | None = None
+    """If all its runs have this one lambda."""
+    learner: str = ""
+    """As of `LevelRow`, if all its runs are of one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnalysisResult:
+    """Everything that a report shows."""
+
+    dataset: str
+    split: str
+    detector: str
+    num_images: int
+    rows: tuple[LevelRow, ...]
+    original: Accuracy | None
+    """Detection from the cached features as they are."""
+    combinations: tuple[Combination, ...]
+    missing: tuple[str, ...]
+    """What could not be measured, each with what to do about it."""
+    cache_fingerprint: str = ""
+    """Of the split's cache."""

@@ -1,0 +1,182 @@
+"""Detection on combinations: each level as cached, decoded from a run, derived, or dropped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from analyze.detection.split_evaluator import SplitEvaluator
+from analyze.facts.kept_results import Kept
+from analyze.facts.results import Accuracy
+from analyze.facts.sent_parts import DROPPED, Part
+from analyze.maps.map_source import MapSource
+from analyze.maps.replacements import CachedMaps, Derivation, DerivedMaps, DroppedMaps
+from analyze.measure.decoded_levels import DecodedLevels
+from analyze.measure.split import Split
+from analyze.streams.known_means import known_mean
+from extract.accuracy.average_precision import Evaluation
+from extract.accuracy.bootstrap import interval_of, map_draws
+from extract.accuracy.detections import Detections
+
+_LOG = logging.getLogger(__name__)
+
+_METHOD = "detection 3"
+_MOST_TOGETHER = 32  # what a killed analysis loses
+
+_Name = tuple[tuple[int, str], ...]
+Parts = Mapping[int, Part]
+
+
+class DetectionStudy:
+    """Runs the heads once for each combination of parts, unless an earlier analysis did."""
+
+    def __init__(
+        self,
+        split: Split,
+        evaluator: SplitEvaluator,
+        decoded: DecodedLevels,
+        kept: Kept,
+        derivations: Mapping[int, Derivation],
+        device: str,
+    ) -> None:
+        self._split = split
+        self._evaluator = evaluator
+        self._decoded = decoded
+        self._kept = kept
+        self._derivations = derivations
+        self._device = device
+        self._detections: dict[_Name, Detections] = {}
+        self._evaluations: dict[_Name, Evaluation] = {}
+        self._drawn: dict[_Name, NDArray[Any]] = {}
+        self._means: dict[int, NDArray[Any]] = {}
+
+    def detections(self, parts: Parts) -> Detections:
+        """Return what the heads find; levels without a part are as cached."""
+        self.prepare([parts])
+        return self._detections[_name(parts)]
+
+    def prepare(self, combinations: Iterable[Parts]) -> None:
+        """Run the heads on all of these that no one has asked for before, image by image.
+
+        That is much faster than one by one, as most of them share most levels.
+        """
+        missing: dict[_Name, Parts] = {}
+        for parts in combinations:
+            name = _name(parts)
+            if name in self._detections:
+                continue
+            if (kept := self._kept.get(self._key(name))) is not None:
+                self._detections[name] = Detections.from_arrays(kept.arrays)
+            else:
+                missing[name] = parts
+        for together in self._batches(list(missing.values())):
+            self._run(together)
+
+    def _batches(self, combinations: Sequence[Parts]) -> Iterator[list[Parts]]:
+        """Yield combinations that are run together; what is done is kept after each."""
+        batch: list[Parts] = []
+        for parts in combinations:
+            runs = [part.run for each in (*batch, parts) for part in each.values() if part.run]
+            if batch and (len(batch) == _MOST_TOGETHER or not self._decoded.fit(runs)):
+                yield batch
+                batch = []
+            batch.append(parts)
+        if batch:
+            yield batch
+
+    def _run(self, combinations: Sequence[Parts]) -> None:
+        runs = [part.run for parts in combinations for part in parts.values() if part.run]
+        shared: dict[Hashable, MapSource] = {}
+        shared.update(self._decoded.of(runs).items())
+        sources = [self._sources(parts, shared) for parts in combinations]
+        if len(combinations) > 1:
+            _LOG.info("detection on %d combinations", len(combinations))
+        for parts, found in zip(
+            combinations, self._evaluator.detections_of(sources), strict=True
+        ):  # fmt: skip
+            name = _name(parts)
+            self._kept.put(self._key(name), {}, found.arrays())
+            self._detections[name] = found
+
+    def _key(self, name: _Name) -> dict[str, Any]:
+        return {
+            "method": _METHOD,
+            "parts": [list(each) for each in name],
+            "cache": next(iter(self._split.readers.values())).content_id,
+            # Of the train cache's means, or this one's: a dropped level is replaced by them.
+            "means": {
+                str(level): hashlib.sha256(self._mean(level).tobytes()).hexdigest()
+                for level, identity in name
+                if identity == DROPPED.identity
+            },
+            "images": self._split.num_images,
+            "device": self._device,
+        }
+
+    def accuracy(self, parts: Parts) -> Accuracy:
+        """Return mAP and its kin, with 95 % intervals over images of mAP and of its drop."""
+        evaluation, draws = self.evaluation(parts), self._draws(parts)
+        if not parts:
+            return dataclasses.replace(evaluation.accuracy, interval=interval_of(draws))
+        return dataclasses.replace(
+            evaluation.accuracy,
+            interval=interval_of(draws),
+            drop=self.evaluation({}).accuracy.map - evaluation.accuracy.map,
+            drop_interval=interval_of(self._draws({}) - draws),
+        )
+
+    def evaluation(self, parts: Parts) -> Evaluation:
+        """Return the figures and the matches of boxes behind them."""
+        name = _name(parts)
+        if name not in self._evaluations:
+            self._evaluations[name] = self._evaluator.evaluate(self.detections(parts))
+        return self._evaluations[name]
+
+    def _draws(self, parts: Parts) -> NDArray[Any]:
+        name = _name(parts)
+        if name not in self._drawn:
+            self._drawn[name] = map_draws(self.evaluation(parts).matches)
+        return self._drawn[name]
+
+    def _sources(self, parts: Parts, shared: dict[Hashable, MapSource]) -> dict[int, MapSource]:
+        """Return each part's maps. `shared` holds what other combinations have made already."""
+        sources: dict[int, MapSource] = {}
+        # Rising by level, so that what is derived from a derived level finds it.
+        for level, part in sorted(parts.items()):
+            name: Hashable
+            if part.run is not None:
+                sources[level] = shared[part.run.folder]
+                continue
+            if part.kind == "dropped":
+                name, make = (level, "dropped"), partial(self._dropped, level)
+            else:
+                source = sources.get(self._derivations[level].source_level)
+                name, make = (level, id(source)), partial(self._derived, level, source)
+            if name not in shared:
+                shared[name] = make()
+            sources[level] = shared[name]
+        return sources
+
+    def _dropped(self, level: int) -> MapSource:
+        return DroppedMaps(self._split.readers[level], self._mean(level))
+
+    def _mean(self, level: int) -> NDArray[Any]:
+        # Once a level: it opens a level of the train cache, however many keys and maps ask for it.
+        if level not in self._means:
+            self._means[level] = known_mean(self._split.cache, level)
+        return self._means[level]
+
+    def _derived(self, level: int, source: MapSource | None) -> MapSource:
+        derivation = self._derivations[level]
+        cached = self._split.readers[derivation.source_level]
+        return DerivedMaps(source or CachedMaps(cached), derivation, self._device)
+
+
+def _name(parts: Parts) -> _Name:
+    return tuple((level, part.identity) for level, part in sorted(parts.items()))

@@ -1,0 +1,99 @@
+"""What a codec costs to keep and to run: parameters, bytes, multiply-accumulates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.reading.level_reader import LevelReader
+from train.codecs.level_codec import LevelCodec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCost:
+    """One codec. A position is one of the level's own map, padded to the codec's stride."""
+
+    parameters: int
+    encoder_macs_per_position: float
+    """Multiply-accumulates of compress: convolutions and matrix products, entropy coding left out.
+    """
+    decoder_macs_per_position: float
+    storage_bytes: int
+    """Weights and standardisation as they are stored; coding tables follow from the weights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PyramidCost:
+    """All levels of an image, by one codec each or by one codec for several."""
+
+    models: int
+    parameters: int
+    storage_bytes: int
+    encoder_macs_per_image: float
+    """Mean over the images of a split."""
+    decoder_macs_per_image: float
+
+
+def model_cost(codec: LevelCodec) -> ModelCost:
+    """Count a codec that is ready to code; it is run once, on a small map of zeros.
+
+    torch's FlopCounterMode counts two operations for a multiply-accumulate, and nothing for
+    elementwise ones: GDN's division and roots, rounding. These are the model's own, layer by layer:
+    train.codecs.fast.fast_transforms needs a third of them on large maps.
+    """
+    side = 4 * codec.stride  # latents of 4x4 positions: no padding in a hyperprior either
+    x = torch.zeros(1, codec.size.num_channels, side, side, device=codec.mean.device)
+    kept_way, codec.layer_by_layer = codec.layer_by_layer, True
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as encoder:
+            coded = codec.compress(x)
+        with torch.no_grad(), FlopCounterMode(display=False) as decoder:
+            codec.decompress(coded["strings"], coded["shape"], coded["size"])
+    finally:
+        codec.layer_by_layer = kept_way
+    kept = [*codec.parameters(), codec.mean, codec.std]
+    return ModelCost(
+        parameters=sum(parameter.numel() for parameter in codec.parameters()),
+        encoder_macs_per_position=encoder.get_total_flops() / 2 / side**2,
+        decoder_macs_per_position=decoder.get_total_flops() / 2 / side**2,
+        storage_bytes=sum(tensor.numel() * tensor.element_size() for tensor in kept),
+    )
+
+
+def pyramid_cost(
+    model_of: Mapping[int, str],
+    costs: Mapping[str, ModelCost],
+    strides: Mapping[str, int],
+    readers: Mapping[int, LevelReader],
+) -> PyramidCost:
+    """Return the cost of coding every level; `model_of` is level -> name of its model.
+
+    A model that serves several levels is kept once. `strides` are the codecs' own, in positions.
+    """
+    used = set(model_of.values())
+    positions = {
+        level: float(np.prod(_padded(readers[level], strides[name]), axis=1).mean())
+        for level, name in model_of.items()
+    }
+    return PyramidCost(
+        models=len(used),
+        parameters=sum(costs[name].parameters for name in used),
+        storage_bytes=sum(costs[name].storage_bytes for name in used),
+        encoder_macs_per_image=sum(
+            costs[name].encoder_macs_per_position * positions[level]
+            for level, name in model_of.items()
+        ),
+        decoder_macs_per_image=sum(
+            costs[name].decoder_macs_per_position * positions[level]
+            for level, name in model_of.items()
+        ),
+    )
+
+
+def _padded(reader: LevelReader, stride: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """Return each sample's (H, W), int64 [n, 2], rounded up to multiples of `stride`."""
+    return -(-reader.shapes[:, :2] // stride) * stride

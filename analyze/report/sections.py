@@ -1,0 +1,274 @@
+"""The sections of the report: what is shown, in which order, in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from analyze.plots.curve_plots import level_curves_plot, map_plot
+from analyze.plots.figures import Plot, make_plots
+from analyze.report.comparison_tables import anchor_table, bd_table, cost_table, matrix_table
+from analyze.report.curve_series import chosen_point, level_series, map_series
+from analyze.report.finding_tables import (
+    allocation_table,
+    sensitivity_table,
+    trained_table,
+    worst_table,
+)
+from analyze.report.findings import Findings
+from analyze.report.page import (
+    Block,
+    Code,
+    Figures,
+    Lines,
+    Page,
+    Paragraph,
+    Section,
+    TableBlock,
+    Terms,
+)
+from analyze.report.tables import detection_table, level_table, measured
+
+_DEFINITIONS = (
+    ("share", "the level's share of all feature values of the split"),
+    ("MSE", "in the features' own units, decoded from the real bitstreams"),
+    ("PSNR", "10 log10(range² / MSE), range = largest minus smallest value of the level in the "
+             "split's cache"),
+    ("est BPP", "bits per feature position from the likelihoods: total bits / total positions"),
+    ("real BPP", "bits per feature position from actual bitstreams: all of a level's bytes in the "
+                 "files that compress-features writes"),
+    ("gap", "by how much real BPP exceeds est BPP: heads, which weigh on coarse levels, and what "
+            "the coder itself loses"),
+    ("bits/px", "bits of the actual bitstreams per pixel of the original images; for all levels "
+                "together with the header that they share"),
+    ("enc ms, dec ms", "mean per image, map in memory to bitstream and back, on one core of a CPU, "
+                       "or on the GPU"),
+    ("mAP", "COCO 0.50:0.95; in the table of levels with this level alone compressed and the "
+            "others as cached"),
+    ("95 %", "interval over images: 1000 bootstrap draws of the split's images; for the drop, "
+             "both mAPs are taken on the same draws"),
+    ("drop", "mAP of the original features minus this one"),
+    ("derived", "computed by the decoder from another level, for no bits"),
+    ("dropped", "every position is the cache's mean of its channel, for no bits"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """How and when a report came about; `facts` are name -> value lines at its end."""
+
+    created: str
+    command: str
+    facts: dict[str, str]
+    config: str = ""
+    """The whole configuration as YAML."""
+
+
+def make_page(findings: Findings, provenance: Provenance) -> Page:
+    """Return the report; sections without content are left out."""
+    result = findings.result
+    sections = [
+        _missing(findings),
+        _trained(findings),
+        _first(findings),
+        Section(
+            title="Detection",
+            blocks=(TableBlock(name="detection", table=detection_table(result)),),
+        ),
+        _allocation(findings),
+        _curves(findings),
+        _anchors(findings),
+        _matrix(findings),
+        _sensitivity(findings),
+        _suggestions(findings),
+        _worst(findings),
+        *_levels(findings),
+        Section(title="Columns", blocks=(Terms(entries=_DEFINITIONS),), folded=True),
+        _origin(findings, provenance),
+    ]
+    return Page(
+        title=f"Feature compression by level: {result.dataset}, {result.split}",
+        summary=f"{result.num_images} images, features of {result.detector}.",
+        sections=tuple(section for section in sections if section is not None and section.blocks),
+    )
+
+
+def _missing(findings: Findings) -> Section | None:
+    lines = findings.result.missing
+    return Section(title="Missing", blocks=(Lines(lines=lines, urgent=True),)) if lines else None
+
+
+def _trained(findings: Findings) -> Section | None:
+    if not findings.trained:
+        return None
+    return Section(
+        title="As trained",
+        blocks=(TableBlock(name="trained", table=trained_table(findings.trained)),),
+    )
+
+
+def _first(findings: Findings) -> Section:
+    result = findings.result
+    original = result.original.map if result.original else None
+    curves = [
+        *(plot for plot in make_plots(result) if plot.name == "rate_distortion"),
+        map_plot(map_series(findings), chosen=chosen_point(findings), original=original),
+    ]
+    # Curves first: below a table of many runs they would not be on the first screen.
+    blocks = [*_figures(curves), TableBlock(name="levels", table=level_table(result))]
+    return Section(title="Levels", blocks=tuple(blocks))
+
+
+def _allocation(findings: Findings) -> Section | None:
+    found = findings.allocation
+    if found is None:
+        return None
+    saved = found.saving
+    if saved.fraction is None:
+        saving = f"Saving against one lambda for all levels: not known, as {saved.why}."
+    else:
+        least = "At least " if saved.at_least else ""
+        saving = (
+            f"{least}{saved.fraction:.1%} of the bits are saved against one lambda for all levels "
+            f"({saved.same_lambda_bits_per_pixel:.4g} bits/px {saved.why})."
+        )
+    # The name of one that is not met says so itself.
+    reached = ": met" if found.allocation.met else ""
+    return Section(
+        title="Allocation",
+        blocks=(
+            Paragraph(
+                text=f"{_sentence(found.combination.name)}{reached}. "
+                f"{_sentence(found.allocation.why)}. {saving}"
+            ),
+            TableBlock(name="allocation", table=allocation_table(found)),
+            Paragraph(text="Written to ensemble.yaml beside this page."),
+        ),
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _curves(findings: Findings) -> Section:
+    plots = [
+        level_curves_plot(level_series(findings)),
+        *(plot for plot in make_plots(findings.result) if plot.name == "share"),
+    ]
+    return Section(title="Curves", blocks=tuple(_figures(plots)))
+
+
+def _anchors(findings: Findings) -> Section | None:
+    if not findings.anchors:
+        return None
+    return Section(
+        title="Against anchors",
+        blocks=(
+            Paragraph(
+                text="Codecs without training, fitted to the train cache, coded to real bytes; "
+                "levels that can be derived are not sent. BD-rate: bits that ours need more than "
+                "the anchor at equal quality (negative: fewer); BD quality: what ours has more at "
+                "equal bits (Bjøntegaard 2001, PCHIP)."
+            ),
+            TableBlock(name="bd", table=bd_table(findings.comparisons)),
+            TableBlock(name="anchors", table=anchor_table(findings.anchors)),
+        ),
+    )
+
+
+def _matrix(findings: Findings) -> Section | None:
+    matrix = findings.matrix
+    if matrix is None:
+        return None
+    blocks: list[Block] = [
+        Paragraph(
+            text="Loss (MSE + lambda * estimated BPP) of each model on each level; on a level that "
+            "it was not trained for, a model gets that level's standardisation."
+        ),
+        TableBlock(name="matrix", table=matrix_table(matrix)),
+        TableBlock(name="model_costs", table=cost_table(matrix)),
+    ]
+    if matrix.notes:
+        blocks.append(Lines(lines=matrix.notes))
+    return Section(title="Specific against random", blocks=tuple(blocks))
+
+
+def _sensitivity(findings: Findings) -> Section | None:
+    if findings.sensitivity is None:
+        return None
+    return Section(
+        title="Sensitivity",
+        blocks=(
+            Paragraph(
+                text="mAP with noise of a given squared error in one level alone. channel_weights"
+                ".json beside this page holds the channels' weights: train with --set "
+                "training.distortion=channel_weighted --set training.channel_weights=FILE."
+            ),
+            TableBlock(name="sensitivity", table=sensitivity_table(findings.sensitivity)),
+        ),
+    )
+
+
+def _suggestions(findings: Findings) -> Section | None:
+    if not findings.suggestions:
+        return None
+    return Section(
+        title="Next lambdas",
+        blocks=(
+            Lines(lines=tuple(f"level {each.level}: {each.why}" for each in findings.suggestions)),
+            Code(text="\n".join(each.command for each in findings.suggestions)),
+        ),
+    )
+
+
+def _worst(findings: Findings) -> Section | None:
+    worst = findings.worst
+    if worst is None or not worst.images:
+        return None
+    return Section(
+        title="Images hurt most",
+        blocks=(
+            Paragraph(
+                text=f"By: {worst.combination}. AP of the image alone, 0.50:0.95. All images are "
+                "in worst_images.csv, with their boxes in report.json."
+            ),
+            TableBlock(name="worst_images", table=worst_table(worst)),
+            *_figures(worst.plots),
+        ),
+    )
+
+
+def _levels(findings: Findings) -> Iterable[Section]:
+    for each in findings.level_pictures:
+        yield Section(
+            title=f"Level {each.level}",
+            blocks=(Paragraph(text=f"Run: {each.run}"), *_figures(each.plots)),
+            folded=True,
+        )
+
+
+def _origin(findings: Findings, provenance: Provenance) -> Section:
+    runs = tuple(
+        (
+            f"level {row.facts.level}, lambda {run.lmbda:.3g}",
+            f"{run.run} (model {row.model_sha256[:16]})",
+        )
+        for row, run in measured(findings.result)
+    )
+    made_by = (
+        ("time", provenance.created),
+        *provenance.facts.items(),
+        ("cache", findings.result.cache_fingerprint[:16]),
+    )
+    blocks: list[Block] = [Code(text=provenance.command), Terms(entries=made_by)]
+    if runs:
+        blocks.append(Terms(entries=runs))
+    if provenance.config:
+        blocks.append(Code(text=provenance.config))
+    return Section(title="Made by", blocks=tuple(blocks), folded=True)
+
+
+def _figures(plots: Sequence[Plot | None]) -> list[Block]:
+    drawn = tuple(plot for plot in plots if plot is not None)
+    return [Figures(plots=drawn)] if drawn else []

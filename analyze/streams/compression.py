@@ -1,0 +1,188 @@
+"""Compress a split's cache: one file per image, written once, by an ensemble of models."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from analyze.maps.per_image import per_image
+from analyze.streams.ensemble import CodedLevel, DroppedLevel, Ensemble
+from analyze.streams.image_file import section_bytes, unpack
+from analyze.streams.known_means import known_mean
+from analyze.streams.pyramid_codec import PyramidCodec
+from analyze.streams.streams_index import FILE_NAME, StreamsIndex, image_path
+from configs.errors import CacheError
+from data.cache.annotations import read_annotations, write_annotations
+from data.cache.manifest import Manifest
+from data.reading.level_reader import LevelReader
+from data.system.atomic_files import write_atomically
+from data.writing.settle import ANNOTATIONS_NAME
+from train.runs.checkpoint import BEST_NAME, read_run_info
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compressed:
+    """What the files of a split weigh; `num_new_images` of them were written by this call."""
+
+    num_images: int
+    num_new_images: int
+    num_bytes: int
+    """All bytes of all images' files; the index beside them is not among them."""
+    num_pixels: int
+    """Of the original images."""
+    level_bytes: dict[int, int]
+    """Each level's section heads and payloads; the rest of `num_bytes` is shared."""
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits per pixel of the original images."""
+        return 8 * self.num_bytes / self.num_pixels
+
+    def lines(self) -> list[str]:
+        """Return the report: the whole, then each level, then what the levels share."""
+        rows = [(f"level {level}", size) for level, size in sorted(self.level_bytes.items())]
+        rows.append(("shared", self.num_bytes - sum(self.level_bytes.values())))
+        return [
+            f"{self.num_images} images ({self.num_new_images} new), {self.num_bytes} bytes, "
+            f"{self.bits_per_pixel:.5g} bits per pixel",
+            *(
+                f"  {name}: {size} bytes, {8 * size / self.num_pixels:.5g} bits per pixel"
+                for name, size in rows
+            ),
+        ]
+
+
+def refuse_other_detector_runs(ensemble: Ensemble, cache: Path, manifest: Manifest) -> None:
+    """Raise CacheError if a run was trained on another detector's features than the cache's."""
+    made_by = manifest.detector["weights_sha256"]
+    for run in {how.run for how in ensemble.levels.values() if isinstance(how, CodedLevel)}:
+        trained_on = read_run_info(run / BEST_NAME).detector_weights_sha256
+        if trained_on != made_by:
+            raise CacheError(
+                f"{run}: was trained on features of detector weights {trained_on[:12]}, the cache "
+                f"{cache} is of {made_by[:12]}: name the runs that belong to this cache"
+            )
+
+
+def compress_cache(
+    cache: Path,
+    ensemble: Ensemble,
+    out: Path,
+    *,
+    device: str = "cpu",
+    show_progress: bool = True,
+) -> Compressed:
+    """Write the split's files into `out`; goes on where an earlier call stopped.
+
+    Raises CacheError if the cache is missing, of crops, or damaged, or if `out` holds another
+    ensemble's or another cache's files; ConfigError for runs or levels that do not fit.
+    """
+    manifest = Manifest.load(cache)
+    manifest.require_whole_maps()
+    ensemble.require_levels(manifest.levels)
+    refuse_other_detector_runs(ensemble, cache, manifest)
+    means = {
+        level: known_mean(cache, level)
+        for level, how in ensemble.levels.items()
+        if isinstance(how, DroppedLevel)
+    }
+    codec = PyramidCodec(ensemble, means, device)
+    index = StreamsIndex(
+        ensemble=ensemble, ensemble_id=codec.ensemble_id, means=means, manifest=manifest
+    )
+    with ExitStack() as stack:
+        readers = {
+            info.index: stack.enter_context(LevelReader(cache, info.index))
+            for info in manifest.levels
+        }
+        try:
+            _settle(out, index, cache)
+            return _compress(readers, codec, out, show_progress=show_progress)
+        except OSError as error:
+            raise CacheError(
+                f"{error.filename or out}: cannot be written ({error.strerror or error}): "
+                "mend it and run the same command again, whole files stay"
+            ) from error
+
+
+def _settle(out: Path, index: StreamsIndex, cache: Path) -> None:
+    """Make `out` hold this index; CacheError if it holds another one's files."""
+    if (out / FILE_NAME).exists():
+        difference = index.difference_from(StreamsIndex.load(out))
+        if difference is not None:
+            raise CacheError(
+                f"{out}: holds features compressed otherwise ({difference}): "
+                "choose another --out, or remove the folder"
+            )
+    image_path(out, 0).parent.mkdir(parents=True, exist_ok=True)
+    # Without boxes the features still decode; the decoded cache then has none either.
+    with contextlib.suppress(CacheError):
+        images = read_annotations(cache / ANNOTATIONS_NAME, index.manifest.split)
+        write_annotations(out / ANNOTATIONS_NAME, images)
+    # Anew each time: run folders may have moved since.
+    index.save(out)
+
+
+def _compress(
+    readers: Mapping[int, LevelReader], codec: PyramidCodec, out: Path, *, show_progress: bool
+) -> Compressed:
+    manifest = next(iter(readers.values())).manifest
+    level_bytes = dict.fromkeys(readers, 0)
+    num_bytes = num_new = 0
+
+    def file_of(number: int) -> tuple[bytes, bool]:
+        """Return an image's file, and whether it had to be written."""
+        sample = manifest.samples[number]
+        path = image_path(out, sample.image_id)
+        sizes_hw = {
+            level: manifest.sample_shape(level, sample.bucket)[:2]
+            for level in codec.ensemble.levels
+        }
+        there = _whole_file(path, codec, sample.image_id, sizes_hw)
+        if there is not None:
+            return there, False
+        data = codec.encode(
+            {level: reader.sample(number) for level, reader in readers.items()},
+            image_id=sample.image_id,
+            image_hw=(sample.height, sample.width),
+        )
+        write_atomically(path, data)
+        return data, True
+
+    numbers = range(len(manifest.samples))
+    files = tqdm(
+        per_image(file_of, numbers, codec.device),
+        desc="compress", total=len(numbers), unit="image",
+        disable=None if show_progress else True,
+    )  # fmt: skip
+    for data, is_new in files:
+        num_new += is_new
+        num_bytes += len(data)
+        for level, size in section_bytes(unpack(data)).items():
+            level_bytes[level] += size
+    return Compressed(
+        num_images=len(manifest.samples),
+        num_new_images=num_new,
+        num_bytes=num_bytes,
+        num_pixels=sum(sample.height * sample.width for sample in manifest.samples),
+        level_bytes=level_bytes,
+    )
+
+
+def _whole_file(
+    path: Path, codec: PyramidCodec, image_id: int, sizes_hw: Mapping[int, tuple[int, int]]
+) -> bytes | None:
+    """Return the bytes of this image's file if an earlier call has written it, and it is whole."""
+    try:
+        data = path.read_bytes()
+        image = unpack(data, str(path))
+        codec.require_own(image, str(path))
+    except (FileNotFoundError, CacheError):
+        return None
+    found = {section.level: section.size_hw for section in image.sections}
+    return data if image.image_id == image_id and found == sizes_hw else None

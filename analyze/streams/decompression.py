@@ -1,0 +1,213 @@
+"""Decode a split's files into a cache that is like any other, but says where it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from analyze.maps.per_image import per_image
+from analyze.streams.ensemble import CodedLevel, DerivedLevel, Ensemble, EnsembleLevel
+from analyze.streams.image_file import unpack
+from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
+from analyze.streams.streams_index import StreamsIndex, image_path
+from configs.errors import CacheError, ConfigError
+from data.cache.annotations import read_annotations
+from data.cache.commit_log import CommitLog
+from data.cache.manifest import Manifest
+from data.cache.plan import samples_by_bucket
+from data.images.records import ImageRecord, ImageSet
+from data.writing.settle import ANNOTATIONS_NAME, settle_cache
+from data.writing.writer import CacheWriter, statistics_path
+from train.runs.checkpoint import BEST_NAME, read_run_info
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decompressed:
+    """A decoded cache: its folder, its images, and how many of them this call decoded."""
+
+    cache: Path
+    num_images: int
+    num_new_images: int
+
+
+def decoded_manifest(index: StreamsIndex) -> Manifest:
+    """Return the decoded cache's manifest: the original's, and where it was decoded from.
+
+    A level that had a model of its own is no longer exactly another one subsampled.
+    """
+    ways = index.ensemble.levels
+    levels = tuple(
+        level
+        if isinstance(ways[level.index], DerivedLevel)
+        else dataclasses.replace(level, derived_from=None)
+        for level in index.manifest.levels
+    )
+    origin = f"models {index.ensemble_id.hex()} of cache {index.manifest.fingerprint[:16]}"
+    return dataclasses.replace(index.manifest, levels=levels, decoded_from=origin)
+
+
+def find_runs_again(ensemble: Ensemble, checkpoints: Path | None) -> Ensemble:
+    """Return the ensemble with the folders in which its models are found now.
+
+    A model is looked for where the index says, then below `checkpoints`, by its hash. Raises
+    ConfigError if it is in neither place.
+    """
+    levels: dict[int, EnsembleLevel] = {}
+    found: dict[str, Path] = {}
+    for level, how in ensemble.levels.items():
+        if isinstance(how, CodedLevel):
+            sha256 = how.model_sha256
+            if sha256 not in found:
+                found[sha256] = _folder_of(how, checkpoints, level)
+            how = dataclasses.replace(how, run=found[sha256])
+        levels[level] = how
+    return Ensemble(levels)
+
+
+def decompress_folder(
+    folder: Path,
+    out: Path,
+    *,
+    checkpoints: Path | None = None,
+    device: str = "cpu",
+    show_progress: bool = True,
+) -> Decompressed:
+    """Decode `folder`'s files into the cache `out`/<split>; goes on where an earlier call stopped.
+
+    Values beyond float16 are clipped where the cache is of float16. Raises CacheError if a file is
+    missing, damaged or of other models, or if another plan's cache is there; ConfigError if a model
+    is not found.
+    """
+    index = StreamsIndex.load(folder)
+    ensemble = find_runs_again(index.ensemble, checkpoints)
+    if ensemble_id(ensemble, index.means) != index.ensemble_id:
+        raise CacheError(f"{folder}: the index is damaged: its models are not those of its id")
+    manifest = decoded_manifest(index)
+    codec = PyramidCodec(ensemble, index.means, device)
+    cache = out / manifest.split
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with CommitLog(cache) as log:
+            settle_cache(cache, manifest, _images(folder, manifest), log, overwrite=False)
+            num_new = _decode(folder, cache, manifest, codec, log, show_progress=show_progress)
+    except OSError as error:
+        raise CacheError(
+            f"{error.filename or cache}: cannot be read or written ({error.strerror or error}): "
+            "mend it and run the same command again, it goes on where it stopped"
+        ) from error
+    return Decompressed(cache=cache, num_images=len(manifest.samples), num_new_images=num_new)
+
+
+def _decode(
+    folder: Path,
+    cache: Path,
+    manifest: Manifest,
+    codec: PyramidCodec,
+    log: CommitLog,
+    *,
+    show_progress: bool,
+) -> int:
+    """Write the units that are due; return their images."""
+    members = samples_by_bucket(manifest)
+    decode = partial(_decode_image, folder, manifest, codec)
+    num_new = 0
+    with closing(CacheWriter(cache, manifest, log)) as writer:
+        pending = writer.pending
+        writer.prepare()
+        num_due = sum(unit.num_rows for unit in pending)
+        with tqdm(
+            total=num_due, desc="decompress", unit="image", disable=None if show_progress else True
+        ) as bar:
+            for unit in pending:
+                rows = members[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
+                for maps in per_image(decode, rows, codec.device):
+                    writer.write(unit, maps)
+                    num_new += 1
+                    bar.update()
+        if num_due or not all(
+            statistics_path(cache, level.index).exists() for level in manifest.levels
+        ):
+            writer.finish()
+    return num_new
+
+
+def _decode_image(
+    folder: Path, manifest: Manifest, codec: PyramidCodec, number: int
+) -> dict[int, list[Tensor]]:
+    """Return {level: [float32 [H, W, C]]} of one image, within the range of the cache's dtype."""
+    sample = manifest.samples[number]
+    path = image_path(folder, sample.image_id)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CacheError(
+            f"{path}: missing: run compress-features again, it writes only what is missing"
+        ) from None
+    if (held := unpack(data, str(path)).image_id) != sample.image_id:
+        raise CacheError(f"{path}: holds image {held}: compress the features again")
+    sizes_hw = {
+        info.index: manifest.sample_shape(info.index, sample.bucket)[:2] for info in manifest.levels
+    }
+    decoded: Mapping[int, NDArray[Any]] = codec.decode(data, str(path), sizes_hw=sizes_hw)
+    limit = float(np.finfo(manifest.dtype).max)
+    return {
+        level: [torch.from_numpy(np.clip(values, -limit, limit))]
+        for level, values in decoded.items()
+    }
+
+
+def _images(folder: Path, manifest: Manifest) -> ImageSet:
+    """Return the images and boxes that lie beside the files; without boxes, the images alone."""
+    path = folder / ANNOTATIONS_NAME
+    if path.exists():
+        return read_annotations(path, manifest.split)
+    none = np.zeros(0, dtype=np.int64)
+    return ImageSet(
+        split=manifest.split,
+        records=tuple(
+            ImageRecord(
+                image_id=sample.image_id, file=sample.file,
+                height=sample.height, width=sample.width,
+                boxes_xyxy=np.zeros((0, 4), dtype=np.float32),
+                category_ids=none, ignored=none.astype(np.bool_),
+            )
+            for sample in manifest.samples
+        ),
+        categories={},
+    )  # fmt: skip
+
+
+def _hash_of(path: Path) -> str | None:
+    """Return a checkpoint's model hash; None for a damaged one, which is not the one sought."""
+    try:
+        return read_run_info(path).model_sha256
+    except ConfigError:
+        return None
+
+
+def _folder_of(how: CodedLevel, checkpoints: Path | None, level: int) -> Path:
+    recorded = how.run / BEST_NAME
+    if recorded.is_file() and read_run_info(recorded).model_sha256 == how.model_sha256:
+        return how.run
+    if checkpoints is not None:
+        # Runs that were moved as they were come first: to open every checkpoint takes long.
+        moved = checkpoints / how.run.parent.name / how.run.name / BEST_NAME
+        for path in (moved, *sorted(checkpoints.rglob(BEST_NAME))):
+            if path.is_file() and _hash_of(path) == how.model_sha256:
+                return path.parent
+    raise ConfigError(
+        f"level {level}: its model {how.model_sha256[:12]} is neither in {how.run} nor below "
+        f"{checkpoints if checkpoints is not None else '--checkpoints (not given)'}: "
+        "name the folder that holds the runs with --checkpoints"
+    )

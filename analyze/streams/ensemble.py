@@ -1,0 +1,180 @@
+"""ensemble.yaml: one way to send each level, which together send an image.
+
+.. code-block:: yaml
+
+    levels:
+      0: {run: checkpoints/fpn_level_0/run_1, model_sha256: 09ab.., lambda: 0.03}
+      3: dropped
+      4: {derived_from: 3}
+
+Run folders are relative to the file's own folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.errors import ConfigError
+from configs.loading import read_yaml
+from data.cache.manifest import LevelInfo
+from data.system.atomic_files import write_atomically
+from train.runs.checkpoint import BEST_NAME, read_run_info
+
+_DROPPED = "dropped"
+_RUN_KEYS = {"run", "model_sha256", "lambda"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodedLevel:
+    """A level that a trained model codes. `run` is the run's folder, as this process reaches it."""
+
+    run: Path
+    model_sha256: str
+    lmbda: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DerivedLevel:
+    """A level that is `source`[::2, ::2]: it costs nothing."""
+
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedLevel:
+    """A level that is not sent: the receiver takes each channel's mean."""
+
+
+EnsembleLevel = CodedLevel | DerivedLevel | DroppedLevel
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """How each level is sent."""
+
+    levels: dict[int, EnsembleLevel]
+
+    def require_levels(self, stored: Sequence[LevelInfo]) -> None:
+        """Raise ConfigError unless these are the cache's levels and can be sent in these ways."""
+        infos = {info.index: info for info in stored}
+        if self.levels.keys() != infos.keys():
+            raise ConfigError(
+                f"the ensemble sends levels {sorted(self.levels)}, the cache holds "
+                f"{sorted(infos)}: give each of the cache's levels a run, or write an "
+                "ensemble.yaml that says `dropped` or `derived_from`"
+            )
+        for level, how in self.levels.items():
+            if isinstance(how, DerivedLevel) and infos[level].derived_from != how.source:
+                raise ConfigError(
+                    f"level {level} cannot be derived from level {how.source}: it is "
+                    + (
+                        f"level {infos[level].derived_from} subsampled"
+                        if infos[level].derived_from is not None
+                        else "no other level subsampled"
+                    )
+                )
+
+
+def ensemble_of_runs(runs: Sequence[Path], stored: Sequence[LevelInfo]) -> Ensemble:
+    """Return what sends the cache's levels by these runs; what has no run but can be is derived.
+
+    A run of several levels serves those that no run of a single level serves. Raises ConfigError if
+    two runs serve one level, or none.
+    """
+    found: dict[int, tuple[int, CodedLevel]] = {}
+    for run in runs:
+        info = read_run_info(run / BEST_NAME)
+        coded = CodedLevel(run=run, model_sha256=info.model_sha256, lmbda=info.lmbda)
+        for level in info.levels:
+            others, before = found.get(level, (len(info.levels) + 1, coded))
+            if others == len(info.levels):
+                raise ConfigError(f"{before.run} and {run} both serve level {level}: name one")
+            if len(info.levels) < others:
+                found[level] = (len(info.levels), coded)
+    levels: dict[int, EnsembleLevel] = {}
+    for stored_level in stored:
+        index, source = stored_level.index, stored_level.derived_from
+        if index in found:
+            levels[index] = found.pop(index)[1]
+        elif source is not None and source in levels:
+            levels[index] = DerivedLevel(source=source)
+        else:
+            raise ConfigError(
+                f"level {index} has no run: name one with --run, or drop the level in an "
+                "ensemble.yaml (--ensemble)"
+            )
+    extra = sorted(level for level, (served, _) in found.items() if served == 1)
+    if extra:
+        raise ConfigError(f"runs serve levels {extra}, which this cache does not hold")
+    return Ensemble(levels)
+
+
+def read_ensemble(path: Path) -> Ensemble:
+    """Read ensemble.yaml. Raises ConfigError if it is missing or says something else."""
+    raw = read_yaml(path, str(path))
+    levels = raw.get("levels") if isinstance(raw, dict) and raw.keys() == {"levels"} else None
+    if not isinstance(levels, dict) or not levels:
+        raise ConfigError(f"{path}: expected `levels:` and under it one entry for each level")
+    return parse_levels(levels, path)
+
+
+def parse_levels(levels: Mapping[Any, Any], path: Path) -> Ensemble:
+    """Return the ensemble of what stands under `levels` in a file of `path`; ConfigError if wrong.
+
+    Keys may be text, as in JSON.
+    """
+    found: dict[int, EnsembleLevel] = {}
+    for key, how in levels.items():
+        if not str(key).isdigit():
+            raise ConfigError(f"{path}: {key!r} is no level: levels are 0, 1, ..")
+        found[int(key)] = _parse_level(how, path, int(key))
+    for level, entry in found.items():
+        if isinstance(entry, DerivedLevel) and not (entry.source < level and entry.source in found):
+            raise ConfigError(f"{path}: level {level}: level {entry.source} is no finer one of it")
+    return Ensemble(dict(sorted(found.items())))
+
+
+def write_ensemble(path: Path, ensemble: Ensemble, *, note: str = "") -> None:
+    """Write ensemble.yaml atomically; `note`, a line, is a comment on how it was chosen."""
+    content = {"levels": plain_levels(ensemble, path.parent)}
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
+    head = f"# {note}\n" if note else ""
+    write_atomically(path, (head + text).encode())
+
+
+def plain_levels(ensemble: Ensemble, folder: Path) -> dict[int, Any]:
+    """Return level -> what a file in `folder` says of it."""
+    plain: dict[int, Any] = {}
+    for level, how in sorted(ensemble.levels.items()):
+        if isinstance(how, CodedLevel):
+            run = os.path.relpath(how.run.resolve(), folder.resolve())
+            plain[level] = {"run": run, "model_sha256": how.model_sha256, "lambda": how.lmbda}
+        elif isinstance(how, DerivedLevel):
+            plain[level] = {"derived_from": how.source}
+        else:
+            plain[level] = _DROPPED
+    return plain
+
+
+def _parse_level(how: Any, path: Path, level: int) -> EnsembleLevel:
+    if how == _DROPPED:
+        return DroppedLevel()
+    keys = how.keys() if isinstance(how, dict) else set()
+    if keys == {"derived_from"} and type(how["derived_from"]) is int:
+        return DerivedLevel(source=how["derived_from"])
+    if keys == _RUN_KEYS and isinstance(how["run"], str):
+        sha256, lmbda = how["model_sha256"], how["lambda"]
+        is_hash = isinstance(sha256, str) and len(sha256) == 64
+        if is_hash and isinstance(lmbda, int | float) and not isinstance(lmbda, bool):
+            run = path.parent / how["run"]
+            return CodedLevel(run=run, model_sha256=sha256, lmbda=float(lmbda))
+    raise ConfigError(
+        f"{path}: level {level}: expected `dropped`, `{{derived_from: <level>}}` or "
+        "`{run: <folder>, model_sha256: <64 hexadecimal digits>, lambda: <number>}`"
+    )

@@ -1,0 +1,49 @@
+"""One level through the bitstream: what analyses measure a level's rate and error with.
+
+A level costs its section of an image's file. What all levels share is counted once for the whole
+pyramid: see `analyze.streams.header_bits`.
+"""
+
+from __future__ import annotations
+
+from analyze.streams.image_file import ID_BYTES, ImageFile, Section, pack, section_size, unpack
+from configs.errors import CacheError
+from data.reading.level_reader import LevelReader
+
+
+def model_id(model_sha256: str) -> bytes:
+    """Return the first bytes of a model's hash (hex), which a file of one level carries."""
+    return bytes.fromhex(model_sha256)[:ID_BYTES]
+
+
+def pack_level(section: Section, identity: bytes) -> bytes:
+    """Return a file of this level alone, of no image in particular."""
+    return pack(ImageFile(ensemble_id=identity, image_id=0, image_hw=(1, 1), sections=(section,)))
+
+
+def unpack_level(data: bytes, *, level: int, identity: bytes, source: str = "bitstream") -> Section:
+    """Return the only section of a file; CacheError if it is damaged or another model's."""
+    image = unpack(data, source)
+    section = image.sections[0]
+    if section.level != level:
+        raise CacheError(
+            f"{source}: holds level {section.level}, not level {level}: "
+            f"decode it with the checkpoint of level {section.level}"
+        )
+    if image.ensemble_id != identity:
+        raise CacheError(
+            f"{source}: was made by model {image.ensemble_id.hex()}, this is {identity.hex()}: "
+            "decode it with the checkpoint that encoded it"
+        )
+    return section
+
+
+def bytes_in_pyramid(section: Section, reader: LevelReader, index: int) -> int:
+    """Return what the section of sample `index` takes in the file of all of the cache's levels.
+
+    The size of a level that is half as large as the one before it is not told.
+    """
+    finer = [info.index for info in reader.manifest.levels if info.index < section.level]
+    bucket = reader.manifest.samples[index].bucket
+    before = reader.manifest.sample_shape(max(finer), bucket)[:2] if finer else None
+    return section_size(section, before)

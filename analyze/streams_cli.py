@@ -1,0 +1,95 @@
+"""compress-features and decompress-features: parse, load, run, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from analyze.streams.compression import compress_cache
+from analyze.streams.decompression import decompress_folder
+from analyze.streams.ensemble import Ensemble, ensemble_of_runs, read_ensemble
+from analyze.streams.streams_index import FILE_NAME
+from configs.errors import CacheError, ConfigError
+from configs.log_setup import setup_logging
+from configs.options import choose_device, machine_options, run_command
+from data.cache.manifest import FILE_NAME as MANIFEST_NAME
+from data.cache.manifest import Manifest
+
+
+@click.command(name="compress-features", context_settings={"show_default": True})
+@click.option(
+    "--run", "runs", multiple=True, type=click.Path(path_type=Path), metavar="RUN_DIR",
+    help="Run folder of train-level; one for each level (repeatable).",
+)  # fmt: skip
+@click.option(
+    "--ensemble", type=click.Path(path_type=Path, dir_okay=False),
+    help="ensemble.yaml that says how each level is sent, instead of --run.",
+)  # fmt: skip
+@click.option(
+    "--features", required=True, type=click.Path(path_type=Path), metavar="DIR",
+    help="Folder that holds the splits' caches.",
+)  # fmt: skip
+@click.option("--split", default="val", help="Split whose cache is compressed.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Folder that receives one file per image, and an index.",
+)  # fmt: skip
+@machine_options
+@run_command
+def compress_features(
+    runs: tuple[Path, ...], ensemble: Path | None, features: Path, split: str, out: Path,
+    device: str, log_level: str,
+) -> None:  # fmt: skip
+    """Compress a split's features, all levels of an image into one file.
+
+    A level without a run is derived from the level before it if it is exactly that, subsampled.
+    Run it again after an interruption: files that are whole stay.
+
+    \b
+      compress-features --run RUN_DIR --run RUN_DIR .. --features features/kitti --out streams
+      compress-features --ensemble ensemble.yaml --features features/kitti --out streams
+    """
+    setup_logging(log_level)
+    cache = features / split
+    if not (cache / MANIFEST_NAME).is_file():
+        raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
+    chosen = _ensemble(runs, ensemble, cache)
+    done = compress_cache(cache, chosen, out, device=choose_device(device))
+    click.echo("\n".join(done.lines()))
+    click.echo(f"{(out / FILE_NAME).stat().st_size} bytes of index -> {out / FILE_NAME}")
+
+
+@click.command(name="decompress-features", context_settings={"show_default": True})
+@click.argument("streams", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Folder that receives the cache, as DIR/<split>; the --features of other commands.",
+)  # fmt: skip
+@click.option(
+    "--checkpoints", type=click.Path(path_type=Path), metavar="DIR",
+    help="Folder in which models are looked for that are not where they were.",
+)  # fmt: skip
+@machine_options
+@run_command
+def decompress_features(
+    streams: Path, out: Path, checkpoints: Path | None, device: str, log_level: str
+) -> None:
+    """Decode what compress-features wrote into a cache like any other.
+
+    Run it again after an interruption: it goes on where it stopped.
+
+    \b
+      decompress-features streams --out decoded
+    """
+    setup_logging(log_level)
+    done = decompress_folder(streams, out, checkpoints=checkpoints, device=choose_device(device))
+    click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
+
+
+def _ensemble(runs: tuple[Path, ...], path: Path | None, cache: Path) -> Ensemble:
+    if bool(runs) == (path is not None):
+        raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
+    if path is not None:
+        return read_ensemble(path)
+    return ensemble_of_runs(runs, Manifest.load(cache).levels)

@@ -1,0 +1,109 @@
+"""The manifest's companion: a split's images and boxes as COCO JSON, so analysis needs no more.
+
+Boxes are written as float64 `x, y, width, height`, of which the float32 corners come back exactly.
+Ignored boxes are `iscrowd` 1, which COCO's own evaluation counts as neither hit nor miss.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from configs.errors import CacheError
+from data.images.records import ImageRecord, ImageSet
+from data.system.atomic_files import write_atomically
+
+_SEAL = "xxh3"
+
+
+def write_annotations(path: Path, images: ImageSet) -> None:
+    """Write the companion file atomically, replacing one that is there."""
+    # The cache's writer holds a lock, so that no other extraction writes the same companion now.
+    content = _to_coco(images)
+    sealed = {"info": {_SEAL: _seal_of(content)}} | content
+    write_atomically(path, json.dumps(sealed, allow_nan=False).encode())
+
+
+def read_annotations(path: Path, split: str) -> ImageSet:
+    """Return what `write_annotations` wrote. Raises CacheError if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        info = content.pop("info", {})
+        if info.get(_SEAL, seal := _seal_of(content)) != seal:
+            raise ValueError("its checksum differs")
+        return _from_coco(content, split)
+    except FileNotFoundError:
+        raise CacheError(f"{path}: no such file: run extract-features for this split") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise CacheError(
+            f"{path}: damaged ({type(error).__name__}: {error}): "
+            "run extract-features again to repair it"
+        ) from None
+
+
+def _seal_of(content: dict[str, Any]) -> str:
+    """Return the XXH3-64 of the content as JSON: a flipped digit of a box is still JSON."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, allow_nan=False).encode())
+
+
+def _to_coco(images: ImageSet) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for record in images.records:
+        corners = record.boxes_xyxy.astype(np.float64)
+        sides = corners[:, 2:] - corners[:, :2]
+        xywh = np.concatenate([corners[:, :2], sides], axis=1)
+        areas = xywh[:, 2] * xywh[:, 3] if record.areas_px is None else record.areas_px
+        for row, box in enumerate(xywh.tolist()):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record.image_id,
+                    "bbox": box,
+                    "area": float(areas[row]),
+                    "category_id": int(record.category_ids[row]),
+                    "iscrowd": int(record.ignored[row]),
+                }
+            )
+    return {
+        "images": [
+            {
+                "id": record.image_id,
+                "file_name": record.file,
+                "height": record.height,
+                "width": record.width,
+            }
+            for record in images.records
+        ],
+        "annotations": annotations,
+        "categories": [{"id": key, "name": name} for key, name in images.categories.items()],
+    }
+
+
+def _from_coco(content: dict[str, Any], split: str) -> ImageSet:
+    rows: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        rows[annotation["image_id"]].append(annotation)
+    return ImageSet(
+        split=split,
+        records=tuple(_record(image, rows[image["id"]]) for image in content["images"]),
+        categories={category["id"]: category["name"] for category in content["categories"]},
+    )
+
+
+def _record(image: dict[str, Any], rows: list[dict[str, Any]]) -> ImageRecord:
+    xywh = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    return ImageRecord(
+        image_id=image["id"],
+        file=image["file_name"],
+        height=image["height"],
+        width=image["width"],
+        boxes_xyxy=corners.astype(np.float32),
+        category_ids=np.array([row["category_id"] for row in rows], dtype=np.int64),
+        ignored=np.array([row["iscrowd"] for row in rows], dtype=np.bool_),
+        areas_px=np.array([row["area"] for row in rows], dtype=np.float64),
+    )

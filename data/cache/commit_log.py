@@ -1,0 +1,205 @@
+"""commits.jsonl: one line per finished unit, appended and synced; also the writers' lock.
+
+The first line names the plan, by the SHA-256 of manifest.json, so that damage there can be told.
+A unit that was found damaged gets a second line that names its damaged levels; when it is mended, a
+third, whole one. The last line about a unit counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import xxhash
+
+from configs.errors import CacheError
+from data.cache.channel_statistics import ChannelStatistics
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "commits.jsonl"
+_BLOCK = 2**20
+_PLAN = b'{"plan":'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """A finished unit: per level, one XXH3-64 checksum per sample and the unit's statistics."""
+
+    unit: int
+    checksums: dict[int, list[str]]
+    statistics: dict[int, ChannelStatistics]
+    damaged: frozenset[int] = frozenset()
+    """Levels at which the unit's samples were later found not to be what was committed."""
+
+    def to_line(self) -> bytes:
+        """Return the unit's line, newline included."""
+        raw = {
+            "unit": self.unit,
+            "xxh3": {str(level): sums for level, sums in self.checksums.items()},
+            "statistics": {str(k): v.to_json() for k, v in self.statistics.items()},
+        }
+        return _sealed(raw)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any], *, statistics: bool = True) -> Commit:
+        """Inverse of `to_line`, parsed; ValueError, KeyError or TypeError if it is damaged."""
+        parts = raw["statistics"] if statistics else {}
+        return cls(
+            unit=int(raw["unit"]),
+            checksums={int(level): list(sums) for level, sums in raw["xxh3"].items()},
+            statistics={int(k): ChannelStatistics.from_json(v) for k, v in parts.items()},
+        )
+
+
+def read_commits(cache: Path, *, statistics: bool = True) -> dict[int, Commit]:
+    """Return unit -> commit. A damaged line, or a last one cut short by a crash, is none.
+
+    Without `statistics` the commits have none: of a cache of terabytes they are gigabytes.
+    """
+    path = cache / FILE_NAME
+    if not path.is_file():
+        return {}
+    commits: dict[int, Commit] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                raw = _unsealed(line[:-1])
+                if "plan" in raw:
+                    continue
+                if "damaged" in raw:
+                    commit = commits[int(raw["unit"])]
+                    found = commit.damaged | frozenset(int(level) for level in raw["damaged"])
+                    commit = replace(commit, damaged=found)
+                else:
+                    commit = Commit.from_json(raw, statistics=statistics)
+            except (ValueError, KeyError, TypeError, AttributeError, CacheError) as error:
+                log.warning("%s: line %d is damaged and does not count (%s)", path, number, error)
+                continue
+            commits[commit.unit] = commit
+    return commits
+
+
+def read_plan(cache: Path) -> str | None:
+    """Return the SHA-256 of the manifest that the commits are of; None if no whole line says so."""
+    path = cache / FILE_NAME
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        for line in file:
+            if line.startswith(_PLAN):
+                try:
+                    return str(_unsealed(line[:-1])["plan"])
+                except ValueError:
+                    continue
+    return None
+
+
+def hash_log(cache: Path) -> str:
+    """Return the XXH3-128 of the log as it lies there: another one, another content of the cache.
+
+    Samples that were found damaged and mended change it, too, even if they are as they were.
+    """
+    digest = xxhash.xxh3_128()
+    with contextlib.suppress(FileNotFoundError), (cache / FILE_NAME).open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sealed(raw: dict[str, Any]) -> bytes:
+    """Return one line of JSON that ends with the checksum of what stands before it."""
+    body = json.dumps(raw, separators=(",", ":"))[:-1].encode()
+    return body + f',"line":"{xxhash.xxh3_64_hexdigest(body)}"}}\n'.encode()
+
+
+def _unsealed(line: bytes) -> dict[str, Any]:
+    """Inverse of `_sealed`, without its newline; ValueError if a byte was changed."""
+    body, _, seal = line.rpartition(b',"line":"')
+    if seal != xxhash.xxh3_64_hexdigest(body).encode() + b'"}':
+        raise ValueError("its checksum differs")
+    raw: dict[str, Any] = json.loads(body + b"}")
+    return raw
+
+
+class CommitLog:
+    """The open log of the one process that writes a cache; the lock dies with the process."""
+
+    def __init__(self, cache: Path) -> None:
+        """Wait for the lock, then cut off a torn last line. Raises CacheError if not writable."""
+        self._path = cache / FILE_NAME
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another extraction is writing here: waiting for it", cache)
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+        size = os.fstat(self._handle).st_size
+        whole = self._end_of_last_line(size)
+        if whole != size:
+            os.ftruncate(self._handle, whole)
+
+    def _end_of_last_line(self, size: int) -> int:
+        end = size
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            place = os.pread(self._handle, end - start, start).rfind(b"\n")
+            if place >= 0:
+                return start + place + 1
+            end = start
+        return 0
+
+    def name_plan(self, manifest_sha256: str) -> None:
+        """Note which manifest the commits are of."""
+        self._append(_sealed({"plan": manifest_sha256}))
+
+    def append(self, commit: Commit) -> None:
+        """Add a unit's line and make it durable."""
+        self._append(commit.to_line())
+
+    def mark_damaged(self, damaged: Mapping[int, Iterable[int]]) -> None:
+        """Note {unit: levels} that are not what was committed: the next extraction mends them."""
+        lines = [
+            _sealed({"unit": unit, "damaged": sorted(found)}) for unit, found in damaged.items()
+        ]
+        self._append(b"".join(lines))
+
+    def _append(self, line: bytes) -> None:
+        start = os.fstat(self._handle).st_size
+        try:
+            if os.write(self._handle, line) != len(line):
+                raise OSError(28, "No space left on device")
+            os.fsync(self._handle)
+        except OSError:
+            os.ftruncate(self._handle, start)
+            raise
+
+    def clear(self) -> None:
+        """Forget every commit (before the files they speak of are removed)."""
+        os.ftruncate(self._handle, 0)
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Release the lock."""
+        os.close(self._handle)
+
+    def __enter__(self) -> CommitLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,85 @@
+"""The two containers behind one contract: lay out a shard, list the byte ranges of a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from data.cache import hdf5_container, zarr_container
+from data.cache.manifest import Manifest
+
+
+class Store(Protocol):
+    """What a container module offers; `data.cache.zarr_container` says what each function means."""
+
+    def level_folder(self, cache: Path, level: int) -> Path: ...
+
+    def shard_path(
+        self, cache: Path, manifest: Manifest, level: int, bucket: int, shard: int
+    ) -> Path: ...
+
+    def level_metadata(
+        self, cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
+    ) -> dict[Path, bytes]: ...
+
+    def create_shard(
+        self,
+        path: Path,
+        num_samples: int,
+        capacity: int,
+        shape: tuple[int, int, int],
+        dtype: str,
+        attributes: dict[str, Any],
+    ) -> NDArray[Any]: ...
+
+    def shard_offsets(
+        self, path: Path, num_samples: int, capacity: int, sample_bytes: int
+    ) -> NDArray[Any]: ...
+
+
+STORES: dict[str, Store] = {"zarr": zarr_container, "hdf5": hdf5_container}
+
+
+def level_attributes(manifest: Manifest, level: int) -> dict[str, Any]:
+    """Return what a level's arrays or datasets say of themselves."""
+    info = manifest.level(level)
+    return {
+        "level": info.index,
+        "key": info.key,
+        "stride_px": info.stride_px,
+        "units": "detector feature value (dimensionless)",
+        "detector": manifest.detector.get("builder"),
+    }
+
+
+def level_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:
+    """Return the files beside a level's shards, and what they hold."""
+    store = STORES[manifest.container]
+    return store.level_metadata(cache, manifest, level, level_attributes(manifest, level))
+
+
+def differing_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:
+    """Return those of the level's metadata files that are missing or hold something else."""
+    return {
+        path: content
+        for path, content in level_metadata(cache, manifest, level).items()
+        if not path.is_file() or path.read_bytes() != content
+    }
+
+
+def rows_of_shard(manifest: Manifest, level: int, bucket: int, shard: int) -> range:
+    """Return the rows of a bucket that one of its shards holds."""
+    info = manifest.buckets[bucket]
+    first = shard * info.samples_per_shard[level]
+    return range(first, min(first + info.samples_per_shard[level], info.num_samples))
+
+
+def shards_of(manifest: Manifest) -> Iterator[tuple[int, int, int]]:
+    """Yield (level, bucket, shard) of the whole plan."""
+    for level in manifest.levels:
+        for bucket, info in enumerate(manifest.buckets):
+            for shard in range(info.num_shards(level.index)):
+                yield level.index, bucket, shard

@@ -1,0 +1,92 @@
+"""HDF5 container: one file per shard with a chunked dataset `features`, one chunk per sample.
+
+The file's structure is written whole at creation (early allocation), so that samples can then be
+written straight to their places: a crash leaves a file that is well formed, if not yet filled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import CacheError
+from data.cache.manifest import Manifest
+
+
+def level_folder(cache: Path, level: int) -> Path:
+    """Return the folder of a level's shards."""
+    return cache / f"level_{level}"
+
+
+def shard_path(cache: Path, manifest: Manifest, level: int, bucket: int, shard: int) -> Path:
+    """Return the file of one shard."""
+    name = manifest.buckets[bucket].array_name
+    return level_folder(cache, level) / name / f"shard-{shard:05d}.h5"
+
+
+def level_metadata(
+    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
+) -> dict[Path, bytes]:
+    """Return a README.txt of the attributes; the shards themselves carry them too."""
+    lines = [f"{key}: {value}" for key, value in attributes.items()]
+    return {level_folder(cache, level) / "README.txt": ("\n".join(lines) + "\n").encode()}
+
+
+def create_shard(
+    path: Path,
+    num_samples: int,
+    capacity: int,
+    shape: tuple[int, int, int],
+    dtype: str,
+    attributes: dict[str, Any],
+) -> NDArray[Any]:
+    """Lay out an empty shard file; return each sample's byte offset, int64 [n]."""
+    space = h5py.h5s.create_simple((num_samples, *shape))
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((1, *shape))
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    # Without this the file would hold the time of day and no two extractions would be equal.
+    properties.set_obj_track_times(False)
+    with h5py.File(path, "w", libver="latest") as file:
+        kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+        identifier = h5py.h5d.create(file.id, b"features", kind, space, properties)
+        dataset = h5py.Dataset(identifier)
+        for axis, label in enumerate(("sample", "height", "width", "channel")):
+            dataset.dims[axis].label = label
+        for key, value in attributes.items():
+            if value is not None:
+                dataset.attrs[key] = value
+    sample_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    offsets = shard_offsets(path, num_samples, capacity, sample_bytes)
+    with path.open("r+b") as file:
+        file.truncate(max(path.stat().st_size, int(offsets[-1]) + sample_bytes))
+    return offsets
+
+
+def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:
+    """Read a shard's chunk index; return sample byte offsets, int64 [n]. CacheError if damaged."""
+    del capacity  # HDF5 knows the number of chunks itself
+    offsets = np.full(num_samples, -1, dtype=np.int64)
+    try:
+        with h5py.File(path, "r") as file:
+            dataset = file["features"]
+            if dataset.shape[0] != num_samples or not dataset.chunks or dataset.compression:
+                raise CacheError(f"{path}: the shard is of another shape")
+
+            def note(chunk: Any) -> None:
+                if chunk.size == sample_bytes:
+                    offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+
+            dataset.id.chunk_iter(note)
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError, RuntimeError) as error:
+        raise CacheError(f"{path}: the shard is damaged: {error}") from error
+    if (offsets < 0).any() or int(offsets.max()) + sample_bytes > path.stat().st_size:
+        raise CacheError(f"{path}: the shard is truncated or of another shape")
+    return offsets

@@ -1,0 +1,73 @@
+"""What of a plan is still to be stored: units without a commit, and what is damaged or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from configs.errors import CacheError
+from data.cache.commit_log import Commit
+from data.cache.containers import STORES, rows_of_shard, shards_of
+from data.cache.manifest import Manifest
+from data.cache.plan import units_of, units_of_rows
+
+
+def levels_due(
+    cache: Path, manifest: Manifest, commits: Mapping[int, Commit]
+) -> dict[int, frozenset[int]]:
+    """Return unit -> levels to be stored; an empty set for a unit that is whole.
+
+    A shard's file is looked at for its size and index only; `data.cache.verification` reads it all.
+    """
+    levels = frozenset(level.index for level in manifest.levels)
+    due = {
+        unit.index: commits[unit.index].damaged if unit.index in commits else levels
+        for unit in units_of(manifest)
+    }
+    for level, bucket, shard in shards_of(manifest):
+        rows = rows_of_shard(manifest, level, bucket, shard)
+        units = units_of_rows(manifest, bucket, rows)
+        stored = [n for n in units if level not in due[n]]
+        # Of a shard with nothing due a part file is no whole one: nobody would ever finish it.
+        unfinished = len(stored) < len(units)
+        if stored and not _is_sound(cache, manifest, level, bucket, shard, or_part=unfinished):
+            for number in stored:
+                due[number] = due[number] | {level}
+    return due
+
+
+def bytes_to_lay_out(cache: Path, manifest: Manifest, due: Mapping[int, frozenset[int]]) -> int:
+    """Return the bytes of samples in the shards that are due and have no file yet."""
+    total = 0
+    for level, bucket, shard in shards_of(manifest):
+        rows = rows_of_shard(manifest, level, bucket, shard)
+        path = STORES[manifest.container].shard_path(cache, manifest, level, bucket, shard)
+        if any(level in due[n] for n in units_of_rows(manifest, bucket, rows)) and not (
+            path.exists() or part_path(path).exists()
+        ):
+            total += len(rows) * manifest.sample_bytes(level, bucket)
+    return total
+
+
+def part_path(path: Path) -> Path:
+    """Return the name of a shard's file while it is being written."""
+    return path.with_name(f"{path.name}.part")
+
+
+def _is_sound(
+    cache: Path, manifest: Manifest, level: int, bucket: int, shard: int, *, or_part: bool
+) -> bool:
+    """Say whether a shard's file, or if allowed part file, is there with full size and index."""
+    store = STORES[manifest.container]
+    rows = rows_of_shard(manifest, level, bucket, shard)
+    capacity = manifest.buckets[bucket].samples_per_shard[level]
+    path = store.shard_path(cache, manifest, level, bucket, shard)
+    for candidate in (path, part_path(path)) if or_part else (path,):
+        try:
+            store.shard_offsets(
+                candidate, len(rows), capacity, manifest.sample_bytes(level, bucket)
+            )
+        except (CacheError, FileNotFoundError):
+            continue
+        return True
+    return False

@@ -1,0 +1,109 @@
+"""Zarr v3 container: one group per level, one sharded array per bucket, one file per shard.
+
+Shards are written by hand, as zarr's sharding codec lays them out: the samples one after another,
+then the index of (offset, bytes) pairs and its CRC-32C. Any Zarr v3 reader opens them.
+Specification: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import CacheError
+from data.cache.manifest import Manifest
+
+_ABSENT = np.uint64(2**64 - 1)
+_CRC_BYTES = 4
+
+
+def level_folder(cache: Path, level: int) -> Path:
+    """Return the folder of a level's Zarr group."""
+    return cache / f"level_{level}.zarr"
+
+
+def shard_path(cache: Path, manifest: Manifest, level: int, bucket: int, shard: int) -> Path:
+    """Return the file of one shard."""
+    name = manifest.buckets[bucket].array_name
+    return level_folder(cache, level) / name / f"c.{shard}.0.0.0"
+
+
+def level_metadata(
+    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
+) -> dict[Path, bytes]:
+    """Return the files, and what they hold, that make a level's folder a Zarr group of arrays."""
+    folder = level_folder(cache, level)
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    files = {folder / "zarr.json": json.dumps(group, indent=1).encode()}
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    for number, bucket in enumerate(manifest.buckets):
+        shape = list(manifest.sample_shape(level, number))
+        sharding = {
+            "chunk_shape": [1, *shape],
+            "codecs": [little],
+            "index_codecs": [little, {"name": "crc32c"}],
+            "index_location": "end",
+        }
+        array = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [bucket.num_samples, *shape],
+            "data_type": manifest.dtype,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [bucket.samples_per_shard[level], *shape]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "fill_value": 0.0,
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "dimension_names": ["sample", "height", "width", "channel"],
+            "attributes": attributes | {"input_size_px": [bucket.height_px, bucket.width_px]},
+        }
+        files[folder / bucket.array_name / "zarr.json"] = json.dumps(array, indent=1).encode()
+    return files
+
+
+def create_shard(
+    path: Path,
+    num_samples: int,
+    capacity: int,
+    shape: tuple[int, int, int],
+    dtype: str,
+    attributes: dict[str, Any],
+) -> NDArray[Any]:
+    """Lay out an empty shard file, index included; return each sample's byte offset, int64 [n]."""
+    del attributes  # the array's zarr.json has them
+    sample_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    index = np.full((capacity, 2), _ABSENT, dtype="<u8")
+    index[:num_samples, 0] = np.arange(num_samples, dtype=np.uint64) * np.uint64(sample_bytes)
+    index[:num_samples, 1] = sample_bytes
+    encoded = index.tobytes()
+    crc = google_crc32c.value(encoded).to_bytes(_CRC_BYTES, "little")
+    with path.open("wb") as file:
+        file.seek(num_samples * sample_bytes)
+        file.write(encoded + crc)
+    return index[:num_samples, 0].astype(np.int64)
+
+
+def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:
+    """Read a shard's index; return each sample's byte offset, int64 [n]. CacheError if damaged."""
+    index_bytes = capacity * 16 + _CRC_BYTES
+    with path.open("rb") as file:
+        file_bytes = file.seek(0, 2)
+        file.seek(max(0, file_bytes - index_bytes))
+        footer = file.read(index_bytes)
+    encoded, crc = footer[:-_CRC_BYTES], footer[-_CRC_BYTES:]
+    if len(footer) != index_bytes or google_crc32c.value(encoded) != int.from_bytes(crc, "little"):
+        raise CacheError(f"{path}: the shard's index is damaged")
+    index = np.frombuffer(encoded, dtype="<u8").reshape(capacity, 2)[:num_samples]
+    offsets = index[:, 0].astype(np.int64)
+    if (index[:, 1] != sample_bytes).any() or (
+        offsets + sample_bytes > file_bytes - index_bytes
+    ).any():
+        raise CacheError(f"{path}: the shard is truncated or of another shape")
+    return offsets

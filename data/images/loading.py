@@ -1,0 +1,137 @@
+"""One way in for every data set: a split's records, and the pixels of one image."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.errors import BadImageError, ConfigError
+from configs.schema.config import DataConfig, SplitConfig
+from data.images import scenes
+from data.images.coco import read_coco
+from data.images.files import decode_rgb
+from data.images.folder import read_folder
+from data.images.kitti import read_kitti
+from data.images.labels import LabelledBox, make_record
+from data.images.listing import (
+    coco_file,
+    existing_folder,
+    find_split,
+    image_folder,
+    image_lines,
+    scene_file,
+    scene_numbers,
+)
+from data.images.records import ImageRecord, ImageSet, SkippedImage
+from data.images.views import split_view
+from data.images.voc import read_voc
+
+_SCENE_FILE = re.compile(r"scene:(\d+):(\d+)")
+
+
+def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> ImageSet:
+    """Return the images of a split in a fixed order: sizes, boxes and categories, no pixels.
+
+    Sizes come from the image headers, for COCO from its JSON. An image that is missing or has no
+    readable header raises BadImageError, or is among the result's `skipped` with `skip_bad`.
+    Raises ConfigError, one line, if the split does not exist or anything else it names is missing,
+    unreadable or malformed.
+    """
+    source, where = find_split(data, split)
+    skipped: list[SkippedImage] = []
+    if data.format == "scenes":
+        records, categories = _read_scenes(source, where)
+    else:
+        records, categories = _read_files(data, source, where, skipped if skip_bad else None)
+    images = ImageSet(
+        split=split, records=tuple(records), categories=categories, skipped=tuple(skipped)
+    )
+    refuse_empty(images)
+    return images
+
+
+def refuse_empty(images: ImageSet) -> None:
+    """Raise ConfigError if a split holds no image, or only such as cannot be used."""
+    if images.records:
+        return
+    where = f"data.splits.{images.split}"
+    if not images.skipped:
+        raise ConfigError(f"{where}: holds no image: name a split that does")
+    first = images.skipped[0]
+    raise ConfigError(
+        f"{where}: none of its {len(images.skipped)} images can be used "
+        f"(the first: {first.file}: {first.reason}): correct the paths, or fetch the images again"
+    )
+
+
+def read_image(file: str) -> npt.NDArray[np.uint8]:
+    """Return uint8 [H, W, 3] RGB of a path or `scene:<seed>:<index>`, without EXIF rotation.
+
+    A name with the ending of a view (`data.images.views`) gives that view. Raises ConfigError that
+    names the file if it cannot be read: BadImageError if it is to blame.
+    """
+    own_file, view = split_view(file)
+    image = _whole_image(own_file)
+    return image if view is None else view.of(image, own_file)
+
+
+def _whole_image(file: str) -> npt.NDArray[np.uint8]:
+    if not file.startswith("scene:"):
+        return decode_rgb(Path(file))
+    match = _SCENE_FILE.fullmatch(file)
+    if match is None:
+        raise ConfigError(f"{file}: no built-in scene: write scene:<seed>:<index>")
+    return scenes.render_scene(index=int(match[2]), seed=int(match[1])).image
+
+
+def read_planned_image(file: str, size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return `read_image`. Raises BadImageError if it is not of the size that the data set says."""
+    image = read_image(file)
+    if image.shape[:2] != size_hw:
+        found, expected = (f"{height}x{width}" for height, width in (image.shape[:2], size_hw))
+        reason = f"is {found} px, the data set says {expected}"
+        raise BadImageError(f"{file}: {reason}: mend the annotations", file=file, reason=reason)
+    return image
+
+
+def _read_scenes(source: SplitConfig, where: str) -> tuple[list[ImageRecord], dict[int, str]]:
+    seed, num_scenes = scene_numbers(source, where)
+    return (
+        [_scene_record(index, seed) for index in range(num_scenes)],
+        dict(enumerate(scenes.CLASSES, start=1)),
+    )
+
+
+def _scene_record(index: int, seed: int) -> ImageRecord:
+    """Render the scene for its boxes; its pixels are made again when they are wanted."""
+    scene = scenes.render_scene(index=index, seed=seed)
+    boxes = [
+        LabelledBox(xyxy=(left, top, right, bottom), category_id=label)
+        for (left, top, right, bottom), label in zip(
+            scene.boxes_xyxy.tolist(), scene.labels.tolist(), strict=True
+        )
+    ]
+    height, width = scene.image.shape[:2]
+    return make_record(
+        image_id=index + 1, file=scene_file(seed, index), size_hw=(height, width), boxes=boxes
+    )
+
+
+def _read_files(
+    data: DataConfig, source: SplitConfig, where: str, skipped: list[SkippedImage] | None
+) -> tuple[list[ImageRecord], dict[int, str]]:
+    lines = image_lines(source, where)
+    if data.format == "folder":
+        images = None if source.images is None else image_folder(source, where)
+        return read_folder(images, lines, skipped), {}
+    folder = image_folder(source, where)
+    if data.format == "coco":
+        return read_coco(folder, coco_file(source, where), lines, skipped)
+    labels = None
+    if source.annotations is not None:
+        labels = existing_folder(Path(source.annotations), f"{where}.annotations")
+    read = read_kitti if data.format == "kitti" else read_voc
+    return read(folder, labels, lines, data.classes, skipped)

@@ -1,0 +1,95 @@
+"""Pascal VOC labels: one XML file per image, 1-based inclusive pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from configs.errors import ConfigError
+from data.images.files import Listed, read_bytes
+from data.images.labels import ClassNumbers, LabelledBox, finite, read_labelled_images
+from data.images.records import ImageRecord, SkippedImage
+
+CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+
+def read_voc(
+    images: Path,
+    labels: Path | None,
+    listed: Sequence[Listed] | None,
+    classes: Sequence[str] | None,
+    skipped: list[SkippedImage] | None,
+) -> tuple[list[ImageRecord], dict[int, str]]:
+    """Return the records, numbered from 1, and category id -> name (empty without labels).
+
+    Difficult objects become ignored boxes. Raises ConfigError if a file is missing or unreadable;
+    bad images go to `skipped` if it is a list.
+    """
+    known = ClassNumbers(classes, usual=CLASSES)
+    if labels is None:
+        return read_labelled_images(images, listed, None, lambda path: [], skipped), {}
+    records = read_labelled_images(
+        images,
+        listed,
+        lambda image: labels / f"{image.stem}.xml",
+        lambda path: _read_labels(path, known),
+        skipped,
+    )
+    known.check_found(labels)
+    return records, known.categories
+
+
+def _read_labels(path: Path, known: ClassNumbers) -> list[LabelledBox]:
+    try:
+        root = ElementTree.fromstring(read_bytes(path))
+    except ElementTree.ParseError as error:
+        line, _ = error.position
+        problem = str(error).partition(":")[0]
+        raise ConfigError(f"{path}: line {line}: not valid XML ({problem}): correct it") from None
+    boxes = []
+    for number, node in enumerate(root.findall("object"), start=1):
+        where = f"{path}: object {number}"
+        category_id = known.number_of((node.findtext("name") or "").strip(), where)
+        if category_id is None:
+            continue
+        difficult = (node.findtext("difficult") or "0").strip() == "1"
+        boxes.append(
+            LabelledBox(xyxy=_box(node, where), category_id=category_id, ignored=difficult)
+        )
+    return boxes
+
+
+def _box(node: ElementTree.Element, where: str) -> tuple[float, float, float, float]:
+    """Return 0-based (left, top, right, bottom); right and bottom then lie outside the box."""
+    sides = []
+    for side in ("xmin", "ymin", "xmax", "ymax"):
+        text = node.findtext(f"bndbox/{side}")
+        if text is None:
+            raise ConfigError(f"{where}: no <bndbox> with <{side}>: add it")
+        try:
+            sides.append(finite(text.strip()))
+        except ValueError as error:
+            raise ConfigError(f"{where}: {side}: {error}: correct it") from None
+    return sides[0] - 1, sides[1] - 1, sides[2], sides[3]

@@ -1,0 +1,107 @@
+"""One epoch of a level: which tile of which sample comes when, and where its values lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.reading.blocks import Block, cut_blocks
+from data.reading.gather import copy_runs, tile_runs
+from data.reading.level_reader import LevelReader
+from data.reading.order import batch_shares, crop_fractions
+from data.system.mapped_files import page_ranges
+
+_PROBED_RUNS = 4
+
+
+class Epoch:
+    """Which tile of which sample when, and where its values lie."""
+
+    def __init__(
+        self, reader: LevelReader, order: NDArray[Any], crop: int | None, seed: int, epoch: int,
+        *, batch_size: int, rank: int, num_ranks: int,
+    ) -> None:  # fmt: skip
+        fractions = crop_fractions(num_samples=len(order), seed=seed, epoch=epoch)
+        positions, self._counts = batch_shares(
+            num_samples=len(order), batch_size=batch_size, rank=rank, num_ranks=num_ranks
+        )
+        whole = reader.shapes[order, :2]
+        sizes: NDArray[Any] = whole if crop is None else np.minimum(whole, crop)
+        batches = np.arange(0, len(order), batch_size)
+        # A batch is as large as its largest sample, whichever rank has it.
+        self._tiles = np.maximum.reduceat(sizes, batches, axis=0)
+        self._batch_positions = np.add.reduceat(sizes.prod(axis=1), batches)
+        self._batch_rows = np.minimum(batch_size, len(order) - batches)
+        self._first_rows = self._batch_rows * rank // num_ranks
+        self._reader = reader
+        self._num_channels = int(reader.shapes[0, 2])
+        self._order = order[positions]
+        self._shapes = reader.shapes[self._order]
+        self._starts = reader.starts[self._order]
+        self.sizes: NDArray[Any] = sizes[positions]
+        """(h, w) of each sample's tile in the order of the epoch, int64 [n, 2]."""
+        whole = whole[positions]
+        self._corners = (fractions[self._order] * (whole - self.sizes + 1)).astype(np.int64)
+        if (self.sizes < whole).any():
+            # Reading ahead would fetch what lies between the crops.
+            reader.files.expect_random_reads()
+
+    def blocks(self, first_batch: int) -> list[Block]:
+        """Return the epoch's blocks from a batch on."""
+        return cut_blocks(
+            self._tiles,
+            self._counts,
+            first_batch=first_batch,
+            value_bytes=self._num_channels * self._reader.dtype.itemsize,
+        )
+
+    def whole_batch(self, number: int) -> dict[str, int]:
+        """Return what a rank's part of a batch says of the whole one."""
+        return {
+            "first_row": int(self._first_rows[number]),
+            "batch_rows": int(self._batch_rows[number]),
+            "batch_positions": int(self._batch_positions[number]),
+        }
+
+    def num_values(self, block: Block) -> int:
+        """Return how many values a block holds."""
+        height, width = block.tile_hw
+        return (block.last - block.first) * height * width * self._num_channels
+
+    def prefetch(self, block: Block) -> None:
+        """Have the system read what a block needs, unless it is in memory already."""
+        offsets, run_length = self._runs(block)
+        value_bytes = self._reader.dtype.itemsize
+        files = self._reader.files
+        probed = offsets[:: max(1, len(offsets) // _PROBED_RUNS)] * value_bytes
+        if not files.is_resident(probed.tolist()):
+            for start, length in page_ranges(offsets * value_bytes, run_length * value_bytes):
+                files.prefetch(start, length)
+
+    def fill(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Copy a block's tiles; return features [n, C, h, w], indices [n] and sizes [n, 2]."""
+        part = slice(block.first, block.last)
+        self._reader.require_whole(self._order[part])
+        copy_runs(self._reader.values, *self._runs(block), memory)
+        height, width = block.tile_hw
+        tiles = memory.view(block.last - block.first, height, width, self._num_channels)
+        return (
+            tiles.permute(0, 3, 1, 2),
+            torch.from_numpy(self._order[part]),
+            torch.from_numpy(self.sizes[part]),
+        )
+
+    def _runs(self, block: Block) -> tuple[NDArray[Any], int]:
+        part = slice(block.first, block.last)
+        return tile_runs(
+            self._starts[part],
+            self._shapes[part, 1],
+            self._corners[part],
+            self.sizes[part],
+            block.tile_hw,
+            self._num_channels,
+        )

@@ -1,0 +1,217 @@
+"""Read one level of a cache: each shard's index once, then samples straight from mapped files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from configs.errors import CacheError
+from data.cache.channel_statistics import ChannelStatistics
+from data.cache.checksums import differing_rows, expected_checksums
+from data.cache.commit_log import hash_log, read_commits
+from data.cache.containers import STORES, rows_of_shard
+from data.cache.manifest import LevelInfo, Manifest
+from data.system.mapped_files import MappedFiles
+from data.system.mounts import is_remote
+from data.writing.writer import statistics_path
+
+Verify = Literal["auto", "on_open", "size"]
+
+
+class LevelReader:
+    """One level of a finished cache, as arrays that are read when they are touched.
+
+    Sample i is the image `manifest.samples[i]`. `verify`: check each shard's checksums when it is
+    first touched (`on_open`), or only its size and index (`size`); `auto` is `on_open` on network
+    file systems. Raises CacheError if the level is not stored, not complete, or damaged.
+    """
+
+    def __init__(self, cache: Path, level: int, *, verify: Verify = "size") -> None:
+        self.cache = cache
+        self.manifest = Manifest.load(cache)
+        self.info: LevelInfo = self.manifest.level(level)
+        self.statistics = _read_statistics(cache, level)
+        self._shards = [
+            (bucket, shard)
+            for bucket, info in enumerate(self.manifest.buckets)
+            for shard in range(info.num_shards(level))
+        ]
+        offsets = [self._offsets(bucket, shard) for bucket, shard in self._shards]
+        self._files = self._mapped()
+        samples, buckets = self.manifest.samples, self.manifest.buckets
+        bucket_of = np.array([sample.bucket for sample in samples], dtype=np.int64)
+        row_of = np.array([sample.row for sample in samples], dtype=np.int64)
+        per_shard = np.array([info.samples_per_shard[level] for info in buckets], dtype=np.int64)
+        first_shard = np.cumsum([0, *(info.num_shards(level) for info in buckets)])[:-1]
+        first_row = np.cumsum([0, *(len(found) for found in offsets)])[:-1]
+        self.shard_of: NDArray[Any] = first_shard[bucket_of] + row_of // per_shard[bucket_of]
+        """Which of the level's shards each sample is in, int64 [n]."""
+        in_file = np.concatenate(offsets)[first_row[self.shard_of] + row_of % per_shard[bucket_of]]
+        self._starts_bytes = self._files.starts[self.shard_of] + in_file
+        self.shapes: NDArray[Any] = np.array(
+            [self.manifest.sample_shape(level, bucket) for bucket in range(len(buckets))],
+            dtype=np.int64,
+        )[bucket_of]
+        """(H, W, C) of each sample, int64 [n, 3]."""
+        if (self._starts_bytes % self.dtype.itemsize).any():
+            raise CacheError(f"{cache}: level {level}: samples are not aligned: not written by us")
+        by_touch = verify == "on_open" or (verify == "auto" and is_remote(cache))
+        self._unchecked = np.full(len(self._shards), by_touch)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of images."""
+        return len(self.manifest.samples)
+
+    @cached_property
+    def content_id(self) -> str:
+        """What tells this cache from others with the same plan, too: of other images, or mended."""
+        return f"{self.manifest.fingerprint} {hash_log(self.cache)}"
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Stored dtype, float16 or float32."""
+        return np.dtype(self.manifest.dtype)
+
+    @property
+    def files(self) -> MappedFiles:
+        """The level's files as one range of bytes."""
+        return self._files
+
+    @property
+    def starts(self) -> NDArray[Any]:
+        """Where each sample begins in `values`, int64 [n]."""
+        starts: NDArray[Any] = self._starts_bytes // self.dtype.itemsize
+        return starts
+
+    @property
+    def values(self) -> Tensor:
+        """All stored values of the level in one range, stored dtype [N]; to be read only."""
+        whole = self._files.num_bytes // self.dtype.itemsize * self.dtype.itemsize
+        return torch.from_numpy(self._files.memory[:whole].view(self.dtype))
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Return (H, W, C) of a sample."""
+        return self.manifest.sample_shape(self.info.index, self.manifest.samples[index].bucket)
+
+    def sample(self, index: int) -> NDArray[Any]:
+        """Return a read-only view [H, W, C] of a sample in its stored dtype; no copy is made."""
+        self.require_whole([index])
+        start, shape = self._starts_bytes[index], self.shape(index)
+        content = self._files.memory[start : start + self._sample_bytes(index)]
+        view: NDArray[Any] = content.view(self.dtype).reshape(shape)
+        view.flags.writeable = False
+        return view
+
+    def require_whole(self, indices: Sequence[int] | NDArray[Any]) -> None:
+        """Check the shards of these samples if that is still due; CacheError names the damage."""
+        if not self._unchecked.any():
+            return
+        for shard in np.unique(self.shard_of[indices]).tolist():
+            if self._unchecked[shard]:
+                self._check_shard(shard)
+                self._unchecked[shard] = False
+
+    def close(self) -> None:
+        """Let go of the files; they stay mapped as long as a view of them is in use."""
+        self.__dict__.pop("_files", None)
+
+    def __enter__(self) -> LevelReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _sample_bytes(self, index: int) -> int:
+        return self.manifest.sample_bytes(self.info.index, self.manifest.samples[index].bucket)
+
+    def _shard_path(self, bucket: int, shard: int) -> Path:
+        store = STORES[self.manifest.container]
+        return store.shard_path(self.cache, self.manifest, self.info.index, bucket, shard)
+
+    def _offsets(self, bucket: int, shard: int) -> NDArray[Any]:
+        """Read a shard's index: each sample's byte offset in its file, int64 [n]."""
+        manifest, level = self.manifest, self.info.index
+        path = self._shard_path(bucket, shard)
+        rows = rows_of_shard(manifest, level, bucket, shard)
+        capacity = manifest.buckets[bucket].samples_per_shard[level]
+        try:
+            return STORES[manifest.container].shard_offsets(
+                path, len(rows), capacity, manifest.sample_bytes(level, bucket)
+            )
+        except FileNotFoundError:
+            raise CacheError(
+                f"{path}: missing: the cache is incomplete: "
+                f"run extract-features --split {manifest.split} again"
+            ) from None
+        except CacheError as error:
+            raise CacheError(
+                f"level {level}, {error}: run extract-features --split {manifest.split} again, "
+                "it mends what is broken"
+            ) from error
+        except OSError as error:
+            raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+    def _mapped(self) -> MappedFiles:
+        try:
+            return MappedFiles([self._shard_path(*shard) for shard in self._shards])
+        except OSError as error:
+            raise CacheError(
+                f"{error.filename or self.cache}: cannot be mapped ({error.strerror or error}): "
+                "fewer, larger shards (cache.shard_megabytes) need fewer mappings"
+            ) from error
+
+    @cached_property
+    def _expected(self) -> list[list[int | None]]:
+        """Every sample's committed checksum; once, as the log of a large cache takes its time."""
+        commits = read_commits(self.cache, statistics=False)
+        return expected_checksums(self.manifest, commits, self.info.index)
+
+    def _check_shard(self, number: int) -> None:
+        """Compare a shard's samples with their committed checksums; CacheError if one differs."""
+        manifest, level = self.manifest, self.info.index
+        bucket, shard = self._shards[number]
+        members = np.flatnonzero(self.shard_of == number)
+        rows = [manifest.samples[index].row for index in members]
+        expected = self._expected[bucket]
+        damaged = differing_rows(
+            self._files.memory,
+            self._starts_bytes[members].tolist(),
+            manifest.sample_bytes(level, bucket),
+            [expected[row] for row in rows],
+        )
+        if damaged:
+            names = ", ".join(manifest.samples[members[i]].file for i in damaged[:3])
+            raise CacheError(
+                f"level {level}, {self._shard_path(bucket, shard)}: {len(damaged)} of "
+                f"{len(rows)} samples are damaged ({names}): run extract-features --split "
+                f"{manifest.split} --verify, then without --verify to mend it"
+            )
+
+
+def _read_statistics(cache: Path, level: int) -> ChannelStatistics:
+    path = statistics_path(cache, level)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CacheError(
+            f"{cache}: the extraction has not finished: "
+            f"run extract-features --split {cache.name} again, it goes on where it stopped"
+        ) from None
+    try:
+        return ChannelStatistics.from_json(text)
+    except CacheError as error:
+        raise CacheError(f"{path}: {error}: remove it and run extract-features again") from error

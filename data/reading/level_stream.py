@@ -1,0 +1,174 @@
+"""Shuffled batches from a level, as fast as memory: crops for training, or whole maps.
+
+A ring of reused buffers is filled in turn; each buffer takes one block of batches with a single
+copying call, made when the block's first batch is asked for. That takes a thousandth of a step on a
+CPU, which has no core to spare for a thread; beside a GPU (`read_ahead`) a thread fills large
+batches while the caller computes. What is not in memory yet the system is told to read one block
+ahead. The `keep` latest batches are valid, older ones may have been filled anew. Pass `copy=True`
+to collect batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from data.reading.blocks import Block
+from data.reading.epoch_tiles import Epoch
+from data.reading.level_reader import LevelReader
+from data.reading.order import epoch_order, epoch_order_by_shards
+from data.system.threads import run_ahead
+
+_READY_BLOCKS = 1
+_SHARD_WINDOW = 4
+# A few cores saturate the memory; more would only disturb the caller's computation.
+_COPYING_CORES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """`features` [B, C, H, W] channels_last in the stored dtype; `sizes` int64 [B, 2] real (h, w).
+
+    Maps smaller than the batch are padded by replication; `indices` int64 [B] are sample numbers.
+    Of a batch that several ranks share, this is the rank's part: from row `first_row` of
+    `batch_rows` on; `batch_positions` are the real positions of the whole batch.
+    """
+
+    features: Tensor
+    indices: Tensor
+    sizes: Tensor
+    level: int
+    first_row: int
+    batch_rows: int
+    batch_positions: int
+
+
+class LevelStream(IterableDataset[Batch]):
+    """One epoch of shuffled batches over the whole split each time it is iterated.
+
+    `crop`: side of a random crop in feature positions, smaller maps whole; None: whole maps.
+    `shuffle`: `full` draws over the whole split; `shards` shuffles the shards and, within windows
+    of four, their samples, for caches larger than memory. `keep`: how many
+    batches are valid at a time: a ring of one stays in a CPU's cache, which doubles the speed. For
+    a GPU: `pin_memory` for asynchronous copies, `read_ahead` for a thread that fills large batches
+    ahead. `rank` of `num_ranks` processes takes its share of every batch.
+    """
+
+    def __init__(
+        self, reader: LevelReader, *, batch_size: int, crop: int | None, seed: int = 0,
+        copy: bool = False, shuffle: Literal["full", "shards"] = "full",
+        keep: int = 1, pin_memory: bool = False, read_ahead: bool = False,
+        rank: int = 0, num_ranks: int = 1,
+    ) -> None:  # fmt: skip
+        self._reader = reader
+        self._batch_size = batch_size
+        self._crop = crop
+        self._seed = seed
+        self._copy = copy
+        self._shuffle = shuffle
+        self._keep = keep
+        self._pin_memory = pin_memory
+        self._read_ahead = read_ahead
+        self._rank, self._num_ranks = rank, num_ranks
+        self._ring: _Ring | None = None
+        self._epoch = 0
+        self._next_batch = 0
+
+    @property
+    def ring_depth(self) -> int:
+        """Number of batches (or blocks of small ones) in memory at once."""
+        # A thread has some ready and fills one besides.
+        return self._keep + (_READY_BLOCKS + 1 if self._read_ahead else 0)
+
+    def __len__(self) -> int:
+        return -(-self._reader.num_samples // self._batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows, from its beginning."""
+        self._epoch, self._next_batch = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position: epoch and the number of batches already handed out in it."""
+        return {"epoch": self._epoch, "next_batch": self._next_batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a position: the next iteration yields the rest of that epoch."""
+        self._epoch, self._next_batch = state["epoch"], state["next_batch"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        if get_worker_info() is not None:
+            # Each worker would yield the whole epoch, and its position would stay in the worker.
+            raise RuntimeError("LevelStream reads at memory speed by itself: use num_workers=0")
+        epoch = Epoch(
+            self._reader, self._order(), self._crop, self._seed, self._epoch,
+            batch_size=self._batch_size, rank=self._rank, num_ranks=self._num_ranks,
+        )  # fmt: skip
+        blocks = epoch.blocks(self._next_batch)
+        # Kept between epochs, as fresh memory costs more than the copies; two iterators at once
+        # have one ring each.
+        ring = self._ring or _Ring(self._reader.values.dtype, self.ring_depth, self._pin_memory)
+        self._ring = None
+        try:
+            filled = _filled(epoch, blocks, ring)
+            # Many small batches in a block are copied faster than a thread is woken.
+            large = all(len(block.counts) == 1 for block in blocks)
+            if self._read_ahead and large:
+                filled = run_ahead(filled, depth=_READY_BLOCKS, most_cores=_COPYING_CORES)
+            for block, parts in zip(blocks, filled, strict=True):
+                cut = (torch.split(part, list(block.counts)) for part in parts)
+                for number, (features, indices, sizes) in enumerate(zip(*cut, strict=True)):
+                    self._next_batch += 1
+                    yield Batch(
+                        features=features.clone() if self._copy else features,
+                        indices=indices,
+                        sizes=sizes,
+                        level=self._reader.info.index,
+                        **epoch.whole_batch(block.first_batch + number),
+                    )
+        finally:
+            self._ring = ring
+        self._epoch, self._next_batch = self._epoch + 1, 0
+
+    def _order(self) -> NDArray[Any]:
+        if self._shuffle == "shards":
+            return epoch_order_by_shards(
+                shard_of=self._reader.shard_of,
+                window=_SHARD_WINDOW,
+                seed=self._seed,
+                epoch=self._epoch,
+            )
+        return epoch_order(num_samples=self._reader.num_samples, seed=self._seed, epoch=self._epoch)
+
+
+class _Ring:
+    """Buffers that are filled in turn; each grows to the largest block it has held."""
+
+    def __init__(self, dtype: torch.dtype, depth: int, pin_memory: bool) -> None:
+        self._slots = [torch.empty(0, dtype=dtype) for _ in range(depth)]
+        self._pin_memory = pin_memory
+        self._next = 0
+
+    def memory(self, num_values: int) -> Tensor:
+        """Return the next slot's first values, [num_values]."""
+        slot, self._next = self._next, (self._next + 1) % len(self._slots)
+        if self._slots[slot].numel() < num_values:
+            self._slots[slot] = torch.empty(
+                num_values, dtype=self._slots[slot].dtype, pin_memory=self._pin_memory
+            )
+        return self._slots[slot][:num_values]
+
+
+def _filled(epoch: Epoch, blocks: list[Block], ring: _Ring) -> Iterator[tuple[Tensor, ...]]:
+    """Fill block after block, having the next one read from storage meanwhile."""
+    for number, block in enumerate(blocks):
+        if number == 0:
+            epoch.prefetch(block)
+        if number + 1 < len(blocks):
+            epoch.prefetch(blocks[number + 1])
+        yield epoch.fill(block, ring.memory(epoch.num_values(block)))

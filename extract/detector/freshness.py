@@ -1,0 +1,167 @@
+"""Refuse a cache that the configuration in force would not have made; no detector if it can be.
+
+What needs no detector is compared as it is written. The weights' file is compared by its hash; only
+if that differs is the detector built, since the hash of the weights themselves is the truth.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import CacheError, ConfigError, MissingDataError
+from configs.schema.config import DEFAULT_BUILDER, Config, DetectorConfig
+from data.cache.manifest import Manifest, detector_difference
+from data.images.listing import ListedImage, list_files
+from data.images.views import is_view
+from extract.detector.weights import file_sha256, weights_file
+
+if TYPE_CHECKING:
+    from extract.detector.loading import LoadedDetector
+
+_LOG = logging.getLogger(__name__)
+
+
+def refuse_stale_cache(cache: Path, split: str, config: Config) -> None:
+    """Compare a split's cache with the configuration; what is not on this machine is logged.
+
+    Raises CacheError, naming the first difference and the way out.
+    """
+    manifest = Manifest.load(cache)
+    difference = _settings_difference(manifest, split, config)
+    if difference is not None:
+        raise CacheError(
+            f"{cache}: was not made with these settings ({difference}): use the settings that made "
+            f"it, or run extract-features --split {split} --overwrite"
+        )
+    _compare_detector(manifest, cache, config.detector)
+    try:
+        difference = _image_difference(manifest, list_files(config.data, split))
+    except MissingDataError as error:
+        _LOG.info("%s: its images could not be compared with the data set: %s", cache, error)
+        return
+    if difference is not None:
+        raise CacheError(
+            f"{cache}: is of another image list ({difference}): correct the paths of "
+            f"data.splits.{split}, or run extract-features --split {split} --overwrite"
+        )
+
+
+def refuse_other_detector(
+    manifest: Manifest, cache: Path, detector: LoadedDetector, config: DetectorConfig
+) -> None:
+    """Compare a cache with a built detector. Raises CacheError naming the difference."""
+    from extract.detector.loading import describe_detector
+
+    there, now = manifest.detector, describe_detector(detector, config)
+    if there["weights_sha256"] != now["weights_sha256"]:
+        raise CacheError(
+            f"{cache}: holds features of detector weights {_shown(there)}, the configuration names "
+            f"{_shown(now)}: name the checkpoint that made the cache with --detection-checkpoint, "
+            f"or run extract-features --split {manifest.split} --overwrite"
+        )
+    difference = detector_difference(there, now)
+    if difference is not None:
+        raise CacheError(
+            f"{cache}: was not made with these settings ({difference}): use the settings that made "
+            f"it, or run extract-features --split {manifest.split} --overwrite"
+        )
+
+
+def _settings_difference(manifest: Manifest, split: str, config: Config) -> str | None:
+    """Compare what the configuration says itself; None of a size means the builder's own."""
+    there, detector, cache = manifest.detector, config.detector, config.cache
+    pairs: list[tuple[str, Any, Any]] = [
+        ("dataset", manifest.dataset, config.data.name),
+        ("split", manifest.split, split),
+        ("detector builder", there["builder"], detector.builder or DEFAULT_BUILDER),
+        ("detector resize", there["resize"], list(detector.resize) if detector.resize else None),
+    ]
+    if split in config.data.splits:
+        augmentation = config.data.splits[split].augmentation
+        now_drawn = None if augmentation is None else augmentation.model_dump(mode="json")
+        pairs.append(("augmentation", manifest.augmentation, now_drawn))
+    for name in ("min_size", "max_size"):
+        if (size := getattr(detector, name)) is not None:
+            pairs.append((f"detector {name}", there[name], size))
+    for name in ("dtype", "container"):
+        # An option of extract-features may have chosen it, so only what somebody wrote counts.
+        if name in cache.model_fields_set:
+            pairs.append((name, getattr(manifest, name), getattr(cache, name)))
+    for name, made_with, now in pairs:
+        if made_with != now:
+            return f"{name}: {made_with!r} there, {now!r} now"
+    return None
+
+
+def _compare_detector(manifest: Manifest, cache: Path, config: DetectorConfig) -> None:
+    file = weights_file(config)
+    if file is not None and not file.is_file():
+        _LOG.info(
+            "%s: its detector weights %s could not be compared: %s is not on this machine",
+            cache, _shown(manifest.detector), file,
+        )  # fmt: skip
+        return
+    is_own_factory = ":" in (config.builder or DEFAULT_BUILDER)
+    if (
+        file is not None
+        and not is_own_factory  # whose preprocessing may have changed since
+        and file_sha256(file) == manifest.detector["weights_file_sha256"]
+        and _sizes_are_known(manifest, config)
+    ):
+        return
+    # Training has no other use for a detector, and is to start without one.
+    from extract.detector.loading import load_detector
+
+    try:
+        detector = load_detector(config)
+    except (ConfigError, OSError) as error:
+        if not is_own_factory:
+            raise
+        _LOG.info("%s: its detector could not be compared: %s", cache, error)
+        return
+    refuse_other_detector(manifest, cache, detector, config)
+
+
+def _sizes_are_known(manifest: Manifest, config: DetectorConfig) -> bool:
+    """Whether sizes that the configuration leaves to the builder were so at extraction too."""
+    configured = manifest.detector["configured"]
+    return all(
+        getattr(config, name) is not None or configured[name] is None
+        for name in ("min_size", "max_size")
+    )
+
+
+def _image_difference(manifest: Manifest, listed: list[ListedImage]) -> str | None:
+    """Compare the split's listing, less what extraction left out of it, with the samples."""
+    left_out: dict[str, list[str]] = defaultdict(list)
+    for bad in manifest.skipped:
+        left_out[_first_word(bad.file)].append(bad.file)
+    now = [
+        image
+        for image in listed[: manifest.image_limit]
+        if not any(image.is_in(file) for file in left_out.get(_first_word(image.name), ()))
+    ]
+    there = [sample for sample in manifest.samples if not is_view(sample.file)]
+    if len(now) != len(there):
+        return f"images: {len(there)} there, {len(now)} now"
+    for image, sample in zip(now, there, strict=True):
+        if not image.is_in(sample.file):
+            return f"image list: {sample.file} there, {image.name} now"
+        if image.image_id not in (None, sample.image_id):
+            return (
+                f"image list: {image.name} is image {sample.image_id} there, {image.image_id} now"
+            )
+    return None
+
+
+def _first_word(file: str) -> str:
+    """The name up to its first dot: the same with and without its ending."""
+    return PurePath(file).name.split(".")[0]
+
+
+def _shown(detector: dict[str, Any]) -> str:
+    source = detector["checkpoint"] or detector["weights"] or detector["builder"]
+    return f"{detector['weights_sha256'][:12]} ({source})"

@@ -1,0 +1,167 @@
+"""Read detector weights: checkpoints as usually wrapped, torchvision's by name, the built-in."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor
+
+from configs.errors import ConfigError
+from configs.schema.config import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
+
+_BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
+# What torch.load raises for files that are something else, or cut short.
+UNREADABLE = (
+    pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, LookupError,
+    ValueError, TypeError, AttributeError, AssertionError,
+)  # fmt: skip
+DEFAULT_WEIGHTS = "COCO_V1"
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectorWeights:
+    """A state dict and what came with it."""
+
+    state: dict[str, Tensor]
+    classes: tuple[str, ...] | None
+    batch_norm_eps: float | None
+    """Epsilon that the batch norms were trained with; None: the layer's default."""
+
+
+def weights_file(config: DetectorConfig) -> Path | None:
+    """Return the file of the configured weights, there or not; None if they come from no file.
+
+    Raises ConfigError if torchvision has no weights of that name.
+    """
+    builder = config.builder or DEFAULT_BUILDER
+    if config.checkpoint is not None:
+        return _path_of(config.checkpoint)
+    if config.weights == "random" or ":" in builder:
+        return None
+    return _file_of(_find_named(builder, config.weights or DEFAULT_WEIGHTS))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def existing_checkpoint(name: str) -> Path:
+    """Return the file of a checkpoint, or of `builtin:<name>`. Raises ConfigError if none is."""
+    path = _path_of(name)
+    if not path.is_file():
+        raise ConfigError(
+            f"detector checkpoint {name}: no such file: give --detection-checkpoint, "
+            "or make one with train-detector"
+        )
+    return path
+
+
+def read_checkpoint(name: str) -> DetectorWeights:
+    """Read a checkpoint file, or `builtin:<name>`; never runs code from it (weights_only).
+
+    The state dict may be bare or under model, state_dict or model_state_dict; `module.` prefixes
+    of DataParallel are stripped. Raises ConfigError if there is no such file or no state dict.
+    """
+    path = existing_checkpoint(name)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ConfigError(
+            f"detector checkpoint {name}: not a PyTorch weights file, or damaged: "
+            f"{first_sentence(error)}"
+        ) from error
+    state = _state_dict_in(content)
+    if state is None:
+        raise ConfigError(
+            f"detector checkpoint {name}: holds no state dict, neither bare nor under "
+            f"{', '.join(_WRAPPERS)}"
+        )
+    meta = content if "classes" in content else {}
+    classes = meta.get("classes")
+    eps = content.get("batch_norm_eps")
+    return DetectorWeights(
+        state={key.removeprefix("module."): tensor for key, tensor in state.items()},
+        classes=tuple(str(name) for name in classes) if isinstance(classes, list | tuple) else None,
+        batch_norm_eps=float(eps) if isinstance(eps, float) else None,
+    )
+
+
+def read_named_weights(builder: str, name: str) -> DetectorWeights:
+    """Read torchvision's own weights of a builder, downloading them once if need be.
+
+    Raises ConfigError for an unknown name, or offline, saying which file to put where.
+    """
+    weights = _find_named(builder, name)
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"detector.weights {name}: cannot be downloaded here ({first_sentence(error)}): "
+            f"fetch {weights.url} on another machine and put it at {_file_of(weights)}"
+        ) from error
+    return DetectorWeights(
+        state=state,
+        classes=tuple(weights.meta["categories"][1:]),
+        # torchvision overwrites the epsilon of exactly these weights, as they were trained so.
+        batch_norm_eps=0.0 if name == "COCO_V1" and "resnet50" in builder and "v2" not in builder
+        else None,
+    )  # fmt: skip
+
+
+def _find_named(builder: str, name: str) -> Any:
+    if builder == SCENES_BUILDER:
+        raise ConfigError(
+            f"detector.weights: {builder} has no torchvision weights: "
+            "give detector.checkpoint (builtin:scenes is for the built-in example)"
+        )
+    available = torchvision.models.get_model_weights(builder)
+    if name not in available.__members__:
+        raise ConfigError(
+            f"detector.weights: {builder} has no weights {name!r}: "
+            f"it has {', '.join(available.__members__)}, or random"
+        )
+    return available[name]
+
+
+def _file_of(weights: Any) -> Path:
+    """Where torchvision keeps its weights once they are downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+
+
+def _path_of(name: str) -> Path:
+    if name.startswith("builtin:"):
+        return _BUILTIN_DIR / f"{name.removeprefix('builtin:')}.pth"
+    return Path(name)
+
+
+def _state_dict_in(content: object) -> Mapping[str, Tensor] | None:
+    if not isinstance(content, Mapping):
+        return None
+    for candidate in (*(content.get(key) for key in _WRAPPERS), content):
+        if (
+            isinstance(candidate, Mapping)
+            and candidate
+            and all(isinstance(value, Tensor) for value in candidate.values())
+        ):
+            return candidate
+    return None
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return the beginning of what an exception says, in one line."""
+    return str(error).strip().split("\n", 1)[0].split(". ", 1)[0][:200] or type(error).__name__

@@ -1,0 +1,303 @@
+"""The report holds every number, opens offline, and says what is missing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analyze.facts.candidates import Candidate, newest_runs, pyramids
+from analyze.facts.results import (
+    Accuracy,
+    AnalysisResult,
+    Combination,
+    LevelFacts,
+    LevelRow,
+    Measurement,
+)
+from analyze.measure.level_rate_distortion import psnr_db
+from analyze.plots.figures import make_plots
+from analyze.report.findings import Findings
+from analyze.report.folder import write_report
+from analyze.report.page_html import _table
+from analyze.report.sections import Provenance
+from analyze.report.tables import (
+    Table,
+    detection_table,
+    level_table,
+    plain_text,
+    shown,
+    word_columns,
+)
+from extract.accuracy.accuracy import Interval
+
+PROVENANCE = Provenance(
+    created="2025-01-01T12:00:00+00:00",
+    command="analyze-levels --config 'a b'",
+    facts={"torch": "2.4.0"},
+)
+SHARES = (0.751, 0.188, 0.047, 0.012, 0.002)
+
+
+def level_row(level: int, lmbda: float = 0.001) -> LevelRow:
+    """A plausible row whose every figure differs from every other row's."""
+    side = 64 >> level
+    return LevelRow(
+        facts=LevelFacts(
+            level=level,
+            key="pool" if level == 4 else str(level),
+            stride_px=4 << level,
+            num_channels=256,
+            resolution_hw=(side, side + 16),
+            share=SHARES[level],
+        ),
+        measurement=Measurement(
+            run=f"checkpoints/level_{level}/run_{lmbda:.2e}",
+            lmbda=lmbda,
+            num_parameters=5_000_001 + level,
+            mse=0.11 + level,
+            value_range=20.5 + level,
+            psnr_db=31.11 + level,
+            estimated_bpp=1.21 + level,
+            real_bpp=1.31 + level,
+            payload_bpp=1.30 + level,
+            bits_per_pixel=0.41 + level,
+            encode_ms=11.3 + level,
+            decode_ms=12.7 + level,
+        ),
+        alone=Accuracy(map=0.5101 + level / 100, map_50=0.8, small=-1.0, medium=0.4, large=0.6),
+    )
+
+
+@pytest.fixture
+def result() -> AnalysisResult:
+    return AnalysisResult(
+        dataset="scenes",
+        split="val",
+        detector="fasterrcnn_mobilenet_v2_fpn (0123456789ab)",
+        num_images=64,
+        rows=tuple(level_row(level) for level in range(5)),
+        original=Accuracy(map=0.5432, map_50=0.8765, small=-1.0, medium=0.4444, large=0.6666),
+        combinations=(
+            Combination(
+                name="all levels, lambda 0.001",
+                parts={level: f"run_{level}" for level in range(5)},
+                bits_per_pixel=3.217,
+                accuracy=Accuracy(
+                    map=0.5011,
+                    map_50=0.8,
+                    small=-1.0,
+                    medium=0.4,
+                    large=0.6,
+                    interval=Interval(low=0.45, high=0.55),
+                    drop=0.0421,
+                    drop_interval=Interval(low=-0.01, high=0.0909),
+                ),
+                lmbda=0.001,
+            ),
+        ),
+        missing=(),
+    )
+
+
+class PageReader(HTMLParser):
+    """Collects the text of table cells, every address that the page loads, and unclosed tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "srcset", "href")]
+        if tag not in ("meta", "link", "img", "source"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "td":
+            self.cells.append(data)
+
+
+def test_page_holds_every_cell_of_both_tables_in_order(
+    result: AnalysisResult, tmp_path: Path
+) -> None:
+    page = PageReader(write_report(Findings(result=result), PROVENANCE, tmp_path).read_text())
+    tables = (level_table(result), detection_table(result))
+    assert page.cells == [cell for table in tables for line in table.cells for cell in line]
+    assert page.open == []
+
+
+def test_files_of_an_earlier_report_go_and_nothing_else(
+    result: AnalysisResult, tmp_path: Path
+) -> None:
+    folder = tmp_path / "report"
+    write_report(Findings(result=result), PROVENANCE, folder)
+    content = json.loads((folder / "report.json").read_text())
+    assert {"levels.csv", "report.md", "ensemble.yaml", "index.html"} <= set(content["files"])
+    content["files"] += ["allocation.csv", "../elsewhere.csv"]
+    (folder / "report.json").write_text(json.dumps(content))
+    for path in ("ensemble.yaml", "allocation.csv", "notes.csv", "../elsewhere.csv"):
+        (folder / path).write_text("of an earlier report, or of somebody's own")
+    write_report(Findings(result=result), PROVENANCE, folder)
+    assert not (folder / "ensemble.yaml").exists()
+    assert not (folder / "allocation.csv").exists()
+    assert (folder / "notes.csv").exists()
+    assert (tmp_path / "elsewhere.csv").exists()
+
+
+def test_cells_show_the_measured_numbers(result: AnalysisResult) -> None:
+    assert level_table(result).cells[2] == (
+        "2", "0.001", "16x32", "16", "4.7%", "5,000,003", "2.11", "33.11", "3.21", "3.31",
+        "+3.1%", "2.41", "13.3", "14.7", "0.5301",
+    )  # fmt: skip
+    assert detection_table(result).cells == (
+        ("original features", "-", "0.5432", "-", "-", "-", "0.8765", "-", "0.4444", "0.6666"),
+        (
+            "all levels, lambda 0.001",
+            "3.217",
+            "0.5011",
+            "0.450..0.550",
+            "0.0421",
+            "-0.010..0.091",
+            "0.8000",
+            "-",
+            "0.4000",
+            "0.6000",
+        ),
+    )
+
+
+def test_page_loads_nothing_but_what_it_carries(result: AnalysisResult, tmp_path: Path) -> None:
+    text = write_report(Findings(result=result), PROVENANCE, tmp_path).read_text()
+    addresses = PageReader(text).addresses
+    pictures = [address for address in addresses if address.startswith("data:image/png")]
+    assert len(pictures) == 3 * 2
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"https?://|@import|url\(|<script", text)
+
+
+def test_page_suits_phones_and_dark_screens(result: AnalysisResult, tmp_path: Path) -> None:
+    text = write_report(Findings(result=result), PROVENANCE, tmp_path).read_text()
+    assert '<meta name="viewport" content="width=device-width' in text
+    assert text.count("prefers-color-scheme: dark") == 1 + 3
+
+
+def test_csv_holds_the_values_in_full(result: AnalysisResult, tmp_path: Path) -> None:
+    write_report(Findings(result=result), PROVENANCE, tmp_path)
+    with (tmp_path / "levels.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [int(line["level"]) for line in lines] == [0, 1, 2, 3, 4]
+    for line, row in zip(lines, result.rows, strict=True):
+        assert row.measurement is not None
+        assert float(line["real_bpp"]) == row.measurement.real_bpp
+        assert float(line["share"]) == row.facts.share
+        assert line["run"] == row.measurement.run
+    with (tmp_path / "detection.csv").open(newline="") as file:
+        detection = list(csv.DictReader(file))
+    assert [float(line["map"]) for line in detection] == [0.5432, 0.5011]
+
+
+def test_folder_holds_the_markdown_and_the_plots_it_names(
+    result: AnalysisResult, tmp_path: Path
+) -> None:
+    write_report(Findings(result=result), PROVENANCE, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    named = re.findall(r"\(plots/(\w+\.png)\)", text)
+    assert sorted(named) == sorted(path.name for path in (tmp_path / "plots").glob("*.png"))
+    assert {path.stem for path in (tmp_path / "plots").glob("*.svg")} == {
+        name.removesuffix(".png") for name in named
+    }
+    for cell in level_table(result).cells[4]:
+        assert f"| {cell} |" in text
+    assert "analyze-levels --config 'a b'" in text
+
+
+def test_untrained_level_and_absent_map_are_shown_and_the_rest_is_there(
+    result: AnalysisResult, tmp_path: Path
+) -> None:
+    rows = [replace(row, alone=None) for row in result.rows]
+    rows[3] = replace(rows[3], measurement=None)
+    command = "level 3 has no trained run: run train-level --level 3"
+    partial = replace(
+        result, rows=tuple(rows), original=None, combinations=(), missing=(command, "no mAP: <x>")
+    )
+    page = write_report(Findings(result=partial), PROVENANCE, tmp_path)
+    for text in (page.read_text(), (tmp_path / "report.md").read_text()):
+        assert command in text
+    assert "no mAP: &lt;x&gt;" in page.read_text()
+    assert level_table(partial).cells[3][:6] == ("3", "-", "8x24", "32", "1.2%", "-")
+    assert level_table(partial).cells[4][9] == "5.31"
+    assert {plot.name for plot in make_plots(partial)} == {"rate_distortion", "share"}
+
+
+def test_terminal_columns_are_aligned(result: AnalysisResult) -> None:
+    lines = plain_text(level_table(result)).splitlines()
+    assert len(lines) == 6
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].endswith("mAP")
+
+
+def test_columns_of_words_are_known_and_no_zero_has_a_sign() -> None:
+    table = Table(
+        titles=("", "sent as", "map HxW", "drop"),
+        cells=(("level 0", "lambda 0.1", "80x112", shown(-0.00004, "{:.4f}")),),
+        names=("level", "sent_as", "map", "drop"),
+        values=(),
+    )
+    assert word_columns(table) == {0, 1}
+    assert table.cells[0][3] == "0.0000"
+    assert shown(-0.0004, "{:.4f}") == "-0.0004"
+    assert shown(float("nan"), "{:.4f}") == "-"
+    assert 'td class="words">lambda 0.1<' in _table(table)
+
+
+def test_psnr_is_measured_against_the_given_range() -> None:
+    assert psnr_db(mse=0.01, value_range=10.0) == pytest.approx(40.0)
+    assert psnr_db(mse=0.0, value_range=10.0) == math.inf
+
+
+def candidate(level: int, lmbda: float, time: str = "120000", loss: float = 1.0) -> Candidate:
+    folder = Path(f"level_{level}") / f"run_20250101_{time}_lambda_{lmbda:.2e}"
+    return Candidate(folder=folder, level=level, lmbda=lmbda, best_validation_loss=loss)
+
+
+def test_newest_run_of_each_level_and_lambda_is_kept() -> None:
+    old, new = candidate(0, 0.001, "110000"), candidate(0, 0.001, "130000")
+    other = candidate(0, 0.01, "100000")
+    assert newest_runs([new, other, old]) == [new, other]
+
+
+def test_runs_of_one_lambda_that_another_distortion_taught_are_both_kept() -> None:
+    plain = dataclasses.replace(candidate(0, 0.001, "110000"), model="factorized")
+    weighted = dataclasses.replace(plain, model="factorized object_weighted")
+    assert newest_runs([weighted, plain]) == [plain, weighted]
+
+
+def test_only_lambdas_that_have_every_level_make_a_pyramid() -> None:
+    runs = [candidate(0, 0.001), candidate(1, 0.001), candidate(0, 0.01)]
+    (pyramid,) = pyramids(runs, [0, 1])
+    assert pyramid.name == "all levels, lambda 0.001"
+    assert pyramid.runs == {0: runs[0], 1: runs[1]}
+
+
+def test_without_a_complete_lambda_the_best_run_of_each_level_is_taken_and_said() -> None:
+    runs = [candidate(0, 0.001, loss=2.0), candidate(0, 0.01, loss=1.0), candidate(1, 0.1)]
+    (pyramid,) = pyramids(runs, [0, 1])
+    assert "no lambda has every level" in pyramid.name
+    assert pyramid.runs == {0: runs[1], 1: runs[2]}
+
+
+def test_untrained_level_leaves_no_pyramid() -> None:
+    assert pyramids([candidate(0, 0.001)], [0, 1]) == []

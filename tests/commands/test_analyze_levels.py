@@ -1,0 +1,548 @@
+"""analyze-levels on real caches and real runs, whole and with pieces missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from analyze.anchors import anchor_study
+from analyze.cli import analyze_levels
+from analyze.measure import level_study
+from analyze.measure.detection_study import DetectionStudy
+from analyze.streams.ensemble import CodedLevel, read_ensemble
+from data.cache.annotations import read_annotations, write_annotations
+from data.cache.commit_log import CommitLog
+from data.cache.manifest import Manifest
+from data.images.records import ImageSet
+from extract.cli import extract_features
+from tests.support.chromium import CHROMIUM, screenshot
+from tests.support.coded_study import compress
+from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
+from train.cli import train_level
+from train.runs.checkpoint import load_codec
+
+ROOT = Path(__file__).parents[2]
+README_PICTURE = "docs/report.png"
+
+__all__ = ["study"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of all five levels at lambda 0.001, and of level 4 at 0.01 as well."""
+    out = tmp_path_factory.mktemp("runs")
+    common = ["--config", str(study.config_file), "--features", str(study.root), "--out", str(out)]
+    for arguments in (["--level", "all"], ["--level", "4", "--lambda", "0.01"]):
+        result = CliRunner().invoke(train_level, [*common, *arguments])
+        assert result.exit_code == 0, result.output
+    return out
+
+
+def analyse(
+    study: TinyStudy, checkpoints: Path, report: Path, *more: str, features: Path | None = None
+) -> Result:
+    arguments: Sequence[str] = (
+        "--config", str(study.config_file), "--features", str(features or study.root),
+        "--checkpoints", str(checkpoints), "--report", str(report),
+        "--kept", str(report.parent / "kept"), "--anchors", "none", *more,
+    )  # fmt: skip
+    return CliRunner().invoke(analyze_levels, list(arguments))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of a tiny analysis."""
+    monkeypatch.setattr("analyze.analysis.level_pictures", lambda *_: ())
+
+
+def rows_of(report: Path) -> list[dict[str, str]]:
+    with (report / "levels.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A report of everything that takes no video coder, and what was printed."""
+
+    folder: Path
+    kept: Path
+    output: str
+
+
+@pytest.fixture(scope="module")
+def reported(
+    study: TinyStudy, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Reported:
+    parent = tmp_path_factory.mktemp("reports")
+    result = analyse(
+        study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
+        "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
+        "--target-bpp", "1000",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return Reported(folder=parent / "report", kept=parent / "kept", output=result.output)
+
+
+def test_report_has_every_level_and_lambda_with_real_rates_and_map(reported: Reported) -> None:
+    rows = rows_of(reported.folder)
+    assert [(int(row["level"]), float(row["lambda"])) for row in rows] == [
+        (0, 0.001), (1, 0.001), (2, 0.001), (3, 0.001), (4, 0.001), (4, 0.01),
+    ]  # fmt: skip
+    for row in rows:
+        assert float(row["real_bpp"]) > float(row["estimated_bpp"]) > 0
+        assert float(row["encode_ms"]) > 0
+        assert row["map"] != ""
+    assert sum(float(row["share"]) for row in rows[:5]) == pytest.approx(1)
+    for row in rows[:5]:
+        assert row["resolution"] in reported.output
+    assert "original features" in reported.output
+    assert "all levels, lambda 0.001" in reported.output
+    assert "level 4 dropped" in reported.output
+
+
+def test_every_table_is_a_csv_and_everything_is_in_one_json(
+    study: TinyStudy, reported: Reported
+) -> None:
+    names = {path.stem for path in reported.folder.glob("*.csv")}
+    assert names == {
+        "levels", "detection", "allocation", "bd", "anchors", "matrix", "model_costs",
+        "sensitivity", "worst_images",
+    }  # fmt: skip
+    content = json.loads((reported.folder / "report.json").read_text())
+    assert content["result"]["num_images"] == 3
+    assert content["allocation"]["combination"]["accuracy"]["interval"] is not None
+    assert {each["anchor"] for each in content["anchors"]} == {"uniform", "float16"}
+    assert content["comparisons"][0]["deltas"][0]["overlap"] >= 0
+    assert len(content["matrix"]["entries"]) == 5
+    assert content["sensitivity"]["groups"].keys() == {"0", "1", "2", "3", "4"}
+    assert {"before", "after", "truth"} <= content["worst_images"]["images"][0].keys()
+    assert len(content["worst_images"]["images"]) == 3
+    assert content["allocation"]["tried"]
+    assert [each["level"] for each in content["levels"]] == [0, 1, 2, 3, 4]
+    for each in content["levels"]:
+        (rate,) = each["latent_rates"]
+        assert len(rate["bits_per_position"]) == study.config.model.n_channels
+        assert sum(each["histogram"]["before"]) == sum(each["histogram"]["after"]) > 0
+    assert set(content["files"]) >= {path.name for path in reported.folder.glob("*.csv")}
+
+
+def test_matrix_has_a_row_for_each_model_and_a_loss_on_each_level(reported: Reported) -> None:
+    with (reported.folder / "matrix.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["trained_for"] for row in rows] == [f"level {level}" for level in range(5)]
+    assert all(float(row[f"level_{level}"]) > 0 for row in rows for level in range(5))
+
+
+def test_allocation_is_an_ensemble_of_runs_that_are_there(reported: Reported) -> None:
+    ensemble = read_ensemble(reported.folder / "ensemble.yaml").levels
+    assert sorted(ensemble) == [0, 1, 2, 3, 4]
+    for each in ensemble.values():
+        if isinstance(each, CodedLevel):
+            _, info = load_codec(each.run / "best_model.pth")
+            assert info.model_sha256 == each.model_sha256
+
+
+def test_files_of_the_ensemble_have_the_bits_that_the_report_says(
+    study: TinyStudy, reported: Reported, tmp_path: Path
+) -> None:
+    found = json.loads((reported.folder / "report.json").read_text())["allocation"]
+    result = compress(study, tmp_path / "streams", "--ensemble", reported.folder / "ensemble.yaml")
+    assert result.exit_code == 0, result.output
+    num_bytes = sum(path.stat().st_size for path in (tmp_path / "streams" / "images").iterdir())
+    samples = Manifest.load(study.val_cache).samples
+    pixels = sum(sample.height * sample.width for sample in samples)
+    assert found["combination"]["bits_per_pixel"] == pytest.approx(8 * num_bytes / pixels)
+
+
+def test_weights_of_the_sensitivity_train_a_channel_weighted_codec(
+    study: TinyStudy, reported: Reported, tmp_path: Path
+) -> None:
+    weights = reported.folder / "channel_weights.json"
+    result = CliRunner().invoke(train_level, [
+        "--config", str(study.config_file), "--features", str(study.root),
+        "--out", str(tmp_path), "--level", "4", "--set", "training.distortion=channel_weighted",
+        "--set", f"training.channel_weights={weights}",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+
+
+def test_second_analysis_uses_what_the_first_measured(
+    study: TinyStudy,
+    checkpoints: Path,
+    reported: Reported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_pictures: None,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("analyze.measure.level_study.measure_level", refuse)
+    monkeypatch.setattr("analyze.anchors.anchor_study.measure_anchor", refuse)
+    monkeypatch.setattr("analyze.detection.split_evaluator.detect_from_levels", refuse)
+    result = analyse(
+        study, checkpoints, tmp_path / "report", "--kept", str(reported.kept),
+        "--anchors", "uniform,float16", "--target-bpp", "1000",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert rows_of(tmp_path / "report") == rows_of(reported.folder)
+
+
+def correct_boxes(features: Path) -> None:
+    """Leave out the first box of each image."""
+    path = features / "val" / "annotations.json"
+    images = read_annotations(path, "val")
+    records = tuple(
+        replace(
+            record, boxes_xyxy=record.boxes_xyxy[1:], category_ids=record.category_ids[1:],
+            ignored=record.ignored[1:], areas_px=None,
+        )
+        for record in images.records
+    )  # fmt: skip
+    write_annotations(path, replace(images, records=records))
+
+
+def lose_the_train_cache(features: Path) -> None:
+    shutil.rmtree(features / "train")
+
+
+def add_to_the_commits(features: Path) -> None:
+    """As a sample does that was found damaged and is mended."""
+    with CommitLog(features / "val") as log:
+        log.name_plan(Manifest.load(features / "val").fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (lambda features: None, set()),
+        (correct_boxes, {"anchors"}),  # detections are kept as boxes, and compared anew
+        (lose_the_train_cache, {"detection"}),  # its means stood for the levels that are dropped
+        (add_to_the_commits, {"levels", "anchors", "detection"}),
+    ],
+    ids=["nothing", "boxes", "means", "features"],
+)
+def test_kept_results_are_used_for_nothing_but_what_they_were_measured_on(
+    study: TinyStudy,
+    checkpoints: Path,
+    reported: Reported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_pictures: None,
+    change: Callable[[Path], None],
+    again: set[str],
+) -> None:
+    features, kept = tmp_path / "features", tmp_path / "kept"
+    shutil.copytree(study.root, features)
+    shutil.copytree(reported.kept, kept)
+    change(features)
+    measured = set()
+
+    def note(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any, **more: Any) -> Any:
+            measured.add(what)
+            return function(*arguments, **more)
+
+        return noting
+
+    study_anchor = anchor_study._measure_point
+    monkeypatch.setattr(level_study, "measure_level", note("levels", level_study.measure_level))
+    monkeypatch.setattr(anchor_study, "_measure_point", note("anchors", study_anchor))
+    run = DetectionStudy._run
+    monkeypatch.setattr(DetectionStudy, "_run", note("detection", run))
+    result = analyse(
+        study, checkpoints, tmp_path / "report", "--kept", str(kept), "--anchors", "uniform",
+        "--target-bpp", "1000", features=features,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert measured == again
+
+
+def test_damaged_cache_is_refused_and_nothing_of_it_is_kept(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    features = tmp_path / "features"
+    shutil.copytree(study.root, features)
+    files = [path for path in (features / "val" / "level_3.zarr").rglob("*") if path.is_file()]
+    shard = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 64
+    shard.write_bytes(content)
+    result = analyse(study, checkpoints, tmp_path / "report", features=features)
+    assert result.exit_code == 1
+    assert "level 3" in result.output.splitlines()[-1]
+    assert "samples are damaged" in result.output.splitlines()[-1]
+    for option in ("--verify", "--log-level=warning"):
+        CliRunner().invoke(extract_features, [
+            "--config", str(study.config_file), "--features", str(features), "--split", "val",
+            option,
+        ])  # fmt: skip
+    result = analyse(study, checkpoints, tmp_path / "report", features=features)
+    assert result.exit_code == 0, result.output
+    whole = analyse(study, checkpoints, tmp_path / "whole", "--kept", str(tmp_path / "fresh"))
+    assert whole.exit_code == 0, whole.output
+    columns = ("level", "lambda", "mse", "real_bpp", "map")
+    assert [[row[name] for name in columns] for row in rows_of(tmp_path / "report")] == [
+        [row[name] for name in columns] for row in rows_of(tmp_path / "whole")
+    ]
+
+
+def test_what_cannot_be_had_in_the_end_does_not_cost_the_report(
+    study: TinyStudy, tmp_path: Path, no_pictures: None
+) -> None:
+    out = tmp_path / "runs"
+    result = CliRunner().invoke(train_level, [
+        "--config", str(study.config_file), "--features", str(study.root), "--out", str(out),
+        "--level", "4", "--lambda", "0", "--epochs", "1",
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (run,) = out.glob("*/run_*")
+    (run / "run.json").unlink()
+    result = analyse(study, out, tmp_path / "report", "--matrix", "--suggest-lambda")
+    assert result.exit_code == 0, result.output
+    assert "missing: no next lambda: level 4: no run of a lambda above 0" in result.output
+    assert "missing: no matrix of models and levels: " in result.output
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("target", "reasons"),
+    [
+        (("--target-mse", "0.5"), ["MSE 0.5 lies"] * 5),
+        (("--target-map-drop", "0.5"), ["MSE "] * 5),
+        ((), ["there is only lambda"] * 4 + ["the largest gap of the curve"]),
+    ],
+)
+def test_next_lambdas_aim_at_the_target_that_is_named(
+    study: TinyStudy,
+    checkpoints: Path,
+    reported: Reported,
+    tmp_path: Path,
+    no_pictures: None,
+    target: tuple[str, ...],
+    reasons: list[str],
+) -> None:
+    result = analyse(
+        study, checkpoints, tmp_path / "report", "--kept", str(reported.kept), "--suggest-lambda",
+        *target,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    suggestions = json.loads((tmp_path / "report" / "report.json").read_text())["suggestions"]
+    assert [each["level"] for each in suggestions] == [0, 1, 2, 3, 4]
+    for each, reason in zip(suggestions, reasons, strict=True):
+        assert each["why"].startswith(reason)
+        assert f"--level {each['level']} --lambda {each['lmbda']:g}" in result.output
+
+
+def test_bits_of_a_target_are_shared_out_as_the_allocation_shares_its_own(
+    reported: Reported,
+) -> None:
+    content = json.loads((reported.folder / "report.json").read_text())
+    chosen = content["allocation"]["chosen"]
+    coded = [option for option in chosen["options"] if option["run"] is not None]
+    assert [each["level"] for each in content["suggestions"]] == [each["level"] for each in coded]
+    bits = {row["run"]: float(row["real_bpp"]) for row in rows_of(reported.folder)}
+    for option, suggestion in zip(coded, content["suggestions"], strict=True):
+        # 1000 bits a pixel, where the allocation has spent fewer: each level's own bits grow alike.
+        wanted = bits[option["run"]] * 1000 / chosen["bits_per_pixel"]
+        assert suggestion["why"].startswith(f"bits per position {wanted:.4g} lies beyond the curve")
+    for level in {0, 1, 2, 3, 4} - {option["level"] for option in coded}:
+        assert f"missing: no next lambda: level {level}: is " in reported.output
+
+
+def test_named_run_that_a_newer_one_replaces_is_told(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, no_pictures: None
+) -> None:
+    (run,) = checkpoints.glob("*_level_3/run_*")
+    older = tmp_path / "runs" / run.parent.name / f"run_20000101_000000{run.name[19:]}"
+    shutil.copytree(run, older)
+    result = analyse(study, checkpoints, tmp_path / "report", str(run), str(older))
+    assert result.exit_code == 0, result.output
+    assert f"missing: {older} is left out: {run} is of the same level" in result.output
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_page_opens_in_chromium_without_an_error(reported: Reported, tmp_path: Path) -> None:
+    for name, size, dark in (("wide", (1400, 1000), False), ("phone", (420, 900), True)):
+        picture = tmp_path / f"{name}.png"
+        lines = screenshot(reported.folder / "index.html", picture, *size, dark=dark)
+        assert lines == []
+        with Image.open(picture) as image:
+            assert image.size == size
+            ground = image.convert("RGB").getpixel((2, 2))
+        assert ground == ((13, 17, 23) if dark else (255, 255, 255))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_readme_shows_the_first_screen_of_a_report(reported: Reported, tmp_path: Path) -> None:
+    """With FPN_README_REPORT=<report folder> the picture is taken anew, of that report."""
+    named = os.environ.get("FPN_README_REPORT")
+    picture = tmp_path / "report.png"
+    page = (Path(named) if named else reported.folder) / "index.html"
+    assert screenshot(page, picture, 1280, 1000) == []
+    with Image.open(picture) as image:
+        image.convert("RGB").quantize(128).save(picture, optimize=True)
+    if named:
+        shutil.copy(picture, ROOT / README_PICTURE)
+    assert f"]({README_PICTURE})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    with Image.open(picture) as image, Image.open(ROOT / README_PICTURE) as shown:
+        assert shown.size == image.size
+
+
+def test_decoded_maps_do_not_stay_on_disk(reported: Reported) -> None:
+    assert not [path for path in reported.folder.rglob(".*") if path.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--target-bpp", "1", "--target-mse", "1"), "give one of them"),
+        (("--anchors", "jpeg"), "--anchors jpeg: there is none of this name"),
+    ],
+)
+def test_mistaken_option_is_one_line(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, options: tuple[str, ...], line: str
+) -> None:
+    result = analyse(study, checkpoints, tmp_path / "report", *options)
+    assert result.exit_code == 1
+    assert line in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_without_a_val_cache_the_report_has_what_training_noted_and_the_command_to_run(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    result = analyse(study, checkpoints, report, "--split", "test")
+    assert result.exit_code == 0, result.output
+    assert "missing: " in result.output
+    assert "no cache of the split 'test': run extract-features --split test" in result.output
+    assert "run extract-features --split test" in (report / "index.html").read_text()
+    with (report / "trained.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["level"] for row in rows] == ["0", "1", "2", "3", "4", "4"]
+    for row in rows:
+        summary = (Path(row["run"]) / "training_summary.txt").read_text()
+        assert f"Best Validation Loss: {float(row['loss']):.4f}" in summary
+        assert f"Best Validation MSE: {float(row['mse']):.6f}" in summary
+        assert f"Best Validation BPP: {float(row['estimated_bpp']):.6f}" in summary
+    assert [row["stride_px"] for row in rows_of(report)] == ["4", "8", "16", "32", "64"]
+
+
+def test_without_any_cache_the_error_is_one_line_with_the_command_to_run(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    result = analyse(study, checkpoints, tmp_path / "report", features=tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "run extract-features --split val" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_level_without_a_run_is_named_and_the_others_are_reported(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, no_pictures: None
+) -> None:
+    fewer = tmp_path / "runs"
+    shutil.copytree(checkpoints, fewer)
+    shutil.rmtree(next(fewer.glob("*_level_2")))
+    result = analyse(study, fewer, tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    assert "missing: level 2 has no trained run" in result.output
+    assert "train-level --level 2" in result.output
+    levels = {int(row["level"]): row["real_bpp"] for row in rows_of(tmp_path / "report")}
+    assert levels[2] == ""
+    assert levels[0] != ""
+
+
+def without_categories(images: ImageSet) -> ImageSet:
+    none = {"boxes_xyxy": np.zeros((0, 4), np.float32), "category_ids": np.zeros(0, np.int64)}
+    records = (
+        replace(record, **none, ignored=np.zeros(0, bool), areas_px=None)
+        for record in images.records
+    )
+    return replace(images, records=tuple(records), categories={})
+
+
+def all_ignored(images: ImageSet) -> ImageSet:
+    records = (replace(r, ignored=np.ones(len(r.ignored), bool)) for r in images.records)
+    return replace(images, records=tuple(records))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (without_categories, "the split 'val' was extracted without boxes"),
+        (all_ignored, "none of the 3 images has a box that counts"),
+    ],
+)
+def test_split_without_boxes_gives_rates_and_says_why_there_is_no_map(
+    study: TinyStudy,
+    checkpoints: Path,
+    tmp_path: Path,
+    no_pictures: None,
+    change: Callable[[ImageSet], ImageSet],
+    why: str,
+) -> None:
+    features = tmp_path / "features"
+    shutil.copytree(study.root, features)
+    path = features / "val" / "annotations.json"
+    images = read_annotations(path, "val")
+    write_annotations(path, change(images))
+    result = analyse(study, checkpoints, tmp_path / "report", features=features)
+    assert result.exit_code == 0, result.output
+    assert f"missing: no mAP: {why}" in result.output
+    assert "missing: no allocation: a target of mAP needs boxes" in result.output
+    assert all(row["map"] == "" and row["real_bpp"] for row in rows_of(tmp_path / "report"))
+
+
+def test_runs_trained_on_another_detectors_features_are_refused(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    config = with_detector(study.config, save_detector(tmp_path / "other.pth", seed=1))
+    extract_tiny(tmp_path / "features", config, ("val",))
+    assert Manifest.load(tmp_path / "features" / "val").detector != (
+        Manifest.load(study.val_cache).detector
+    )
+    result = analyse(
+        study, checkpoints, tmp_path / "report",
+        "--detection-checkpoint", str(tmp_path / "other.pth"), features=tmp_path / "features",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "trained" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_folder_that_is_no_run_is_refused_by_name(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    result = analyse(study, checkpoints, tmp_path / "report", str(tmp_path))
+    assert result.exit_code == 1
+    assert str(tmp_path) in result.output
+
+
+def test_refused_analysis_leaves_no_report_folder_behind(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    analyse(study, checkpoints, tmp_path / "report", features=tmp_path / "nowhere")
+    assert not (tmp_path / "report").exists()
+
+
+def test_report_folder_that_cannot_be_made_is_one_line(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = analyse(study, checkpoints, tmp_path / "file" / "report")
+    assert result.exit_code == 1
+    assert "choose another --report" in result.output
+    assert len(result.output.strip().splitlines()) == 1

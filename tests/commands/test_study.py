@@ -1,0 +1,302 @@
+"""A grid of runs in one command: nothing is trained twice, and no failure costs the others."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from configs.errors import UserError
+from configs.loading import load_config
+from tests.support.tiny_study import TinyStudy, tiny_config
+from tests.support.tiny_study import study as study
+from tests.support.training_process import options_of, rows_without_times, start_training, wait_for
+from train.cli import train_level
+from train.loop.job import Job
+from train.loop.study import Outcome, _received, _Worker, chains_of
+from train.runs.checkpoint import load_codec
+from train.runs.run_folder import RunRecord, find_runs
+
+GRID = (
+    "--level", "all", "--lambda", "0.01", "--lambda", "0.001", "--epochs", "1",
+)  # fmt: skip
+
+
+def call(study: TinyStudy, out: Path, *options: str) -> Result:
+    return CliRunner().invoke(
+        train_level, options_of(study, out, "--log-level", "warning", *options)
+    )
+
+
+def pairs_of(out: Path) -> list[tuple[int, float]]:
+    return sorted((run.level, run.lmbda) for run in find_runs(out))
+
+
+ALL_PAIRS = [(level, lmbda) for level in range(5) for lmbda in (0.001, 0.01)]
+
+
+def test_grid_is_trained_once_and_by_two_at_a_time_as_by_one(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    result = call(study, tmp_path / "two", *GRID, "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    assert pairs_of(tmp_path / "two") == ALL_PAIRS
+    assert len(result.stdout.splitlines()) == 10
+    again = call(study, tmp_path / "two", *GRID, "--jobs", "2")
+    assert again.exit_code == 0, again.output
+    assert again.stdout.count("(finished before)") == 10
+    assert pairs_of(tmp_path / "two") == ALL_PAIRS
+    one = call(study, tmp_path / "one", "--level", "4", *GRID[2:])
+    assert one.exit_code == 0, one.output
+    for run in find_runs(tmp_path / "one"):
+        (twin,) = [
+            other
+            for other in find_runs(tmp_path / "two")
+            if (other.level, other.lmbda) == (run.level, run.lmbda)
+        ]
+        infos = [load_codec(each.folder / "best_model.pth")[1] for each in (run, twin)]
+        assert infos[0].model_sha256 == infos[1].model_sha256
+
+
+@pytest.mark.parametrize(
+    ("jobs", "number"), [("1", signal.SIGTERM), ("2", signal.SIGTERM), ("2", signal.SIGINT)]
+)
+def test_interrupted_study_goes_on_with_the_same_command(
+    study: TinyStudy, tmp_path: Path, jobs: str, number: signal.Signals
+) -> None:
+    out, output = tmp_path / "runs", tmp_path / "output"
+    options = options_of(study, out, *GRID[:-1], "8", "--batch-size", "1", "--jobs", jobs)
+    process = start_training(options, output)
+    wait_for(process, lambda: len(list(out.glob("*/run_*"))) >= 4)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join()
+    said = output.read_text()
+    assert process.exitcode == 128 + number, said
+    assert f"stopped by {number.name}" in said.splitlines()[-1]
+    assert said.count("SIGTERM") == (said.count("SIG") if number == signal.SIGTERM else 0)
+    begun = {run.folder for run in find_runs(out)}
+    process = start_training(options, output)
+    process.join()
+    assert process.exitcode == 0, output.read_text()
+    assert pairs_of(out) == ALL_PAIRS
+    assert begun <= {run.folder for run in find_runs(out)}
+    for run in find_runs(out):
+        assert [row["epoch"] for row in rows_without_times(run.folder)] == [
+            str(n) for n in range(1, 9)
+        ]
+
+
+def test_processes_of_a_killed_study_stop_and_the_same_command_goes_on(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    out, output = tmp_path / "runs", tmp_path / "output"
+    options = options_of(
+        study, out, "--level", "4", *GRID[2:-1], "10", "--batch-size", "1", "--jobs", "2",
+        "--set", "training.early_stopping.enabled=false",
+    )  # fmt: skip
+    process = start_training([*options, "--epochs", "5000"], output)
+    wait_for(process, lambda: len(list(out.glob("*/run_*/metrics.csv"))) == 2)
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 300
+    for run in [path.parent for path in out.glob("*/run_*/metrics.csv")]:
+        while not (run / "last_model.pth").exists():
+            assert time.monotonic() < deadline, "the run was neither stopped nor saved"
+            time.sleep(0.05)
+        assert RunRecord.load(run).finished is None
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_run_that_fails_does_not_cost_the_others(
+    study: TinyStudy, tmp_path: Path, jobs: str
+) -> None:
+    weights = tmp_path / "weights.json"
+    ones = ", ".join(["1.0"] * 256)
+    weights.write_text(f'{{"levels": {{"2": [{ones}], "4": [1.0], "3": [{ones}]}}}}')
+    result = call(
+        study, tmp_path, "--level", "all", "--epochs", "1", "--jobs", jobs,
+        "--set", "training.distortion=channel_weighted",
+        "--set", f"training.channel_weights={weights}",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert pairs_of(tmp_path) == [(2, 0.001), (3, 0.001)]
+    last = result.stderr.splitlines()[-1]
+    assert "level 0, lambda 0.001: training.channel_weights" in last
+    assert "level 4, lambda 0.001: training.channel_weights" in last
+
+
+def test_lambda_whose_predecessor_failed_is_left_for_later_and_then_begins_warm(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (
+        "--level", "4", "--lambda", "0.001", "--lambda", "0.01", "--epochs", "1", "--warm-start",
+    )  # fmt: skip
+
+    def fail(job: Job, **more: Any) -> Path:
+        assert job.config.training.lmbda == 0.001, "the other one is not to be begun"
+        raise UserError("too little memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.loop.study.train_level", fail)
+        result = call(study, tmp_path, *options)
+    assert result.exit_code == 1
+    assert (
+        "level 4, lambda 0.01: not trained, as it begins from the best model of lambda 0.001, "
+        "which has failed: mend that, the same command goes on" in result.stderr.splitlines()[-1]
+    )
+    # Told at once, too, not in the last line alone.
+    assert "ERROR level 4, lambda 0.001: too little memory" in result.stderr
+    assert call(study, tmp_path, *options).exit_code == 0
+    runs = {run.lmbda: run for run in find_runs(tmp_path)}
+    start = RunRecord.load(runs[0.01].folder).warm_start
+    assert start is not None
+    assert start["run"] == str(runs[0.001].folder)
+
+
+def test_signal_to_all_processes_of_a_study_saves_every_run(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    """As batch systems send it: to the study, to its processes, and from the study to these."""
+    out, output = tmp_path / "runs", tmp_path / "output"
+    options = options_of(
+        study, out, "--level", "4", *GRID[2:-1], "100000", "--batch-size", "1", "--jobs", "2",
+        "--set", "training.early_stopping.enabled=false",
+    )  # fmt: skip
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.support.train_level", *options],
+            cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=file, stderr=file, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while len(list(out.glob("*/run_*/metrics.csv"))) < 2:
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    for _ in range(20):  # once more, whatever they are about to do
+        time.sleep(0.01)
+        for member in group_of(process.pid) - {process.pid}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGTERM)
+    assert process.wait(timeout=300) == 128 + signal.SIGTERM, output.read_text()
+    assert output.read_text().splitlines()[-1].count("stopped by SIGTERM in epoch") == 2
+    for run in [path.parent for path in out.glob("*/run_*/metrics.csv")]:
+        assert (run / "last_model.pth").exists()
+        assert RunRecord.load(run).finished is None
+
+
+def group_of(leader: int) -> set[int]:
+    """The processes of a process group."""
+    members = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[2]) == leader:
+                members.add(int(path.parent.name))
+    return members
+
+
+def test_run_whose_process_is_killed_is_the_one_that_is_named(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [
+        Job(
+            train_cache=study.train_cache, val_cache=study.val_cache, level=4, device="cpu",
+            config=tiny_config(lmbda=lmbda, warm_start=True),
+        )
+        for lmbda in (0.001, 0.01)
+    ]  # fmt: skip
+    mine, its = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_die_after_one, args=(its, jobs))
+    process.start()
+    its.close()
+    running = {mine: _Worker(process=process, left=list(jobs))}
+    told = [outcome for _ in range(2) for outcome in _received(mine, running, None)]
+    assert [outcome.job.config.training.lmbda for outcome in told] == [0.001, 0.01]
+    assert told[0].error is None
+    assert told[1].error is not None
+    assert told[1].error.startswith("its process was killed, perhaps for lack of memory")
+    assert told[1].exit_code == 128 + signal.SIGKILL
+    assert running == {}
+
+
+def _die_after_one(out: Connection, jobs: list[Job]) -> None:
+    out.send(Outcome(job=jobs[0], folder=Path("run"), was_finished=True))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_warm_start_begins_from_the_next_smaller_lambdas_best_model(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    options = ("--level", "4", "--lambda", "0.1", "--lambda", "0.001", "--lambda", "0.01")
+    result = call(study, tmp_path, *options, "--epochs", "3", "--warm-start")
+    assert result.exit_code == 0, result.output
+    runs = {run.lmbda: run for run in find_runs(tmp_path)}
+    cold = call(study, tmp_path / "cold", *options, "--epochs", "3")
+    assert cold.exit_code == 0, cold.output
+    colds = {run.lmbda: run for run in find_runs(tmp_path / "cold")}
+    assert RunRecord.load(runs[0.001].folder).warm_start is None
+    for lmbda, before in ((0.01, 0.001), (0.1, 0.01)):
+        start = RunRecord.load(runs[lmbda].folder).warm_start
+        assert start is not None
+        assert start["run"] == str(runs[before].folder)
+        assert (
+            start["model_sha256"]
+            == load_codec(runs[before].folder / "best_model.pth")[1].model_sha256
+        )
+        first = [rows_without_times(r[lmbda].folder)[0]["train_loss"] for r in (runs, colds)]
+        assert float(first[0]) < float(first[1])
+
+
+def test_named_run_without_a_checkpoint_begins_as_warm_as_it_did(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    options = ("--level", "4", "--lambda", "0.001", "--lambda", "0.01", "--epochs", "1")
+    assert call(study, tmp_path, *options, "--warm-start").exit_code == 0
+    (run,) = [run for run in find_runs(tmp_path) if run.lmbda == 0.01]
+    rows, start = rows_without_times(run.folder), RunRecord.load(run.folder).warm_start
+    (run.folder / "last_model.pth").unlink()
+    result = call(study, tmp_path, "--resume", str(run.folder))
+    assert result.exit_code == 0, result.output
+    assert RunRecord.load(run.folder).warm_start == start
+    assert rows_without_times(run.folder) == rows
+
+
+def test_chains_are_levels_only_with_a_warm_start(tmp_path: Path) -> None:
+    def job(level: int, lmbda: float, warm: bool) -> Job:
+        config = load_config(
+            None, (f"training.lambda={lmbda}", f"training.warm_start={str(warm).lower()}")
+        )
+        return Job(
+            train_cache=tmp_path, val_cache=tmp_path, level=level, config=config, device="cpu"
+        )
+
+    def shape(warm: bool) -> list[list[tuple[int | str, float]]]:
+        jobs = [job(level, lmbda, warm) for level in (1, 0) for lmbda in (0.3, 0.1)]
+        return [[(j.level, j.config.training.lmbda) for j in chain] for chain in chains_of(jobs)]
+
+    assert shape(False) == [[(1, 0.3)], [(1, 0.1)], [(0, 0.3)], [(0, 0.1)]]
+    assert shape(True) == [[(1, 0.1), (1, 0.3)], [(0, 0.1), (0, 0.3)]]
+
+
+def test_weights_file_with_other_content_is_another_run(study: TinyStudy, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.json"
+    options = (
+        "--level", "4", "--epochs", "1", "--set", "training.distortion=channel_weighted",
+        "--set", f"training.channel_weights={weights}",
+    )  # fmt: skip
+    for value in (1.0, 2.0, 2.0):
+        weights.write_text(f'{{"levels": {{"4": {[value] + [1.0] * 255}}}}}')
+        assert call(study, tmp_path, *options).exit_code == 0
+    assert pairs_of(tmp_path) == [(4, 0.001)] * 2

@@ -1,0 +1,174 @@
+"""train-detector: a KITTI user's first step, here on built-in scenes at a tiny input size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from configs.errors import ConfigError
+from configs.schema.config import DetectorConfig
+from data.images.records import ImageRecord, ImageSet
+from data.images.scenes import CLASSES
+from extract.cli import train_detector
+from extract.detector.loading import load_detector
+from extract.finetuning.finetune import DetectionDataset, start_model
+from tests.support.extraction import error_of
+from tests.support.tiny_study import save_detector
+
+CONFIG = """\
+data:
+  splits:
+    train: {{num_scenes: 4, scene_seed: 21}}
+    val: {{num_scenes: 2, scene_seed: 22}}
+detector: {{checkpoint: {checkpoint}, min_size: 64, max_size: 96}}
+detector_training:
+  {{epochs: {epochs}, batch_size: 2, learning_rate: 0.005, warmup_steps: 1, boxes_per_image: 8,
+    num_workers: 0, lr_steps: [2], save_dir: {save_dir}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_detector(tmp_path_factory.mktemp("start") / "random.pth")
+
+
+def run(folder: Path, start: Path, *, epochs: int, arguments: tuple[str, ...] = ()) -> Result:
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.format(checkpoint=start, epochs=epochs, save_dir=folder / "detection"))
+    return CliRunner().invoke(train_detector, ["--config", str(config), *arguments])
+
+
+def test_best_model_holds_weights_classes_and_metrics_and_loads_as_a_checkpoint(
+    tmp_path: Path, start: Path
+) -> None:
+    result = run(tmp_path, start, epochs=1)
+    assert result.exit_code == 0, result.output
+    best = tmp_path / "detection" / "best_model.pth"
+    content = torch.load(best, weights_only=True)
+    assert {"model_state_dict", "classes", "map", "map_50"} <= content.keys()
+    assert content["classes"] == list(CLASSES)
+    config = DetectorConfig(builder="fasterrcnn_mobilenet_v2_fpn", checkpoint=str(best))
+    assert load_detector(config).classes == CLASSES
+
+
+def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, start: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    assert run(whole, start, epochs=2).exit_code == 0
+    assert run(parts, start, epochs=1).exit_code == 0
+    resumed = run(parts, start, epochs=2)
+    assert resumed.exit_code == 0
+    ends = [
+        torch.load(folder / "detection" / "last_model.pth", weights_only=True)["model_state_dict"]
+        for folder in (whole, parts)
+    ]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_training_changes_the_weights_but_no_batch_norm_statistics(
+    tmp_path: Path, start: Path
+) -> None:
+    assert run(tmp_path, start, epochs=1).exit_code == 0
+    before = torch.load(start, weights_only=True)
+    after = torch.load(tmp_path / "detection" / "last_model.pth", weights_only=True)
+    after = after["model_state_dict"]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "backbone.fpn.layer_blocks.0.0.weight" in changed
+    assert not [name for name in changed if "running_" in name]
+
+
+def test_resume_on_other_classes_is_refused(tmp_path: Path, start: Path) -> None:
+    assert run(tmp_path, start, epochs=1).exit_code == 0
+    last = tmp_path / "detection" / "last_model.pth"
+    content = torch.load(last, weights_only=True)
+    torch.save(content | {"classes": ["cat"]}, last)
+    result = run(tmp_path, start, epochs=2)
+    assert result.exit_code == 1
+    assert "was trained on classes ['cat']" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_resume_with_another_detector_is_refused_unless_fresh(tmp_path: Path, start: Path) -> None:
+    assert run(tmp_path, start, epochs=1).exit_code == 0
+    other = (
+        "--set", "detector.builder=retinanet_resnet50_fpn", "--set", "detector.checkpoint=null",
+        "--set", "detector.weights=random",
+    )  # fmt: skip
+    error = error_of(run(tmp_path, start, epochs=2, arguments=other))
+    assert "is of another detector than detector.builder 'retinanet_resnet50_fpn'" in error
+    assert "--fresh" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", None])
+def test_resume_from_a_damaged_checkpoint_is_one_line(
+    tmp_path: Path, start: Path, content: bytes | None
+) -> None:
+    last = tmp_path / "detection" / "last_model.pth"
+    last.parent.mkdir()
+    if content is None:
+        torch.save({"weights": 1}, last)
+    else:
+        last.write_bytes(content)
+    error = error_of(run(tmp_path, start, epochs=1))
+    assert error.startswith(f"{last}: ") and error.endswith(": run with --fresh")
+
+
+def test_val_split_without_a_box_is_refused_before_an_epoch_is_trained(
+    tmp_path: Path, start: Path
+) -> None:
+    """All its boxes are crowds: COCO's mAP is -1 then, and no epoch would be the best."""
+    images = [{"id": 1, "file_name": "a.png", "width": 96, "height": 64}]
+    categories = [{"id": 1, "name": "cat"}]
+    Image.new("RGB", (96, 64)).save(tmp_path / "a.png")
+    for split, crowd in (("train", 0), ("val", 1)):
+        box = {"id": 1, "image_id": 1, "bbox": [8, 8, 40, 40], "category_id": 1, "area": 1600}
+        content = {
+            "images": images, "annotations": [box | {"iscrowd": crowd}], "categories": categories
+        }  # fmt: skip
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    data = (
+        "--set", "data.format=coco",
+        *("--set", f"data.splits.train={{images: {tmp_path}, annotations: {tmp_path}/train.json}}"),
+        *("--set", f"data.splits.val={{images: {tmp_path}, annotations: {tmp_path}/val.json}}"),
+    )  # fmt: skip
+    error = error_of(run(tmp_path, start, epochs=1, arguments=data))
+    assert error == "train-detector: the split 'val' has no boxes to evaluate on"
+    assert not (tmp_path / "detection").exists()
+
+
+def test_checkpoint_of_another_architecture_is_refused_as_a_start(start: Path) -> None:
+    config = DetectorConfig(builder="fasterrcnn_resnet50_fpn", checkpoint=str(start))
+    with pytest.raises(ConfigError, match="name the builder it was trained with"):
+        start_model(config, 3, 8)
+
+
+def test_flipped_boxes_mirror_in_the_image_and_crowds_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (100, 50)).save(path)
+    record = ImageRecord(
+        image_id=1,
+        file=str(path),
+        height=50,
+        width=100,
+        boxes_xyxy=np.array([[10, 5, 30, 20], [0, 0, 90, 40]], dtype=np.float32),
+        category_ids=np.array([7, 7]),
+        ignored=np.array([False, True]),
+    )
+    images = ImageSet(split="train", records=(record,), categories={7: "dog"})
+    torch.manual_seed(0)
+    flipping = DetectionDataset(images, flip=True)
+    targets = [flipping[0][1] for _ in range(20)]
+    assert {tuple(target["boxes"].flatten().tolist()) for target in targets} == {
+        (10.0, 5.0, 30.0, 20.0),
+        (70.0, 5.0, 90.0, 20.0),
+    }
+    assert targets[0]["labels"].tolist() == [1]

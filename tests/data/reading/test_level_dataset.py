@@ -1,0 +1,53 @@
+"""LevelDataset: whole maps by index, also in worker processes."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data.reading.level_dataset import LevelDataset
+from tests.support.extraction import TinyCache
+
+
+def test_item_is_the_stored_map_of_that_image(tiny_cache: TinyCache) -> None:
+    dataset = LevelDataset(tiny_cache.folder, 1)
+    assert len(dataset) == 8
+    for index in range(8):
+        found = dataset[index]
+        np.testing.assert_array_equal(found.permute(1, 2, 0), dataset.reader.sample(index))
+        assert found.dtype == torch.float16
+        assert found[None].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(dataset[-1], dataset[7])
+
+
+@pytest.mark.parametrize("index", [8, -9])
+def test_index_beyond_the_last_image_is_an_index_error(zarr_cache: TinyCache, index: int) -> None:
+    with pytest.raises(IndexError, match=f"level 1 has 8 samples, not number {index}"):
+        LevelDataset(zarr_cache.folder, 1)[index]
+
+
+def test_items_are_copies_that_may_be_changed(zarr_cache: TinyCache) -> None:
+    dataset = LevelDataset(zarr_cache.folder, 0)
+    dataset[0].zero_()
+    assert dataset[0].any()
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_data_loader_with_workers_yields_every_map(tiny_cache: TinyCache, context: str) -> None:
+    dataset = LevelDataset(tiny_cache.folder, 3)
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=2, multiprocessing_context=context, shuffle=False
+    )
+    for index, found in enumerate(loader):
+        assert torch.equal(found, dataset[index])
+
+
+def test_pickled_data_set_opens_the_files_anew(zarr_cache: TinyCache) -> None:
+    dataset = LevelDataset(zarr_cache.folder, 2)
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again.reader is not dataset.reader
+    assert torch.equal(again[5], dataset[5])

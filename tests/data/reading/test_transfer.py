@@ -1,0 +1,32 @@
+"""Batches on the computing device: the right values, and none overwritten while it is copied."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data.reading.level_reader import LevelReader
+from data.reading.level_stream import LevelStream
+from data.reading.transfer import on_device
+from tests.support.extraction import TinyCache
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_on_the_device_are_those_of_the_stream_in_float32(
+    zarr_cache: TinyCache, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.reading.blocks.BLOCK_BYTES", 1)
+    with LevelReader(zarr_cache.folder, 0) as reader:
+        expected = list(LevelStream(reader, batch_size=1, crop=16, copy=True))
+        on_gpu = device == "cuda"
+        stream = LevelStream(
+            reader, batch_size=1, crop=16, keep=2, pin_memory=on_gpu, read_ahead=on_gpu
+        )
+        found = [(batch.indices, x.clone()) for batch, x in on_device(stream, device)]
+    for wanted, (indices, x) in zip(expected, found, strict=True):
+        assert indices.tolist() == wanted.indices.tolist()
+        assert x.dtype == torch.float32
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(x.cpu(), wanted.features.float())

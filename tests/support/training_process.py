@@ -1,0 +1,85 @@
+"""train-level in processes that can be killed, and what their runs left on disk."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.support.tiny_study import TinyStudy
+from train.cli import train_level
+
+# Each process is a fork of a server that has imported the command already: seconds are saved.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["train.cli"])
+_OF_TIME = {"seconds", "epoch_seconds", "epoch_waited", "steps_per_s", "data_wait_share"}
+
+
+def options_of(study: TinyStudy, out: Path, *more: str) -> list[str]:
+    """Options of train-level on the study, its runs below `out`."""
+    return [
+        "--config", str(study.config_file), "--features", str(study.root), "--out", str(out),
+        "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+def start_training(options: Sequence[str], output: Path) -> BaseProcess:
+    """Start the command in a process of its own; what it prints goes to a file."""
+    process = _PROCESSES.Process(target=_train, args=(list(options), output))
+    process.start()
+    return process
+
+
+def wait_for(process: BaseProcess, condition: Callable[[], bool], timeout_s: float = 300) -> None:
+    """Return when the condition holds or the process has ended."""
+    deadline = time.monotonic() + timeout_s
+    while process.is_alive() and not condition():
+        assert time.monotonic() < deadline, "the process neither ended nor did what was awaited"
+        time.sleep(0.002)
+
+
+def training_state(path: Path) -> dict[str, Any]:
+    """A checkpoint without what depends on the time that things took."""
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return _without_times(content)  # type: ignore[no-any-return]
+
+
+def rows_without_times(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without the columns of time."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if key not in _OF_TIME} for row in rows]
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Name the places where two nested states differ in a single bit."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = one.dtype == other.dtype and torch.equal(one, other)
+        return [] if same else [where]
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [d for key in one for d in differences(one[key], other[key], f"{where}.{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for i, (mine, its) in pairs for d in differences(mine, its, f"{where}[{i}]")]
+    return [] if type(one) is type(other) and one == other else [where]
+
+
+def _without_times(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _without_times(value) for key, value in state.items() if key not in _OF_TIME}
+    return state
+
+
+def _train(options: list[str], output: Path) -> None:
+    torch.set_num_threads(1)
+    with output.open("w", encoding="utf-8") as file:
+        sys.stdout = sys.stderr = file
+        train_level(options)

@@ -1,0 +1,207 @@
+"""What stops a training or makes it speak up: no number, no rate, no memory, large features."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import resource
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+from configs.errors import ConfigError, UserError
+from data.reading.level_reader import LevelReader
+from data.reading.level_stream import Batch
+from tests.support.tiny_study import TinyStudy, tiny_config
+from tests.support.tiny_study import study as study
+from tests.support.training_process import training_state
+from train.loop.job import Job
+from train.loop.loss_watch import (
+    LossWatch,
+    clear_compile_errors,
+    clear_out_of_memory,
+    warn_of_large_features,
+)
+from train.loop.run import train_level
+from train.loop.saver import Saver
+
+
+def job_of(study: TinyStudy, out: Path, level: int = 4, **training: Any) -> Job:
+    return Job(
+        train_cache=study.train_cache, val_cache=study.val_cache, level=level,
+        config=tiny_config(**training), device="cpu", out=out,
+    )  # fmt: skip
+
+
+def batch_of(level: int, *indices: int) -> Batch:
+    return Batch(
+        features=torch.zeros(0), indices=torch.tensor(indices), sizes=torch.zeros(0), level=level,
+        first_row=0, batch_rows=len(indices), batch_positions=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("each_step", [True, False])
+def test_loss_that_becomes_nan_names_step_level_and_images_and_keeps_the_checkpoint(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each_step: bool
+) -> None:
+    real = Saver.save
+    real_init = LossWatch.__init__
+
+    def init(watch: LossWatch, readers: Sequence[LevelReader], device: str) -> None:
+        real_init(watch, readers, device)
+        watch._on_cpu = each_step  # a GPU is not asked each step, but before each save
+
+    monkeypatch.setattr(LossWatch, "__init__", init)
+    saved = 0
+
+    def save_and_spoil(saver: Saver) -> None:
+        nonlocal saved
+        real(saver)
+        saved += 1
+        if saved == 4:
+            with torch.no_grad():
+                next(saver._session.codec.g_a.parameters()).fill_(math.nan)
+
+    monkeypatch.setattr(Saver, "save", save_and_spoil)
+    job = job_of(study, tmp_path, epochs=5, save_interval_s=0.0)
+    pattern = r"^level 4: the loss became nan or infinite at step \d \(images (\d+), (\d+)"
+    with pytest.raises(UserError, match=pattern) as caught:
+        train_level(job)
+    assert "lower training.learning_rate" in str(caught.value)
+    (run,) = tmp_path.glob("*/run_*")
+    content = training_state(run / "last_model.pth")
+    assert all(bool(torch.isfinite(value).all()) for value in content["model_state_dict"].values())
+    with LevelReader(study.train_cache, 4) as reader:
+        ids = {str(sample.image_id) for sample in reader.manifest.samples}
+    named = str(caught.value).split("(images ")[1].split(")")[0].split(", ")
+    assert set(named) <= ids
+
+
+def test_device_that_is_not_asked_each_step_still_gives_the_first_bad_one(
+    study: TinyStudy,
+) -> None:
+    with LevelReader(study.train_cache, 2) as reader:
+        watch = LossWatch([reader], "meta")
+        watch._first_bad = torch.tensor(math.inf)  # a device that answers late, on this one
+        ids = [sample.image_id for sample in reader.manifest.samples]
+        for step, loss in enumerate([1.0, 2.0, math.nan, math.inf, 1.0], start=1):
+            watch.see(step, batch_of(2, step - 1), torch.tensor(loss))
+        with pytest.raises(UserError, match=rf"at step 3 \(images {ids[2]}\)"):
+            watch.look()
+
+
+def test_large_features_are_warned_of_and_usual_ones_are_not(
+    study: TinyStudy, caplog: pytest.LogCaptureFixture
+) -> None:
+    with LevelReader(study.train_cache, 0) as reader, caplog.at_level(logging.WARNING):
+        warn_of_large_features(reader)
+        assert caplog.text == ""
+        minimum = reader.statistics.minimum.copy()
+        minimum[7] = -250.0
+        object.__setattr__(reader.statistics, "minimum", minimum)
+        warn_of_large_features(reader)
+    assert "level 0: features are large (|x| up to 250, channel 7)" in caplog.text
+
+
+def test_rate_that_collapses_is_told_once_with_the_lambda_that_theory_names(
+    study: TinyStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_of(
+        study,
+        tmp_path,
+        epochs=120,
+        learning_rate=0.05,
+        lmbda=1e4,
+        early_stopping={"enabled": False},
+    )
+    with caplog.at_level(logging.WARNING):
+        train_level(job)
+    said = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
+    assert len(said) == 1
+    with LevelReader(study.train_cache, 4) as reader:
+        variance = reader.statistics.variance
+    low = 2 * math.log(2) * float(variance.max()) / len(variance)
+    high = 2 * math.log(2) * float(variance.mean())
+    assert f"between {low:.2g} (independent channels) and {high:.2g} (one common" in said[0]
+    assert np.isfinite(low)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_lack_of_memory_says_which_setting_to_lower(error: BaseException) -> None:
+    with (
+        pytest.raises(
+            UserError,
+            match=r"^out of memory: lower training.batch_size \(4\) or training.crop \(64\): ",
+        ),
+        clear_out_of_memory(tiny_config().training),
+    ):
+        raise error
+
+
+def test_real_lack_of_memory_is_recognised() -> None:
+    with (
+        pytest.raises(UserError, match="out of memory"),
+        clear_out_of_memory(tiny_config(crop=None).training),
+    ):
+        torch.empty(2**60)
+
+
+def test_other_errors_of_torch_keep_their_traceback() -> None:
+    with (
+        pytest.raises(RuntimeError, match="must match"),
+        clear_out_of_memory(tiny_config().training),
+    ):
+        torch.zeros(2) + torch.zeros(3)
+
+
+def test_transforms_that_cannot_be_compiled_are_one_line_that_says_what_to_do() -> None:
+    settings = tiny_config(compile=True).training
+    with (
+        pytest.raises(ConfigError, match=r"compiled here \(.*No working C\+\+ compiler.*compile=f"),
+        clear_compile_errors(settings),
+    ):
+        raise TorchDynamoException("No working C++ compiler found")
+    with pytest.raises(TorchDynamoException), clear_compile_errors(tiny_config().training):
+        raise TorchDynamoException("of no setting")
+
+
+def test_disk_full_before_a_run_begins_is_one_line(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("train.runs.run_folder.write_atomically", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\): make r"):
+        train_level(job_of(study, tmp_path))
+
+
+def test_disk_that_takes_no_more_is_one_line_and_the_run_goes_on_later(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    job = job_of(study, tmp_path, epochs=2, save_interval_s=0.0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(.*the same command goes on"):
+            train_level(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (run,) = tmp_path.glob("*/run_*")
+    assert not list(run.glob("*.part"))
+    assert train_level(replace(job, resume=run)) == run
+    assert training_state(run / "last_model.pth")["epoch"] == 2

@@ -1,0 +1,186 @@
+"""bfloat16 and compiled transforms learn what float32 learns; `auto` takes what is faster."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data.reading.level_reader import LevelReader
+from tests.support.tiny_study import TinyStudy, tiny_config
+from tests.support.tiny_study import study as study
+from tests.support.training_process import rows_without_times, training_state
+from train.codecs.level_codec import LevelCodec
+from train.loop.job import Job, make_codec, open_caches
+from train.loop.run import train_level
+from train.machine import precision
+from train.machine.precision import autocast_dtype, choose_precision
+from train.runs.run_folder import RunRecord
+
+
+def job_of(study: TinyStudy, out: Path, level: int = 1, **training: Any) -> Job:
+    return Job(
+        train_cache=study.train_cache, val_cache=study.val_cache, level=level,
+        config=tiny_config(**training), device="cpu", out=out,
+    )  # fmt: skip
+
+
+def small_job_of(study: TinyStudy, out: Path, **training: Any) -> Job:
+    job = job_of(study, out, epochs=1, batch_size=6, crop=8, **training)
+    model = job.config.model.model_copy(update={"stages": 2})
+    return replace(job, config=job.config.model_copy(update={"model": model}))
+
+
+def losses(run: Path) -> list[float]:
+    return [float(row["val_loss"]) for row in rows_without_times(run)]
+
+
+def test_curves_of_bfloat16_and_float32_agree_within_noise(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    """Noise is what another seed changes."""
+    runs = {
+        name: train_level(
+            job_of(study, tmp_path / name, level=4, epochs=20, learning_rate=5e-3, **settings)
+        )
+        for name, settings in {
+            "float32": {"precision": "float32"},
+            "bfloat16": {"precision": "bfloat16"},
+            "seed": {"precision": "float32", "seed": 1},
+        }.items()
+    }
+    exact, fast, other = (
+        np.array([float(row["train_loss"]) for row in rows_without_times(run)])
+        for run in runs.values()
+    )
+    assert exact[-5:].mean() < 0.8 * exact[:5].mean(), "nothing was learned"
+    assert (exact != fast).any(), "the transforms are to be computed in bfloat16"
+    assert np.abs(fast - exact).mean() < 0.5 * np.abs(other - exact).mean()
+    assert RunRecord.load(runs["bfloat16"]).precision == "bfloat16"
+    weights = training_state(runs["bfloat16"] / "last_model.pth")["model_state_dict"]
+    assert all(value.dtype != torch.bfloat16 for value in weights.values())
+
+
+@pytest.mark.parametrize(("ratio", "chosen"), [(1.5, "bfloat16"), (1.05, "float32")])
+def test_auto_takes_bfloat16_only_if_it_is_measurably_faster(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, chosen: str
+) -> None:
+    def taken(codec: LevelCodec, features: torch.Tensor) -> float:
+        return 1.0 if codec.autocast_dtype is torch.bfloat16 else ratio
+
+    monkeypatch.setattr(precision, "_seconds_of_step", taken)
+    run = train_level(job_of(study, tmp_path, epochs=1, precision="auto"))
+    assert RunRecord.load(run).precision == chosen
+
+
+def test_no_batch_is_timed_where_bfloat16_is_hopeless(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def taken(codec: LevelCodec, features: torch.Tensor) -> float:
+        rows.append(len(features))
+        return 10.0 if codec.autocast_dtype is torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(precision, "_seconds_of_step", taken)
+    job = job_of(study, tmp_path)
+    with open_caches(job) as caches:
+        codec = make_codec(job, caches)
+    assert choose_precision(codec, torch.ones(8, 256, 16, 16)) == "float32"
+    assert set(rows) == {1}
+
+
+def test_measuring_changes_neither_weights_nor_random_numbers_nor_the_position(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    job = job_of(study, tmp_path)
+    with open_caches(job) as caches:
+        codec = make_codec(job, caches)
+    before = {name: value.clone() for name, value in codec.state_dict().items()}
+    state = torch.get_rng_state()
+    assert choose_precision(codec, torch.randn(2, 256, 16, 16)) in ("float32", "bfloat16")
+    # The features above were drawn before; the measured steps drew their noise elsewhere.
+    torch.set_rng_state(state)
+    torch.randn(2, 256, 16, 16)
+    expected = torch.get_rng_state()
+    choose_precision(codec, torch.ones(2, 256, 16, 16))
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert all(torch.equal(value, before[name]) for name, value in codec.state_dict().items())
+    assert codec.autocast_dtype is None
+    assert all(parameter.grad is None for parameter in codec.parameters())
+    assert autocast_dtype("float32") is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_transforms_learn_the_same_and_save_the_same_names(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    # One step, and one stage of the codec: compiling takes a minute otherwise.
+    plain = train_level(small_job_of(study, tmp_path / "plain"))
+    compiled = train_level(small_job_of(study, tmp_path / "compiled", compile=True))
+    for one, other in zip(losses(plain), losses(compiled), strict=True):
+        assert other == pytest.approx(one, rel=1e-3)
+    names = [
+        training_state(run / "last_model.pth")["model_state_dict"].keys()
+        for run in (plain, compiled)
+    ]
+    assert names[0] == names[1]
+
+
+def test_channel_weights_shift_the_error_to_the_channels_that_count_less(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    weights = [1.0] * 128 + [100.0] * 128
+    path = tmp_path / "weights.json"
+    path.write_text(f'{{"levels": {{"1": {weights}}}}}')
+    shares = {}
+    for name, more in {
+        "mse": {},
+        "weighted": {"distortion": "channel_weighted", "channel_weights": str(path)},
+    }.items():
+        run = train_level(job_of(study, tmp_path / name, epochs=15, **more))
+        state = training_state(run / "last_model.pth")["model_state_dict"]
+        job = job_of(study, tmp_path)
+        with open_caches(job) as caches, LevelReader(study.val_cache, 1) as reader:
+            codec = make_codec(job, caches).eval()
+            codec.load_state_dict(state)
+            errors = torch.zeros(256)
+            for index in range(reader.num_samples):
+                x = torch.from_numpy(reader.sample(index).copy()).float().permute(2, 0, 1)[None]
+                with torch.no_grad():
+                    errors += (codec(x)["x_hat"] - x).square().mean((0, 2, 3))
+        shares[name] = float(errors[128:].sum() / errors.sum())
+    assert shares["weighted"] < shares["mse"]
+
+
+def test_weighted_loss_is_the_weighted_error_plus_lambda_times_the_rate(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    job = job_of(study, tmp_path, epochs=1, distortion="channel_weighted")
+    run = train_level(job)
+    row = rows_without_times(run)[0]
+    state = training_state(run / "last_model.pth")["model_state_dict"]
+    error, num_positions = torch.zeros(256, dtype=torch.float64), 0
+    with open_caches(job) as caches:
+        codec = make_codec(job, caches).eval()
+        codec.load_state_dict(state)
+        variance = caches.train[0].statistics.variance
+        for index in range(caches.val[0].num_samples):
+            x = torch.from_numpy(caches.val[0].sample(index).copy()).float().permute(2, 0, 1)[None]
+            with torch.no_grad():
+                error += (codec(x)["x_hat"] - x).square().double().sum((0, 2, 3))
+            num_positions += x.shape[2] * x.shape[3]
+    assert variance.min() > 1e-3 * variance.mean(), "no channel is to reach the floor here"
+    weights = (1 / variance) / (1 / variance).mean()
+    distortion = float((error.numpy() * weights).sum() / (num_positions * 256))
+    assert float(row["val_loss"]) == pytest.approx(
+        distortion + 0.001 * float(row["val_bpp"]), rel=1e-4
+    )
+    assert float(row["val_mse"]) == pytest.approx(
+        float(error.sum()) / (num_positions * 256), rel=1e-4
+    )

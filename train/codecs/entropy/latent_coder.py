@@ -1,0 +1,102 @@
+"""Symbols to bytes and back: our range coder (rANS) with the tables of CompressAI's models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from configs.errors import CacheError
+from train.codecs.entropy import rans
+
+
+@dataclass(frozen=True, slots=True)
+class CodingTables:
+    """One cumulative distribution for each index, as `rans` takes them: int32, flat."""
+
+    arrays: rans.Arrays
+
+
+def coding_tables(model: Any) -> CodingTables:
+    """Return the tables of an updated EntropyBottleneck or GaussianConditional.
+
+    CompressAI keeps them padded to the longest, and makes lists of them anew for every sample.
+    """
+    lengths: NDArray[Any] = model._cdf_length.cpu().numpy().astype(np.int32).reshape(-1)
+    padded = model._quantized_cdf.cpu().numpy().astype(np.int32)
+    cdfs = np.concatenate([cdf[:length] for cdf, length in zip(padded, lengths, strict=True)])
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int32)
+    offsets = model._offset.cpu().numpy().astype(np.int32).reshape(-1)
+    return CodingTables((cdfs, starts, lengths, offsets))
+
+
+def scale_indexes(scales: Tensor, scale_table: Tensor) -> Tensor:
+    """Return the index of each scale's table: the smallest scale in it that is not below it.
+
+    The same as compressai's GaussianConditional.build_indexes, in one call instead of 63.
+    """
+    return torch.searchsorted(scale_table[:-1].to(scales.dtype), scales.contiguous())
+
+
+def encode(symbols: Tensor, indexes: Tensor, tables: CodingTables) -> list[bytes]:
+    """Return each sample's bytes; `symbols` and `indexes` are whole numbers [B, ...].
+
+    Raises CacheError for symbols that no sound model gives: not finite, or beyond 2^30.
+    """
+    if not bool((symbols.abs() <= rans.MAX_SYMBOL).all()):
+        raise CacheError(
+            "this model's latents are not finite, or beyond 2^30, and cannot be coded: "
+            "train it again, with a smaller learning rate"
+        )
+    values = _flat(symbols)
+    return [
+        rans.encode(sample, places, tables.arrays)
+        for sample, places in zip(values, _flat(indexes), strict=True)
+    ]
+
+
+class Decoder:
+    """Decodes the strings of a batch, in as many pieces as the caller likes.
+
+    `next` and `finish` raise CacheError for strings that `encode` has not written for this model.
+    """
+
+    def __init__(self, strings: Sequence[bytes], tables: CodingTables) -> None:
+        self._tables = tables
+        self._decoders = [rans.Decoder(string) for string in strings]
+
+    def next(self, indexes: Tensor) -> Tensor:
+        """Return the next symbols, int32 of the shape of `indexes` [B, ...], on its device."""
+        try:
+            symbols = [
+                decoder.next(places, self._tables.arrays)
+                for decoder, places in zip(self._decoders, _flat(indexes), strict=True)
+            ]
+        except ValueError as error:
+            raise _damaged(error) from error
+        return torch.from_numpy(np.stack(symbols)).reshape(indexes.shape).to(indexes.device)
+
+    def finish(self) -> None:
+        """Check that every string has ended with its last symbol."""
+        try:
+            for decoder in self._decoders:
+                decoder.finish()
+        except ValueError as error:
+            raise _damaged(error) from error
+
+
+def _flat(values: Tensor) -> NDArray[Any]:
+    """Return int32 [B, n]."""
+    flat: NDArray[Any] = values.flatten(1).to("cpu", torch.int32).contiguous().numpy()
+    return flat
+
+
+def _damaged(error: ValueError) -> CacheError:
+    return CacheError(
+        f"the payload is damaged, or another model's ({error}): compress the features again"
+    )

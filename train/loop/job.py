@@ -1,0 +1,153 @@
+"""What one run trains, and its parts: readers, codec, stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs.errors import CacheError, ConfigError
+from configs.schema.config import Config
+from data.cache.manifest import Manifest
+from data.reading.level_reader import LevelReader
+from data.reading.level_stream import LevelStream
+from data.reading.mixed_stream import MixedLevelStream
+from train.codecs.catalogue import build_codec
+from train.codecs.level_codec import LevelCodec
+from train.machine.distributed import World
+from train.objective.channel_weights import weights_fingerprint
+from train.runs.run_folder import RANDOM, run_parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One run to train: `level` is a number or `random`; `out` replaces the folder of the runs.
+
+    `resume`: a run folder to go on with; `warm_start`: one whose best model to begin from.
+    """
+
+    train_cache: Path
+    val_cache: Path
+    level: int | str
+    config: Config
+    device: str
+    out: Path | None = None
+    resume: Path | None = None
+    warm_start: Path | None = None
+
+    @property
+    def parent(self) -> Path:
+        """The folder in which this level's runs lie."""
+        return run_parent(self.config, self.level, self.out)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return the fingerprints of both caches, and of a file of channel weights."""
+        return {
+            "train": Manifest.load(self.train_cache).fingerprint,
+            "val": Manifest.load(self.val_cache).fingerprint,
+            **weights_fingerprint(self.config.training),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caches:
+    """A run's open caches, one reader a level; level i of both lists is the codec's row i."""
+
+    train: list[LevelReader]
+    val: list[LevelReader]
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels' numbers, finest first."""
+        return tuple(reader.info.index for reader in self.train)
+
+
+@contextmanager
+def open_caches(job: Job) -> Iterator[Caches]:
+    """Open both caches.
+
+    Raises CacheError if one is missing, incomplete, or the two are of different detectors;
+    ConfigError if the settings do not fit them.
+    """
+    levels = (
+        [level.index for level in Manifest.load(job.train_cache).levels]
+        if job.level == RANDOM
+        else [int(job.level)]
+    )
+    with ExitStack() as stack:
+
+        def opened(cache: Path) -> list[LevelReader]:
+            verify = job.config.cache.verify
+            return [
+                stack.enter_context(LevelReader(cache, level, verify=verify)) for level in levels
+            ]
+
+        caches = Caches(train=opened(job.train_cache), val=opened(job.val_cache))
+        for reader, val_reader in zip(caches.train, caches.val, strict=True):
+            _check(reader, val_reader, job.config)
+        yield caches
+
+
+def make_codec(job: Job, caches: Caches) -> LevelCodec:
+    """Return the untrained codec; its weights depend on `training.seed` alone."""
+    torch.manual_seed(job.config.training.seed)
+    statistics = [reader.statistics for reader in caches.train]
+    codec = build_codec(job.config.model, caches.train[0].info.num_channels, len(statistics))
+    codec.set_standardisation(
+        np.stack([level.mean for level in statistics]),
+        np.stack([level.variance for level in statistics]),
+    )
+    codec.to(job.device, memory_format=torch.channels_last)
+    return codec
+
+
+def make_stream(job: Job, caches: Caches, world: World) -> LevelStream | MixedLevelStream:
+    """Return the training batches, this rank's part of each."""
+    settings, on_gpu = job.config.training, job.device.startswith("cuda")
+    streams = [
+        LevelStream(
+            reader, batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed,
+            shuffle=settings.shuffle, keep=2 if on_gpu else 1, pin_memory=on_gpu,
+            read_ahead=on_gpu, rank=world.rank, num_ranks=world.size,
+        )
+        for reader in caches.train
+    ]  # fmt: skip
+    if job.level != RANDOM:
+        return streams[0]
+    weights = level_weights(job.config, len(streams))
+    return MixedLevelStream(streams, weights=weights, seed=settings.seed)
+
+
+def level_weights(config: Config, num_levels: int) -> Sequence[float]:
+    """Return how often each level is drawn; raises ConfigError if the setting does not fit."""
+    weights = config.training.level_weights
+    if weights is None or num_levels == 1:
+        return [1.0] * num_levels
+    if len(weights) != num_levels or not sum(weights):
+        raise ConfigError(
+            f"training.level_weights: {len(weights)} weights, sum {sum(weights):g}: the cache has "
+            f"{num_levels} levels: give one weight each, not all of them 0"
+        )
+    return weights
+
+
+def _check(reader: LevelReader, val_reader: LevelReader, config: Config) -> None:
+    mine, theirs = reader.manifest.detector, val_reader.manifest.detector
+    for key in ("weights_sha256", "min_size", "max_size", "resize"):
+        if mine[key] != theirs[key]:
+            raise CacheError(
+                f"the caches of {reader.manifest.split} and {val_reader.manifest.split} are of "
+                f"different detectors ({key}: {mine[key]} and {theirs[key]}): "
+                "extract both with the same settings"
+            )
+    val_reader.manifest.require_whole_maps()
+    expected = config.model.fpn_channels_per_level
+    if reader.info.num_channels != expected:
+        raise ConfigError(
+            f"model.fpn_channels_per_level is {expected}, level {reader.info.index} of the cache "
+            f"has {reader.info.num_channels}: set it to that"
+        )

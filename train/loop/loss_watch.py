@@ -1,0 +1,156 @@
+"""What stops a run, or makes it speak up, before a night is lost."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from configs.errors import ConfigError, MachineError, UserError
+from configs.schema.config import TrainingConfig
+from data.reading.level_reader import LevelReader
+from data.reading.level_stream import Batch
+
+log = logging.getLogger(__name__)
+
+_LARGE = 100.0
+_NO_RATE_BPP = 1e-3
+_SHOWN_IDS = 8
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
+class LossWatch:
+    """Notices the first step whose loss is not finite, without waiting for the device each step."""
+
+    def __init__(self, readers: Sequence[LevelReader], device: str) -> None:
+        self._readers = {reader.info.index: reader for reader in readers}
+        self._on_cpu = device == "cpu"
+        self._first_bad = torch.full((), math.inf, device=device)
+        self._seen: deque[tuple[int, int, Tensor]] = deque()
+        """Step, level and sample numbers of the steps since the last look."""
+
+    def see(self, step: int, batch: Batch, value: Tensor) -> None:
+        """Note a step's loss, a scalar; raises UserError (on a GPU, at the next `look`)."""
+        self._seen.append((step, batch.level, batch.indices))
+        bad = torch.where(value.isfinite(), math.inf, float(step))
+        self._first_bad = torch.minimum(self._first_bad, bad)
+        if self._on_cpu:
+            self.look()
+
+    def look(self) -> None:
+        """Raise UserError if a step's loss was not finite; waits for the device."""
+        first_bad = float(self._first_bad)
+        if math.isinf(first_bad):
+            self._seen.clear()
+            return
+        step, level, indices = next(seen for seen in self._seen if seen[0] == first_bad)
+        samples = self._readers[level].manifest.samples
+        ids = [str(samples[index].image_id) for index in indices.tolist()]
+        more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+        raise UserError(
+            f"level {level}: the loss became nan or infinite at step {step} (images "
+            f"{', '.join(ids[:_SHOWN_IDS])}{more}): the checkpoints are of before it; "
+            "lower training.learning_rate, or training.optimizer.clip_max_norm"
+        )
+
+
+def warn_of_large_features(reader: LevelReader) -> None:
+    """Warn if a level's features are so large that training may need other settings."""
+    statistics = reader.statistics
+    largest = max(float(np.abs(statistics.minimum).max()), float(np.abs(statistics.maximum).max()))
+    if largest > _LARGE:
+        channel = int(np.maximum(-statistics.minimum, statistics.maximum).argmax())
+        log.warning(
+            "level %d: features are large (|x| up to %.4g, channel %d): the codec standardises "
+            "them, but the MSE, and with it the lambda that matters, is in their own units",
+            reader.info.index, largest, channel,
+        )  # fmt: skip
+
+
+def rate_collapsed(bpp: float) -> bool:
+    """Say whether a codec sends (all but) nothing."""
+    return bpp < _NO_RATE_BPP
+
+
+def warn_of_collapse(reader: LevelReader, lmbda: float, bpp: float, weights: NDArray[Any]) -> None:
+    """Tell of a rate of zero, and from which lambda on theory expects it.
+
+    A Gaussian component of variance s2 has D(R) = s2 2^(-2R) (Cover and Thomas, theorem 10.3.2), so
+    its first bit saves 2 ln 2 s2 of squared error; the distortion is a mean over C channels. No
+    rate pays off once lambda exceeds what the best component gives: between 2 ln 2 / C times the
+    largest channel's variance, if channels are independent, and 2 ln 2 times the mean variance, if
+    they all move together. Correlation between neighbouring positions raises both. `weights`
+    float64 [C] are the distortion's: they weigh the variances.
+    """
+    variance = reader.statistics.variance * weights
+    gain = 2 * math.log(2)
+    log.warning(
+        "level %d: the rate has collapsed to zero (%.2g bits per position at lambda %g): with a "
+        "mean variance of %.3g theory expects that from a lambda between %.2g (independent "
+        "channels) and %.2g (one common component) on: lower training.lambda",
+        reader.info.index, bpp, lmbda, float(variance.mean()),
+        gain * float(variance.max()) / len(variance), gain * float(variance.mean()),
+    )  # fmt: skip
+
+
+@contextmanager
+def clear_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a disk that takes no more into a line for the user; what was saved before stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise MachineError(
+            f"{folder}: cannot be written ({error.strerror}): make room, or mend the disk; the "
+            "same command goes on from the last checkpoint"
+        ) from error
+
+
+@contextmanager
+def clear_out_of_memory(settings: TrainingConfig) -> Iterator[None]:
+    """Turn a lack of memory into a line that says which setting to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError.
+        text = str(error)
+        if isinstance(error, RuntimeError) and not (
+            isinstance(error, torch.OutOfMemoryError)
+            or "can't allocate memory" in text
+            or "out of memory" in text
+        ):
+            raise
+        crop = f" or training.crop ({settings.crop})" if settings.crop else ""
+        raise MachineError(
+            f"out of memory: lower training.batch_size ({settings.batch_size}){crop}: "
+            f"{text.splitlines()[0] if text else type(error).__name__}"
+        ) from error
+
+
+@contextmanager
+def clear_compile_errors(settings: TrainingConfig) -> Iterator[None]:
+    """Turn a machine that cannot compile the transforms into a line for the user."""
+    if not settings.compile:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # late: takes a while to import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"training.compile: the transforms cannot be compiled here ({first_line}): install a "
+            "C++ compiler, or leave it out (--set training.compile=false)"
+        ) from error

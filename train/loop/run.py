@@ -1,0 +1,215 @@
+"""Train one codec from its cache: begin a run or go on with one, until a reason to stop."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import platform
+import signal
+from contextlib import ExitStack
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from configs.errors import CacheError
+from data.reading.transfer import on_device
+from train.loop.epoch_end import EpochEnd
+from train.loop.job import Caches, Job, make_codec, make_stream, open_caches
+from train.loop.loss_watch import (
+    LossWatch,
+    clear_compile_errors,
+    clear_disk_errors,
+    clear_out_of_memory,
+    warn_of_large_features,
+)
+from train.loop.saver import Saver
+from train.loop.session import Session, new_session
+from train.loop.starting_weights import refuse_other_kind, run_to_begin_from
+from train.loop.steps import train_epoch
+from train.machine.distributed import ALONE, World
+from train.machine.interruption import StopSignals, TrainingInterruptedError
+from train.machine.precision import autocast_dtype, choose_precision
+from train.objective.catalogue import distortions
+from train.objective.channel_weights import CHANNEL_WEIGHTS
+from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights
+from train.runs.run_folder import RunRecord, locked, make_run_folder, save_config
+
+log = logging.getLogger(__name__)
+
+_STEPS_BETWEEN_QUESTIONS = 32
+_UNMEASURED = ""
+
+
+def train_level(
+    job: Job,
+    *,
+    world: World = ALONE,
+    stop: StopSignals | None = None,
+) -> Path:
+    """Train until the run is finished; return its folder.
+
+    Raises CacheError if a cache is missing, incomplete, or another one than the run's; ConfigError
+    if settings do not fit; TrainingInterruptedError, after the state has been saved, if a signal
+    asks to stop; UserError if the loss is not finite, memory does not suffice, or another process
+    trains the run.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(clear_out_of_memory(job.config.training))
+        stack.enter_context(clear_compile_errors(job.config.training))
+        caches = stack.enter_context(open_caches(job))
+        if job.resume is None:
+            # Before the codec is seeded: to look at a checkpoint draws random numbers.
+            refuse_other_kind(job, caches)
+        session = _begin(job, caches, world)
+        # Before the run is taken up, with its random numbers: to load a detector draws some.
+        weighing = distortions(job.config, caches.train, job.device)
+        folder = world.from_first(lambda: _open_folder(job, caches, world))
+        world.from_first(lambda: stack.enter_context(locked(folder)))
+        stop = stop or stack.enter_context(StopSignals())
+        stack.enter_context(clear_disk_errors(folder))
+        record = _take_up(job, folder, session, world)
+        log.info("level %s, lambda %g -> %s", job.level, job.config.training.lmbda, folder)
+        log.debug("%s: %d images", job.train_cache, caches.train[0].num_samples)
+        log.debug("%s: %d images", job.val_cache, caches.val[0].num_samples)
+        log.debug("settings: %s", job.config.training)
+        saver = Saver(folder, session, job.config, record, caches.levels, world)
+        end = EpochEnd(folder, session, job.config, record, caches, weighing, world)
+        stack.callback(end.close)
+        reason = _run(job, caches, session, saver, end, stop, world)
+        saver.save()
+        record.finished = reason
+        end.summarise()
+        if world.writes:
+            record.save(folder)  # last: what is finished is never looked at again
+    return folder
+
+
+def _run(
+    job: Job, caches: Caches, session: Session, saver: Saver, end: EpochEnd, stop: StopSignals,
+    world: World,
+) -> str:  # fmt: skip
+    """Train epoch after epoch; return why it ended."""
+    progress = session.progress
+    watch = LossWatch(caches.train, session.device)
+
+    steps = itertools.count(1)
+    # On a GPU the answer has to be waited for; on a CPU steps are long and the message is not.
+    every = 1 if session.device == "cpu" else _STEPS_BETWEEN_QUESTIONS
+
+    def between_steps() -> None:
+        # To ask all ranks takes a message, and they have to ask, and to fail, after the same step.
+        together = world.size > 1
+        if together and next(steps) % every:
+            return
+        if together or stop.received is not None or saver.is_due:
+            watch.look()  # what follows a bad step must not replace the last good checkpoint
+        if world.any(stop.received is not None, session.device):
+            leave()
+        saver.save_if_due()
+
+    def leave() -> None:
+        saver.save()
+        number = stop.received or signal.SIGTERM
+        raise TrainingInterruptedError(
+            f"stopped by {signal.Signals(number).name} in epoch {progress.epoch}, after step "
+            f"{progress.step}; saved in {saver.folder}: the same command goes on from there",
+            number,
+        )
+
+    def in_validation() -> None:
+        # Ranks have batches of their own number there, and no message between them.
+        if world.size == 1 and stop.received is not None:
+            leave()
+
+    while (reason := end.reason_to_stop()) is None:
+        trained = train_epoch(
+            session, job.config.training, levels=caches.levels, distortions=end.distortions,
+            watch=watch, world=world, between_steps=between_steps,
+        )  # fmt: skip
+        if end.close_epoch(trained, in_validation):
+            saver.note_best()
+        saver.save_if_due()
+    return reason
+
+
+def _begin(job: Job, caches: Caches, world: World) -> Session:
+    for reader in caches.train:
+        warn_of_large_features(reader)
+    codec = make_codec(job, caches)
+    codec.input_noise = job.config.training.input_noise
+    if job.config.training.compile:
+        codec.compile_transforms()
+    stream = make_stream(job, caches, world)
+    return new_session(codec, world.wrap(codec), stream, job.config, job.device)
+
+
+def _open_folder(job: Job, caches: Caches, world: World) -> Path:
+    """Return the folder of the run to go on with, or a new one with its record in it."""
+    with clear_disk_errors(job.parent):
+        return _found_or_made(job, caches, world)
+
+
+def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
+    if job.resume is not None:
+        record = RunRecord.load(job.resume)
+        for name, fingerprint in job.fingerprints().items():
+            its = record.cache_fingerprints.get(name, "none")
+            if its != fingerprint:
+                what = "file of channel weights" if name == CHANNEL_WEIGHTS else f"{name} cache"
+                raise CacheError(
+                    f"{job.resume}: was trained on another {what} (fingerprint {its[:12]}, this "
+                    f"one has {fingerprint[:12]}): name what it was trained on (--features), or "
+                    "start a new run with --resume never"
+                )
+        return job.resume
+    settings = job.config.training
+    folder = make_run_folder(job.parent, job.config, datetime.now())
+    RunRecord(
+        level=job.level,
+        lmbda=settings.lmbda,
+        cache_fingerprints=job.fingerprints(),
+        detector_weights_sha256=caches.train[0].manifest.detector["weights_sha256"],
+        versions={name: version(name) for name in ("torch", "compressai", "numpy")},
+        seed=settings.seed,
+        device=job.device,
+        precision=_UNMEASURED if settings.precision == "auto" else settings.precision,
+        machine=f"{platform.machine()}, {os.cpu_count()} cores",
+        num_processes=world.size,
+        num_threads=torch.get_num_threads(),
+        started=datetime.now().isoformat(timespec="seconds"),
+    ).save(folder)
+    return folder
+
+
+def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecord:
+    """Bring the session to where the run stands; return its record."""
+    record = world.from_first(lambda: RunRecord.load(folder))
+    there = world.from_first(lambda: load_last(folder))
+    if there is not None:
+        session.restore(there["model_state_dict"], there["training_state"])
+        record.finished = None
+        progress = session.progress
+        log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
+    elif (start := run_to_begin_from(job, record)) is not None:
+        weights = load_weights(start / BEST_NAME)
+        session.codec.load_state_dict(weights)
+        record.warm_start = {"run": str(start), "model_sha256": hash_model(weights)}
+        log.info("beginning from the best model of %s", start)
+    if record.precision == _UNMEASURED:
+        record.precision = world.from_first(lambda: _measured_precision(session))
+    session.codec.autocast_dtype = autocast_dtype(record.precision)
+    if world.writes:
+        save_config(folder, job.config)
+        record.save(folder)
+    return record
+
+
+def _measured_precision(session: Session) -> str:
+    position = session.stream.state_dict()
+    _, features = next(iter(on_device(session.stream, session.device)))
+    precision = choose_precision(session.codec, features)
+    session.stream.load_state_dict(position)
+    return precision

@@ -1,0 +1,164 @@
+"""One epoch of training steps, as fast as the arithmetic: nothing in it waits for the device."""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from configs.log_setup import bar_interval_s
+from configs.schema.config import TrainingConfig
+from data.reading.level_stream import Batch
+from data.reading.transfer import Waiting, on_device
+from train.loop.cutmix import cutmix
+from train.loop.loss_watch import LossWatch
+from train.loop.session import Session
+from train.machine.distributed import World
+from train.objective.rate_distortion import Distortion, has_padding, rate_distortion
+
+log = logging.getLogger(__name__)
+
+_LOOK_INTERVAL_S = 1.0
+
+
+def train_epoch(
+    session: Session,
+    settings: TrainingConfig,
+    *,
+    levels: Sequence[int],
+    distortions: Sequence[Distortion],
+    watch: LossWatch,
+    world: World,
+    between_steps: Callable[[], None],
+) -> dict[str, float]:
+    """Train on the rest of the epoch under way; return its means as metrics.csv names them.
+
+    `between_steps` is called after every step and may raise to stop. Raises UserError if the loss
+    is not finite.
+    """
+    progress = session.progress
+    if session.epoch_is_trained:
+        return _means(session)  # stopped while it was validated
+    session.codec.train()
+    start = time.perf_counter() - progress.epoch_seconds
+    bar = tqdm(
+        total=len(session.stream), initial=progress.step, unit="step", leave=False,
+        desc=f"epoch {progress.epoch}/{settings.epochs}", dynamic_ncols=True,
+        mininterval=bar_interval_s(),
+        # Bars of several processes would overwrite each other.
+        disable=not world.writes or multiprocessing.parent_process() is not None
+        or log.getEffectiveLevel() > logging.INFO,
+    )  # fmt: skip
+    step = Step(session, settings, levels, distortions, watch, world)
+    waiting, waited_before = Waiting(), progress.epoch_waited
+    looked = time.perf_counter()
+    with bar:
+        for batch, x in on_device(session.stream, session.device, waiting):
+            step(batch, x)
+            progress.step += 1
+            progress.num_samples += batch.batch_rows
+            progress.epoch_waited = waited_before + waiting.seconds
+            now = time.perf_counter()
+            progress.epoch_seconds = now - start
+            bar.update()
+            if now - looked > _LOOK_INTERVAL_S:
+                # Reading the sums waits for the device, so it is done about once a second.
+                looked = now
+                if world.size == 1:
+                    watch.look()  # several ranks look together, between two steps
+                _show(bar, session)
+            between_steps()
+    watch.look()
+    return _means(session)
+
+
+class Step:
+    """One step: forward, backward, both optimisers; its figures are added to the session's sums."""
+
+    def __init__(
+        self, session: Session, settings: TrainingConfig, levels: Sequence[int],
+        distortions: Sequence[Distortion], watch: LossWatch, world: World,
+    ) -> None:  # fmt: skip
+        self._session = session
+        self._lmbda = settings.lmbda
+        self._cutmix = settings.cutmix
+        self._clip = settings.optimizer.clip_max_norm or math.inf
+        self._rows = {level: row for row, level in enumerate(levels)}
+        self._distortions = distortions
+        self._watch = watch
+        self._world = world
+        self._parameters = [
+            parameter
+            for group in session.optimizer.param_groups
+            for parameter in group["params"]
+        ]  # fmt: skip
+
+    def __call__(self, batch: Batch, x: Tensor) -> None:
+        session, codec = self._session, self._session.codec
+        row = self._rows[batch.level]
+        codec.use_level(row)
+        if self._world.size > 1:
+            codec.noise_share = (batch.first_row, len(x), batch.batch_rows)
+        if self._cutmix:
+            x = cutmix(
+                x, batch.sizes, self._cutmix,
+                first_row=batch.first_row, batch_rows=batch.batch_rows,
+            )  # fmt: skip
+        compute = partial(self._computed, row, batch.sizes, batch.batch_positions)
+        if session.graphs is not None and not has_padding(batch.sizes, *x.shape[-2:]):
+            figures = session.graphs.run(row, x, compute)
+        else:
+            figures = compute(x)
+        # Loss, MSE and BPP are this rank's parts; the sums, which are saved, are of all ranks.
+        parts = self._world.add_up(figures[:3])
+        session.sums += torch.cat([parts, figures[3:]])
+        # The norm is of all ranks' gradients: if one loss is not finite, all of them notice.
+        self._watch.see(session.progress.step + 1, batch, figures[0] + figures[4])
+
+    def _computed(self, row: int, sizes: Tensor, positions: int, x: Tensor) -> Tensor:
+        """Make the step; return loss, MSE, BPP, auxiliary loss and gradient norm, float32 [5]."""
+        session, codec = self._session, self._session.codec
+        session.optimizer.zero_grad(set_to_none=True)
+        session.aux_optimizer.zero_grad(set_to_none=True)
+        loss, mse, bpp = rate_distortion(
+            session.model(x), x, sizes, self._lmbda,
+            distortion=self._distortions[row], positions=positions,
+        )  # fmt: skip
+        # The ranks' gradients are averaged; each rank's loss is its part of the batch's sum.
+        (loss * self._world.size).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        session.optimizer.step()
+        aux = codec.aux_loss()
+        aux.backward()
+        session.aux_optimizer.step()
+        return torch.stack([value.detach() for value in (loss, mse, bpp, aux, norm)])
+
+
+def _means(session: Session) -> dict[str, float]:
+    """Return the epoch's means."""
+    progress = session.progress
+    means = (session.sums / max(1, progress.step)).tolist()
+    names = ("train_loss", "train_mse", "train_bpp", "aux_loss", "gradient_norm")
+    return dict(zip(names, means, strict=True)) | {
+        "steps_per_s": progress.step / progress.epoch_seconds,
+        "data_wait_share": progress.epoch_waited / progress.epoch_seconds,
+        "seconds": progress.epoch_seconds,
+    }
+
+
+def _show(bar: tqdm[Any], session: Session) -> None:
+    progress = session.progress
+    loss, mse, bpp, aux, norm = (session.sums / progress.step).tolist()
+    log.debug("step %d: gradient norm %.4f, aux loss %.2f", progress.step, norm, aux)
+    bar.set_postfix_str(
+        f"loss {loss:.3f} mse {mse:.3f} bpp {bpp:.2f} "
+        f"wait {progress.epoch_waited / progress.epoch_seconds:.1%}"
+    )

@@ -1,0 +1,94 @@
+"""A codec on a whole validation split: whole maps, total error and bits over total positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.reading.level_reader import LevelReader
+from data.reading.whole_maps import whole_map_batches
+from train.codecs.level_codec import LevelCodec
+from train.machine.distributed import ALONE, World
+from train.objective.rate_distortion import (
+    Distortion,
+    num_positions,
+    rate_bits,
+    square_error,
+    squared_error,
+    sum_of_real,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """The val split at one moment; `channel_bits` [M] are bits per latent position, by channel."""
+
+    loss: float
+    mse: float
+    bpp: float
+    channel_bits: Tensor
+
+
+@torch.inference_mode()
+def validate(
+    codec: LevelCodec,
+    reader: LevelReader,
+    batch_size: int,
+    lmbda: float,
+    device: str,
+    *,
+    distortion: Distortion = square_error,
+    world: World = ALONE,
+    between_batches: Callable[[], None] = lambda: None,
+) -> Validation:
+    """Evaluate on whole maps of the whole split; the ranks share the images out.
+
+    `between_batches` may raise to stop: the codec is then in eval mode, and otherwise as it was.
+    """
+    codec.eval()
+    num_channels, num_latents = reader.info.num_channels, codec.num_latent_channels
+    # Distorted sum, squared error, bits, positions, latent positions; then bits by channel.
+    sums = torch.zeros(5 + num_latents, dtype=torch.float64, device=device)
+    mine = range(world.rank, reader.num_samples, world.size)
+    for batch in whole_map_batches(reader, batch_size, mine):
+        between_batches()
+        x = batch.features.to(device).float()  # half the bytes to a GPU
+        output = codec(x)
+        x_hat, likelihoods = output["x_hat"], output["likelihoods"]
+        error = squared_error(x_hat, x, batch.sizes).sum()
+        distorted = error
+        if distortion is not square_error:
+            distorted = sum_of_real(distortion(x_hat, x), batch.sizes).sum()
+        y = likelihoods["y"]
+        sums[0] += distorted
+        sums[1] += error
+        sums[2] += rate_bits(likelihoods).sum()
+        sums[3] += num_positions(batch.sizes)
+        sums[4] += y.shape[0] * y.shape[2] * y.shape[3]
+        sums[5:] -= y.log2().sum((0, 2, 3))
+    totals = world.add_up(sums).cpu()
+    distorted_sum, squared, bits, positions, latent_positions = totals[:5].tolist()
+    num_values = positions * num_channels
+    bpp = bits / positions
+    return Validation(
+        loss=distorted_sum / num_values + lmbda * bpp,
+        mse=squared / num_values,
+        bpp=bpp,
+        channel_bits=(totals[5:] / latent_positions).float(),
+    )
+
+
+def mean_validation(parts: Sequence[Validation], weights: Sequence[float]) -> Validation:
+    """Return the weighted mean over levels, for a codec that serves several."""
+    shares = [weight / sum(weights) for weight in weights]
+    pairs = list(zip(parts, shares, strict=True))
+    channel_bits = torch.stack([part.channel_bits * share for part, share in pairs]).sum(0)
+    return Validation(
+        loss=sum(part.loss * share for part, share in pairs),
+        mse=sum(part.mse * share for part, share in pairs),
+        bpp=sum(part.bpp * share for part, share in pairs),
+        channel_bits=channel_bits,
+    )

@@ -1,0 +1,111 @@
+"""The processes that train one model together (torchrun), and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from configs.errors import ConfigError, UserError
+from train.codecs.level_codec import LevelCodec
+
+Value = TypeVar("Value")
+
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process is `rank` of `size`; only rank 0 writes."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """Return the sum of all ranks' tensors, which have one shape."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """Return on every rank what `make` returns on rank 0, the only one that calls it.
+
+        A UserError that it raises is raised on every rank: one that went on alone would wait for
+        the others, or be answered by what they ask next.
+        """
+        if self.size == 1:
+            return make()
+        box: list[Any] = [None, None]
+        if self.writes:
+            try:
+                box[0] = make()
+            except UserError as error:
+                box[1] = error
+        dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
+        value: Value = box[0]
+        return value
+
+    def any(self, flag: bool, device: str) -> bool:
+        """Say whether the flag is set on any rank; every rank has to ask."""
+        if self.size == 1:
+            return flag
+        return bool(self.add_up(torch.tensor(float(flag), device=device)) > 0)
+
+    def wrap(self, codec: LevelCodec) -> nn.Module:
+        """Return a model whose backward pass averages the gradients over the ranks."""
+        if self.size == 1:
+            return codec
+        # Each rank learns the quantiles by itself, from the same parameters: nothing to average.
+        ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(codec, ["entropy_bottleneck.quantiles"])  # type: ignore[no-untyped-call]
+        return DistributedDataParallel(codec, broadcast_buffers=False)
+
+
+ALONE = World()
+
+
+@contextmanager
+def open_world(device: str) -> Iterator[tuple[World, str]]:
+    """Join the processes that torchrun started, if it did; yield the world and the device to use.
+
+    On GPUs rank r of a machine computes on its r-th one.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        yield ALONE, device
+        return
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if device.startswith("cuda"):
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"torchrun: local rank {local_rank}, but this machine has "
+                f"{torch.cuda.device_count()} GPUs: use a smaller --nproc-per-node, or --device cpu"
+            )
+        device = f"cuda:{local_rank}"
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield World(rank=dist.get_rank(), size=size), device
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _LOST_PEER):
+            raise
+        raise UserError(
+            "torchrun: another process of this training has ended: its line says why"
+        ) from error
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,230 @@
+"""Checkpoints: a codec with what is known of its run, and the state from which training goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+import yaml
+
+from configs.errors import ConfigError
+from configs.loading import check_config, dump_config
+from configs.schema.config import Config
+from data.system.atomic_files import sync_folder, write_atomically
+from train.codecs.catalogue import build_codec
+from train.codecs.level_codec import LevelCodec
+
+log = logging.getLogger(__name__)
+
+BEST_NAME = "best_model.pth"
+LAST_NAME = "last_model.pth"
+PREVIOUS_NAME = "previous_model.pth"
+
+_CODING_TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
+
+# Appended to a checkpoint, which is a ZIP archive and may have bytes after its end: the magic and
+# the XXH3-64 of all before it, so that a flipped byte cannot become a weight.
+_SEAL_MAGIC = b"FPNLSEAL"
+_SEAL_BYTES = len(_SEAL_MAGIC) + 8
+_UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Where a run's training data came from."""
+
+    cache_fingerprint: str
+    detector_weights_sha256: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunInfo:
+    """What a checkpoint says about its run."""
+
+    levels: tuple[int, ...]
+    """One level, or those that a model for all of them serves."""
+    lmbda: float
+    epoch: int
+    best_validation_loss: float
+    cache_fingerprint: str
+    detector_weights_sha256: str
+    config: Config
+    model_sha256: str
+    num_parameters: int
+
+    @property
+    def level(self) -> int:
+        """The level of a codec that serves one; ConfigError if it serves several."""
+        if len(self.levels) > 1:
+            raise ConfigError(
+                f"a model of the levels {list(self.levels)} (--level random) where one of a single "
+                "level is needed: name a run of train-level --level 0 to 4"
+            )
+        return self.levels[0]
+
+
+def encode_checkpoint(
+    model_state: dict[str, Any],
+    config: Config,
+    provenance: Provenance,
+    *,
+    levels: tuple[int, ...],
+    epoch: int,
+    best_validation_loss: float,
+    training_state: dict[str, Any] | None = None,
+) -> bytes:
+    """Return a checkpoint's bytes; `training_state` is what `Session.state` returns."""
+    content = {
+        "model_state_dict": model_state,
+        "levels": list(levels),
+        "lambda": config.training.lmbda,
+        "epoch": epoch,
+        "best_validation_loss": best_validation_loss,
+        "cache_fingerprint": provenance.cache_fingerprint,
+        "detector_weights_sha256": provenance.detector_weights_sha256,
+        "versions": provenance.versions,
+        "config": dump_config(config),
+    }
+    if training_state is not None:
+        content["training_state"] = training_state
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()
+    return data + _SEAL_MAGIC + xxhash.xxh3_64_digest(data)
+
+
+def save_best(folder: Path, data: bytes) -> None:
+    """Write best_model.pth atomically."""
+    write_atomically(folder / BEST_NAME, data)
+
+
+def save_last(folder: Path, data: bytes) -> None:
+    """Write last_model.pth; the one before it stays as previous_model.pth."""
+    fresh = folder / f"{LAST_NAME}.new"
+    write_atomically(fresh, data)
+    last = folder / LAST_NAME
+    if last.exists():
+        last.replace(folder / PREVIOUS_NAME)
+    fresh.replace(last)
+    sync_folder(folder)
+
+
+def load_last(folder: Path) -> dict[str, Any] | None:
+    """Return the newest whole checkpoint of a run that can go on, or None if there is none yet.
+
+    A damaged one is passed over, with a warning, for the one before it; raises ConfigError if all
+    that are there are damaged.
+    """
+    problems = []
+    for name in (LAST_NAME, PREVIOUS_NAME):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            content = _content(path)
+            content["training_state"]["progress"]
+        except _UNREADABLE as error:
+            problems.append(f"{path}: damaged ({error})")
+            continue
+        for problem in problems:
+            log.warning("%s: going on from %s, which is older", problem, name)
+        return content
+    if problems:
+        raise ConfigError(f"{'; '.join(problems)}: start the run anew with --resume never")
+    return None
+
+
+def load_codec(
+    path: Path, device: str = "cpu", *, level: int | None = None
+) -> tuple[LevelCodec, RunInfo]:
+    """Return the codec in eval mode, its coding tables ready, and what is known of its run.
+
+    `level` chooses the standardisation of a codec that serves several. Raises ConfigError if the
+    file is missing, damaged, no checkpoint of train-level, or not for that level.
+    """
+    codec, info = _read(path)
+    if level is not None:
+        if level not in info.levels:
+            raise ConfigError(f"{path}: serves the levels {list(info.levels)}, not level {level}")
+        codec.use_level(info.levels.index(level))
+    codec.eval().requires_grad_(False)
+    # As the maps come: else each convolution makes a copy of its weights for every map.
+    codec.to(memory_format=torch.channels_last)
+    codec.update_tables()
+    return codec.to(device), info
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return a checkpoint's model state; raises ConfigError as above."""
+    try:
+        weights: dict[str, torch.Tensor] = _content(path)["model_state_dict"]
+    except _UNREADABLE as error:
+        raise _not_a_checkpoint(path, error) from error
+    return weights
+
+
+def read_run_info(path: Path) -> RunInfo:
+    """Return what a checkpoint says of its run, without making its codec ready; raises as above."""
+    return _read(path)[1]
+
+
+def hash_model(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of the trained tensors; coding tables are left out, they follow from the others."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name.rsplit(".", 1)[-1] not in _CODING_TABLES:
+            digest.update(name.encode())
+            digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    body, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    if seal != _SEAL_MAGIC + xxhash.xxh3_64_digest(body):
+        raise ValueError("its checksum does not match")
+    content: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    return content
+
+
+def _read(path: Path) -> tuple[LevelCodec, RunInfo]:
+    try:
+        content = _content(path)
+        config = check_config(yaml.safe_load(content["config"]), str(path))
+        state = content["model_state_dict"]
+        num_levels, num_channels = state["mean"].shape
+        codec = build_codec(config.model, num_channels, num_levels)
+        codec.load_state_dict(state)
+        info = RunInfo(
+            levels=tuple(content["levels"]),
+            lmbda=content["lambda"],
+            epoch=content["epoch"],
+            best_validation_loss=content["best_validation_loss"],
+            cache_fingerprint=content["cache_fingerprint"],
+            detector_weights_sha256=content["detector_weights_sha256"],
+            config=config,
+            model_sha256=hash_model(state),
+            num_parameters=sum(parameter.numel() for parameter in codec.parameters()),
+        )
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such checkpoint: run train-level first") from None
+    except _UNREADABLE as error:
+        raise _not_a_checkpoint(path, error) from error
+    return codec, info
+
+
+def _not_a_checkpoint(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{path}: not a checkpoint of train-level, or damaged ({type(error).__name__}): "
+        "train this level again, or remove the run folder"
+    )

@@ -1,0 +1,200 @@
+"""Run folders: their names, what they record of a run, and how runs are found again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError, UserError
+from configs.loading import check_config, dump_config, read_yaml
+from configs.schema.config import Config
+from data.system.atomic_files import write_atomically
+from train.runs.checkpoint import BEST_NAME
+
+CONFIG_NAME = "config.yaml"
+RECORD_NAME = "run.json"
+RANDOM = "random"
+_LOCK_NAME = "training.lock"
+# Where and how often files are written, and how a GPU is asked, does not make another run.
+_NOT_OF_THE_RUN = {"save_dir", "random_level_save_dir", "save_interval_s", "cuda_graphs"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A run folder with a best model in it."""
+
+    folder: Path
+    level: int
+    lmbda: float
+    config: Config
+
+
+@dataclass(kw_only=True, slots=True)
+class RunRecord:
+    """run.json: where a run's numbers come from. `finished` says why it ended, None before."""
+
+    level: int | str
+    lmbda: float
+    cache_fingerprints: dict[str, str]
+    """Of the train and val caches, and of a file of channel weights if there is one."""
+    detector_weights_sha256: str
+    versions: dict[str, str]
+    seed: int
+    device: str
+    precision: str
+    machine: str
+    num_processes: int
+    num_threads: int
+    started: str
+    warm_start: dict[str, str] | None = None
+    """Folder and model hash of the run whose best model this one began from."""
+    seconds: float = 0.0
+    samples_per_s: float = 0.0
+    epochs: int = 0
+    finished: str | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write run.json atomically."""
+        write_atomically(folder / RECORD_NAME, (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> RunRecord:
+        """Read run.json; raises ConfigError if it is missing or damaged."""
+        path = folder / RECORD_NAME
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: missing or damaged ({error}): start the run anew with --resume never"
+            ) from error
+
+
+def run_parent(config: Config, level: int | str, out: Path | None) -> Path:
+    """Return the folder in which the runs of a level, or of `random`, lie."""
+    training = config.training
+    save_dir = Path(training.random_level_save_dir if level == RANDOM else training.save_dir)
+    if out is not None:
+        save_dir = out / save_dir.name
+    return save_dir if level == RANDOM else save_dir.with_name(f"{save_dir.name}_level_{level}")
+
+
+def make_run_folder(parent: Path, config: Config, now: datetime) -> Path:
+    """Create <parent>/run_<time>_lambda_.._lr_.._bs_.. with config.yaml in it."""
+    training = config.training
+    name = (
+        f"run_{now:%Y%m%d_%H%M%S}_lambda_{training.lmbda:.2e}_lr_{training.learning_rate:.2e}"
+        f"_bs_{training.batch_size}"
+    )
+    for suffix in ("", *(f"_{number}" for number in range(2, 1000))):
+        folder = parent / f"{name}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: cannot be made ({error.strerror}): choose another --out"
+            ) from error
+        save_config(folder, config)
+        return folder
+    raise ConfigError(f"{parent / name}: a thousand runs began in this second")
+
+
+def save_config(folder: Path, config: Config) -> None:
+    """Write config.yaml."""
+    write_atomically(folder / CONFIG_NAME, dump_config(config).encode())
+
+
+def load_run_config(folder: Path) -> Config:
+    """Read a run's config.yaml; raises ConfigError if it is missing or wrong."""
+    path = folder / CONFIG_NAME
+    return check_config(read_yaml(path, str(path)), str(path))
+
+
+def same_run_before(
+    parent: Path, config: Config, fingerprints: Mapping[str, str]
+) -> tuple[Path, RunRecord] | None:
+    """Return the newest run of the same settings on the same caches, finished or not."""
+    for folder in sorted(parent.glob("run_*"), reverse=True):
+        try:
+            record, there = RunRecord.load(folder), load_run_config(folder)
+        except UserError:
+            continue  # of an older version, or damaged: not to be gone on with
+        if _settings(there) == _settings(config) and record.cache_fingerprints == fingerprints:
+            return folder, record
+    return None
+
+
+def find_runs(out: Path) -> list[Run]:
+    """Return all runs with a best model below `out`, oldest first within each level."""
+    runs = []
+    for path in sorted(out.glob(f"*_level_*/run_*/{BEST_NAME}")):
+        match = re.search(r"_level_(\d+)$", path.parent.parent.name)
+        if match and (path.parent / CONFIG_NAME).is_file():
+            runs.append(open_run(path.parent, int(match[1])))
+    return runs
+
+
+def find_random_runs(out: Path) -> list[Path]:
+    """Return the folders of all runs of `--level random` with a best model below `out`."""
+    return [path.parent for path in sorted(out.glob(f"*_random_level_*/run_*/{BEST_NAME}"))]
+
+
+def open_run(folder: Path, level: int | None = None) -> Run:
+    """Return a run by its folder; raises ConfigError if there is no run in it."""
+    if level is None:
+        match = re.search(r"_level_(\d+)$", folder.resolve().parent.name)
+        if match is None:
+            raise ConfigError(f"{folder}: lies in no folder *_level_<l>: name a run_* folder")
+        level = int(match[1])
+    if not (folder / CONFIG_NAME).is_file() or not (folder / BEST_NAME).is_file():
+        raise ConfigError(f"{folder}: holds no finished run ({BEST_NAME} and {CONFIG_NAME})")
+    config = load_run_config(folder)
+    return Run(folder=folder, level=level, lmbda=config.training.lmbda, config=config)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; raises UserError if another one trains in it.
+
+    The system lets go of the lock when a process dies, however it does.
+    """
+    path = folder / _LOCK_NAME
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process trains this run: wait for it, "
+                "or start a new one with --resume never"
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be locked ({error.strerror}): this file system has no locks: "
+                "choose another --out"
+            ) from error
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    training = config.training.model_dump(exclude=_NOT_OF_THE_RUN)
+    return {
+        "model": config.model.model_dump(),
+        "training": training,
+        "validation": config.validation.model_dump(),
+    }
