@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analyze.allocation.allocate import AllocationFinding, allocate
-from analyze.allocation.next_lambdas import next_lambdas
+from analyze.allocation.next_lambdas import Suggestion, next_lambdas
 from analyze.allocation.search import Target
 from analyze.anchors.anchor_study import AnchorPoint
 from analyze.curves.comparison import anchor_study, compare
-from analyze.curves.lambda_suggestion import Suggestion
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import AnalysisResult, Measurement
 from analyze.facts.sent_parts import DERIVED, DROPPED, Part
+from analyze.measure.find_runs import trained_only
 from analyze.measure.level_results import analysis_result, measured_runs, run_parts
 from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
 from analyze.measure.split import AnalysisRequest, has_cache
-from analyze.measure.trained_only import trained_only
 from analyze.measure.workbench import Workbench, open_workbench
 from analyze.plots.picture_study import level_pictures, worst
 from analyze.report.findings import Findings

@@ -26,11 +26,10 @@ from configs.schema.config import Config, DataConfig
 from data.cache.manifest import FILE_NAME
 from data.cache.verification import mark_damaged, verify_cache
 from data.images.listing import find_split
-from data.images.loading import load_images
+from data.images.loading import first_images, load_images, readable_images
 from data.images.records import ImageSet
-from data.images.screening import first_images, readable_images
 from data.images.views import with_views
-from extract.accuracy.evaluate_detector import evaluate_detector
+from extract.accuracy.average_precision import evaluate_detector
 from extract.detector.loading import load_detector
 from extract.detector.weights import existing_checkpoint
 from extract.dry_run.estimate import estimate

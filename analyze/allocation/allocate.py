@@ -10,16 +10,15 @@ import numpy as np
 from analyze.allocation.lagrangian import Combination as Choice
 from analyze.allocation.lagrangian import Option, map_drop_cost, weighted_mse_cost
 from analyze.allocation.search import Allocation, Target, search
-from analyze.curves.bits_saved import RateMap, Saving, saving
+from analyze.curves.bjontegaard import RateMap, Saving, saving
 from analyze.detection.sensitivity import rising
 from analyze.facts.candidates import Candidate, learner_labels
-from analyze.facts.combinations import Combined
 from analyze.facts.results import Combination, Measurement
-from analyze.facts.sent_parts import DERIVED, DROPPED, Part
+from analyze.facts.sent_parts import DERIVED, DROPPED, Combined, Part
 from analyze.measure.level_results import combination, run_parts
 from analyze.measure.workbench import Workbench
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, DroppedLevel, Ensemble, EnsembleLevel
-from analyze.streams.known_means import known_mean
+from analyze.streams.unsent_levels import known_mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

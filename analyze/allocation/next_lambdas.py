@@ -3,21 +3,160 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from analyze.allocation.allocate import AllocationFinding, dropped_error, measured_drops
 from analyze.allocation.search import Target
-from analyze.curves.lambda_suggestion import (
-    CurvePoint,
-    LevelTarget,
-    Suggestion,
-    mse_for_drop,
-    suggest_lambda,
-)
+from analyze.curves.hull import pareto_front
 from analyze.facts.candidates import learner_labels
 from analyze.facts.results import Measurement
 from analyze.measure.workbench import Workbench
 from configs.errors import ConfigError
+
+_DECADE = 10.0
+_STEP = math.sqrt(10.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurvePoint:
+    """One run of a level."""
+
+    lmbda: float
+    bits_per_position: float
+    """Bits per position of the level's own map, the BPP that training weighs with lambda."""
+    mse: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelTarget:
+    """What the level shall reach: "bits" per position of its own map, or "mse"."""
+
+    kind: Literal["bits", "mse"]
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suggestion:
+    """A lambda to train next."""
+
+    level: int
+    lmbda: float
+    why: str
+
+    @property
+    def command(self) -> str:
+        """Return the complete command, to which the user's own --config belongs."""
+        return f"train-level --level {self.level} --lambda {self.lmbda:g}"
+
+
+def suggest_lambda(
+    level: int, points: Sequence[CurvePoint], target: LevelTarget | None = None
+) -> Suggestion:
+    """Return where the next lambda should lie, rounded to three digits.
+
+    Without target: the middle, in log lambda, of the two neighbouring lambdas that lie farthest
+    apart on the curve, measured in (ln bits, ln MSE). With it: the lambda that reaches the target,
+    ln lambda interpolated along the curve's Pareto front; beyond its ends extrapolated by
+    dMSE/dBPP = -lambda, the condition of a minimum of J = MSE + lambda * BPP: near the end's point
+    (R, D) the curve is taken as D (r/R)^-e with e = lambda R / D, of which the slope anywhere gives
+    lambda, bounded to a factor of ten beyond the end's own. Raises ConfigError if there is no run
+    with both bits and error, and ValueError for a target that is not positive.
+    """
+    if target is not None and not target.value > 0:
+        raise ValueError(f"target {target.kind} {target.value}: must be positive")
+    usable = sorted(
+        (point for point in points if min(point.bits_per_position, point.mse, point.lmbda) > 0),
+        key=lambda point: point.lmbda,
+    )
+    if not usable:
+        raise ConfigError(
+            f"level {level}: no run of a lambda above 0, with bits and an error, to begin from: "
+            f"run train-level --level {level} --lambda 0.01 first"
+        )
+    lmbda, why = _for_gap(usable) if target is None else _for_target(usable, target)
+    return Suggestion(level=level, lmbda=float(f"{lmbda:.3g}"), why=why)
+
+
+def mse_for_drop(
+    drop_at: Callable[[float], float], map_drop: float, low: float, high: float
+) -> float | None:
+    """Return the largest MSE in [low, high] whose predicted mAP drop is at most `map_drop`.
+
+    `drop_at(mse)` must not fall as the MSE grows; found by halving ln MSE, to a relative 1e-6.
+    None if even `low` loses more. Raises ValueError unless 0 < low <= high.
+    """
+    if not 0 < low <= high:
+        raise ValueError(f"MSE from {low} to {high}: need 0 < low <= high")
+    if drop_at(low) > map_drop:
+        return None
+    if drop_at(high) <= map_drop:
+        return high
+    while high / low > 1 + 1e-6:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if drop_at(middle) <= map_drop else (low, middle)
+    return low
+
+
+def _for_gap(points: Sequence[CurvePoint]) -> tuple[float, str]:
+    gaps = [
+        (math.dist(_logs(first), _logs(second)), first.lmbda, second.lmbda)
+        for first, second in itertools.pairwise(points)
+        if second.lmbda > first.lmbda
+    ]
+    if not gaps:
+        only = points[0].lmbda
+        return only * _STEP, f"there is only lambda {only:g}: half a decade beside it, fewer bits"
+    distance, low, high = max(gaps)
+    return math.sqrt(low * high), (
+        f"the largest gap of the curve lies between lambda {low:g} and {high:g}: "
+        f"{distance:.2f} in (ln bits, ln MSE)"
+    )
+
+
+def _for_target(points: Sequence[CurvePoint], target: LevelTarget) -> tuple[float, str]:
+    places = pareto_front(
+        [point.bits_per_position for point in points], [point.mse for point in points]
+    )
+    front = [points[place] for place in places.tolist()]
+    if target.kind == "mse":
+        front.reverse()
+    reached = [_quantity(point, target) for point in front]
+    shown = f"{'bits per position' if target.kind == 'bits' else 'MSE'} {target.value:.4g}"
+    if reached[0] <= target.value <= reached[-1]:
+        logs = np.log([point.lmbda for point in front])
+        lmbda = math.exp(float(np.interp(math.log(target.value), np.log(reached), logs)))
+        return lmbda, f"{shown} lies within the curve: lambda interpolated there"
+    end = front[0] if target.value < reached[0] else front[-1]
+    lmbda = _beyond(end, target)
+    bounded = min(max(lmbda, end.lmbda / _DECADE), end.lmbda * _DECADE)
+    why = f"{shown} lies beyond the curve: extrapolated from lambda {end.lmbda:g} by its slope"
+    if not math.isclose(bounded, lmbda):
+        why += ", and bounded to a factor of ten"
+    return bounded, why
+
+
+def _beyond(end: CurvePoint, target: LevelTarget) -> float:
+    """Return -dD/dR at the target, on the power law through `end` with its own slope."""
+    exponent = end.lmbda * end.bits_per_position / end.mse
+    # With D = a R^-e: -dD/dR = e D / R. In logs, as a small exponent makes huge ratios.
+    change = math.log(target.value / _quantity(end, target))
+    power = -(exponent + 1) if target.kind == "bits" else 1 + 1 / exponent
+    return end.lmbda * math.exp(min(max(power * change, -50.0), 50.0))
+
+
+def _quantity(point: CurvePoint, target: LevelTarget) -> float:
+    return point.bits_per_position if target.kind == "bits" else point.mse
+
+
+def _logs(point: CurvePoint) -> tuple[float, float]:
+    return math.log(point.bits_per_position), math.log(point.mse)
+
 
 _BELOW_BEST = 0.1  # of the smallest MSE: drops are not looked for further down
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyze.anchors.contract import AnchorCodec, SymbolCodec, codec_id, decode_map, pack_payload
-from analyze.maps.decoded_maps import DecodedMaps
+from analyze.maps.map_source import DecodedMaps
 from analyze.maps.per_image import per_image
 from analyze.measure.level_rate_distortion import psnr_db
 from analyze.streams.level_file import bytes_in_pyramid, unpack_level

@@ -16,10 +16,9 @@ from analyze.anchors.contract import Anchor, AnchorCodec, fitting_indices
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Accuracy
-from analyze.maps.decoded_maps import DecodedMaps
-from analyze.maps.map_source import MapSource
+from analyze.maps.map_source import DecodedMaps, MapSource
 from analyze.maps.replacements import Derivation, DerivedMaps
-from analyze.streams.header_bits import overhead
+from analyze.streams.unsent_levels import overhead
 from configs.errors import CacheError, ConfigError
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader

@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from analyze.anchors.covariance import ChannelCovariance, covariance_of
-from analyze.anchors.products import product
+from analyze.anchors.covariance import ChannelCovariance, covariance_of, product
 from configs.errors import CacheError
 from data.reading.level_reader import LevelReader
 from train.codecs.entropy.symbol_tables import MAX_SYMBOL, SymbolCounts, SymbolTables, fit_tables

@@ -14,8 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analyze.detection.head_response import HeadResponse, few_proposals
-from analyze.detection.heads_on_levels import detect_from_levels
-from analyze.detection.remembered_heads import remembered_heads
+from analyze.detection.heads_on_levels import detect_from_levels, remembered_heads
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
 from analyze.maps.map_source import as_batch

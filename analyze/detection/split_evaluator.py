@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from analyze.detection.heads_on_levels import detect_from_levels
-from analyze.detection.remembered_heads import remembered_heads
+from analyze.detection.heads_on_levels import detect_from_levels, remembered_heads
 from analyze.detection.roi_align import fast_pooling
 from analyze.facts.results import Accuracy
 from analyze.maps.map_source import MapSource, as_batch

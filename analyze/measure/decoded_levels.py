@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from analyze.facts.candidates import Candidate
-from analyze.maps.decoded_maps import DecodedMaps
-from analyze.maps.map_source import as_batch
+from analyze.maps.map_source import DecodedMaps, as_batch
 from analyze.maps.per_image import per_image
 from data.reading.level_reader import LevelReader
 from train.runs.checkpoint import BEST_NAME, load_codec

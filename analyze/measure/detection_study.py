@@ -19,7 +19,7 @@ from analyze.maps.map_source import MapSource
 from analyze.maps.replacements import CachedMaps, Derivation, DerivedMaps, DroppedMaps
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
-from analyze.streams.known_means import known_mean
+from analyze.streams.unsent_levels import known_mean
 from extract.accuracy.average_precision import Evaluation
 from extract.accuracy.bootstrap import interval_of, map_draws
 from extract.accuracy.detections import Detections

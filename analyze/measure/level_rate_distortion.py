@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from analyze.facts.results import Measurement
-from analyze.maps.decoded_maps import DecodedMaps
-from analyze.maps.map_source import as_batch
+from analyze.maps.map_source import DecodedMaps, as_batch
 from analyze.maps.per_image import per_image
 from analyze.streams.image_file import Kind, Section
 from analyze.streams.level_file import bytes_in_pyramid, model_id, pack_level, unpack_level

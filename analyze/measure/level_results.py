@@ -6,9 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from analyze.facts.candidates import learner_labels, pyramids
-from analyze.facts.combinations import Combined, one_level_gone, sent_pyramids
 from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
-from analyze.facts.sent_parts import Part
+from analyze.facts.sent_parts import Combined, Part, one_level_gone, sent_pyramids
 from analyze.measure.workbench import Workbench
 
 _LOG = logging.getLogger(__name__)

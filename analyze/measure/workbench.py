@@ -17,7 +17,7 @@ from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.find_runs import TrainedRuns, left_out_lines, trained_runs, untrained_lines
 from analyze.measure.level_study import LevelStudy
 from analyze.measure.split import AnalysisRequest, Split, open_split
-from analyze.streams.header_bits import Overhead, overhead
+from analyze.streams.unsent_levels import Overhead, overhead
 from configs.errors import ConfigError
 
 

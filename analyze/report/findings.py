@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analyze.allocation.allocate import AllocationFinding
+from analyze.allocation.next_lambdas import Suggestion
 from analyze.anchors.anchor_study import AnchorPoint
 from analyze.curves.comparison import Comparison
-from analyze.curves.lambda_suggestion import Suggestion
 from analyze.detection.sensitivity import Sensitivity
 from analyze.facts.results import AnalysisResult
+from analyze.measure.find_runs import TrainedRun
 from analyze.measure.matrix import Matrix
-from analyze.measure.trained_only import TrainedRun
 from analyze.plots.picture_study import LevelPictures, WorstImages
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from analyze.plots.curve_plots import level_curves_plot, map_plot
 from analyze.plots.figures import Plot, make_plots
-from analyze.report.comparison_tables import anchor_table, bd_table, cost_table, matrix_table
 from analyze.report.curve_series import chosen_point, level_series, map_series
 from analyze.report.finding_tables import (
     allocation_table,
+    anchor_table,
+    bd_table,
+    cost_table,
+    matrix_table,
     sensitivity_table,
     trained_table,
     worst_table,

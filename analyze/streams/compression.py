@@ -13,9 +13,9 @@ from tqdm import tqdm
 from analyze.maps.per_image import per_image
 from analyze.streams.ensemble import CodedLevel, DroppedLevel, Ensemble
 from analyze.streams.image_file import section_bytes, unpack
-from analyze.streams.known_means import known_mean
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import FILE_NAME, StreamsIndex, image_path
+from analyze.streams.unsent_levels import known_mean
 from configs.errors import CacheError
 from data.cache.annotations import read_annotations, write_annotations
 from data.cache.manifest import Manifest

@@ -1,7 +1,7 @@
 """One level through the bitstream: what analyses measure a level's rate and error with.
 
 A level costs its section of an image's file. What all levels share is counted once for the whole
-pyramid: see `analyze.streams.header_bits`.
+pyramid: see `analyze.streams.unsent_levels`.
 """
 
 from __future__ import annotations

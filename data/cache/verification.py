@@ -12,9 +12,15 @@ from pathlib import Path
 from configs.errors import CacheError
 from data.cache.annotations import read_annotations
 from data.cache.channel_statistics import ChannelStatistics
-from data.cache.checksums import checksum, expected_checksums
 from data.cache.commit_log import FILE_NAME as COMMITS_NAME
-from data.cache.commit_log import Commit, CommitLog, read_commits, read_plan
+from data.cache.commit_log import (
+    Commit,
+    CommitLog,
+    checksum,
+    expected_checksums,
+    read_commits,
+    read_plan,
+)
 from data.cache.containers import STORES, differing_metadata, rows_of_shard, shards_of
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.manifest import Manifest

@@ -10,17 +10,17 @@ to collect batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from data.reading.blocks import Block
-from data.reading.epoch_tiles import Epoch
+from data.reading.epoch_tiles import Block, Epoch
 from data.reading.level_reader import LevelReader
 from data.reading.order import epoch_order, epoch_order_by_shards
 from data.system.threads import run_ahead
@@ -172,3 +172,26 @@ def _filled(epoch: Epoch, blocks: list[Block], ring: _Ring) -> Iterator[tuple[Te
         if number + 1 < len(blocks):
             epoch.prefetch(blocks[number + 1])
         yield epoch.fill(block, ring.memory(epoch.num_values(block)))
+
+
+def whole_map_batches(
+    reader: LevelReader, batch_size: int, indices: Sequence[int] | None = None
+) -> Iterator[Batch]:
+    """Yield every sample once as whole maps, one shape at a time, in the order of the manifest."""
+    wanted = range(reader.num_samples) if indices is None else indices
+    by_shape: dict[tuple[int, int, int], list[int]] = {}
+    for index in wanted:
+        by_shape.setdefault(reader.shape(index), []).append(index)
+    for (height, width, _), members in by_shape.items():
+        for start in range(0, len(members), batch_size):
+            group = members[start : start + batch_size]
+            stacked = np.stack([reader.sample(index) for index in group])
+            yield Batch(
+                features=torch.from_numpy(stacked).permute(0, 3, 1, 2),
+                indices=torch.tensor(group),
+                sizes=torch.tensor([[height, width]] * len(group)),
+                level=reader.info.index,
+                first_row=0,
+                batch_rows=len(group),
+                batch_positions=height * width * len(group),
+            )

@@ -1,7 +1,8 @@
 """Map files one after another into one range of addresses, so that one index reaches all of them.
 
 A gather over a level is then a single call, whatever shards its samples lie in. Python's own mmap
-cannot choose an address; the C library's can.
+cannot choose an address; the C library's can. Files on other machines are told apart: what comes
+over a network is read with more care.
 """
 
 from __future__ import annotations
@@ -115,3 +116,24 @@ def _mapped(
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(path) if path else None)
     return int(found)
+
+
+# fuse.* covers sshfs and the object stores that are mounted (gcsfuse, s3fs, goofys, rclone).
+_REMOTE = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "gluster", "afs", "9p", "fuse")
+
+
+def is_remote(folder: Path, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Return whether a folder is on a network file system; False where nobody can tell."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    resolved = folder.resolve()
+    best, kind = -1, ""
+    for line in lines:
+        _, point, name, *_ = line.split(" ")
+        # Mount points write a space as \040.
+        place = Path(point.encode().decode("unicode_escape"))
+        if len(place.parts) >= best and resolved.is_relative_to(place):
+            best, kind = len(place.parts), name
+    return kind.startswith(_REMOTE)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.errors import CacheError
 from data.cache.channel_statistics import ChannelStatistics
-from data.cache.checksums import checksum
+from data.cache.commit_log import checksum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

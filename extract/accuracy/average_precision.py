@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from analyze.facts.results import Accuracy
+from data.cache.annotations import write_annotations
+from data.images.loading import read_image
+from data.images.records import ImageSet
 from extract.accuracy.detections import Detections
 from extract.accuracy.matches import Matches, matches_of
+from extract.detector.loading import label_to_category, num_labels
 
 # Places in COCOeval.stats; it gives -1 where the split holds no such object.
 _STATISTICS = {"map": 0, "map_50": 1, "small": 3, "medium": 4, "large": 5}
@@ -101,3 +107,23 @@ def _coco_entries(
         )
         if label in label_to_category
     ]
+
+
+def evaluate_detector(
+    model: Any, classes: tuple[str, ...] | None, images: ImageSet
+) -> dict[str, float]:
+    """Return `map`, `map_50`, `small`, `medium`, `large` of a detector in eval mode on a split."""
+    device = next(model.parameters()).device
+    detections = {}
+    for record in images.records:
+        image = torch.from_numpy(read_image(record.file)).permute(2, 0, 1).float().div_(255)
+        with torch.inference_mode():
+            result = model([image.to(device)])[0]
+        detections[record.image_id] = {
+            name: result[name].cpu() for name in ("boxes", "labels", "scores")
+        }
+    labels = label_to_category(classes, num_labels(model), images.categories)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "annotations.json"
+        write_annotations(path, images)
+        return mean_average_precision(detections, path, labels)

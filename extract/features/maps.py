@@ -13,7 +13,7 @@ from configs.errors import CacheError
 from data.cache.manifest import LevelInfo, Manifest, SampleInfo
 from data.reading.order import stored_corner
 from extract.detector.loading import backbone_levels, prepare_images
-from extract.features.download import Download
+from extract.features.pipeline import Download
 
 Maps = dict[int, list[Tensor]]
 """{level: [H, W, C] float32 on the CPU, one per image}, whole or cut as the manifest says."""

@@ -14,12 +14,10 @@ from click.testing import CliRunner
 from analyze.cli import analyze_levels
 from analyze.detection.heads_on_levels import detect_from_levels
 from configs.loading import load_config
-from data.images.loading import load_images, read_image
+from data.images.loading import first_images, load_images, read_image
 from data.images.records import ImageSet
-from data.images.screening import first_images
 from data.reading.level_reader import LevelReader
-from extract.accuracy.average_precision import mean_average_precision
-from extract.accuracy.evaluate_detector import evaluate_detector
+from extract.accuracy.average_precision import evaluate_detector, mean_average_precision
 from extract.cli import extract_features
 from extract.detector.loading import LoadedDetector, label_to_category, load_detector
 from train.cli import train_level

@@ -19,8 +19,7 @@ from click.testing import CliRunner, Result
 from configs.errors import ConfigError
 from configs.loading import dump_config
 from data.cache.manifest import Manifest
-from data.reading.level_stream import Batch
-from data.reading.whole_maps import whole_map_batches
+from data.reading.level_stream import Batch, whole_map_batches
 from tests.support.tiny_study import (
     TinyStudy,
     extract_tiny,

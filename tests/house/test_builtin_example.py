@@ -8,7 +8,7 @@ from pathlib import Path
 import extract
 from configs.loading import load_config
 from data.images.loading import load_images
-from extract.accuracy.evaluate_detector import evaluate_detector
+from extract.accuracy.average_precision import evaluate_detector
 from extract.detector.loading import load_detector
 from extract.detector.weights import read_checkpoint
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from train.codecs.layers.likelihoods import bottleneck_likelihood
+from train.codecs.layers.compressai_parts import bottleneck_likelihood
 from train.codecs.layers.transforms import CodecSize
 from train.codecs.level_codec import LevelCodec
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from train.codecs.entropy.latent_coder import Decoder, encode, scale_indexes
-from train.codecs.layers.compressai_parts import GaussianConditional
-from train.codecs.layers.likelihoods import bottleneck_likelihood, gaussian_likelihood
+from train.codecs.layers.compressai_parts import (
+    GaussianConditional,
+    bottleneck_likelihood,
+    gaussian_likelihood,
+)
 from train.codecs.layers.transforms import (
     CodecSize,
     hyper_analysis,

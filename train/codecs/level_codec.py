@@ -12,8 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train.codecs.entropy.coding_tables import make_tables
-from train.codecs.entropy.latent_coder import CodingTables, Decoder, coding_tables, encode
+from train.codecs.entropy.latent_coder import (
+    CodingTables,
+    Decoder,
+    coding_tables,
+    encode,
+    make_tables,
+)
 from train.codecs.fast.fast_transforms import FastTransform, FastTransforms
 from train.codecs.layers.compressai_parts import CompressionModel, EntropyBottleneck, EntropyModel
 from train.codecs.layers.transforms import CodecSize, analysis, pad_to_multiple, synthesis

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema.config import Config
-from data.reading.whole_maps import whole_map_batches
+from data.reading.level_stream import whole_map_batches
 from train.loop.job import Caches, level_weights
 from train.loop.loss_watch import rate_collapsed, warn_of_collapse
 from train.loop.session import Session, step_scheduler
 from train.loop.validation import Validation, mean_validation, validate
 from train.machine.distributed import World
-from train.objective.channel_weights import weights_of
+from train.objective.catalogue import weights_of
 from train.objective.rate_distortion import Distortion
 from train.runs.metrics import (
     EpochMetrics,

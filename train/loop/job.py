@@ -19,8 +19,9 @@ from data.reading.mixed_stream import MixedLevelStream
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
 from train.machine.distributed import World
-from train.objective.channel_weights import weights_fingerprint
-from train.runs.run_folder import RANDOM, run_parent
+from train.objective.catalogue import weights_fingerprint
+from train.runs.checkpoint import BEST_NAME, read_run_info
+from train.runs.run_folder import RANDOM, RunRecord, run_parent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,3 +152,49 @@ def _check(reader: LevelReader, val_reader: LevelReader, config: Config) -> None
             f"model.fpn_channels_per_level is {expected}, level {reader.info.index} of the cache "
             f"has {reader.info.num_channels}: set it to that"
         )
+
+
+def run_to_begin_from(job: Job, record: RunRecord | None = None) -> Path | None:
+    """Return the folder of that run: the study's choice before `training.init_from`.
+
+    A run that is gone on with, but stopped before its first checkpoint, begins as its `record`
+    says that it did.
+    """
+    if job.warm_start is not None:
+        return job.warm_start
+    if record is not None and record.warm_start is not None:
+        return Path(record.warm_start["run"])
+    configured = job.config.training.init_from
+    return None if configured is None else Path(configured)
+
+
+def refuse_other_kind(job: Job, caches: Caches) -> None:
+    """Raise ConfigError unless that run has a model for the job's levels, of its architecture.
+
+    Its features have to be of the same detector too: its standardisation goes on with its weights.
+    """
+    start = run_to_begin_from(job)
+    if start is None:
+        return
+    info = read_run_info(start / BEST_NAME)
+    detector = caches.train[0].manifest.detector["weights_sha256"]
+    pairs = (
+        ("of level", list(info.levels), list(caches.levels)),
+        ("with model", info.config.model.model_dump(), job.config.model.model_dump()),
+        ("of detector weights", info.detector_weights_sha256[:12], detector[:12]),
+    )
+    for what, its, wanted in pairs:
+        if its != wanted:
+            raise ConfigError(
+                f"training.init_from {start}: a run {what} {_told(its, wanted)}, this one is "
+                f"{what} {_told(wanted, its)}: name a run of the same kind"
+            )
+
+
+def _told(value: object, other: object) -> str:
+    """Return the value in words; of a section only the keys in which the other differs."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items() if other.get(k) != v)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -17,7 +17,15 @@ import torch
 from configs.errors import CacheError
 from data.reading.transfer import on_device
 from train.loop.epoch_end import EpochEnd
-from train.loop.job import Caches, Job, make_codec, make_stream, open_caches
+from train.loop.job import (
+    Caches,
+    Job,
+    make_codec,
+    make_stream,
+    open_caches,
+    refuse_other_kind,
+    run_to_begin_from,
+)
 from train.loop.loss_watch import (
     LossWatch,
     clear_compile_errors,
@@ -27,13 +35,11 @@ from train.loop.loss_watch import (
 )
 from train.loop.saver import Saver
 from train.loop.session import Session, new_session
-from train.loop.starting_weights import refuse_other_kind, run_to_begin_from
 from train.loop.steps import train_epoch
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import StopSignals, TrainingInterruptedError
 from train.machine.precision import autocast_dtype, choose_precision
-from train.objective.catalogue import distortions
-from train.objective.channel_weights import CHANNEL_WEIGHTS
+from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
 from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights
 from train.runs.run_folder import RunRecord, locked, make_run_folder, save_config
 

@@ -2,15 +2,79 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from configs.schema.config import Config
+from configs.errors import ConfigError
+from configs.schema.config import Config, TrainingConfig
 from data.reading.level_reader import LevelReader
-from train.objective.channel_weights import weights_of
 from train.objective.object_weights import object_weights
 from train.objective.rate_distortion import Distortion, channel_weighted, square_error
+
+BY_VARIANCE = "variance"
+CHANNEL_WEIGHTS = "channel_weights"
+"""Name of a weights file's fingerprint among those of the caches."""
+
+_LEAST_VARIANCE = 1e-3  # of the mean: a channel that all but never varies must not outweigh all
+
+
+def weights_fingerprint(settings: TrainingConfig) -> dict[str, str]:
+    """Return the SHA-256 of the weights' file under its name, or nothing if there is none."""
+    if settings.distortion != "channel_weighted" or settings.channel_weights == BY_VARIANCE:
+        return {}
+    path = Path(settings.channel_weights)
+    content = path.read_bytes() if path.is_file() else b""
+    return {CHANNEL_WEIGHTS: hashlib.sha256(content).hexdigest()}
+
+
+def weights_of(settings: TrainingConfig, reader: LevelReader) -> NDArray[Any]:
+    """Return a level's weights, float64 [C], of mean 1; ones where no channel has its own.
+
+    Raises ConfigError if the weights' file is missing or does not fit the level.
+    """
+    if settings.distortion != "channel_weighted":
+        return np.ones(reader.info.num_channels)
+    source = settings.channel_weights
+    if source == BY_VARIANCE:
+        variance = reader.statistics.variance
+        least = max(_LEAST_VARIANCE * float(variance.mean()), float(np.finfo(np.float32).tiny))
+        weights = 1.0 / np.maximum(variance, least)
+    else:
+        weights = _read(Path(source), reader.info.index, reader.info.num_channels)
+    if not weights.sum() > 0:
+        raise ConfigError(
+            f"training.channel_weights {source}: all weights of level {reader.info.index} are 0"
+        )
+    scaled: NDArray[Any] = weights * (len(weights) / weights.sum())
+    return scaled
+
+
+def _read(path: Path, level: int, num_channels: int) -> NDArray[Any]:
+    where = f"training.channel_weights {path}"
+    try:
+        levels = json.loads(path.read_text(encoding="utf-8"))["levels"]
+        weights = np.asarray(levels[str(level)], dtype=np.float64)
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: no such file") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: cannot be read ({error})") from error
+    except KeyError as error:
+        raise ConfigError(f"{where}: has no {error}: a file of weights names every level") from None
+    if weights.shape != (num_channels,):
+        raise ConfigError(
+            f"{where}: level {level} needs {num_channels} weights, one a channel, "
+            f"and has an array of {list(weights.shape)}"
+        )
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ConfigError(f"{where}: weights of level {level} are negative or not finite")
+    return weights
 
 
 def distortions(config: Config, readers: Sequence[LevelReader], device: str) -> list[Distortion]:

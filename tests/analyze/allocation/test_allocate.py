@@ -21,7 +21,7 @@ from analyze.allocation.lagrangian import (
     within_cost,
 )
 from analyze.allocation.search import Target, search
-from analyze.curves.bits_saved import RateMap, saving
+from analyze.curves.bjontegaard import RateMap, saving
 
 DROP = map_drop_cost()
 EPS = 1e-9

@@ -21,7 +21,7 @@ from analyze.facts.kept_results import Kept
 from analyze.facts.results import Accuracy
 from analyze.maps.replacements import derivations
 from analyze.measure.split import AnalysisRequest, open_split
-from analyze.streams.header_bits import overhead
+from analyze.streams.unsent_levels import overhead
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, with_detector
 from tests.support.tiny_study import study as study

@@ -16,7 +16,7 @@ from analyze.anchors.contract import AnchorCodec, codec_id, decode_map, fitting_
 from analyze.anchors.float16 import Float16Anchor, Float16Codec
 from analyze.anchors.klt import KltAnchor, coefficients
 from analyze.anchors.picture import PictureAnchor
-from analyze.maps.decoded_maps import DecodedMaps
+from analyze.maps.map_source import DecodedMaps
 from analyze.streams.level_file import bytes_in_pyramid, unpack_level
 from configs.errors import CacheError
 from data.reading.level_reader import LevelReader

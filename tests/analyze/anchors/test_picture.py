@@ -11,14 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyze.anchors.picture import PictureCodec, av1_anchor, hevc_anchor
+from analyze.anchors.picture import (
+    PictureCodec,
+    av1_anchor,
+    grid_of,
+    hevc_anchor,
+    picture_hw,
+    tile,
+    untile,
+)
 from analyze.anchors.picture_coding import (
     ENCODERS,
     decode_picture,
     encode_picture,
     usable_encoder,
 )
-from analyze.anchors.tiling import grid_of, picture_hw, tile, untile
 from configs.errors import ConfigError
 
 HELD = [

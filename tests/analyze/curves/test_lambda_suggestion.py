@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from analyze.curves.lambda_suggestion import CurvePoint, LevelTarget, mse_for_drop, suggest_lambda
+from analyze.allocation.next_lambdas import CurvePoint, LevelTarget, mse_for_drop, suggest_lambda
 from configs.errors import ConfigError
 
 

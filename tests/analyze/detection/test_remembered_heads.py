@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyze.detection.heads_on_levels import detect_from_levels
-from analyze.detection.remembered_heads import remembered_heads
+from analyze.detection.heads_on_levels import detect_from_levels, remembered_heads
 from tests.analyze.detection.test_heads_on_levels import BUILDERS, own_levels, small_detector
 
 

@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader
 
 from configs.errors import CacheError
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import Batch, LevelStream
+from data.reading.level_stream import Batch, LevelStream, whole_map_batches
 from data.reading.order import batch_shares, crop_fractions, epoch_order
-from data.reading.whole_maps import whole_map_batches
 from tests.support.extraction import TinyCache
 
 CROP = 16
@@ -145,7 +144,7 @@ def test_batch_is_channels_last_in_the_stored_dtype(reader: LevelReader) -> None
 @pytest.fixture
 def single_batch_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each batch fills a slot of the ring of its own, as on fine levels."""
-    monkeypatch.setattr("data.reading.blocks.BLOCK_BYTES", 1)
+    monkeypatch.setattr("data.reading.epoch_tiles.BLOCK_BYTES", 1)
 
 
 KEEP = pytest.mark.parametrize("keep", [1, 2])
@@ -206,7 +205,7 @@ def test_batches_do_not_depend_on_the_size_of_blocks(
     reader: LevelReader, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
     expected = list(stream_of(reader))
-    monkeypatch.setattr("data.reading.blocks.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("data.reading.epoch_tiles.BLOCK_BYTES", block_bytes)
     for ours, theirs in zip(stream_of(reader), expected, strict=True):
         assert torch.equal(ours.features, theirs.features)
         assert ours.indices.tolist() == theirs.indices.tolist()
@@ -235,7 +234,7 @@ def test_ranks_share_every_batch_without_gap_or_overlap(
 def test_parts_of_the_ranks_are_the_rows_of_the_whole_batch(
     reader: LevelReader, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr("data.reading.blocks.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("data.reading.epoch_tiles.BLOCK_BYTES", block_bytes)
     whole = list(stream_of(reader, crop=26))
     parts = [list(stream_of(reader, crop=26, rank=rank, num_ranks=3)) for rank in range(3)]
     for number, batch in enumerate(whole):

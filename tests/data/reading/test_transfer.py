@@ -17,7 +17,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def test_batches_on_the_device_are_those_of_the_stream_in_float32(
     zarr_cache: TinyCache, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.reading.blocks.BLOCK_BYTES", 1)
+    monkeypatch.setattr("data.reading.epoch_tiles.BLOCK_BYTES", 1)
     with LevelReader(zarr_cache.folder, 0) as reader:
         expected = list(LevelStream(reader, batch_size=1, crop=16, copy=True))
         on_gpu = device == "cuda"
