@@ -1,0 +1,5 @@
+"""Compare levels: rate, distortion, bitstreams, detection.
+
+May import: analyze.allocation, analyze.anchors, analyze.curves, analyze.detection, analyze.facts,
+analyze.measure, analyze.plots, analyze.report, analyze.streams, configs, data.cache.
+"""

@@ -17,11 +17,11 @@ from analyze.curves.comparison import FAST_ANCHORS
 from analyze.facts.kept_results import Kept
 from analyze.measure.split import AnalysisRequest
 from analyze.report.finding_tables import allocation_table, trained_table
-from analyze.report.folder import write_report
-from analyze.report.sections import Provenance
+from analyze.report.report_folder import write_report
+from analyze.report.sections import ReportOrigin
 from analyze.report.tables import detection_table, level_table, plain_text
+from configs.config_files import dump_config, load_config
 from configs.errors import ConfigError
-from configs.loading import dump_config, load_config
 from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
@@ -142,7 +142,7 @@ def analyze_levels(
     findings = analyze(request, wanted, folder, Kept(kept or folder.parent / "kept"))
     result = findings.result
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    provenance = Provenance(
+    provenance = ReportOrigin(
         created=now.isoformat(timespec="seconds"),
         command=command,
         facts={name: version(name) for name in _PACKAGES},

@@ -1,0 +1,4 @@
+"""Feature caches: images in, one level's samples out.
+
+May import: nothing of this project.
+"""

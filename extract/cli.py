@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
+from configs.config_files import load_config
 from configs.errors import BadImageError, CacheError, ConfigError
-from configs.loading import load_config
 from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
@@ -25,8 +25,8 @@ from configs.options import (
 from configs.schema.config import Config, DataConfig
 from data.cache.manifest import FILE_NAME
 from data.cache.verification import mark_damaged, verify_cache
+from data.images.image_sets import first_images, load_images, readable_images
 from data.images.listing import find_split
-from data.images.loading import first_images, load_images, readable_images
 from data.images.records import ImageSet
 from data.images.views import with_views
 from extract.accuracy.average_precision import evaluate_detector

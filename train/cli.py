@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
+from configs.config_files import load_config
 from configs.errors import ConfigError, UserError
-from configs.loading import load_config
 from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
@@ -25,7 +25,7 @@ from configs.schema.config import Config
 from data.cache.manifest import Manifest
 from extract.detector.freshness import refuse_stale_cache
 from train.loop.job import Job
-from train.loop.study import Outcome, run_study
+from train.loop.study import RunOutcome, run_study
 from train.machine.distributed import World, open_world
 from train.runs.run_folder import RANDOM, RunRecord, load_run_config
 
@@ -155,7 +155,7 @@ def _resumed(
     return replace(job, level=record.level, config=config, resume=folder)
 
 
-def _tell(outcome: Outcome, world: World, num_jobs: int) -> bool:
+def _tell(outcome: RunOutcome, world: World, num_jobs: int) -> bool:
     """Print how a run ended; say whether it is finished."""
     if outcome.error is None:
         before = " (finished before)" if outcome.was_finished else ""
@@ -168,11 +168,11 @@ def _tell(outcome: Outcome, world: World, num_jobs: int) -> bool:
     return False
 
 
-def _name(outcome: Outcome) -> str:
+def _name(outcome: RunOutcome) -> str:
     return f"level {outcome.job.level}, lambda {outcome.job.config.training.lmbda:g}"
 
 
-def _fail(failed: list[Outcome], num_jobs: int) -> None:
+def _fail(failed: list[RunOutcome], num_jobs: int) -> None:
     """Raise the error of a single run; name all of them if there are several runs."""
     texts = [
         (f"{_name(outcome)}: " if num_jobs > 1 else "") + str(outcome.error) for outcome in failed

@@ -1,0 +1,5 @@
+"""Bits over levels: which run for which level, which lambda next.
+
+May import: analyze.curves, analyze.detection, analyze.facts, analyze.measure, analyze.streams,
+configs.
+"""

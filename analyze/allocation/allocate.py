@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analyze.allocation.lagrangian import Combination as Choice
-from analyze.allocation.lagrangian import Option, map_drop_cost, weighted_mse_cost
+from analyze.allocation.lagrangian import Allocated, Option, map_drop_cost, weighted_mse_cost
 from analyze.allocation.search import Allocation, Target, search
 from analyze.curves.bjontegaard import RateMap, Saving, saving
 from analyze.detection.sensitivity import rising
@@ -62,7 +61,7 @@ def allocate(
     if bench.detection is not None:
         detection = bench.detection
 
-        def verify(choice: Choice) -> float:
+        def verify(choice: Allocated) -> float:
             drop = detection.accuracy(_parts(choice, parts)).drop
             assert drop is not None, "only the original has none"
             return drop
@@ -182,7 +181,7 @@ def rising_drops(
     return drop_at
 
 
-def _parts(choice: Choice, parts: Mapping[str, Part]) -> dict[int, Part]:
+def _parts(choice: Allocated, parts: Mapping[str, Part]) -> dict[int, Part]:
     return {
         option.level: parts[option.run]
         if option.run is not None
@@ -191,7 +190,7 @@ def _parts(choice: Choice, parts: Mapping[str, Part]) -> dict[int, Part]:
     }
 
 
-def _ensemble(choice: Choice, runs: Mapping[str, Candidate]) -> Ensemble:
+def _ensemble(choice: Allocated, runs: Mapping[str, Candidate]) -> Ensemble:
     levels: dict[int, EnsembleLevel] = {}
     for option in choice.options:
         if option.run is not None:

@@ -42,7 +42,7 @@ class Option:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Combination:
+class Allocated:
     """Each level sent in one way."""
 
     options: tuple[Option, ...]
@@ -84,7 +84,7 @@ def weighted_mse_cost(shares: Mapping[int, float]) -> Cost:
     return lambda option: shares[option.level] * option.mse
 
 
-def hull_combinations(options: Iterable[Option], cost: Cost) -> tuple[Combination, ...]:
+def hull_combinations(options: Iterable[Option], cost: Cost) -> tuple[Allocated, ...]:
     """Return the combinations on the lower convex hull of (total bits, total cost), cheapest first.
 
     Bits rise and cost falls strictly along them. Neighbours differ in one level, or in one pair of
@@ -109,7 +109,7 @@ def hull_combinations(options: Iterable[Option], cost: Cost) -> tuple[Combinatio
 
 def within_bits(
     options: Iterable[Option], cost: Cost, bits_per_pixel: float
-) -> tuple[Combination, float] | None:
+) -> tuple[Allocated, float] | None:
     """Return a combination of low cost that needs at most `bits_per_pixel`, and a bound.
 
     The last hull combination that fits, improved by the best single exchange that still fits until
@@ -136,7 +136,7 @@ def within_bits(
 
 def within_cost(
     options: Iterable[Option], cost: Cost, highest_cost: float
-) -> tuple[Combination, float] | None:
+) -> tuple[Allocated, float] | None:
     """Return a combination of few bits that costs at most `highest_cost`, and a bound.
 
     As `within_bits` with the two exchanged: no combination of at most that cost needs fewer bits
@@ -160,7 +160,7 @@ def within_cost(
     return found, min(bound, found.bits_per_pixel)
 
 
-def choice_groups(options: Iterable[Option], cost: Cost) -> list[list[Combination]]:
+def choice_groups(options: Iterable[Option], cost: Cost) -> list[list[Allocated]]:
     """Return what may be chosen independently: for each group of levels, all its choices.
 
     A group is one level, or levels of which one is derived from another: then a choice is a pair
@@ -201,19 +201,19 @@ def _go_together(picked: Sequence[Option]) -> bool:
     return all(option.source is None or option.source in present for option in picked)
 
 
-def _combination(options: Iterable[Option], cost: Cost) -> Combination:
+def _combination(options: Iterable[Option], cost: Cost) -> Allocated:
     ordered = tuple(sorted(options, key=lambda option: option.level))
-    return Combination(
+    return Allocated(
         options=ordered,
         bits_per_pixel=math.fsum(option.bits_per_pixel for option in ordered),
         cost=math.fsum(cost(option) for option in ordered),
     )
 
 
-def _joined(parts: Iterable[Combination]) -> Combination:
+def _joined(parts: Iterable[Allocated]) -> Allocated:
     parts = list(parts)
     options = itertools.chain.from_iterable(part.options for part in parts)
-    return Combination(
+    return Allocated(
         options=tuple(sorted(options, key=lambda option: option.level)),
         bits_per_pixel=math.fsum(part.bits_per_pixel for part in parts),
         cost=math.fsum(part.cost for part in parts),
@@ -221,8 +221,8 @@ def _joined(parts: Iterable[Combination]) -> Combination:
 
 
 def _exchanges(
-    combination: Combination, groups: Sequence[Sequence[Combination]]
-) -> Iterator[Combination]:
+    combination: Allocated, groups: Sequence[Sequence[Allocated]]
+) -> Iterator[Allocated]:
     """Yield every combination that differs in one group's choice."""
     chosen = {(option.level, option.name) for option in combination.options}
     current = [
@@ -239,14 +239,14 @@ def _exchanges(
                 yield _joined([*current[:place], choice, *current[place + 1 :]])
 
 
-def _hull_of(choices: Sequence[Combination]) -> list[Combination]:
+def _hull_of(choices: Sequence[Allocated]) -> list[Allocated]:
     places = lower_hull(
         [choice.bits_per_pixel for choice in choices], [choice.cost for choice in choices]
     )
     return [choices[place] for place in places.tolist()]
 
 
-def _slope(first: Combination, second: Combination) -> float:
+def _slope(first: Allocated, second: Allocated) -> float:
     return (second.cost - first.cost) / (second.bits_per_pixel - first.bits_per_pixel)
 
 

@@ -24,7 +24,7 @@ _STEP = math.sqrt(10.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CurvePoint:
+class LambdaPoint:
     """One run of a level."""
 
     lmbda: float
@@ -56,7 +56,7 @@ class Suggestion:
 
 
 def suggest_lambda(
-    level: int, points: Sequence[CurvePoint], target: LevelTarget | None = None
+    level: int, points: Sequence[LambdaPoint], target: LevelTarget | None = None
 ) -> Suggestion:
     """Return where the next lambda should lie, rounded to three digits.
 
@@ -103,7 +103,7 @@ def mse_for_drop(
     return low
 
 
-def _for_gap(points: Sequence[CurvePoint]) -> tuple[float, str]:
+def _for_gap(points: Sequence[LambdaPoint]) -> tuple[float, str]:
     gaps = [
         (math.dist(_logs(first), _logs(second)), first.lmbda, second.lmbda)
         for first, second in itertools.pairwise(points)
@@ -119,7 +119,7 @@ def _for_gap(points: Sequence[CurvePoint]) -> tuple[float, str]:
     )
 
 
-def _for_target(points: Sequence[CurvePoint], target: LevelTarget) -> tuple[float, str]:
+def _for_target(points: Sequence[LambdaPoint], target: LevelTarget) -> tuple[float, str]:
     places = pareto_front(
         [point.bits_per_position for point in points], [point.mse for point in points]
     )
@@ -141,7 +141,7 @@ def _for_target(points: Sequence[CurvePoint], target: LevelTarget) -> tuple[floa
     return bounded, why
 
 
-def _beyond(end: CurvePoint, target: LevelTarget) -> float:
+def _beyond(end: LambdaPoint, target: LevelTarget) -> float:
     """Return -dD/dR at the target, on the power law through `end` with its own slope."""
     exponent = end.lmbda * end.bits_per_position / end.mse
     # With D = a R^-e: -dD/dR = e D / R. In logs, as a small exponent makes huge ratios.
@@ -150,11 +150,11 @@ def _beyond(end: CurvePoint, target: LevelTarget) -> float:
     return end.lmbda * math.exp(min(max(power * change, -50.0), 50.0))
 
 
-def _quantity(point: CurvePoint, target: LevelTarget) -> float:
+def _quantity(point: LambdaPoint, target: LevelTarget) -> float:
     return point.bits_per_position if target.kind == "bits" else point.mse
 
 
-def _logs(point: CurvePoint) -> tuple[float, float]:
+def _logs(point: LambdaPoint) -> tuple[float, float]:
     return math.log(point.bits_per_position), math.log(point.mse)
 
 
@@ -177,7 +177,7 @@ def next_lambdas(
     labels = learner_labels(bench.runs)
     for level, model in sorted({(run.level, run.model) for run in bench.runs}):
         points = [
-            CurvePoint(
+            LambdaPoint(
                 lmbda=run.lmbda,
                 bits_per_position=measurements[str(run.folder)].real_bpp,
                 mse=measurements[str(run.folder)].mse,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from analyze.allocation.lagrangian import (
-    Combination,
+    Allocated,
     Cost,
     Option,
     hull_combinations,
@@ -15,7 +15,7 @@ from analyze.allocation.lagrangian import (
     within_cost,
 )
 
-Verify = Callable[[Combination], float]
+Verify = Callable[[Allocated], float]
 """Runs detection with the combination in place and returns its mAP drop, 0..1."""
 
 
@@ -36,7 +36,7 @@ class Allocation:
     """The combination that was chosen for a target."""
 
     target: Target
-    combination: Combination
+    combination: Allocated
     """Its `cost` is the predicted mAP drop, or the MSE, whatever cost was searched with."""
     verified_drop: float | None
     """mAP drop of a real run; None: not verified."""
@@ -46,7 +46,7 @@ class Allocation:
     """No combination of the same options can beat this predicted cost ("bpp") or these bits
     ("map_drop", "mse"). None where the target is out of reach, and for a "map_drop" that was
     verified: real drops are not the predicted ones that a bound is made of."""
-    tried: tuple[tuple[Combination, float], ...]
+    tried: tuple[tuple[Allocated, float], ...]
     """All verified combinations and their drops, in the order of the runs."""
     why: str
     """How it was chosen, or what is missing, as one sentence."""
@@ -95,7 +95,7 @@ _OUT_OF_REACH = {
 
 
 def _result(
-    target: Target, combination: Combination, met: bool, bound: float | None, why: str
+    target: Target, combination: Allocated, met: bool, bound: float | None, why: str
 ) -> Allocation:
     return Allocation(
         target=target,
@@ -138,7 +138,7 @@ def _by_prediction(
 
 
 def _by_walking(
-    hull: Sequence[Combination], target: Target, verify: Verify, max_runs: int
+    hull: Sequence[Allocated], target: Target, verify: Verify, max_runs: int
 ) -> Allocation:
     if max_runs < 1:
         raise ValueError(f"max_runs {max_runs}: at least one run is needed")

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyze.anchors.contract import AnchorCodec, SymbolCodec, codec_id, decode_map, pack_payload
+from analyze.facts.results import psnr_db
 from analyze.maps.map_source import DecodedMaps
-from analyze.maps.per_image import per_image
-from analyze.measure.level_rate_distortion import psnr_db
 from analyze.streams.level_file import bytes_in_pyramid, unpack_level
 from data.reading.level_reader import LevelReader
+from data.system.threads import per_image
 from train.codecs.entropy.symbol_tables import SymbolCounts
 
 

@@ -15,13 +15,13 @@ from analyze.anchors.anchor_rate_distortion import AnchorMeasurement, measure_an
 from analyze.anchors.contract import Anchor, AnchorCodec, fitting_indices
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
-from analyze.facts.results import Accuracy
 from analyze.maps.map_source import DecodedMaps, MapSource
 from analyze.maps.replacements import Derivation, DerivedMaps
 from analyze.streams.unsent_levels import overhead
 from configs.errors import CacheError, ConfigError
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
+from extract.accuracy.accuracy import Accuracy
 
 _LOG = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from analyze.detection.heads_on_levels import detect_from_levels, remembered_heads
 from analyze.detection.roi_align import fast_pooling
-from analyze.facts.results import Accuracy
 from analyze.maps.map_source import MapSource, as_batch
-from analyze.maps.per_image import num_threads, per_image
 from data.reading.level_reader import LevelReader
+from data.system.threads import num_threads, per_image
+from extract.accuracy.accuracy import Accuracy
 from extract.accuracy.average_precision import Evaluation, evaluate_detections
 from extract.accuracy.detections import Detections
 

@@ -30,7 +30,7 @@ class Boxes:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class MatchedDetections:
     """What was detected, and what that matched."""
 
     detections: Detections
@@ -56,8 +56,8 @@ class ImageDamage:
 
 
 def worst_images(
-    before: Outcome,
-    after: Outcome,
+    before: MatchedDetections,
+    after: MatchedDetections,
     images: ImageSet,
     label_to_category: Mapping[int, int],
     *,

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from extract.accuracy.accuracy import Interval
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accuracy:
-    """COCO figures, 0..1; -1 where the split has no object of that size."""
-
-    map: float
-    map_50: float
-    small: float
-    medium: float
-    large: float
-    interval: Interval | None = None
-    """95 % of bootstrap draws of the images give a `map` in here."""
-    drop: float | None = None
-    """`map` of the original features minus this one."""
-    drop_interval: Interval | None = None
-    """The same for `drop`; both are computed on the same draws."""
+from extract.accuracy.accuracy import Accuracy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,3 +93,15 @@ class AnalysisResult:
     """What could not be measured, each with what to do about it."""
     cache_fingerprint: str = ""
     """Of the split's cache."""
+
+
+def psnr_db(mse: float, value_range: float) -> float:
+    """Return 10 log10(value_range^2 / mse) in dB; infinite for mse 0."""
+    if mse == 0:
+        return math.inf
+    return 10 * math.log10(value_range**2 / mse) if value_range > 0 else -math.inf
+
+
+def measured(result: AnalysisResult) -> list[tuple[LevelRow, Measurement]]:
+    """Return the rows that have a run, with it."""
+    return [(row, row.measurement) for row in result.rows if row.measurement is not None]

@@ -10,8 +10,8 @@ import numpy as np
 
 from analyze.facts.candidates import Candidate
 from analyze.maps.map_source import DecodedMaps, as_batch
-from analyze.maps.per_image import per_image
 from data.reading.level_reader import LevelReader
+from data.system.threads import per_image
 from train.runs.checkpoint import BEST_NAME, load_codec
 
 _SHARE_OF_FREE_SPACE = 0.5

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
-from analyze.facts.results import Accuracy
 from analyze.facts.sent_parts import DROPPED, Part
 from analyze.maps.map_source import MapSource
 from analyze.maps.replacements import CachedMaps, Derivation, DerivedMaps, DroppedMaps
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
 from analyze.streams.unsent_levels import known_mean
+from extract.accuracy.accuracy import Accuracy
 from extract.accuracy.average_precision import Evaluation
 from extract.accuracy.bootstrap import interval_of, map_draws
 from extract.accuracy.detections import Detections

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -14,13 +15,27 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from analyze.facts.results import Measurement
+from analyze.facts.candidates import Candidate
+from analyze.facts.kept_results import Kept
+from analyze.facts.results import Measurement, psnr_db
 from analyze.maps.map_source import DecodedMaps, as_batch
-from analyze.maps.per_image import per_image
-from analyze.streams.image_file import Kind, Section
-from analyze.streams.level_file import bytes_in_pyramid, model_id, pack_level, unpack_level
+from analyze.measure.decoded_levels import DecodedLevels
+from analyze.measure.split import Split
+from analyze.streams.level_file import (
+    bytes_in_pyramid,
+    encode_section,
+    model_id,
+    pack_level,
+    unpack_level,
+)
 from data.reading.level_reader import LevelReader
+from data.system.threads import per_image
 from train.objective.rate_distortion import rate_bits
+from train.runs.checkpoint import BEST_NAME, load_codec
+
+_LOG = logging.getLogger(__name__)
+
+_METHOD = "level rate and distortion 4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,31 +133,10 @@ def measure_level(
     )
 
 
-def psnr_db(mse: float, value_range: float) -> float:
-    """Return 10 log10(value_range^2 / mse) in dB; infinite for mse 0."""
-    if mse == 0:
-        return math.inf
-    return 10 * math.log10(value_range**2 / mse) if value_range > 0 else -math.inf
-
-
 def encode_map(codec: Any, maps: torch.Tensor, *, level: int, identity: bytes) -> bytes:
     """Return a file of one map, float32 [1, C, H, W]."""
     section = encode_section(codec, maps, level=level)
     return pack_level(section, identity)
-
-
-def encode_section(codec: Any, maps: torch.Tensor, *, level: int) -> Section:
-    """Return what a file holds of one map, float32 [1, C, H, W]."""
-    coded = codec.compress(maps)
-    section = Section(
-        level=level,
-        kind=Kind.CODED,
-        size_hw=tuple(coded["size"]),
-        stages=codec.size.stages,
-        payloads=tuple(coded["strings"][0]),
-    )
-    assert section.latent_hw == tuple(coded["shape"]), "the latents' shape follows"
-    return section
 
 
 def decode_map(codec: Any, data: bytes, *, level: int, identity: bytes) -> NDArray[Any]:
@@ -151,3 +145,50 @@ def decode_map(codec: Any, data: bytes, *, level: int, identity: bytes) -> NDArr
     out = codec.decompress([list(section.payloads)], section.latent_hw, section.size_hw)
     restored: NDArray[Any] = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
     return restored
+
+
+class LevelStudy:
+    """Measures each run once, whoever asks, and leaves its decoded maps where detection finds them.
+
+    `kept` is asked first; what it holds was measured on the same weights and the same cache.
+    """
+
+    def __init__(self, split: Split, decoded: DecodedLevels, kept: Kept, device: str) -> None:
+        self._split = split
+        self._decoded = decoded
+        self._kept = kept
+        self._device = device
+
+    def measure(self, run: Candidate) -> Measurement:
+        """Return a run's rate and distortion over the split, from real bitstreams."""
+        key = {
+            "method": _METHOD,
+            "model": run.model_sha256,
+            "level": run.level,
+            "cache": self._split.readers[run.level].content_id,
+            "images": self._split.num_images,
+            "device": self._device,
+        }
+        name = f"level {run.level}, lambda {run.lmbda:.3g}"
+        if (kept := self._kept.get(key)) is not None:
+            _LOG.info("%s: measured before", name)
+            return Measurement(**{**kept.facts, "run": str(run.folder)})
+        measurement = self._measure(run, name)
+        self._kept.put(key, dataclasses.asdict(measurement), {})
+        _LOG.info(
+            "%s: MSE %.4g, estimated %.4g and real %.4g bits per position",
+            name, measurement.mse, measurement.estimated_bpp, measurement.real_bpp,
+        )  # fmt: skip
+        return measurement
+
+    def _measure(self, run: Candidate, name: str) -> Measurement:
+        codec, info = load_codec(run.folder / BEST_NAME, self._device)
+        return measure_level(
+            codec,
+            info,
+            self._split.readers[run.level],
+            range(self._split.num_images),
+            self._decoded.new(run),
+            str(run.folder),
+            progress=name,
+        )

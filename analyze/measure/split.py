@@ -13,11 +13,10 @@ from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.results import LevelFacts
 from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
-from data.cache.annotations import read_annotations
+from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
 from data.cache.manifest import FILE_NAME, Manifest
 from data.images.records import ImageRecord, ImageSet
 from data.reading.level_reader import LevelReader
-from data.writing.settle import ANNOTATIONS_NAME
 from extract.detector.freshness import refuse_other_detector, refuse_stale_cache
 from extract.detector.loading import label_to_category, load_detector, num_labels
 

@@ -15,7 +15,7 @@ from analyze.maps.replacements import Derivation, derivations
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.find_runs import TrainedRuns, left_out_lines, trained_runs, untrained_lines
-from analyze.measure.level_study import LevelStudy
+from analyze.measure.level_rate_distortion import LevelStudy
 from analyze.measure.split import AnalysisRequest, Split, open_split
 from analyze.streams.unsent_levels import Overhead, overhead
 from configs.errors import ConfigError

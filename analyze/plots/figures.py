@@ -16,8 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analyze.facts.results import AnalysisResult, Measurement
-from analyze.report.tables import measured
+from analyze.facts.results import AnalysisResult, Measurement, measured
 
 # Okabe and Ito's colours: told apart by colour-blind readers, legible on light and on dark.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")

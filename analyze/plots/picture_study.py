@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyze.detection.worst_images import ImageDamage, Outcome, worst_images
+from analyze.detection.worst_images import ImageDamage, MatchedDetections, worst_images
 from analyze.facts.candidates import Candidate
 from analyze.facts.sent_parts import Part
 from analyze.measure.workbench import Workbench
@@ -86,7 +86,9 @@ def worst(bench: Workbench, name: str, parts: Mapping[int, Part]) -> WorstImages
     if detection is None or split.annotations is None or split.evaluator is None:
         return None
     before, after = (
-        Outcome(detections=detection.detections(each), matches=detection.evaluation(each).matches)
+        MatchedDetections(
+            detections=detection.detections(each), matches=detection.evaluation(each).matches
+        )
         for each in ({}, parts)
     )
     images = worst_images(

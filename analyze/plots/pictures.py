@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from analyze.plots.figures import COLORS, Plot, Theme, draw_plot, dress
 from analyze.plots.level_details import LatentRate, MapPictures, ValueHistogram
 from configs.errors import ConfigError
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 
 _PHOTO_COLORS = 128  # a quarter of the bytes; a report holds many photographs, in two themes each
 _BOX_STYLES = (("truth", "#FFFFFF", "-"), ("before", "#56B4E9", "-"), ("after", "#E69F00", "--"))

@@ -1,0 +1,5 @@
+"""Tables, sections, and the page that shows them.
+
+May import: analyze.allocation, analyze.anchors, analyze.curves, analyze.detection, analyze.facts,
+analyze.measure, analyze.plots, analyze.streams, extract.accuracy.
+"""

@@ -57,7 +57,7 @@ Block = Paragraph | TableBlock | Figures | Terms | Lines | Code
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
+class PageSection:
     """A heading and its blocks; `folded` sections are opened by a click."""
 
     title: str
@@ -71,7 +71,7 @@ class Page:
 
     title: str
     summary: str
-    sections: tuple[Section, ...]
+    sections: tuple[PageSection, ...]
 
 
 def tables_of(page: Page) -> list[TableBlock]:
@@ -89,5 +89,5 @@ def plots_of(page: Page) -> list[Plot]:
     ]
 
 
-def _blocks(sections: Sequence[Section]) -> list[Block]:
+def _blocks(sections: Sequence[PageSection]) -> list[Block]:
     return [block for section in sections for block in section.blocks]

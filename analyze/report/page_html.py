@@ -13,8 +13,8 @@ from analyze.report.page import (
     Figures,
     Lines,
     Page,
+    PageSection,
     Paragraph,
-    Section,
     TableBlock,
     Terms,
 )
@@ -76,7 +76,7 @@ def page_html(page: Page) -> str:
     )
 
 
-def _section(section: Section) -> str:
+def _section(section: PageSection) -> str:
     heading = f"<h2>{html.escape(section.title)}</h2>"
     content = "".join(_shown(block) for block in section.blocks)
     if section.folded:
@@ -86,7 +86,7 @@ def _section(section: Section) -> str:
     return f'<section id="{_anchor(section)}">{content}</section>'
 
 
-def _anchor(section: Section) -> str:
+def _anchor(section: PageSection) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in section.title.lower())
 
 

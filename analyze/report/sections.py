@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from analyze.facts.results import measured
 from analyze.plots.curve_plots import level_curves_plot, map_plot
 from analyze.plots.figures import Plot, make_plots
 from analyze.report.curve_series import chosen_point, level_series, map_series
@@ -25,12 +26,12 @@ from analyze.report.page import (
     Figures,
     Lines,
     Page,
+    PageSection,
     Paragraph,
-    Section,
     TableBlock,
     Terms,
 )
-from analyze.report.tables import detection_table, level_table, measured
+from analyze.report.tables import detection_table, level_table
 
 _DEFINITIONS = (
     ("share", "the level's share of all feature values of the split"),
@@ -57,7 +58,7 @@ _DEFINITIONS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Provenance:
+class ReportOrigin:
     """How and when a report came about; `facts` are name -> value lines at its end."""
 
     created: str
@@ -67,14 +68,14 @@ class Provenance:
     """The whole configuration as YAML."""
 
 
-def make_page(findings: Findings, provenance: Provenance) -> Page:
+def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
     """Return the report; sections without content are left out."""
     result = findings.result
     sections = [
         _missing(findings),
         _trained(findings),
         _first(findings),
-        Section(
+        PageSection(
             title="Detection",
             blocks=(TableBlock(name="detection", table=detection_table(result)),),
         ),
@@ -86,7 +87,7 @@ def make_page(findings: Findings, provenance: Provenance) -> Page:
         _suggestions(findings),
         _worst(findings),
         *_levels(findings),
-        Section(title="Columns", blocks=(Terms(entries=_DEFINITIONS),), folded=True),
+        PageSection(title="Columns", blocks=(Terms(entries=_DEFINITIONS),), folded=True),
         _origin(findings, provenance),
     ]
     return Page(
@@ -96,21 +97,23 @@ def make_page(findings: Findings, provenance: Provenance) -> Page:
     )
 
 
-def _missing(findings: Findings) -> Section | None:
+def _missing(findings: Findings) -> PageSection | None:
     lines = findings.result.missing
-    return Section(title="Missing", blocks=(Lines(lines=lines, urgent=True),)) if lines else None
+    return (
+        PageSection(title="Missing", blocks=(Lines(lines=lines, urgent=True),)) if lines else None
+    )
 
 
-def _trained(findings: Findings) -> Section | None:
+def _trained(findings: Findings) -> PageSection | None:
     if not findings.trained:
         return None
-    return Section(
+    return PageSection(
         title="As trained",
         blocks=(TableBlock(name="trained", table=trained_table(findings.trained)),),
     )
 
 
-def _first(findings: Findings) -> Section:
+def _first(findings: Findings) -> PageSection:
     result = findings.result
     original = result.original.map if result.original else None
     curves = [
@@ -119,10 +122,10 @@ def _first(findings: Findings) -> Section:
     ]
     # Curves first: below a table of many runs they would not be on the first screen.
     blocks = [*_figures(curves), TableBlock(name="levels", table=level_table(result))]
-    return Section(title="Levels", blocks=tuple(blocks))
+    return PageSection(title="Levels", blocks=tuple(blocks))
 
 
-def _allocation(findings: Findings) -> Section | None:
+def _allocation(findings: Findings) -> PageSection | None:
     found = findings.allocation
     if found is None:
         return None
@@ -137,7 +140,7 @@ def _allocation(findings: Findings) -> Section | None:
         )
     # The name of one that is not met says so itself.
     reached = ": met" if found.allocation.met else ""
-    return Section(
+    return PageSection(
         title="Allocation",
         blocks=(
             Paragraph(
@@ -154,18 +157,18 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _curves(findings: Findings) -> Section:
+def _curves(findings: Findings) -> PageSection:
     plots = [
         level_curves_plot(level_series(findings)),
         *(plot for plot in make_plots(findings.result) if plot.name == "share"),
     ]
-    return Section(title="Curves", blocks=tuple(_figures(plots)))
+    return PageSection(title="Curves", blocks=tuple(_figures(plots)))
 
 
-def _anchors(findings: Findings) -> Section | None:
+def _anchors(findings: Findings) -> PageSection | None:
     if not findings.anchors:
         return None
-    return Section(
+    return PageSection(
         title="Against anchors",
         blocks=(
             Paragraph(
@@ -180,7 +183,7 @@ def _anchors(findings: Findings) -> Section | None:
     )
 
 
-def _matrix(findings: Findings) -> Section | None:
+def _matrix(findings: Findings) -> PageSection | None:
     matrix = findings.matrix
     if matrix is None:
         return None
@@ -194,13 +197,13 @@ def _matrix(findings: Findings) -> Section | None:
     ]
     if matrix.notes:
         blocks.append(Lines(lines=matrix.notes))
-    return Section(title="Specific against random", blocks=tuple(blocks))
+    return PageSection(title="Specific against random", blocks=tuple(blocks))
 
 
-def _sensitivity(findings: Findings) -> Section | None:
+def _sensitivity(findings: Findings) -> PageSection | None:
     if findings.sensitivity is None:
         return None
-    return Section(
+    return PageSection(
         title="Sensitivity",
         blocks=(
             Paragraph(
@@ -213,10 +216,10 @@ def _sensitivity(findings: Findings) -> Section | None:
     )
 
 
-def _suggestions(findings: Findings) -> Section | None:
+def _suggestions(findings: Findings) -> PageSection | None:
     if not findings.suggestions:
         return None
-    return Section(
+    return PageSection(
         title="Next lambdas",
         blocks=(
             Lines(lines=tuple(f"level {each.level}: {each.why}" for each in findings.suggestions)),
@@ -225,11 +228,11 @@ def _suggestions(findings: Findings) -> Section | None:
     )
 
 
-def _worst(findings: Findings) -> Section | None:
+def _worst(findings: Findings) -> PageSection | None:
     worst = findings.worst
     if worst is None or not worst.images:
         return None
-    return Section(
+    return PageSection(
         title="Images hurt most",
         blocks=(
             Paragraph(
@@ -242,16 +245,16 @@ def _worst(findings: Findings) -> Section | None:
     )
 
 
-def _levels(findings: Findings) -> Iterable[Section]:
+def _levels(findings: Findings) -> Iterable[PageSection]:
     for each in findings.level_pictures:
-        yield Section(
+        yield PageSection(
             title=f"Level {each.level}",
             blocks=(Paragraph(text=f"Run: {each.run}"), *_figures(each.plots)),
             folded=True,
         )
 
 
-def _origin(findings: Findings, provenance: Provenance) -> Section:
+def _origin(findings: Findings, provenance: ReportOrigin) -> PageSection:
     runs = tuple(
         (
             f"level {row.facts.level}, lambda {run.lmbda:.3g}",
@@ -269,7 +272,7 @@ def _origin(findings: Findings, provenance: Provenance) -> Section:
         blocks.append(Terms(entries=runs))
     if provenance.config:
         blocks.append(Code(text=provenance.config))
-    return Section(title="Made by", blocks=tuple(blocks), folded=True)
+    return PageSection(title="Made by", blocks=tuple(blocks), folded=True)
 
 
 def _figures(plots: Sequence[Plot | None]) -> list[Block]:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from analyze.facts.results import Accuracy, AnalysisResult, LevelRow, Measurement
-from extract.accuracy.accuracy import Interval
+from analyze.facts.results import AnalysisResult, LevelRow, Measurement
+from extract.accuracy.accuracy import Accuracy, Interval
 
 Value = str | int | float | None
 ABSENT = "-"
@@ -160,11 +160,6 @@ def accuracy_table(title: str, lines: Sequence[tuple[str, float | None, Accuracy
         ),
         values=tuple(values),
     )  # fmt: skip
-
-
-def measured(result: AnalysisResult) -> list[tuple[LevelRow, Measurement]]:
-    """Return the rows that have a run, with it."""
-    return [(row, row.measurement) for row in result.rows if row.measurement is not None]
 
 
 def word_columns(table: Table) -> frozenset[int]:

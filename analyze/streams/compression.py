@@ -10,18 +10,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from analyze.maps.per_image import per_image
 from analyze.streams.ensemble import CodedLevel, DroppedLevel, Ensemble
 from analyze.streams.image_file import section_bytes, unpack
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import FILE_NAME, StreamsIndex, image_path
 from analyze.streams.unsent_levels import known_mean
 from configs.errors import CacheError
-from data.cache.annotations import read_annotations, write_annotations
+from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
 from data.system.atomic_files import write_atomically
-from data.writing.settle import ANNOTATIONS_NAME
+from data.system.threads import per_image
 from train.runs.checkpoint import BEST_NAME, read_run_info
 
 

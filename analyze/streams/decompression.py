@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from analyze.maps.per_image import per_image
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, Ensemble, EnsembleLevel
 from analyze.streams.image_file import unpack
 from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
 from analyze.streams.streams_index import StreamsIndex, image_path
 from configs.errors import CacheError, ConfigError
-from data.cache.annotations import read_annotations
+from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
+from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
 from data.cache.plan import samples_by_bucket
 from data.images.records import ImageRecord, ImageSet
-from data.writing.settle import ANNOTATIONS_NAME, settle_cache
-from data.writing.writer import CacheWriter, statistics_path
+from data.system.threads import per_image
+from data.writing.settle import settle_cache
+from data.writing.writer import CacheWriter
 from train.runs.checkpoint import BEST_NAME, read_run_info
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
+from configs.config_files import read_yaml
 from configs.errors import ConfigError
-from configs.loading import read_yaml
 from data.cache.manifest import LevelInfo
 from data.system.atomic_files import write_atomically
 from train.runs.checkpoint import BEST_NAME, read_run_info

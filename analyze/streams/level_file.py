@@ -6,7 +6,19 @@ pyramid: see `analyze.streams.unsent_levels`.
 
 from __future__ import annotations
 
-from analyze.streams.image_file import ID_BYTES, ImageFile, Section, pack, section_size, unpack
+from typing import Any
+
+import torch
+
+from analyze.streams.image_file import (
+    ID_BYTES,
+    ImageFile,
+    Kind,
+    Section,
+    pack,
+    section_size,
+    unpack,
+)
 from configs.errors import CacheError
 from data.reading.level_reader import LevelReader
 
@@ -47,3 +59,17 @@ def bytes_in_pyramid(section: Section, reader: LevelReader, index: int) -> int:
     bucket = reader.manifest.samples[index].bucket
     before = reader.manifest.sample_shape(max(finer), bucket)[:2] if finer else None
     return section_size(section, before)
+
+
+def encode_section(codec: Any, maps: torch.Tensor, *, level: int) -> Section:
+    """Return what a file holds of one map, float32 [1, C, H, W]."""
+    coded = codec.compress(maps)
+    section = Section(
+        level=level,
+        kind=Kind.CODED,
+        size_hw=tuple(coded["size"]),
+        stages=codec.size.stages,
+        payloads=tuple(coded["strings"][0]),
+    )
+    assert section.latent_hw == tuple(coded["shape"]), "the latents' shape follows"
+    return section

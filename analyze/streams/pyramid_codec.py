@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyze.maps.map_source import as_batch
-from analyze.measure.level_rate_distortion import encode_section
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, Ensemble
 from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, unpack
+from analyze.streams.level_file import encode_section
 from configs.errors import CacheError, ConfigError
 from train.codecs.level_codec import LevelCodec
 from train.runs.checkpoint import BEST_NAME, load_codec

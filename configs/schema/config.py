@@ -1,7 +1,7 @@
 """Every setting of the three stages, typed, with its default. A YAML file fills this and no more.
 
 Paths are relative to the working directory, as on the command line. Unknown keys are refused by
-`configs.loading`, which turns every validation error into one line.
+`configs.config_files`, which turns every validation error into one line.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ NonNegative = Annotated[int, Field(strict=True, ge=0)]
 SideFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 
 
-class Section(BaseModel):
+class SchemaSection(BaseModel):
     """Base of all sections: immutable, unknown keys refused, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class AugmentationConfig(Section):
+class AugmentationConfig(SchemaSection):
     """More views of each image for the detector to see, beside the image itself: training splits.
 
     Codecs overfit the features of few images long before those of many.
@@ -53,7 +53,7 @@ class AugmentationConfig(Section):
         return self
 
 
-class SplitConfig(Section):
+class SplitConfig(SchemaSection):
     """Where one split's images and labels are. Which keys are needed depends on `data.format`."""
 
     images: str | None = None
@@ -78,7 +78,7 @@ def _builtin_splits() -> dict[str, SplitConfig]:
     }
 
 
-class DataConfig(Section):
+class DataConfig(SchemaSection):
     """The data set: its name (caches land in features/<name>/<split>), format and splits."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "scenes"
@@ -90,7 +90,7 @@ class DataConfig(Section):
     """kitti, voc: names that count as objects, in label order. None: the format's usual classes."""
 
 
-class DetectorConfig(Section):
+class DetectorConfig(SchemaSection):
     """Which detector makes the features."""
 
     builder: str | None = None
@@ -112,7 +112,7 @@ class DetectorConfig(Section):
         return self
 
 
-class CacheConfig(Section):
+class CacheConfig(SchemaSection):
     """How features are stored."""
 
     container: Literal["zarr", "hdf5"] = "zarr"
@@ -129,7 +129,7 @@ class CacheConfig(Section):
     positions. None: whole maps, which validation and analysis need."""
 
 
-class ModelConfig(Section):
+class ModelConfig(SchemaSection):
     """The codec of one level."""
 
     name: Literal[
@@ -151,7 +151,7 @@ class ModelConfig(Section):
     """Channels of the features, in and out."""
 
 
-class OptimizerConfig(Section):
+class OptimizerConfig(SchemaSection):
     """Adam for the transforms and the density model; the quantiles have an Adam of their own."""
 
     name: Literal["adam"] = "adam"
@@ -162,7 +162,7 @@ class OptimizerConfig(Section):
     """Learning rate of the quantiles' optimiser (CompressAI's value)."""
 
 
-class LrScheduleConfig(Section):
+class LrScheduleConfig(SchemaSection):
     """How the learning rate falls; without a schedule (`enabled: false`) it stays."""
 
     enabled: bool = True
@@ -176,7 +176,7 @@ class LrScheduleConfig(Section):
     min_lr: Annotated[float, Field(strict=True, ge=0)] = 1.0e-6
 
 
-class EarlyStoppingConfig(Section):
+class EarlyStoppingConfig(SchemaSection):
     """Stop when the validation loss has not fallen by `min_delta` for `patience` validations."""
 
     enabled: bool = True
@@ -184,7 +184,7 @@ class EarlyStoppingConfig(Section):
     min_delta: Annotated[float, Field(strict=True, ge=0)] = 1.0e-4
 
 
-class TrainingConfig(Section):
+class TrainingConfig(SchemaSection):
     """One run of train-level. `lambda` weighs the rate: loss = MSE + lambda * BPP."""
 
     batch_size: Positive = 8
@@ -235,7 +235,7 @@ class TrainingConfig(Section):
     seed: NonNegative = 0
 
 
-class ValidationConfig(Section):
+class ValidationConfig(SchemaSection):
     """How the val split is used while training."""
 
     interval: Positive = 1
@@ -244,7 +244,7 @@ class ValidationConfig(Section):
     """Fixed val samples that level_analysis follows through the epochs."""
 
 
-class DetectorTrainingConfig(Section):
+class DetectorTrainingConfig(SchemaSection):
     """train-detector: torchvision's own recipe (SGD, warm-up, step decay)."""
 
     epochs: Positive = 26
@@ -265,7 +265,7 @@ class DetectorTrainingConfig(Section):
     seed: NonNegative = 0
 
 
-class Config(Section):
+class Config(SchemaSection):
     """All settings. Only `data` and `detector` have to be named for a user's own data."""
 
     data: DataConfig = DataConfig()

@@ -20,6 +20,9 @@ from data.system.atomic_files import write_atomically
 _SEAL = "xxh3"
 
 
+ANNOTATIONS_NAME = "annotations.json"
+
+
 def write_annotations(path: Path, images: ImageSet) -> None:
     """Write the companion file atomically, replacing one that is there."""
     # The cache's writer holds a lock, so that no other extraction writes the same companion now.

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,3 +107,8 @@ def _encode(value: object) -> object:
 
 def _decode(text: str) -> NDArray[Any]:
     return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
+
+
+def statistics_path(cache: Path, level: int) -> Path:
+    """Return the file of a level's merged statistics; it exists once the cache is complete."""
+    return cache / f"statistics_level_{level}.json"

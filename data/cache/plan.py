@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -172,3 +173,18 @@ def choose_levels(found: Sequence[LevelInfo], wanted: Sequence[int] | None) -> l
                 f"cache.levels: the detector has levels {', '.join(map(str, known))}, not {index}"
             )
     return [known[index] for index in sorted(set(wanted))]
+
+
+def stored_corner(
+    *, image_id: int, level: int, map_hw: tuple[int, int], crop_hw: tuple[int, int]
+) -> tuple[int, int]:
+    """Return (top, left), in positions, of the crop that a cropped cache stores of a map.
+
+    It depends on image and level alone, and by a hash, so that any program can find it again: the
+    SHA-256 of "crop:<image_id>:<level>" is read as big-endian integers of 64 bits; the first gives
+    the row, the second the column, as floor(integer * (map - crop + 1) / 2^64).
+    """
+    digest = hashlib.sha256(f"crop:{image_id}:{level}".encode()).digest()
+    integers = (int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big"))
+    free = (map_hw[0] - crop_hw[0] + 1, map_hw[1] - crop_hw[1] + 1)
+    return integers[0] * free[0] >> 64, integers[1] * free[1] >> 64

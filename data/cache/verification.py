@@ -10,8 +10,8 @@ from functools import reduce
 from pathlib import Path
 
 from configs.errors import CacheError
-from data.cache.annotations import read_annotations
-from data.cache.channel_statistics import ChannelStatistics
+from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
+from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import FILE_NAME as COMMITS_NAME
 from data.cache.commit_log import (
     Commit,
@@ -26,8 +26,6 @@ from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit, samples_by_bucket, units_of
 from data.cache.units_due import part_path
-from data.writing.settle import ANNOTATIONS_NAME
-from data.writing.writer import statistics_path
 
 _SHOWN_IMAGES = 3
 

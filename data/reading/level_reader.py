@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import CacheError
-from data.cache.channel_statistics import ChannelStatistics
+from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import differing_rows, expected_checksums, hash_log, read_commits
 from data.cache.containers import STORES, rows_of_shard
 from data.cache.manifest import LevelInfo, Manifest
 from data.system.mapped_files import MappedFiles, is_remote
-from data.writing.writer import statistics_path
 
 Verify = Literal["auto", "on_open", "size"]
 

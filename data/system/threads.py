@@ -113,3 +113,26 @@ def on_cores(function: Callable[[Task], object], tasks: Sequence[Task]) -> None:
 def _kept_pool(process: int, num_threads: int) -> ThreadPoolExecutor:
     """Return a pool of this process: threads do not outlive a fork."""
     return ThreadPoolExecutor(num_threads, initializer=limit_cores, initargs=(1,))
+
+
+_MOST_CORES = 8  # each holds the maps of an image
+
+
+def num_threads(device: str) -> int:
+    """Return how many images are computed at once; a GPU takes them one by one."""
+    return min(_MOST_CORES, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
+
+
+def per_image(
+    function: Callable[[int], Result], indices: Iterable[int], device: str
+) -> Iterator[Result]:
+    """Yield the function's result for each index, in order; it runs without gradients."""
+
+    def run(index: int) -> Result:
+        with torch.no_grad():
+            return function(index)
+
+    if (threads := num_threads(device)) > 1:
+        yield from in_order(run, list(indices), num_threads=threads, ahead=threads)
+    else:
+        yield from map(run, indices)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from configs.errors import CacheError
-from data.cache.annotations import write_annotations
+from data.cache.annotations import ANNOTATIONS_NAME, write_annotations
 from data.cache.commit_log import CommitLog, read_plan
 from data.cache.containers import STORES
 from data.cache.manifest import FILE_NAME, Manifest
@@ -15,7 +15,6 @@ from data.images.records import ImageSet
 
 log = logging.getLogger(__name__)
 
-ANNOTATIONS_NAME = "annotations.json"
 
 _MAX_LEVELS = 64  # no pyramid has as many
 

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from configs.errors import CacheError
-from data.cache.channel_statistics import ChannelStatistics
+from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import Commit, CommitLog, read_commits
 from data.cache.containers import STORES, differing_metadata, level_attributes, rows_of_shard
 from data.cache.manifest import Manifest
@@ -269,11 +269,6 @@ class CacheWriter:
     def _is_full(self, last: Unit, level: int, shard: _OpenShard) -> bool:
         units = units_of_rows(self._manifest, last.bucket, shard.rows)
         return all(level not in self._due[unit] or unit == last.index for unit in units)
-
-
-def statistics_path(cache: Path, level: int) -> Path:
-    """Return the file of a level's merged statistics; it exists once the cache is complete."""
-    return cache / f"statistics_level_{level}.json"
 
 
 def _write_all(handle: int, content: memoryview, offset: int) -> None:

@@ -15,10 +15,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from analyze.facts.results import Accuracy
 from data.cache.annotations import write_annotations
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 from data.images.records import ImageSet
+from extract.accuracy.accuracy import Accuracy
 from extract.accuracy.detections import Detections
 from extract.accuracy.matches import Matches, matches_of
 from extract.detector.loading import label_to_category, num_labels

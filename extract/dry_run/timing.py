@@ -16,7 +16,7 @@ import numpy as np
 from configs.errors import CacheError
 from data.cache.manifest import BucketInfo, Manifest, SampleInfo
 from data.cache.plan import level_bytes
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 from data.images.records import ImageSet
 from extract.dry_run.ways_to_fit import fits
 from extract.features.extraction import extract

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import bar_interval_s
 from configs.schema.config import CacheConfig, DetectorConfig
+from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog, read_commits
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.manifest import FORMAT_VERSION, Manifest, SkippedInfo
@@ -29,11 +30,11 @@ from data.cache.plan import (
     resized_size,
 )
 from data.cache.units_due import levels_due
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 from data.images.records import ImageSet
 from data.system.threads import limit_cores
 from data.writing.settle import settle_cache
-from data.writing.writer import CacheWriter, statistics_path
+from data.writing.writer import CacheWriter
 from extract.detector.loading import LoadedDetector, describe_detector, prepare_images
 from extract.detector.pyramid import level_shapes, measure_levels
 from extract.features.pipeline import computed_maps, usual_num_workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,12 +12,49 @@ from torch import Tensor
 
 from configs.errors import CacheError
 from data.cache.manifest import LevelInfo, Manifest, SampleInfo
-from data.reading.order import stored_corner
+from data.cache.plan import stored_corner
 from extract.detector.loading import backbone_levels, prepare_images
-from extract.features.pipeline import Download
 
 Maps = dict[int, list[Tensor]]
 """{level: [H, W, C] float32 on the CPU, one per image}, whole or cut as the manifest says."""
+
+
+class Download:
+    """Copies of tensors on the CPU, laid out alike. Those of a GPU are there after `wait`.
+
+    They lie in pinned memory, which torch keeps and uses again, and are copied by a stream of their
+    own, so that neither the GPU nor the calling thread waits for them. Tensors that are on the CPU
+    already are not copied.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = list(tensors)
+        self._done: torch.cuda.Event | None = None
+        if not tensors or not tensors[0].is_cuda:
+            return
+        beside = _copying_stream(tensors[0].device)
+        beside.wait_stream(torch.cuda.current_stream(tensors[0].device))
+        with torch.cuda.stream(beside):
+            self._tensors = [
+                torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(
+                    tensor, non_blocking=True
+                )
+                for tensor in tensors
+            ]
+            self._done = beside.record_event()
+        for tensor in tensors:
+            tensor.record_stream(beside)  # or its memory would be used again too soon
+
+    def wait(self) -> list[Tensor]:
+        """Return the copies, in their order, once they are whole."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._tensors
+
+
+@cache
+def _copying_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def start_maps(

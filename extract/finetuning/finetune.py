@@ -19,7 +19,7 @@ from tqdm import tqdm
 from configs.errors import ConfigError
 from configs.log_setup import bar_interval_s
 from configs.schema.config import DetectorConfig, DetectorTrainingConfig
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 from data.images.records import ImageRecord, ImageSet
 from data.system.atomic_files import write_atomically
 from extract.detector.loading import build_detector, set_batch_norm_eps

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from configs.schema.config import Config
-from data.images.loading import load_images
+from data.images.image_sets import load_images
 from data.reading.level_reader import LevelReader
 from data.reading.transfer import on_device
 from extract.detector.loading import load_detector

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 from data.images.records import ImageSet
 from extract.detector.loading import backbone_levels, prepare_images
 from extract.features.extraction import extract

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.cache.manifest import SampleInfo
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 from data.images.records import ImageSet
 from data.reading.transfer import Waiting, on_device
 from data.system.threads import in_order

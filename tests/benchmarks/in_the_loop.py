@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from data.cache.manifest import Manifest
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 from data.reading.level_stream import Batch
 from data.reading.order import epoch_order
 from data.reading.transfer import on_device

@@ -10,7 +10,7 @@ from PIL import Image
 
 from configs.schema.config import CacheConfig, DataConfig, DetectorConfig
 from data.cache.manifest import Manifest
-from data.images.loading import load_images
+from data.images.image_sets import load_images
 from data.images.records import ImageSet
 from data.images.scenes import render_scene
 from extract.detector.loading import LoadedDetector, load_detector

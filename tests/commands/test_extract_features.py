@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 import extract.cli
 import extract.features.extraction
-from configs.loading import load_config
+from configs.config_files import load_config
+from data.cache.channel_statistics import statistics_path
 from data.cache.manifest import Manifest
-from data.images.loading import load_images
+from data.images.image_sets import load_images
 from data.reading.level_reader import LevelReader
-from data.writing.writer import statistics_path
 from extract.cli import extract_features, train_detector
 from extract.detector.loading import backbone_levels, prepare_images
 from tests.support.datasets import save_image

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from analyze.cli import analyze_levels
 from analyze.detection.heads_on_levels import detect_from_levels
-from configs.loading import load_config
-from data.images.loading import first_images, load_images, read_image
+from configs.config_files import load_config
+from data.images.image_sets import first_images, load_images, read_image
 from data.images.records import ImageSet
 from data.reading.level_reader import LevelReader
 from extract.accuracy.average_precision import evaluate_detector, mean_average_precision

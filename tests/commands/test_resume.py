@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from configs.config_files import dump_config
 from configs.errors import ConfigError
-from configs.loading import dump_config
 from data.cache.manifest import Manifest
 from data.reading.level_stream import Batch, whole_map_batches
 from tests.support.tiny_study import (

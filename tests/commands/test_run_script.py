@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.loading import load_config
+from configs.config_files import load_config
 from tests.support.tiny_study import save_detector
 from train.runs.run_folder import find_runs
 

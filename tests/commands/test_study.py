@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from configs.config_files import load_config
 from configs.errors import UserError
-from configs.loading import load_config
 from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times, start_training, wait_for
 from train.cli import train_level
 from train.loop.job import Job
-from train.loop.study import Outcome, _received, _Worker, chains_of
+from train.loop.study import RunOutcome, _received, _Worker, chains_of
 from train.runs.checkpoint import load_codec
 from train.runs.run_folder import RunRecord, find_runs
 
@@ -232,7 +232,7 @@ def test_run_whose_process_is_killed_is_the_one_that_is_named(
 
 
 def _die_after_one(out: Connection, jobs: list[Job]) -> None:
-    out.send(Outcome(job=jobs[0], folder=Path("run"), was_finished=True))
+    out.send(RunOutcome(job=jobs[0], folder=Path("run"), was_finished=True))
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from configs.loading import dump_config
+from configs.config_files import dump_config
 from tests.support.tiny_study import (
     TinyStudy,
     extract_tiny,

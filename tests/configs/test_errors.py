@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.config_files import load_config
 from configs.errors import ConfigError
-from configs.loading import load_config
 
 BAD_FILES = [
     (

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import extract
-from configs.loading import load_config
-from data.images.loading import load_images
+from configs.config_files import load_config
+from data.images.image_sets import load_images
 from extract.accuracy.average_precision import evaluate_detector
 from extract.detector.loading import load_detector
 from extract.detector.weights import read_checkpoint

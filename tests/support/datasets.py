@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from configs.schema.config import DataConfig, SplitConfig
-from data.images.loading import load_images
+from data.images.image_sets import load_images
 from data.images.records import ImageSet
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from configs.loading import load_config
+from configs.config_files import load_config
 from data.cache.manifest import Manifest
-from data.images.loading import load_images, read_image
+from data.images.image_sets import load_images, read_image
 from data.reading.level_reader import LevelReader
 from extract.cli import extract_features
 from extract.detector.loading import LoadedDetector, load_detector

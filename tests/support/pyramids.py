@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from analyze.detection.split_evaluator import SplitEvaluator
-from data.cache.annotations import read_annotations
+from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
 from data.reading.level_reader import LevelReader
-from data.writing.settle import ANNOTATIONS_NAME
 from extract.detector.loading import load_detector
 from tests.support.tiny_study import TinyStudy
 

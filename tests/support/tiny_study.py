@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from configs.loading import check_config, dump_config
+from configs.config_files import check_config, dump_config
 from configs.schema.config import Config
-from data.images.loading import load_images
+from data.images.image_sets import load_images
 from data.images.scenes import render_scene
 from extract.detector.loading import build_detector, load_detector, prepare_images
 from extract.features.extraction import extract, plan_extraction

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.codecs.entropy.latent_coder import Decoder, encode, scale_indexes
+from train.codecs.entropy.latent_coder import LatentDecoder, encode, scale_indexes
 from train.codecs.layers.compressai_parts import (
     GaussianConditional,
     bottleneck_likelihood,
@@ -150,7 +150,7 @@ class ScaleHyperprior(LevelCodec):
     def _decoded(self, strings: Sequence[Sequence[bytes]], shape: tuple[int, int]) -> Tensor:
         y_strings, z_strings = zip(*strings, strict=True)
         z_hat = self._bottleneck_decoded(z_strings, (-(-shape[0] // 4), -(-shape[1] // 4)))
-        decoder = Decoder(y_strings, self._coding("gaussian_conditional"))
+        decoder = LatentDecoder(y_strings, self._coding("gaussian_conditional"))
 
         def decoded(places: Tensor, scales: Tensor, means: Tensor) -> Tensor:
             return decoder.next(self._indexes(scales)).to(means)

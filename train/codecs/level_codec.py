@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from train.codecs.entropy.latent_coder import (
     CodingTables,
-    Decoder,
+    LatentDecoder,
+    channel_indexes,
     coding_tables,
     encode,
     make_tables,
@@ -283,13 +284,13 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
 
     def _bottleneck_encoded(self, values: Tensor) -> list[bytes]:
         symbols = torch.round(values - self._medians())
-        return encode(symbols, _channel_indexes(symbols.shape), self._coding("entropy_bottleneck"))
+        return encode(symbols, channel_indexes(symbols.shape), self._coding("entropy_bottleneck"))
 
     def _bottleneck_decoded(self, strings: Sequence[bytes], shape: tuple[int, int]) -> Tensor:
         tables = self._coding("entropy_bottleneck")
         medians = self._medians()
-        decoder = Decoder(strings, tables)
-        symbols = decoder.next(_channel_indexes((len(strings), medians.shape[1], *shape)))
+        decoder = LatentDecoder(strings, tables)
+        symbols = decoder.next(channel_indexes((len(strings), medians.shape[1], *shape)))
         decoder.finish()
         return symbols.to(medians) + medians
 
@@ -297,8 +298,3 @@ class LevelCodec(CompressionModel, ABC):  # type: ignore[misc]
         if self._tables is None:
             raise RuntimeError("LevelCodec: call update_tables() before compress or decompress")
         return self._tables[name]
-
-
-def _channel_indexes(shape: Sequence[int]) -> Tensor:
-    """Return each latent's channel, int64 of `shape` [B, C, h, w]."""
-    return torch.arange(shape[1])[:, None, None].expand(*shape)

@@ -34,7 +34,7 @@ _PROCESSES.set_forkserver_preload(["train.loop.study"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class RunOutcome:
     """How a run ended: `error` is the line for the user, None if it is finished."""
 
     job: Job
@@ -69,7 +69,7 @@ def chains_of(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def run_study(
     jobs: Sequence[Job], *, go_on: bool, num_jobs: int, log_level: str, world: World
-) -> Iterator[Outcome]:
+) -> Iterator[RunOutcome]:
     """Train all jobs, `num_jobs` at a time with the cores shared out; yield each as it ends.
 
     `go_on`: skip runs that are finished and resume those that are not; otherwise all begin anew. A
@@ -89,8 +89,8 @@ def run_study(
 
 def _run_chain(
     chain: Sequence[Job], go_on: bool, world: World, stop: StopSignals
-) -> Iterator[Outcome]:
-    before: Outcome | None = None
+) -> Iterator[RunOutcome]:
+    before: RunOutcome | None = None
     for job in chain:
         if before is not None and job.config.training.warm_start:
             job = replace(job, warm_start=before.folder)
@@ -102,15 +102,15 @@ def _run_chain(
 
 
 def _run_one(
-    job: Job, before: Outcome | None, go_on: bool, world: World, stop: StopSignals
-) -> Outcome:
+    job: Job, before: RunOutcome | None, go_on: bool, world: World, stop: StopSignals
+) -> RunOutcome:
     """Train a run unless it is finished, or the one `before` it, which it begins from, is not."""
     try:
         if go_on and job.resume is None:
             fingerprints = job.fingerprints()
             known = world.from_first(lambda: same_run_before(job.parent, job.config, fingerprints))
             if known is not None and known[1].finished is not None:
-                return Outcome(job=job, folder=known[0], was_finished=True)
+                return RunOutcome(job=job, folder=known[0], was_finished=True)
             if known is not None:
                 job = replace(job, resume=known[0])
         if before is not None and before.folder is None:
@@ -119,18 +119,18 @@ def _run_one(
                 f"{before.job.config.training.lmbda:g}, which has failed: mend that, the same "
                 "command goes on"
             )
-        return Outcome(job=job, folder=train_level(job, world=world, stop=stop))
+        return RunOutcome(job=job, folder=train_level(job, world=world, stop=stop))
     except TrainingInterruptedError as error:
-        return Outcome(job=job, folder=None, error=str(error), exit_code=error.exit_code)
+        return RunOutcome(job=job, folder=None, error=str(error), exit_code=error.exit_code)
     except UserError as error:
         if world.size > 1 and isinstance(error, MachineError):
             raise  # the others know nothing of it: they wait for this process, in this run
-        return Outcome(job=job, folder=None, error=str(error), exit_code=1)
+        return RunOutcome(job=job, folder=None, error=str(error), exit_code=1)
 
 
 def _run_at_once(
     chains: list[list[Job]], go_on: bool, num_jobs: int, log_level: str, stop: StopSignals
-) -> Iterator[Outcome]:
+) -> Iterator[RunOutcome]:
     """Train chains in processes of their own."""
     num_threads = max(1, torch.get_num_threads() // min(num_jobs, len(chains)))
     waiting = list(chains)
@@ -162,8 +162,8 @@ def _run_at_once(
             worker.process.kill()
 
 
-def _not_begun(waiting: list[list[Job]], number: int) -> Outcome:
-    return Outcome(
+def _not_begun(waiting: list[list[Job]], number: int) -> RunOutcome:
+    return RunOutcome(
         job=waiting[0][0], folder=None, exit_code=128 + number,
         error=f"stopped by {signal.Signals(number).name} with {sum(map(len, waiting))} runs not "
         "begun: the same command goes on from there",
@@ -172,11 +172,11 @@ def _not_begun(waiting: list[list[Job]], number: int) -> Outcome:
 
 def _received(
     ready: Connection, running: dict[Connection, _Worker], asked: int | None
-) -> Iterator[Outcome]:
+) -> Iterator[RunOutcome]:
     """Yield what a process says of its next run, or what its end says; `asked` is the signal."""
     worker = running[ready]
     try:
-        outcome: Outcome = ready.recv()
+        outcome: RunOutcome = ready.recv()
     except EOFError:
         del running[ready]
         worker.process.join()
@@ -192,7 +192,7 @@ def _received(
     yield outcome
 
 
-def _died(worker: _Worker, asked: int | None) -> Outcome:
+def _died(worker: _Worker, asked: int | None) -> RunOutcome:
     """Return the outcome of a run whose process ended without a word of it."""
     code = worker.process.exitcode or 0
     why = f"its process ended with code {code}"
@@ -200,7 +200,7 @@ def _died(worker: _Worker, asked: int | None) -> Outcome:
         why, code = f"stopped by {signal.Signals(asked).name} before it had begun", -asked
     elif code == -signal.SIGKILL:
         why = "its process was killed, perhaps for lack of memory (fewer --jobs need less)"
-    return Outcome(
+    return RunOutcome(
         job=worker.left[0], folder=None, exit_code=128 - code if code < 0 else 1,
         error=f"{why}: the same command goes on from there",
     )  # fmt: skip

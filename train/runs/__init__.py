@@ -1,0 +1,4 @@
+"""A run on disk: folder, record, checkpoints, metrics, summaries, pictures.
+
+May import: configs, configs.schema, data.reading, data.system, train.codecs, train.objective.
+"""

@@ -14,8 +14,8 @@ import torch
 import xxhash
 import yaml
 
+from configs.config_files import check_config, dump_config
 from configs.errors import ConfigError
-from configs.loading import check_config, dump_config
 from configs.schema.config import Config
 from data.system.atomic_files import sync_folder, write_atomically
 from train.codecs.catalogue import build_codec

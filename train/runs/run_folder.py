@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from configs.config_files import check_config, dump_config, read_yaml
 from configs.errors import ConfigError, UserError
-from configs.loading import check_config, dump_config, read_yaml
 from configs.schema.config import Config
 from data.system.atomic_files import write_atomically
 from train.runs.checkpoint import BEST_NAME

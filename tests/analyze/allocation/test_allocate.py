@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from analyze.allocation.allocate import rising_drops
 from analyze.allocation.lagrangian import (
-    Combination,
+    Allocated,
     Option,
     hull_combinations,
     map_drop_cost,
@@ -201,7 +201,7 @@ class Measured:
         self.factor = factor
         self.num_runs = 0
 
-    def __call__(self, combination: Combination) -> float:
+    def __call__(self, combination: Allocated) -> float:
         self.num_runs += 1
         return combination.cost * self.factor
 
@@ -238,7 +238,7 @@ def test_walk_keeps_its_promises_whatever_the_real_drops_are(
 ) -> None:
     tried: list[int] = []
 
-    def verify(combination: Combination) -> float:
+    def verify(combination: Allocated) -> float:
         tried.append(LADDER.index(combination.options[0]))
         return drops[tried[-1]] / 64
 

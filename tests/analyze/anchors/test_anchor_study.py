@@ -18,11 +18,11 @@ from analyze.anchors.klt import KltAnchor
 from analyze.anchors.uniform import UniformAnchor
 from analyze.detection.heads_on_levels import backbone_keys
 from analyze.facts.kept_results import Kept
-from analyze.facts.results import Accuracy
 from analyze.maps.replacements import derivations
 from analyze.measure.split import AnalysisRequest, open_split
 from analyze.streams.unsent_levels import overhead
 from data.reading.level_reader import LevelReader
+from extract.accuracy.accuracy import Accuracy
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, with_detector
 from tests.support.tiny_study import study as study
 

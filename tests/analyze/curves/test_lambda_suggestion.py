@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from analyze.allocation.next_lambdas import CurvePoint, LevelTarget, mse_for_drop, suggest_lambda
+from analyze.allocation.next_lambdas import LambdaPoint, LevelTarget, mse_for_drop, suggest_lambda
 from configs.errors import ConfigError
 
 
-def power_law(lmbda: float, scale: float = 2.0, exponent: float = 0.8) -> CurvePoint:
+def power_law(lmbda: float, scale: float = 2.0, exponent: float = 0.8) -> LambdaPoint:
     """The minimum of MSE + lambda * bits on MSE = scale * bits^-exponent."""
     bits = (scale * exponent / lmbda) ** (1 / (exponent + 1))
-    return CurvePoint(lmbda=lmbda, bits_per_position=bits, mse=scale * bits**-exponent)
+    return LambdaPoint(lmbda=lmbda, bits_per_position=bits, mse=scale * bits**-exponent)
 
 
 def test_largest_gap_of_the_curve_is_halved_in_log_lambda() -> None:
@@ -26,9 +26,9 @@ def test_largest_gap_of_the_curve_is_halved_in_log_lambda() -> None:
 
 def test_gap_is_measured_on_the_curve_not_in_lambda() -> None:
     points = [
-        CurvePoint(lmbda=0.01, bits_per_position=1.00, mse=1.00),
-        CurvePoint(lmbda=0.10, bits_per_position=0.99, mse=1.01),
-        CurvePoint(lmbda=0.11, bits_per_position=0.20, mse=3.00),
+        LambdaPoint(lmbda=0.01, bits_per_position=1.00, mse=1.00),
+        LambdaPoint(lmbda=0.10, bits_per_position=0.99, mse=1.01),
+        LambdaPoint(lmbda=0.11, bits_per_position=0.20, mse=3.00),
     ]
     assert 0.1 < suggest_lambda(0, points).lmbda < 0.11
 
@@ -68,13 +68,13 @@ def test_extrapolation_goes_no_further_than_a_factor_of_ten(bits: float, expecte
 
 def test_run_that_another_beats_in_both_is_not_interpolated_through() -> None:
     points = [power_law(0.01), power_law(0.1)]
-    bad = CurvePoint(lmbda=0.05, bits_per_position=99.0, mse=99.0)
+    bad = LambdaPoint(lmbda=0.05, bits_per_position=99.0, mse=99.0)
     target = LevelTarget(kind="mse", value=power_law(0.03).mse)
     assert suggest_lambda(0, [*points, bad], target) == suggest_lambda(0, points, target)
 
 
 def test_without_a_usable_run_the_error_says_what_to_do() -> None:
-    nothing = CurvePoint(lmbda=0.1, bits_per_position=0.0, mse=1.0)
+    nothing = LambdaPoint(lmbda=0.1, bits_per_position=0.0, mse=1.0)
     with pytest.raises(ConfigError, match=r"run train-level --level 3 --lambda 0\.01 first"):
         suggest_lambda(3, [nothing])
 

@@ -16,7 +16,8 @@ from analyze.curves.rate_quality import (
     pyramid_curve,
     rising_hull,
 )
-from analyze.facts.results import Accuracy, Combination, LevelFacts, LevelRow, Measurement
+from analyze.facts.results import Combination, LevelFacts, LevelRow, Measurement
+from extract.accuracy.accuracy import Accuracy
 
 
 def accuracy(value: float) -> Accuracy:

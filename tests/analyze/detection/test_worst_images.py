@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analyze.detection.worst_images import Outcome, worst_images
+from analyze.detection.worst_images import MatchedDetections, worst_images
 from data.cache.annotations import read_annotations
 from extract.accuracy.detections import Detections
 from tests.support.pyramids import split_evaluator
@@ -40,8 +40,8 @@ def test_image_whose_boxes_vanish_is_hurt_most(study: TinyStudy) -> None:
             scores=scores[:kept],
         )
         worst = worst_images(
-            Outcome(detections=before, matches=evaluator.evaluate(before).matches),
-            Outcome(detections=after, matches=evaluator.evaluate(after).matches),
+            MatchedDetections(detections=before, matches=evaluator.evaluate(before).matches),
+            MatchedDetections(detections=after, matches=evaluator.evaluate(after).matches),
             images,
             evaluator.label_to_category,
             num_worst=2,

@@ -15,19 +15,18 @@ import pytest
 
 from analyze.facts.candidates import Candidate, newest_runs, pyramids
 from analyze.facts.results import (
-    Accuracy,
     AnalysisResult,
     Combination,
     LevelFacts,
     LevelRow,
     Measurement,
+    psnr_db,
 )
-from analyze.measure.level_rate_distortion import psnr_db
 from analyze.plots.figures import make_plots
 from analyze.report.findings import Findings
-from analyze.report.folder import write_report
 from analyze.report.page_html import _table
-from analyze.report.sections import Provenance
+from analyze.report.report_folder import write_report
+from analyze.report.sections import ReportOrigin
 from analyze.report.tables import (
     Table,
     detection_table,
@@ -36,9 +35,9 @@ from analyze.report.tables import (
     shown,
     word_columns,
 )
-from extract.accuracy.accuracy import Interval
+from extract.accuracy.accuracy import Accuracy, Interval
 
-PROVENANCE = Provenance(
+PROVENANCE = ReportOrigin(
     created="2025-01-01T12:00:00+00:00",
     command="analyze-levels --config 'a b'",
     facts={"torch": "2.4.0"},

@@ -27,10 +27,10 @@ from analyze.streams.ensemble import (
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import FILE_NAME
 from configs.errors import CacheError, ConfigError
+from data.cache.annotations import ANNOTATIONS_NAME
 from data.cache.manifest import Manifest
 from data.cache.verification import verify_cache
 from data.reading.level_reader import LevelReader
-from data.writing.settle import ANNOTATIONS_NAME
 from tests.support.coded_study import compress, decompress, make_run, must_compress
 from tests.support.extraction import error_of, fingerprints, run_extract
 from tests.support.tiny_study import TinyStudy, study

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from configs.errors import CacheError
-from data.cache.channel_statistics import ChannelStatistics
+from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.manifest import FILE_NAME, Manifest
 from data.reading.level_reader import LevelReader
-from data.writing.writer import statistics_path
 from tests.support.extraction import TinyCache, must_extract
 
 LEVELS = range(5)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs.errors import ConfigError
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 from tests.support.datasets import load, one_line, save_image
 
 SHARED = Path(__file__).parents[4] / "shared/datasets"

@@ -12,8 +12,8 @@ from PIL import Image
 from configs.errors import MissingDataError
 from configs.schema.config import DataConfig, SplitConfig
 from data.images import scenes
+from data.images.image_sets import load_images
 from data.images.listing import ListedImage, list_files
-from data.images.loading import load_images
 from tests.support.datasets import save_image
 
 VOC = "<annotation></annotation>"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from configs.errors import CacheError, ConfigError
 from data.cache.annotations import read_annotations, write_annotations
-from data.images.loading import read_image
+from data.images.image_sets import read_image
 from data.images.records import ImageRecord, ImageSet
 from tests.support.datasets import load, one_line, save_image
 

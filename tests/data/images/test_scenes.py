@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.schema.config import DataConfig, SplitConfig
-from data.images.loading import load_images, read_image
+from data.images.image_sets import load_images, read_image
 from data.images.scenes import CLASSES, SIZES_HW_PX, render_scene, scene_size_hw
 
 NUM_SCENES = 6

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from configs.config_files import load_config
 from configs.errors import BadImageError, ConfigError
-from configs.loading import load_config
 from configs.schema.config import AugmentationConfig
 from data.cache.manifest import Manifest
+from data.images.image_sets import read_image
 from data.images.labels import LabelledBox, make_record
-from data.images.loading import read_image
 from data.images.records import ImageSet
 from data.images.views import View, is_view, split_view, with_views
 from data.reading.level_reader import LevelReader

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from analyze.cli import analyze_levels
 from data.cache.manifest import Manifest
+from data.cache.plan import stored_corner
 from data.reading.level_reader import LevelReader
-from data.reading.order import stored_corner
 from tests.support.extraction import (
     TinyCache,
     error_of,

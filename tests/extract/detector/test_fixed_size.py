@@ -16,11 +16,11 @@ from analyze.analysis import Wanted, analyze
 from analyze.detection.heads_on_levels import detect_from_levels
 from analyze.facts.kept_results import Kept
 from analyze.measure.split import AnalysisRequest
-from configs.loading import load_config
+from configs.config_files import load_config
+from data.cache.annotations import ANNOTATIONS_NAME
 from data.cache.manifest import Manifest
-from data.images.loading import load_images, read_image
+from data.images.image_sets import load_images, read_image
 from data.reading.level_reader import LevelReader
-from data.writing.settle import ANNOTATIONS_NAME
 from extract.accuracy.average_precision import mean_average_precision
 from extract.detector.loading import label_to_category, load_detector
 from tests.support.datasets import save_image

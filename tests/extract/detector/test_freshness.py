@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.loading import load_config
+from configs.config_files import load_config
 from configs.schema.config import DetectorConfig
 from data.cache.manifest import Manifest
 from extract.detector.weights import weights_file

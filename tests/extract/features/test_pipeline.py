@@ -12,7 +12,8 @@ import torch
 from data.cache.manifest import Manifest
 from data.cache.plan import units_of
 from extract.detector.loading import LoadedDetector
-from extract.features.pipeline import Download, _on_cpu, _on_gpu, usual_batch_size
+from extract.features.maps import Download
+from extract.features.pipeline import _on_cpu, _on_gpu, usual_batch_size
 from tests.support.extraction import plan_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

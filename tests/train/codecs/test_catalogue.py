@@ -14,8 +14,8 @@ import torch
 from compressai.models.utils import conv, deconv
 from torch import Tensor
 
+from configs.config_files import check_config
 from configs.errors import ConfigError
-from configs.loading import check_config
 from configs.schema.config import ModelConfig
 from tests.support.tiny_codecs import (
     HYPERPRIORS,

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from configs.config_files import load_config
 from configs.errors import ConfigError
-from configs.loading import load_config
 from tests.support.tiny_study import TinyStudy
 from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times

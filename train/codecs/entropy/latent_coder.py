@@ -123,7 +123,7 @@ def encode(symbols: Tensor, indexes: Tensor, tables: CodingTables) -> list[bytes
     ]
 
 
-class Decoder:
+class LatentDecoder:
     """Decodes the strings of a batch, in as many pieces as the caller likes.
 
     `next` and `finish` raise CacheError for strings that `encode` has not written for this model.
@@ -163,3 +163,8 @@ def _damaged(error: ValueError) -> CacheError:
     return CacheError(
         f"the payload is damaged, or another model's ({error}): compress the features again"
     )
+
+
+def channel_indexes(shape: Sequence[int]) -> Tensor:
+    """Return each latent's channel, int64 of `shape` [B, C, h, w]."""
+    return torch.arange(shape[1])[:, None, None].expand(*shape)

@@ -1,0 +1,4 @@
+"""Layers and likelihoods as in CompressAI.
+
+May import: nothing of this project.
+"""

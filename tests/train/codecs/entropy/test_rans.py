@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from configs.errors import CacheError
 from train.codecs.entropy import rans
-from train.codecs.entropy.latent_coder import Decoder, coding_tables, encode
+from train.codecs.entropy.latent_coder import LatentDecoder, coding_tables, encode
 
 EXTREMES = [rans.MAX_SYMBOL, -rans.MAX_SYMBOL]
 
@@ -122,7 +122,7 @@ def test_strings_are_no_longer_than_compressais() -> None:
     indexes = torch.arange(16)[:, None, None].expand(symbols.shape)
     ours = encode(symbols, indexes, coding_tables(model))
     assert all(len(own) <= len(other) for own, other in zip(ours, theirs, strict=True))
-    decoder = Decoder(ours, coding_tables(model))
+    decoder = LatentDecoder(ours, coding_tables(model))
     assert torch.equal(decoder.next(indexes), symbols.int())
     decoder.finish()
 
@@ -132,7 +132,7 @@ def test_damage_and_latents_that_cannot_be_coded_are_a_cache_error() -> None:
     indexes = torch.arange(16)[:, None, None].expand(symbols.shape)
     tables = coding_tables(model)
     (first, *others) = encode(symbols, indexes, tables)
-    decoder = Decoder([first + b"\0", *others], tables)
+    decoder = LatentDecoder([first + b"\0", *others], tables)
     with pytest.raises(CacheError, match="payload is damaged, or another model's"):
         decoder.next(indexes)
         decoder.finish()

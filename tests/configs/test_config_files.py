@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.loading import (
+from configs.config_files import (
     DEFAULT_NAME,
     PACKAGED_DIR,
     dump_config,

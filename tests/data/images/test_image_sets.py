@@ -9,7 +9,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.schema.config import DataConfig
-from data.images.loading import load_images
+from data.images.image_sets import load_images
 from tests.support.datasets import load, one_line, save_image
 
 

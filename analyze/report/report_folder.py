@@ -15,7 +15,7 @@ from analyze.report.findings import Findings
 from analyze.report.page import plots_of, tables_of
 from analyze.report.page_html import page_html
 from analyze.report.page_markdown import page_markdown
-from analyze.report.sections import Provenance, make_page
+from analyze.report.sections import ReportOrigin, make_page
 from analyze.report.tables import csv_text
 from analyze.streams.ensemble import write_ensemble
 
@@ -23,7 +23,7 @@ _JSON = "report.json"
 _WRITTEN_BY_OTHERS = ("ensemble.yaml", "channel_weights.json", "index.html")
 
 
-def write_report(findings: Findings, provenance: Provenance, folder: Path) -> Path:
+def write_report(findings: Findings, provenance: ReportOrigin, folder: Path) -> Path:
     """Fill `folder` (made if need be) and return the path of its index.html."""
     page = make_page(findings, provenance)
     _remove_earlier(folder)
@@ -65,7 +65,7 @@ def _remove_earlier(folder: Path) -> None:
             path.unlink()
 
 
-def _json(findings: Findings, provenance: Provenance, files: list[str]) -> str:
+def _json(findings: Findings, provenance: ReportOrigin, files: list[str]) -> str:
     """Return all findings; arrays as lists, and what was not asked for as null or empty."""
     worst, sensitivity = findings.worst, findings.sensitivity
     content = {
