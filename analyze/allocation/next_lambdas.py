@@ -1,4 +1,4 @@
-"""Which lambda to train next, level by level, from the runs there are and what is aimed at."""
+"""Which lambda to train next, level by level: in the largest gap of a curve, or at a target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bjøntegaard deltas between two curves: bits at equal quality, quality at equal bits.
+"""Bits saved: Bjøntegaard deltas between two curves, and against one lambda at equal mAP.
 
 Bjøntegaard 2001 (VCEG-M33), computed by the package `bjontegaard` of Herglotz et al. 2024 ("The
 Bjøntegaard Bible", IEEE Transactions on Image Processing 33, arXiv:2304.12852). Interpolation is

@@ -1,4 +1,9 @@
-"""Run a torchvision detector's heads on given feature maps; the backbone is never run."""
+"""Run a torchvision detector's heads on given feature maps; the backbone is never run.
+
+Detection on the combinations of an analysis differs in one level or a few. The dense head looks at
+levels one by one, and a box head at boxes one by one, each on one level (Lin et al. 2017, Feature
+Pyramid Networks, equation 1): what stays as it was need not be computed again.
+"""
 
 from __future__ import annotations
 

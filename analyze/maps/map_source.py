@@ -1,4 +1,4 @@
-"""What may stand for one level of a split, and how a map becomes what networks take."""
+"""What may stand for one level of a split: any source of maps, and decoded ones on the disk."""
 
 from __future__ import annotations
 

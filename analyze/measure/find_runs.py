@@ -1,4 +1,4 @@
-"""Find the trained runs that an analysis is about."""
+"""Find the trained runs that an analysis is about, and what is known of them without a split."""
 
 from __future__ import annotations
 

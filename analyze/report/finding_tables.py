@@ -1,4 +1,4 @@
-"""Tables of what an analysis found beyond levels and detection."""
+"""Tables of what an analysis found beyond levels and detection, comparisons among them."""
 
 from __future__ import annotations
 

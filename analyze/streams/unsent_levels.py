@@ -1,4 +1,4 @@
-"""The means that a receiver puts in place of a level that is not sent."""
+"""Levels that are not sent: the means in their place, and the bits that say so."""
 
 from __future__ import annotations
 

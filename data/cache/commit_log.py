@@ -2,7 +2,8 @@
 
 The first line names the plan, by the SHA-256 of manifest.json, so that damage there can be told.
 A unit that was found damaged gets a second line that names its damaged levels; when it is mended, a
-third, whole one. The last line about a unit counts.
+third, whole one. The last line about a unit counts. A line holds the samples' checksums, which say
+what the stored bytes have to be.
 """
 
 from __future__ import annotations

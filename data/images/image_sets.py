@@ -1,4 +1,4 @@
-"""One way in for every data set: a split's records, and the pixels of one image."""
+"""One way in for every data set: a split's records, pixels, and which images are bad."""
 
 from __future__ import annotations
 

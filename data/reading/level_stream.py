@@ -1,4 +1,4 @@
-"""Shuffled batches from a level, as fast as memory: crops for training, or whole maps.
+"""Shuffled batches from a level, as fast as memory; and whole maps in order, for evaluation.
 
 A ring of reused buffers is filled in turn; each buffer takes one block of batches with a single
 copying call, made when the block's first batch is asked for. That takes a thousandth of a step on a

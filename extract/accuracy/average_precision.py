@@ -1,4 +1,4 @@
-"""COCO mean average precision of one split's detections, computed by pycocotools."""
+"""COCO mean average precision by pycocotools: of detections, and of a detector on images."""
 
 from __future__ import annotations
 

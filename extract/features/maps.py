@@ -1,4 +1,4 @@
-"""Images through the backbone: the maps that a cache stores of them."""
+"""Images through the backbone: the maps that a cache stores of them, on their way to the CPU."""
 
 from __future__ import annotations
 

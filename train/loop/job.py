@@ -1,4 +1,4 @@
-"""What one run trains, and its parts: readers, codec, stream."""
+"""What one run trains: its readers, codec, stream, and what its weights begin from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The distortion of each level, by its name in the configuration."""
+"""The distortion of each level, by its name in the configuration, and the weights it takes."""
 
 from __future__ import annotations
 

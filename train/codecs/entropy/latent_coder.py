@@ -1,4 +1,10 @@
-"""Symbols to bytes and back: our range coder (rANS) with the tables of CompressAI's models."""
+"""Symbols to bytes and back: our range coder (rANS) with the tables of CompressAI's models.
+
+Encoder and decoder each make the tables from the weights. A count that differs by one between the
+two ends in garbage, and float32 arithmetic does differ: between a GPU and a CPU, two kinds of
+processor, two versions of PyTorch. So tables are computed on the CPU in float64, whose last digits
+(1e-16) hardly ever change a count of 2**-16, and quantiles are rounded to multiples of 2**-10.
+"""
 
 from __future__ import annotations
 

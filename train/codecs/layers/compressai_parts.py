@@ -1,4 +1,9 @@
-"""The parts of CompressAI that the codecs are built from, imported without its start-up warning."""
+"""What codecs take from CompressAI: its parts, without a start-up warning, and its likelihoods.
+
+CompressAI's entropy models draw their own noise while training. Here the codec adds the noise, so
+that several processes can share one draw (see LevelCodec.noise_share), and so that the transforms
+and the likelihood see the same noisy latents; only the densities come from CompressAI.
+"""
 
 from __future__ import annotations
 
