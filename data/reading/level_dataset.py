@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader, Verify
 
 
@@ -20,11 +21,14 @@ class LevelDataset(Dataset[Tensor]):
     CacheError as `LevelReader` does, IndexError beyond the last image.
     """
 
-    def __init__(self, cache: Path | str, level: int, *, verify: Verify = "auto") -> None:
-        self._cache = Path(cache)
+    def __init__(
+        self, cache: CacheFolder | Path | str, level: int, *, verify: Verify = "auto"
+    ) -> None:
+        folder = CacheFolder.of(cache)
+        self._cache = folder.path
         self._level = level
         self._verify: Verify = verify
-        self.reader = LevelReader(self._cache, level, verify=verify)
+        self.reader = LevelReader(folder, level, verify=verify)
 
     def __len__(self) -> int:
         return self.reader.num_samples

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import CacheError
+from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
-from data.cache.commit_log import differing_rows, expected_checksums, hash_log, read_commits
+from data.cache.commit_log import differing_rows, expected_checksums
 from data.cache.containers import STORES, rows_of_shard
-from data.cache.manifest import LevelInfo, Manifest
+from data.cache.manifest import LevelInfo
 from data.system.mapped_files import MappedFiles, is_remote
 
 Verify = Literal["auto", "on_open", "size"]
@@ -28,14 +29,18 @@ class LevelReader:
 
     Sample i is the image `manifest.samples[i]`. `verify`: check each shard's checksums when it is
     first touched (`on_open`), or only its size and index (`size`); `auto` is `on_open` on network
-    file systems. Raises CacheError if the level is not stored, not complete, or damaged.
+    file systems. `cache` is a folder, or one that is open already, so that several levels share
+    its manifest. Raises CacheError if the level is not stored, not complete, or damaged.
     """
 
-    def __init__(self, cache: Path, level: int, *, verify: Verify = "size") -> None:
-        self.cache = cache
-        self.manifest = Manifest.load(cache)
+    def __init__(
+        self, cache: CacheFolder | Path | str, level: int, *, verify: Verify = "auto"
+    ) -> None:
+        self.folder = CacheFolder.of(cache)
+        self.cache = self.folder.path
+        self.manifest = self.folder.manifest
         self.info: LevelInfo = self.manifest.level(level)
-        self.statistics = _read_statistics(cache, level)
+        self.statistics = _read_statistics(self.cache, level)
         self._shards = [
             (bucket, shard)
             for bucket, info in enumerate(self.manifest.buckets)
@@ -59,8 +64,10 @@ class LevelReader:
         )[bucket_of]
         """(H, W, C) of each sample, int64 [n, 3]."""
         if (self._starts_bytes % self.dtype.itemsize).any():
-            raise CacheError(f"{cache}: level {level}: samples are not aligned: not written by us")
-        by_touch = verify == "on_open" or (verify == "auto" and is_remote(cache))
+            raise CacheError(
+                f"{self.cache}: level {level}: samples are not aligned: not written by us"
+            )
+        by_touch = verify == "on_open" or (verify == "auto" and is_remote(self.cache))
         self._unchecked = np.full(len(self._shards), by_touch)
 
     @property
@@ -68,10 +75,10 @@ class LevelReader:
         """Number of images."""
         return len(self.manifest.samples)
 
-    @cached_property
+    @property
     def content_id(self) -> str:
-        """What tells this cache from others with the same plan, too: of other images, or mended."""
-        return f"{self.manifest.fingerprint} {hash_log(self.cache)}"
+        """What tells this cache from others with the same plan: see `CacheFolder`."""
+        return self.folder.content_id
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -174,8 +181,7 @@ class LevelReader:
     @cached_property
     def _expected(self) -> list[list[int | None]]:
         """Every sample's committed checksum; once, as the log of a large cache takes its time."""
-        commits = read_commits(self.cache, statistics=False)
-        return expected_checksums(self.manifest, commits, self.info.index)
+        return expected_checksums(self.manifest, self.folder.commits, self.info.index)
 
     def _check_shard(self, number: int) -> None:
         """Compare a shard's samples with their committed checksums; CacheError if one differs."""
