@@ -26,7 +26,7 @@ from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
 from data.images.records import ImageSet
 from extract.cli import extract_features
-from tests.support.chromium import CHROMIUM, screenshot
+from tests.support.chromium import needs_chromium, screenshot
 from tests.support.coded_study import compress
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
 from train.cli import train_level
@@ -58,12 +58,6 @@ def analyse(
         "--kept", str(report.parent / "kept"), "--anchors", "none", *more,
     )  # fmt: skip
     return CliRunner().invoke(analyze_levels, list(arguments))
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of the time of a tiny analysis."""
-    monkeypatch.setattr("analyze.analysis.level_pictures", lambda *_: ())
 
 
 def rows_of(report: Path) -> list[dict[str, str]]:
@@ -183,7 +177,7 @@ def test_second_analysis_uses_what_the_first_measured(
     reported: Reported,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    no_pictures: None,
+    undrawn: None,
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
@@ -239,7 +233,7 @@ def test_kept_results_are_used_for_nothing_but_what_they_were_measured_on(
     reported: Reported,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    no_pictures: None,
+    undrawn: None,
     change: Callable[[Path], None],
     again: set[str],
 ) -> None:
@@ -270,7 +264,7 @@ def test_kept_results_are_used_for_nothing_but_what_they_were_measured_on(
 
 
 def test_damaged_cache_is_refused_and_nothing_of_it_is_kept(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, undrawn: None
 ) -> None:
     features = tmp_path / "features"
     shutil.copytree(study.root, features)
@@ -299,7 +293,7 @@ def test_damaged_cache_is_refused_and_nothing_of_it_is_kept(
 
 
 def test_what_cannot_be_had_in_the_end_does_not_cost_the_report(
-    study: TinyStudy, tmp_path: Path, no_pictures: None
+    study: TinyStudy, tmp_path: Path, undrawn: None
 ) -> None:
     out = tmp_path / "runs"
     result = CliRunner().invoke(train_level, [
@@ -329,7 +323,7 @@ def test_next_lambdas_aim_at_the_target_that_is_named(
     checkpoints: Path,
     reported: Reported,
     tmp_path: Path,
-    no_pictures: None,
+    undrawn: None,
     target: tuple[str, ...],
     reasons: list[str],
 ) -> None:
@@ -362,7 +356,7 @@ def test_bits_of_a_target_are_shared_out_as_the_allocation_shares_its_own(
 
 
 def test_named_run_that_a_newer_one_replaces_is_told(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, no_pictures: None
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, undrawn: None
 ) -> None:
     (run,) = checkpoints.glob("*_level_3/run_*")
     older = tmp_path / "runs" / run.parent.name / f"run_20000101_000000{run.name[19:]}"
@@ -372,7 +366,7 @@ def test_named_run_that_a_newer_one_replaces_is_told(
     assert f"missing: {older} is left out: {run} is of the same level" in result.output
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_chromium
 def test_page_opens_in_chromium_without_an_error(reported: Reported, tmp_path: Path) -> None:
     for name, size, dark in (("wide", (1400, 1000), False), ("phone", (420, 900), True)):
         picture = tmp_path / f"{name}.png"
@@ -384,7 +378,7 @@ def test_page_opens_in_chromium_without_an_error(reported: Reported, tmp_path: P
         assert ground == ((13, 17, 23) if dark else (255, 255, 255))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_chromium
 def test_readme_shows_the_first_screen_of_a_report(reported: Reported, tmp_path: Path) -> None:
     """With FPN_README_REPORT=<report folder> the picture is taken anew, of that report."""
     named = os.environ.get("FPN_README_REPORT")
@@ -451,7 +445,7 @@ def test_without_any_cache_the_error_is_one_line_with_the_command_to_run(
 
 
 def test_level_without_a_run_is_named_and_the_others_are_reported(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, no_pictures: None
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, undrawn: None
 ) -> None:
     fewer = tmp_path / "runs"
     shutil.copytree(checkpoints, fewer)
@@ -490,7 +484,7 @@ def test_split_without_boxes_gives_rates_and_says_why_there_is_no_map(
     study: TinyStudy,
     checkpoints: Path,
     tmp_path: Path,
-    no_pictures: None,
+    undrawn: None,
     change: Callable[[ImageSet], ImageSet],
     why: str,
 ) -> None:

@@ -48,7 +48,7 @@ def test_a_run_reads_its_model_from_its_own_checkpoint(checkpoints: Path) -> Non
 
 
 def test_runs_of_all_models_are_in_one_report_with_real_rates_and_map(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, undrawn: None
 ) -> None:
     result = CliRunner().invoke(analyze_levels, [
         "--config", str(study.config_file), "--features", str(study.root),
