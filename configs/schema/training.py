@@ -12,7 +12,10 @@ from configs.schema.section import (
     Positive,
     PositiveFloat,
     SchemaSection,
+    ours_or_own,
 )
+
+DISTORTION_NAMES = ("mse", "channel_weighted", "object_weighted")
 
 
 class OptimizerConfig(SchemaSection):
@@ -66,9 +69,10 @@ class TrainingConfig(SchemaSection):
     """Compile the transforms with torch.compile (needs a C++ compiler on a CPU)."""
     cuda_graphs: bool = True
     """On a GPU, record a step and repeat it, instead of asking for each of its kernels again."""
-    distortion: Literal["mse", "channel_weighted", "object_weighted"] = "mse"
+    distortion: Annotated[str, ours_or_own(*DISTORTION_NAMES)] = "mse"
     """object_weighted: positions near what the detector's dense head takes for an object count
-    most; train-level then loads the detector of the configuration."""
+    most; train-level then loads the detector of the configuration. Or a function of your own,
+    `package.module:name`: (x_hat, x), float32 [B, C, H, W] each, to the error of each element."""
     channel_weights: str = "variance"
     """For channel_weighted: `variance` (each channel's error over its variance in the cache) or a
     JSON file {"levels": {"0": [one weight a channel], ...}}. Weights are scaled to a mean of 1."""

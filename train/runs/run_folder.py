@@ -194,7 +194,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _settings(config: Config) -> dict[str, Any]:
     training = config.training.model_dump(exclude=_NOT_OF_THE_RUN)
     return {
-        "model": config.model.model_dump(),
+        "model": config.model.architecture(),
         "training": training,
         "validation": config.validation.model_dump(),
     }
