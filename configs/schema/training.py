@@ -63,8 +63,9 @@ class TrainingConfig(SchemaSection):
     shuffle: Literal["full", "shards"] = "full"
     """full: over the whole split. shards: four shards at a time, for caches beyond memory."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the transforms (autocast); the entropy model is always float32. auto: bfloat16 where a few
-    measured steps are at least a tenth faster with it; the run's record says which it was."""
+    """Of the transforms (autocast); the entropy model is always float32. auto: bfloat16 on CUDA
+    devices of capability 8.0 or more and on processors with AMX-BF16 or AVX512-BF16, else float32;
+    the run's record says which and why, and a run that goes on keeps it."""
     compile: bool = False
     """Compile the transforms with torch.compile (needs a C++ compiler on a CPU)."""
     cuda_graphs: bool = True

@@ -54,6 +54,8 @@ class RunRecord:
     num_processes: int
     num_threads: int
     started: str
+    precision_reason: str = ""
+    """Why it is this precision, where `training.precision` is auto."""
     warm_start: dict[str, str] | None = None
     """Folder and model hash of the run whose best model this one began from."""
     seconds: float = 0.0
