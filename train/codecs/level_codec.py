@@ -94,6 +94,11 @@ class LevelCodec(MapTransforms, ABC):
         """Return the parameters that `aux_loss`, and nothing else, trains: the quantiles."""
         return [each.quantiles for each in self.modules() if isinstance(each, EntropyBottleneck)]
 
+    def aux_loss(self) -> Tensor:
+        """Return how far the quantiles are from where their densities say; 0 if there are none."""
+        losses = [each.loss() for each in self.modules() if isinstance(each, EntropyBottleneck)]
+        return sum(losses, start=self.mean.new_zeros(()))
+
     def compile_transforms(self) -> None:
         """Compile each transform in place (nn.Module.compile); the state's keys do not change."""
         for name in self.transform_names:

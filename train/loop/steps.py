@@ -137,7 +137,8 @@ class Step:
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
         session.optimizer.step()
         aux = codec.aux_loss()
-        aux.backward()
+        if aux.requires_grad:
+            aux.backward()  # type: ignore[no-untyped-call]
         session.aux_optimizer.step()
         return torch.stack([value.detach() for value in (loss, mse, bpp, aux, norm)])
 
