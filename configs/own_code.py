@@ -50,6 +50,12 @@ def load_own(name: str, what: str) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
+def told(error: Exception) -> str:
+    """Return what an error of someone else's code says, and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+
+
 def _not_imported(error: Exception, module: str, shown: str) -> ConfigError:
     is_missing = isinstance(error, ModuleNotFoundError) and error.name is not None
     if is_missing and f"{module}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
@@ -57,8 +63,4 @@ def _not_imported(error: Exception, module: str, shown: str) -> ConfigError:
             f"{shown} cannot be imported ({error}): "
             f"install its package, or run the command in the folder that holds it ({Path.cwd()})"
         )
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return ConfigError(
-        f"{shown} cannot be imported: {type(error).__name__}: {error} "
-        f"({last.filename}, line {last.lineno})"
-    )
+    return ConfigError(f"{shown} cannot be imported: {told(error)}")

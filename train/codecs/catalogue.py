@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 
 from configs.errors import ConfigError
-from configs.own_code import is_own, load_own
+from configs.own_code import is_own, load_own, told
 from configs.schema.model import ModelConfig
 from train.codecs.autoregressive import JointAutoregressive
 from train.codecs.entropy.latent_coder import brings_tables
@@ -27,7 +27,7 @@ def build_codec(model: ModelConfig, num_channels: int, num_levels: int = 1) -> L
     """Return an untrained codec for maps of `num_channels` channels of `num_levels` levels.
 
     Raises ConfigError for a codec of the user's own that cannot be imported, takes no such options,
-    is no LevelCodec, or holds an entropy model without coding tables.
+    fails, is no LevelCodec, or holds an entropy model without coding tables.
     """
     size = CodecSize(
         num_channels=num_channels,
@@ -52,7 +52,10 @@ def _own(model: ModelConfig, size: CodecSize) -> LevelCodec:
         ) from None
     if missing := sorted(getattr(make, "__abstractmethods__", ())):
         raise ConfigError(f"model.name: {model.name!r} is unfinished: write {', '.join(missing)}")
-    codec = make(size, **model.options)
+    try:
+        codec = make(size, **model.options)
+    except Exception as error:  # whatever someone else's code does
+        raise ConfigError(f"model.name: {model.name!r} cannot be made: {told(error)}") from error
     if not isinstance(codec, LevelCodec):
         raise ConfigError(
             f"model.name: {model.name!r} gives a {type(codec).__name__}: "
