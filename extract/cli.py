@@ -22,7 +22,8 @@ from configs.options import (
     run_command,
     with_detection_checkpoint,
 )
-from configs.schema.config import Config, DataConfig
+from configs.schema.config import Config
+from configs.schema.data import DataConfig
 from data.cache.manifest import FILE_NAME
 from data.cache.verification import mark_damaged, verify_cache
 from data.images.image_sets import first_images, load_images, readable_images

@@ -129,17 +129,20 @@ def _strings(codec: LevelCodec, maps: list[Tensor]) -> dict[str, Callable[[], ob
     """Return contestants that code all latents: what stands between the transforms."""
     latents = [stock_coding.latents(codec, x) for x in maps]
     shapes = [(int(y.shape[-2]), int(y.shape[-1])) for y in latents]
-    ours = [codec._encoded(y) for y in latents]
+    ours = [codec.encode_latents(y) for y in latents]
     stock = [stock_coding.encode(codec, y) for y in latents]
     for strings, others, shape in zip(ours, stock, shapes, strict=True):
         # In float32 and float64 a latent between two whole numbers may be rounded either way.
-        off = (codec._decoded(strings, shape) - stock_coding.decode(codec, others, shape)).abs()
+        off = (
+            codec.decode_latents(strings, shape) - stock_coding.decode(codec, others, shape)
+        ).abs()
         assert float((off > 0.01).float().mean()) < 0.01, "both must code the same latents"
     return {
-        "encode, ours": lambda: [codec._encoded(y) for y in latents],
+        "encode, ours": lambda: [codec.encode_latents(y) for y in latents],
         "encode, stock": lambda: [stock_coding.encode(codec, y) for y in latents],
         "decode, ours": lambda: [
-            codec._decoded(strings, shape) for strings, shape in zip(ours, shapes, strict=True)
+            codec.decode_latents(strings, shape)
+            for strings, shape in zip(ours, shapes, strict=True)
         ],
         "decode, stock": lambda: [
             stock_coding.decode(codec, strings, shape)

@@ -19,6 +19,7 @@ from configs.config_files import (
     load_config,
     packaged_names,
 )
+from configs.errors import ConfigError
 from configs.schema.config import Config
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,8 @@ def test_defaults_of_model_and_training_are_the_published_ones() -> None:
         "n_hidden": 128,
         "n_channels": 192,
         "fpn_channels_per_level": 256,
+        "options": {},
+        "fast_cpu": "auto",
     }
     training = config.training
     assert (training.batch_size, training.epochs) == (8, 100)
@@ -113,6 +116,13 @@ def test_full_example_loads_and_keeps_each_value(tmp_path: Path) -> None:
     assert (config.detector.min_size, config.detector.max_size) == (320, 533)
     assert config.detector.checkpoint == "../shared/detectors/pedestrian.pth"
     assert config.training == Config().training
+
+
+def test_a_misspelt_distortion_is_told_its_name_and_ones_own_is_taken() -> None:
+    with pytest.raises(ConfigError, match=r"'objct_weighted' .* mean 'object_weighted'\?"):
+        load_config(overrides=["training.distortion=objct_weighted"])
+    config = load_config(overrides=["training.distortion=own.errors:huber"])
+    assert config.training.distortion == "own.errors:huber"
 
 
 @pytest.mark.parametrize("text", ["5e-5", "5.0e-5", "5E-05", "0.00005", ".5e-4"])

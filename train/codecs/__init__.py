@@ -1,4 +1,4 @@
 """The codec of one level: its contract, the models, their names.
 
-May import: configs.schema, train.codecs.entropy, train.codecs.fast, train.codecs.layers.
+May import: configs, configs.schema, train.codecs.entropy, train.codecs.fast, train.codecs.layers.
 """

@@ -42,8 +42,8 @@ class JointAutoregressive(MeanScaleHyperprior):
         self.entropy_parameters = entropy_parameters(latents)
 
     def _parameters_in_parallel(self, side: Tensor, noisy: Tensor) -> Tensor:
-        context = self._transformed(self.context_prediction, noisy)
-        return self._transformed(self.entropy_parameters, torch.cat((side, context), 1))
+        context = self.transformed(self.context_prediction, noisy)
+        return self.transformed(self.entropy_parameters, torch.cat((side, context), 1))
 
     def _scan_places(
         self, side: Tensor, shape: tuple[int, int], choose: Choose, exact: Exact

@@ -1,15 +1,21 @@
-"""The codecs by the names that `model.name` gives them."""
+"""The codecs by the names that `model.name` gives them, ours and the user's own."""
 
 from __future__ import annotations
 
-from configs.schema.config import ModelConfig
+import inspect
+from collections.abc import Callable
+
+from configs.errors import ConfigError
+from configs.own_code import is_own, load_own, told
+from configs.schema.model import ModelConfig
 from train.codecs.autoregressive import JointAutoregressive
+from train.codecs.entropy.latent_coder import brings_tables
 from train.codecs.factorized import FactorizedPrior
 from train.codecs.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from train.codecs.layers.transforms import CodecSize
 from train.codecs.level_codec import LevelCodec
 
-MODELS: dict[str, type[FactorizedPrior] | type[ScaleHyperprior]] = {
+MODELS: dict[str, Callable[[CodecSize], LevelCodec]] = {
     "factorized_prior_specific_level": FactorizedPrior,
     "scale_hyperprior": ScaleHyperprior,
     "mean_scale_hyperprior": MeanScaleHyperprior,
@@ -18,13 +24,43 @@ MODELS: dict[str, type[FactorizedPrior] | type[ScaleHyperprior]] = {
 
 
 def build_codec(model: ModelConfig, num_channels: int, num_levels: int = 1) -> LevelCodec:
-    """Return an untrained codec for maps of `num_channels` channels of `num_levels` levels."""
-    return MODELS[model.name](
-        CodecSize(
-            num_channels=num_channels,
-            n_hidden=model.n_hidden,
-            n_channels=model.n_channels,
-            stages=model.stages,
-            num_levels=num_levels,
-        )
+    """Return an untrained codec for maps of `num_channels` channels of `num_levels` levels.
+
+    Raises ConfigError for a codec of the user's own that cannot be imported, takes no such options,
+    fails, is no LevelCodec, or holds an entropy model without coding tables.
+    """
+    size = CodecSize(
+        num_channels=num_channels,
+        n_hidden=model.n_hidden,
+        n_channels=model.n_channels,
+        stages=model.stages,
+        num_levels=num_levels,
     )
+    codec = _own(model, size) if is_own(model.name) else MODELS[model.name](size)
+    codec.layer_by_layer = model.fast_cpu == "never"
+    return codec
+
+
+def _own(model: ModelConfig, size: CodecSize) -> LevelCodec:
+    make = load_own(model.name, "model.name")
+    signature = inspect.signature(make)
+    try:
+        signature.bind(size, **model.options)
+    except TypeError as error:
+        raise ConfigError(
+            f"model.options: {model.options} do not fit {model.name}{signature}: {error}"
+        ) from None
+    if missing := sorted(getattr(make, "__abstractmethods__", ())):
+        raise ConfigError(f"model.name: {model.name!r} is unfinished: write {', '.join(missing)}")
+    try:
+        codec = make(size, **model.options)
+    except Exception as error:  # whatever someone else's code does
+        raise ConfigError(f"model.name: {model.name!r} cannot be made: {told(error)}") from error
+    if not isinstance(codec, LevelCodec):
+        raise ConfigError(
+            f"model.name: {model.name!r} gives a {type(codec).__name__}: "
+            "derive it from train.codecs.level_codec.LevelCodec"
+        )
+    for module in codec.modules():
+        brings_tables(module)
+    return codec

@@ -29,16 +29,16 @@ class FactorizedPrior(LevelCodec):
     def __init__(self, size: CodecSize) -> None:
         super().__init__(size, bottleneck_channels=size.n_channels)
 
-    def _noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        noisy = self._noisy(y)
+    def noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        noisy = self.with_noise(y)
         return noisy, {"y": bottleneck_likelihood(self.entropy_bottleneck, noisy)}
 
-    def _rounded_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        y_hat = self._bottleneck_rounded(y)
+    def rounded_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        y_hat = self.round_to_medians(y)
         return y_hat, {"y": bottleneck_likelihood(self.entropy_bottleneck, y_hat)}
 
-    def _encoded(self, y: Tensor) -> list[list[bytes]]:
-        return [[payload] for payload in self._bottleneck_encoded(y)]
+    def encode_latents(self, y: Tensor) -> list[list[bytes]]:
+        return [[payload] for payload in self.encode_bottleneck(y)]
 
-    def _decoded(self, strings: Sequence[Sequence[bytes]], shape: tuple[int, int]) -> Tensor:
-        return self._bottleneck_decoded([payload for (payload,) in strings], shape)
+    def decode_latents(self, strings: Sequence[Sequence[bytes]], shape: tuple[int, int]) -> Tensor:
+        return self.decode_bottleneck([payload for (payload,) in strings], shape)

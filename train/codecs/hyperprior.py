@@ -95,16 +95,16 @@ class ScaleHyperprior(LevelCodec):
         return self._float64[network]
 
     def _hyper_latents(self, y: Tensor) -> Tensor:
-        return self._transformed(self.h_a, pad_to_multiple(y.abs(), 4))
+        return self.transformed(self.h_a, pad_to_multiple(y.abs(), 4))
 
     def _scales_and_means(self, parameters: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         """Split the parameters of the Gaussians, whose channels are dimension `dim`."""
         return parameters, torch.zeros_like(parameters)
 
-    def _noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        z = self._noisy(self._hyper_latents(y))
-        noisy = self._noisy(y)
-        side = self._transformed(self.h_s, z)[..., : y.shape[-2], : y.shape[-1]]
+    def noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        z = self.with_noise(self._hyper_latents(y))
+        noisy = self.with_noise(y)
+        side = self.transformed(self.h_s, z)[..., : y.shape[-2], : y.shape[-1]]
         scales, means = self._scales_and_means(self._parameters_in_parallel(side, noisy), 1)
         return noisy, {
             "y": gaussian_likelihood(self.gaussian_conditional, noisy, scales, means),
@@ -115,8 +115,8 @@ class ScaleHyperprior(LevelCodec):
         """Return the parameters of all Gaussians from h_s's output and the noisy latents."""
         return side
 
-    def _rounded_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        z_hat = self._bottleneck_rounded(self._hyper_latents(y))
+    def rounded_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        z_hat = self.round_to_medians(self._hyper_latents(y))
         rows = _as_rows(y)
 
         def rounded(places: Tensor, scales: Tensor, means: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ class ScaleHyperprior(LevelCodec):
             "z": bottleneck_likelihood(self.entropy_bottleneck, z_hat),
         }
 
-    def _encoded(self, y: Tensor) -> list[list[bytes]]:
-        tables = self._coding("gaussian_conditional")
+    def encode_latents(self, y: Tensor) -> list[list[bytes]]:
+        tables = self.tables("gaussian_conditional")
         z = self._hyper_latents(y)
         rows = _as_rows(y)
         symbols, indexes = [], []
@@ -140,17 +140,17 @@ class ScaleHyperprior(LevelCodec):
             indexes.append(self._indexes(scales))
             return symbols[-1]
 
-        z_hat = self._bottleneck_rounded(z)
+        z_hat = self.round_to_medians(z)
         self._scan(z_hat, _shape_of(y), rounded, self._kept_in_float64)
         y_strings = encode(torch.cat(symbols, 1), torch.cat(indexes, 1), tables)
         return [
-            list(payloads) for payloads in zip(y_strings, self._bottleneck_encoded(z), strict=True)
+            list(payloads) for payloads in zip(y_strings, self.encode_bottleneck(z), strict=True)
         ]
 
-    def _decoded(self, strings: Sequence[Sequence[bytes]], shape: tuple[int, int]) -> Tensor:
+    def decode_latents(self, strings: Sequence[Sequence[bytes]], shape: tuple[int, int]) -> Tensor:
         y_strings, z_strings = zip(*strings, strict=True)
-        z_hat = self._bottleneck_decoded(z_strings, (-(-shape[0] // 4), -(-shape[1] // 4)))
-        decoder = LatentDecoder(y_strings, self._coding("gaussian_conditional"))
+        z_hat = self.decode_bottleneck(z_strings, (-(-shape[0] // 4), -(-shape[1] // 4)))
+        decoder = LatentDecoder(y_strings, self.tables("gaussian_conditional"))
 
         def decoded(places: Tensor, scales: Tensor, means: Tensor) -> Tensor:
             return decoder.next(self._indexes(scales)).to(means)
@@ -206,7 +206,7 @@ class MeanScaleHyperprior(ScaleHyperprior):
         )
 
     def _hyper_latents(self, y: Tensor) -> Tensor:
-        return self._transformed(self.h_a, pad_to_multiple(y, 4))
+        return self.transformed(self.h_a, pad_to_multiple(y, 4))
 
     def _scales_and_means(self, parameters: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         scales, means = parameters.chunk(2, dim)

@@ -180,7 +180,7 @@ def refuse_other_kind(job: Job, caches: Caches) -> None:
     detector = caches.train[0].manifest.detector["weights_sha256"]
     pairs = (
         ("of level", list(info.levels), list(caches.levels)),
-        ("with model", info.config.model.model_dump(), job.config.model.model_dump()),
+        ("with model", info.config.model.architecture(), job.config.model.architecture()),
         ("of detector weights", info.detector_weights_sha256[:12], detector[:12]),
     )
     for what, its, wanted in pairs:

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from configs.errors import CacheError
-from data.reading.transfer import on_device
 from train.loop.epoch_end import EpochEnd
 from train.loop.job import (
     Caches,
@@ -46,7 +45,7 @@ from train.runs.run_folder import RunRecord, locked, make_run_folder, save_confi
 log = logging.getLogger(__name__)
 
 _STEPS_BETWEEN_QUESTIONS = 32
-_UNMEASURED = ""
+_UNDECIDED = ""
 
 
 def train_level(
@@ -181,7 +180,7 @@ def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
         versions={name: version(name) for name in ("torch", "compressai", "numpy")},
         seed=settings.seed,
         device=job.device,
-        precision=_UNMEASURED if settings.precision == "auto" else settings.precision,
+        precision=_UNDECIDED if settings.precision == "auto" else settings.precision,
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
         num_processes=world.size,
         num_threads=torch.get_num_threads(),
@@ -204,18 +203,12 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         session.codec.load_state_dict(weights)
         record.warm_start = {"run": str(start), "model_sha256": hash_model(weights)}
         log.info("beginning from the best model of %s", start)
-    if record.precision == _UNMEASURED:
-        record.precision = world.from_first(lambda: _measured_precision(session))
+    if record.precision == _UNDECIDED:
+        record.precision, record.precision_reason = world.from_first(
+            lambda: choose_precision(session.device)
+        )
     session.codec.autocast_dtype = autocast_dtype(record.precision)
     if world.writes:
         save_config(folder, job.config)
         record.save(folder)
     return record
-
-
-def _measured_precision(session: Session) -> str:
-    position = session.stream.state_dict()
-    _, features = next(iter(on_device(session.stream, session.device)))
-    precision = choose_precision(session.codec, features)
-    session.stream.load_state_dict(position)
-    return precision

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.schema.config import Config, TrainingConfig
+from configs.schema.config import Config
+from configs.schema.training import TrainingConfig
 from data.reading.level_stream import LevelStream
 from data.reading.mixed_stream import MixedLevelStream
 from train.codecs.level_codec import LevelCodec
@@ -167,10 +168,12 @@ def _cosine(settings: TrainingConfig) -> Callable[[int], float]:
 def _adam(
     parameters: Sequence[nn.Parameter], learning_rate: float, betas: tuple[float, float]
 ) -> torch.optim.Optimizer:
+    # As a group, which may be empty: not every codec has quantiles.
+    groups = [{"params": list(parameters)}]
     try:
-        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True)
+        return torch.optim.Adam(groups, lr=learning_rate, betas=betas, fused=True)
     except RuntimeError:  # this version of torch has no fused Adam for the device
-        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas)
+        return torch.optim.Adam(groups, lr=learning_rate, betas=betas)
 
 
 def _random_state(device: str) -> dict[str, Tensor]:

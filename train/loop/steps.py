@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from configs.log_setup import bar_interval_s
-from configs.schema.config import TrainingConfig
+from configs.schema.training import TrainingConfig
 from data.reading.level_stream import Batch
 from data.reading.transfer import Waiting, on_device
 from train.loop.cutmix import cutmix
@@ -137,7 +137,8 @@ class Step:
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
         session.optimizer.step()
         aux = codec.aux_loss()
-        aux.backward()
+        if aux.requires_grad:
+            aux.backward()  # type: ignore[no-untyped-call]
         session.aux_optimizer.step()
         return torch.stack([value.detach() for value in (loss, mse, bpp, aux, norm)])
 

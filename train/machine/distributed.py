@@ -72,7 +72,9 @@ class World:
             return codec
         # Each rank learns the quantiles by itself, from the same parameters: nothing to average.
         ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
-        ignore(codec, ["entropy_bottleneck.quantiles"])  # type: ignore[no-untyped-call]
+        quantiles = {id(parameter) for parameter in codec.aux_parameters()}
+        names = [name for name, each in codec.named_parameters() if id(each) in quantiles]
+        ignore(codec, names)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(codec, broadcast_buffers=False)
 
 

@@ -1,56 +1,54 @@
-"""Which arithmetic the transforms use: float32, or bfloat16 where that is measurably faster."""
+"""Which arithmetic the transforms use: float32, or bfloat16 where the device computes with it.
+
+`training.precision: auto` goes by what the device is, not by a stop-watch: two seeds of one study,
+side by side on a busy machine, get one precision.
+"""
 
 from __future__ import annotations
 
 import logging
-import time
-from statistics import median
+from collections.abc import Collection
+from pathlib import Path
 
 import torch
-from torch import Tensor
-
-from train.codecs.level_codec import LevelCodec
-from train.objective.rate_distortion import rate_distortion
 
 log = logging.getLogger(__name__)
 
-_WORTH_IT = 1.1
-_HOPELESS = 0.5  # a processor without bfloat16 takes ten times as long: nothing to time a batch for
-_TIMED_STEPS = 3
+_LEAST_CAPABILITY = (8, 0)  # Ampere: the first NVIDIA GPUs whose tensor cores take bfloat16
+_CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # instructions that multiply bfloat16; others emulate them
+_CPUINFO = Path("/proc/cpuinfo")
 
 
-def choose_precision(codec: LevelCodec, features: Tensor) -> str:
-    """Time steps on a batch, float32 [B, C, H, W], in both; return `float32` or `bfloat16`.
+def precision_by_rule(
+    kind: str, *, capability: tuple[int, int] = (0, 0), cpu_flags: Collection[str] = ()
+) -> tuple[str, str]:
+    """Return (`float32` or `bfloat16`, why) for a device; pure.
 
-    Neither weights nor random numbers change.
+    `kind` is torch's (cpu, cuda, ...), `capability` a CUDA device's, `cpu_flags` are as
+    /proc/cpuinfo spells them.
     """
-    if features.is_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "float32"
-    devices = [features.device] if features.is_cuda else []
-    before, training = codec.autocast_dtype, codec.training
-    codec.train()
-    with torch.random.fork_rng(devices=devices):
-        ratio = _ratio(codec, features[:1], num_steps=1)
-        if ratio > _HOPELESS:
-            ratio = _ratio(codec, features, num_steps=_TIMED_STEPS)
-    codec.autocast_dtype = before
-    codec.train(training)
-    codec.zero_grad(set_to_none=True)
-    log.info("precision: a step takes %.2f times as long in float32 as in bfloat16", ratio)
-    return "bfloat16" if ratio >= _WORTH_IT else "float32"
+    if kind == "cuda":
+        its = "CUDA capability {}.{}".format(*capability)
+        if capability >= _LEAST_CAPABILITY:
+            return "bfloat16", its
+        return "float32", f"{its} has no bfloat16 of its own: that begins with 8.0"
+    if kind == "cpu":
+        there = [flag for flag in _CPU_FLAGS if flag in cpu_flags]
+        if there:
+            return "bfloat16", f"the processor has {' and '.join(there)}"
+        return "float32", f"the processor has neither {' nor '.join(_CPU_FLAGS)}"
+    return "float32", f"no rule for devices of kind {kind}"
 
 
-def _ratio(codec: LevelCodec, features: Tensor, *, num_steps: int) -> float:
-    """Return the median time of a step in float32 over that in bfloat16."""
-    dtypes = {"float32": None, "bfloat16": torch.bfloat16}
-    seconds: dict[str, list[float]] = {name: [] for name in dtypes}
-    for turn in range(num_steps + 1):
-        for name, dtype in dtypes.items():
-            codec.autocast_dtype = dtype
-            taken = _seconds_of_step(codec, features)
-            if turn:  # the first one warms up
-                seconds[name].append(taken)
-    return median(seconds["float32"]) / median(seconds["bfloat16"])
+def choose_precision(device: str) -> tuple[str, str]:
+    """Return what `precision_by_rule` says of a device of this machine, and log it."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        chosen = precision_by_rule(kind, capability=torch.cuda.get_device_capability(device))
+    else:
+        chosen = precision_by_rule(kind, cpu_flags=_flags_of_cpu())
+    log.info("precision: %s: %s", *chosen)
+    return chosen
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
@@ -58,11 +56,11 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
-def _seconds_of_step(codec: LevelCodec, features: Tensor) -> float:
-    sizes = torch.tensor([features.shape[-2:]] * len(features))
-    start = time.perf_counter()
-    loss, _, _ = rate_distortion(codec(features), features, sizes, 1.0)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if features.is_cuda:
-        torch.cuda.synchronize(features.device)
-    return time.perf_counter() - start
+def _flags_of_cpu() -> list[str]:
+    # torch.cpu.get_capabilities says the same, but not in every version that we run on.
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = (line.partition(":") for line in text.splitlines())
+    return next((flags.split() for name, _, flags in lines if name.strip() == "flags"), [])

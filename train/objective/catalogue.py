@@ -1,4 +1,10 @@
-"""The distortion of each level, by its name in the configuration, and the weights it takes."""
+"""The distortion of each level, by its name in the configuration, and the weights it takes.
+
+A distortion of the user's own is a function `package.module:name` of (x_hat, x), float32
+[B, C, H, W] each, that returns the error of each element; padding, sums and means are taken care
+of. It has to be differentiable in x_hat. On a GPU it is recorded with the step that it is part of
+(`training.cuda_graphs`): it may not ask for values on the CPU, nor draw random numbers there.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from configs.errors import ConfigError
-from configs.schema.config import Config, TrainingConfig
+from configs.own_code import is_own, load_own
+from configs.schema.config import Config
+from configs.schema.training import TrainingConfig
 from data.reading.level_reader import LevelReader
 from train.objective.object_weights import object_weights
 from train.objective.rate_distortion import Distortion, channel_weighted, square_error
@@ -80,10 +89,14 @@ def _read(path: Path, level: int, num_channels: int) -> NDArray[Any]:
 def distortions(config: Config, readers: Sequence[LevelReader], device: str) -> list[Distortion]:
     """Return the distortion of each level as `training.distortion` says.
 
-    Raises ConfigError if the weights' file is missing or does not fit a level, or if the detector
-    cannot be had; CacheError if it is not the one that made the cache.
+    Raises ConfigError if the weights' file is missing or does not fit a level, if the detector
+    cannot be had, or if the user's own function cannot be imported; CacheError if the detector is
+    not the one that made the cache.
     """
     settings = config.training
+    if is_own(settings.distortion):
+        own = _own(settings.distortion)
+        return [own for _ in readers]
     if settings.distortion == "object_weighted":
         return object_weights(config, readers, device)
     if settings.distortion == "mse":
@@ -92,3 +105,19 @@ def distortions(config: Config, readers: Sequence[LevelReader], device: str) -> 
         channel_weighted(torch.from_numpy(weights).to(device, torch.float32))
         for weights in (weights_of(settings, reader) for reader in readers)
     ]
+
+
+def _own(name: str) -> Distortion:
+    function = load_own(name, "training.distortion")
+
+    def own(x_hat: Tensor, x: Tensor) -> Tensor:
+        error = function(x_hat, x)
+        if not isinstance(error, Tensor) or error.shape != x.shape:
+            gave = list(error.shape) if isinstance(error, Tensor) else type(error).__name__
+            raise ConfigError(
+                f"training.distortion: {name!r} returns {gave} for maps of {list(x.shape)}: "
+                "return the error of each element, of the maps' shape"
+            )
+        return error
+
+    return own

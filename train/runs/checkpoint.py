@@ -16,6 +16,7 @@ import yaml
 
 from configs.config_files import check_config, dump_config
 from configs.errors import ConfigError
+from configs.own_code import is_own
 from configs.schema.config import Config
 from data.system.atomic_files import sync_folder, write_atomically
 from train.codecs.catalogue import build_codec
@@ -203,8 +204,8 @@ def _read(path: Path) -> tuple[LevelCodec, RunInfo]:
         config = check_config(yaml.safe_load(content["config"]), str(path))
         state = content["model_state_dict"]
         num_levels, num_channels = state["mean"].shape
-        codec = build_codec(config.model, num_channels, num_levels)
-        codec.load_state_dict(state)
+        codec = _codec_of(path, config, num_channels, num_levels)
+        _load(codec, state, path, config.model.name)
         info = RunInfo(
             levels=tuple(content["levels"]),
             lmbda=content["lambda"],
@@ -221,6 +222,25 @@ def _read(path: Path) -> tuple[LevelCodec, RunInfo]:
     except _UNREADABLE as error:
         raise _not_a_checkpoint(path, error) from error
     return codec, info
+
+
+def _codec_of(path: Path, config: Config, num_channels: int, num_levels: int) -> LevelCodec:
+    try:
+        return build_codec(config.model, num_channels, num_levels)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _load(codec: LevelCodec, state: dict[str, torch.Tensor], path: Path, model: str) -> None:
+    try:
+        codec.load_state_dict(state)
+    except RuntimeError as error:
+        if not is_own(model):
+            raise
+        raise ConfigError(
+            f"{path}: its weights do not fit {model} as it is now: bring back the code that it was "
+            "trained with, or train this level again"
+        ) from error
 
 
 def _not_a_checkpoint(path: Path, error: Exception) -> ConfigError:

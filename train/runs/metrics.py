@@ -116,10 +116,13 @@ def read_rows(path: Path, num_columns: int) -> list[list[str]]:
 
 
 def quantile_spread(codec: LevelCodec) -> Tensor:
-    """Return how wide each channel of the entropy bottleneck reaches, in latent units, [M or N]."""
-    quantiles = codec.entropy_bottleneck.quantiles.detach().cpu()
-    spread: Tensor = quantiles[:, 0, 2] - quantiles[:, 0, 0]
-    return spread
+    """Return how wide each channel of the entropy bottleneck reaches, in latent units, [M or N].
+
+    Of a codec with several, all; of one with none, [0.0].
+    """
+    quantiles = [each.detach().cpu() for each in codec.aux_parameters()]
+    spreads = [each[:, 0, 2] - each[:, 0, 0] for each in quantiles]
+    return torch.cat(spreads) if spreads else torch.zeros(1)
 
 
 def write_diagnostics(

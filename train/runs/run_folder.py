@@ -54,6 +54,8 @@ class RunRecord:
     num_processes: int
     num_threads: int
     started: str
+    precision_reason: str = ""
+    """Why it is this precision, where `training.precision` is auto."""
     warm_start: dict[str, str] | None = None
     """Folder and model hash of the run whose best model this one began from."""
     seconds: float = 0.0
@@ -194,7 +196,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _settings(config: Config) -> dict[str, Any]:
     training = config.training.model_dump(exclude=_NOT_OF_THE_RUN)
     return {
-        "model": config.model.model_dump(),
+        "model": config.model.architecture(),
         "training": training,
         "validation": config.validation.model_dump(),
     }

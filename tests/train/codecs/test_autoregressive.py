@@ -14,8 +14,8 @@ from train.codecs.autoregressive import JointAutoregressive, wavefronts
 def test_scan_gives_the_gaussians_of_the_masked_convolution_over_its_own_latents() -> None:
     codec = ready_codec("joint_autoregressive", stages=2)
     assert isinstance(codec, JointAutoregressive)
-    y = codec.g_a(codec._standardised(features(28, 44)))
-    z_hat = codec._bottleneck_rounded(codec._hyper_latents(y))
+    y = codec.g_a(codec.standardised(features(28, 44)))
+    z_hat = codec.round_to_medians(codec._hyper_latents(y))
     rows = y.double().flatten(2).transpose(1, 2)
     y_hat, scales, means = codec._scan(
         z_hat, (7, 11), lambda places, scales, means: torch.round(rows[:, places] - means)

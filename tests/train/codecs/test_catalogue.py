@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import compressai.models
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from configs.config_files import check_config
 from configs.errors import ConfigError
-from configs.schema.config import ModelConfig
+from configs.schema.model import MODEL_NAMES
 from tests.support.tiny_codecs import (
     HYPERPRIORS,
     NAMES,
@@ -63,7 +62,7 @@ def decoded(codec: LevelCodec, x: Tensor) -> Tensor:
 
 def latents(codec: LevelCodec, x: Tensor) -> Tensor:
     """The latents y of x, before they are quantised."""
-    y: Tensor = codec.g_a(codec._standardised(x))
+    y: Tensor = codec.g_a(codec.standardised(x))
     return y
 
 
@@ -114,10 +113,12 @@ def test_latents_do_not_depend_on_batch_threads_or_memory_format_of_the_decoder(
     x = features(80, 136, batch=5)
     with cores(1):
         packed = codec.compress(x)
-        expected, _ = codec._rounded_latents(latents(codec, x))
+        expected, _ = codec.rounded_latents(latents(codec, x))
     other = ready_codec(name).to(memory_format=torch.channels_last)
     with cores(2):
-        one_by_one = [other._decoded([strings], packed["shape"]) for strings in packed["strings"]]
+        one_by_one = [
+            other.decode_latents([strings], packed["shape"]) for strings in packed["strings"]
+        ]
     assert torch.equal(torch.cat(one_by_one), expected)
     assert len(used_scales(codec, x)) > 20, "few different scales would prove little"
 
@@ -126,7 +127,7 @@ def used_scales(codec: LevelCodec, x: Tensor) -> list[int]:
     """Which tables of the Gaussians x needs."""
     assert isinstance(codec, ScaleHyperprior)
     y = latents(codec, x)
-    z_hat = codec._bottleneck_rounded(codec._hyper_latents(y))
+    z_hat = codec.round_to_medians(codec._hyper_latents(y))
     used: set[int] = set()
 
     def choose(places: Tensor, scales: Tensor, means: Tensor) -> Tensor:
@@ -301,13 +302,19 @@ def test_weights_are_those_of_compressais_model_with_other_ends(name: str) -> No
 
 
 def test_configuration_and_registry_name_the_same_models() -> None:
-    assert list(get_args(ModelConfig.model_fields["name"].annotation)) == NAMES
+    assert list(MODEL_NAMES) == NAMES
 
 
 @pytest.mark.parametrize(
     ("model", "line"),
     [
         ({"name": "hyperprior"}, r"mine.yaml: model.name: .* did you mean 'scale_hyperprior'\?"),
+        ({"name": 3}, "mine.yaml: model.name: 3 is not allowed: Input should be a valid string"),
+        (
+            {"options": {"width": 3}},
+            "mine.yaml: model.options: factorized_prior_specific_level has no options, .* remove",
+        ),
+        ({"fast_cpu": "nevr"}, r"model.fast_cpu: 'nevr' is not allowed: .* mean 'never'\?"),
         ({"stages": 5}, "mine.yaml: model.stages: 5 is not allowed"),
         ({"stages": 0}, "mine.yaml: model.stages: 0 is not allowed"),
     ],

@@ -11,7 +11,7 @@ from compressai.models import FactorizedPrior
 from compressai.models.utils import conv, deconv
 
 from configs.errors import ConfigError
-from configs.schema.config import ModelConfig
+from configs.schema.model import ModelConfig
 from tests.support.tiny_codecs import (
     NAMES,
     NUM_CHANNELS,
@@ -56,7 +56,7 @@ def test_decoded_bytes_are_the_eval_output(codec: LevelCodec, height: int, width
 def test_latents_outside_the_coding_tables_come_back_too(codec: LevelCodec) -> None:
     x = features(48, 48)
     codec.g_a[6].weight.mul_(300)
-    latents = codec.g_a(codec._standardised(x))
+    latents = codec.g_a(codec.standardised(x))
     assert float(latents.abs().max()) > int(codec.entropy_bottleneck._cdf_length.max())
     packed = codec.compress(x)
     decoded = codec.decompress(packed["strings"], packed["shape"], packed["size"])["x_hat"]

@@ -1,4 +1,4 @@
-"""bfloat16 and compiled transforms learn what float32 learns; `auto` takes what is faster."""
+"""bfloat16 and compiled transforms learn what float32 learns; `auto` goes by the device."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.tiny_study import study as study
 from tests.support.training_process import rows_without_times, training_state
-from train.codecs.level_codec import LevelCodec
 from train.loop.job import Job, make_codec, open_caches
 from train.loop.run import train_level
 from train.machine import precision
-from train.machine.precision import autocast_dtype, choose_precision
+from train.machine.precision import autocast_dtype, precision_by_rule
 from train.runs.run_folder import RunRecord
 
 
@@ -66,53 +65,74 @@ def test_curves_of_bfloat16_and_float32_agree_within_noise(
     assert all(value.dtype != torch.bfloat16 for value in weights.values())
 
 
-@pytest.mark.parametrize(("ratio", "chosen"), [(1.5, "bfloat16"), (1.05, "float32")])
-def test_auto_takes_bfloat16_only_if_it_is_measurably_faster(
-    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, chosen: str
-) -> None:
-    def taken(codec: LevelCodec, features: torch.Tensor) -> float:
-        return 1.0 if codec.autocast_dtype is torch.bfloat16 else ratio
+@pytest.mark.parametrize(
+    ("device", "chosen", "reason"),
+    [
+        ({"kind": "cuda", "capability": (9, 0)}, "bfloat16", "CUDA capability 9.0"),
+        ({"kind": "cuda", "capability": (8, 0)}, "bfloat16", "CUDA capability 8.0"),
+        ({"kind": "cuda", "capability": (12, 0)}, "bfloat16", "CUDA capability 12.0"),
+        ({"kind": "cuda", "capability": (7, 5)}, "float32", "7.5 has no bfloat16 of its own"),
+        ({"kind": "cpu", "cpu_flags": ["avx2", "amx_bf16"]}, "bfloat16", "has amx_bf16"),
+        ({"kind": "cpu", "cpu_flags": ["avx512_bf16"]}, "bfloat16", "has avx512_bf16"),
+        (
+            {"kind": "cpu", "cpu_flags": ["avx512_bf16", "amx_bf16"]},
+            "bfloat16", "has amx_bf16 and avx512_bf16",
+        ),
+        ({"kind": "cpu", "cpu_flags": ["avx512f", "amx_tile"]}, "float32", "neither amx_bf16 nor"),
+        ({"kind": "cpu"}, "float32", "neither amx_bf16 nor avx512_bf16"),
+        ({"kind": "cuda", "capability": (7, 0), "cpu_flags": ["amx_bf16"]}, "float32", "7.0"),
+        ({"kind": "mps"}, "float32", "no rule for devices of kind mps"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_auto_goes_by_what_the_device_is(device: dict[str, Any], chosen: str, reason: str) -> None:
+    precision, why = precision_by_rule(**device)
+    assert precision == chosen
+    assert reason in why
 
-    monkeypatch.setattr(precision, "_seconds_of_step", taken)
-    run = train_level(job_of(study, tmp_path, epochs=1, precision="auto"))
-    assert RunRecord.load(run).precision == chosen
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "chosen"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu amx_bf16 amx_tile\n", "bfloat16"),
+        ("processor\t: 0\nflags\t\t: fpu avx2\nbugs\t\t: amx_bf16\n", "float32"),
+        ("Features\t: fp asimd bf16\n", "float32"),
+        (None, "float32"),
+    ],
+)
+def test_a_run_records_the_precision_and_why_and_the_log_says_so(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, cpuinfo: str | None, chosen: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    monkeypatch.setattr(precision, "_CPUINFO", path)
+    caplog.set_level("INFO")
+    job = job_of(study, tmp_path, level=4, epochs=1, precision="auto")
+    record = RunRecord.load(train_level(job))
+    assert record.precision == chosen
+    assert record.precision_reason.startswith("the processor has ")
+    assert f"precision: {chosen}: {record.precision_reason}" in caplog.text
 
 
-def test_no_batch_is_timed_where_bfloat16_is_hopeless(
+def test_a_run_that_goes_on_keeps_its_precision_on_any_machine(
     study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows: list[int] = []
-
-    def taken(codec: LevelCodec, features: torch.Tensor) -> float:
-        rows.append(len(features))
-        return 10.0 if codec.autocast_dtype is torch.bfloat16 else 1.0
-
-    monkeypatch.setattr(precision, "_seconds_of_step", taken)
-    job = job_of(study, tmp_path)
-    with open_caches(job) as caches:
-        codec = make_codec(job, caches)
-    assert choose_precision(codec, torch.ones(8, 256, 16, 16)) == "float32"
-    assert set(rows) == {1}
+    job = job_of(study, tmp_path, level=4, epochs=1, precision="auto")
+    monkeypatch.setattr(precision, "_flags_of_cpu", lambda: ["amx_bf16"])
+    run = train_level(job)
+    monkeypatch.setattr(precision, "_flags_of_cpu", list)
+    longer = job.config.training.model_copy(update={"epochs": 2})
+    job = replace(job, config=job.config.model_copy(update={"training": longer}), resume=run)
+    record = RunRecord.load(train_level(job))
+    assert (record.epochs, record.precision) == (2, "bfloat16")
+    assert "amx_bf16" in record.precision_reason
 
 
-def test_measuring_changes_neither_weights_nor_random_numbers_nor_the_position(
-    study: TinyStudy, tmp_path: Path
-) -> None:
-    job = job_of(study, tmp_path)
-    with open_caches(job) as caches:
-        codec = make_codec(job, caches)
-    before = {name: value.clone() for name, value in codec.state_dict().items()}
-    state = torch.get_rng_state()
-    assert choose_precision(codec, torch.randn(2, 256, 16, 16)) in ("float32", "bfloat16")
-    # The features above were drawn before; the measured steps drew their noise elsewhere.
-    torch.set_rng_state(state)
-    torch.randn(2, 256, 16, 16)
-    expected = torch.get_rng_state()
-    choose_precision(codec, torch.ones(2, 256, 16, 16))
-    assert torch.equal(torch.get_rng_state(), expected)
-    assert all(torch.equal(value, before[name]) for name, value in codec.state_dict().items())
-    assert codec.autocast_dtype is None
-    assert all(parameter.grad is None for parameter in codec.parameters())
+def test_a_named_precision_needs_no_reason(study: TinyStudy, tmp_path: Path) -> None:
+    run = train_level(job_of(study, tmp_path, level=4, epochs=1, precision="float32"))
+    assert RunRecord.load(run).precision_reason == ""
     assert autocast_dtype("float32") is None
 
 

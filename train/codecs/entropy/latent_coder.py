@@ -19,9 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.errors import CacheError
+from configs.errors import CacheError, ConfigError
 from train.codecs.entropy import rans
-from train.codecs.layers.compressai_parts import EntropyBottleneck, GaussianConditional
+from train.codecs.layers.compressai_parts import (
+    EntropyBottleneck,
+    EntropyModel,
+    GaussianConditional,
+    pmf_to_quantized_cdf,
+)
 
 _QUANTILE_STEP = 2.0**-10
 _FARTHEST = 1e5  # where CompressAI looks for quantiles too
@@ -30,15 +35,70 @@ _SCALES = (0.11, 256.0, 64)
 """Least and greatest standard deviation, and their number, as in CompressAI's models."""
 
 
-def make_tables(model: Any) -> None:
-    """Make the tables of an entropy model of CompressAI from its weights; other models have none.
+@dataclass(frozen=True, slots=True)
+class CodingTables:
+    """One cumulative distribution for each index, as `rans` takes them: int32, flat."""
 
-    An EntropyBottleneck gets the quantiles of its densities too.
+    arrays: rans.Arrays
+
+    @classmethod
+    def of(cls, probabilities: Sequence[Sequence[float]], first: Sequence[int]) -> CodingTables:
+        """Return the tables of probabilities[i][k], those of the symbol first[i] + k.
+
+        What they lack to 1 is the escape's, by which all other symbols are coded.
+        """
+        cdfs = [
+            np.array(
+                pmf_to_quantized_cdf([*each, max(0.0, 1.0 - math.fsum(each))], rans.PRECISION_BITS)
+            )
+            for each in probabilities
+        ]
+        return cls._joined(cdfs, np.asarray(first))
+
+    @classmethod
+    def _joined(cls, cdfs: Sequence[NDArray[Any]], first: NDArray[Any]) -> CodingTables:
+        lengths = np.array([len(cdf) for cdf in cdfs], dtype=np.int32)
+        starts = np.cumsum(lengths, dtype=np.int32) - lengths
+        arrays = np.concatenate(cdfs).astype(np.int32), starts, lengths, first.astype(np.int32)
+        return cls(arrays)
+
+
+def brings_tables(model: Any) -> bool:
+    """Whether a module is an entropy model that `coding_tables` knows how to ask.
+
+    Raises ConfigError for an entropy model of CompressAI's that it does not.
     """
+    if type(model) in (EntropyBottleneck, GaussianConditional) or hasattr(model, "coding_tables"):
+        return True
+    if isinstance(model, EntropyModel):
+        # A class derived from those two has other densities, and tables of theirs would not fit.
+        raise ConfigError(
+            f"{type(model).__module__}.{type(model).__name__}: an entropy model without tables to "
+            "code with: give it a method coding_tables() that returns the CodingTables of its "
+            "weights (train.codecs.entropy.latent_coder)"
+        )
+    return False
+
+
+def coding_tables(model: Any) -> CodingTables | None:
+    """Make the tables of an entropy model from its weights; None for any other module.
+
+    An EntropyBottleneck gets the quantiles of its densities too. Raises ConfigError as above.
+    """
+    if not brings_tables(model):
+        return None
+    if hasattr(model, "coding_tables"):
+        tables: CodingTables = model.coding_tables()
+        return tables
     if isinstance(model, EntropyBottleneck):
         _make_bottleneck_tables(model)
-    elif isinstance(model, GaussianConditional):
+    else:
         _make_gaussian_tables(model)
+    # CompressAI keeps them padded to the longest.
+    lengths = model._cdf_length.reshape(-1).tolist()
+    padded = model._quantized_cdf.cpu().numpy()
+    cdfs = [cdf[:length] for cdf, length in zip(padded, lengths, strict=True)]
+    return CodingTables._joined(cdfs, model._offset.cpu().numpy().reshape(-1))
 
 
 @torch.no_grad()
@@ -82,26 +142,6 @@ def _make_gaussian_tables(model: Any) -> None:
     model._quantized_cdf = cdf.to(device)
     model._offset = -center[:, 0].to(device)
     model._cdf_length = (length + 2).to(device)
-
-
-@dataclass(frozen=True, slots=True)
-class CodingTables:
-    """One cumulative distribution for each index, as `rans` takes them: int32, flat."""
-
-    arrays: rans.Arrays
-
-
-def coding_tables(model: Any) -> CodingTables:
-    """Return the tables of an updated EntropyBottleneck or GaussianConditional.
-
-    CompressAI keeps them padded to the longest, and makes lists of them anew for every sample.
-    """
-    lengths: NDArray[Any] = model._cdf_length.cpu().numpy().astype(np.int32).reshape(-1)
-    padded = model._quantized_cdf.cpu().numpy().astype(np.int32)
-    cdfs = np.concatenate([cdf[:length] for cdf, length in zip(padded, lengths, strict=True)])
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int32)
-    offsets = model._offset.cpu().numpy().astype(np.int32).reshape(-1)
-    return CodingTables((cdfs, starts, lengths, offsets))
 
 
 def scale_indexes(scales: Tensor, scale_table: Tensor) -> Tensor:

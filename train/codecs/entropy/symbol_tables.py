@@ -5,7 +5,6 @@ The coder is that of the learned codecs, so that real rates differ by the models
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,13 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-with warnings.catch_warnings():
-    # compressai imports pytorch_msssim, whose use of torch.jit.script warns on every start.
-    warnings.simplefilter("ignore", FutureWarning)
-    from compressai._CXX import pmf_to_quantized_cdf
-
 from configs.errors import CacheError
 from train.codecs.entropy import rans
+from train.codecs.layers.compressai_parts import pmf_to_quantized_cdf
 
 _PRECISION_BITS = 16
 _MAX_ALPHABET = 1024

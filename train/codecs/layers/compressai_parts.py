@@ -15,6 +15,7 @@ from torch import Tensor
 with warnings.catch_warnings():
     # compressai imports pytorch_msssim, whose use of torch.jit.script warns on every start.
     warnings.simplefilter("ignore", FutureWarning)
+    from compressai._CXX import pmf_to_quantized_cdf
     from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
     from compressai.layers import GDN, MaskedConv2d
     from compressai.models import CompressionModel
@@ -29,6 +30,7 @@ __all__ = [
     "MaskedConv2d",
     "conv",
     "deconv",
+    "pmf_to_quantized_cdf",
 ]
 
 

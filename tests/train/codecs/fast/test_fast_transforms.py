@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from configs.schema.config import ModelConfig
+from configs.schema.model import ModelConfig
 from tests.support.torch_cores import cores
 from train.codecs.catalogue import MODELS, build_codec
 from train.codecs.fast import winograd
@@ -86,9 +86,9 @@ SIZES = [(1, 1), (13, 21), (16, 32), (47, 90), (64, 64), (200, 131), (33, 700)]
 def test_fast_latents_and_maps_are_those_of_the_layers(size_hw: tuple[int, int]) -> None:
     codec = ready_codec()
     x = maps(*size_hw, batch=2)
-    y = codec._latents(x)
-    assert_close(y, plain(codec)._latents(x))
-    assert_close(codec._restored(y, *size_hw), plain(codec)._restored(y, *size_hw))
+    y = codec.latents(x)
+    assert_close(y, plain(codec).latents(x))
+    assert_close(codec.restored(y, *size_hw), plain(codec).restored(y, *size_hw))
 
 
 @given(height=st.integers(1, 90), width=st.integers(1, 90), stages=st.integers(1, 4))
@@ -98,18 +98,18 @@ def test_every_size_and_number_of_stages_is_close_to_the_layers(
 ) -> None:
     codec = ready_codec(channels=16, n_hidden=32, stages=stages)
     x = maps(height, width, channels=16)
-    y = codec._latents(x)
-    assert_close(y, plain(codec)._latents(x))
-    assert_close(codec._restored(y, height, width), plain(codec)._restored(y, height, width))
+    y = codec.latents(x)
+    assert_close(y, plain(codec).latents(x))
+    assert_close(codec.restored(y, height, width), plain(codec).restored(y, height, width))
 
 
 @torch.no_grad()
 def test_more_channels_than_a_group_are_close_too() -> None:
     codec = ready_codec(channels=272, n_hidden=288, stages=2)
     x = maps(60, 50, channels=272)
-    y = codec._latents(x)
-    assert_close(y, plain(codec)._latents(x))
-    assert_close(codec._restored(y, 60, 50), plain(codec)._restored(y, 60, 50))
+    y = codec.latents(x)
+    assert_close(y, plain(codec).latents(x))
+    assert_close(codec.restored(y, 60, 50), plain(codec).restored(y, 60, 50))
 
 
 @pytest.mark.parametrize("size_hw", [(13, 21), (150, 200)], ids=str)

@@ -1,0 +1,80 @@
+"""The example of a codec of one's own is trained, analysed, and codes features, by its name."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from analyze.cli import analyze_levels
+from analyze.streams_cli import compress_features, decompress_features
+from data.reading.level_reader import LevelReader
+from tests.support.coded_study import make_run
+from tests.support.tiny_study import TinyStudy, study
+from train.cli import train_level
+from train.runs.checkpoint import BEST_NAME, load_codec
+from train.runs.run_folder import find_runs
+from train.testing import check_codec
+
+__all__ = ["study"]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAME = "own_codec:LightDecoder"
+
+
+def run(command: click.Command, *arguments: object) -> str:
+    """Run a command in the folder of the examples; it has to succeed. Return what it printed."""
+    result = CliRunner().invoke(command, [str(each) for each in (*arguments, "--device", "cpu")])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(autouse=True)
+def in_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLES)
+
+
+def test_the_example_keeps_the_contract() -> None:
+    check_codec(NAME)
+    check_codec(NAME, stages=1, options={"width": 16})
+
+
+def test_the_example_is_trained_analysed_and_codes_features(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    runs, report, streams = tmp_path / "runs", tmp_path / "report", tmp_path / "streams"
+    settings = ("--config", study.config_file, "--features", study.root)
+    chosen = ("--set", f"model.name={NAME}", "--set", "model.options.width=16")
+    run(train_level, *settings, *chosen, "--level", 3, "--out", runs, "--epochs", 2)
+    (trained,) = find_runs(runs)
+    _, info = load_codec(trained.folder / BEST_NAME)
+    assert (info.config.model.name, info.config.model.options) == (NAME, {"width": 16})
+    again = run(train_level, *settings, *chosen, "--level", 3, "--out", runs, "--epochs", 2)
+    assert "(finished before)" in again
+
+    run(train_level, *settings, "--level", 3, "--out", runs, "--epochs", 1)
+    run(analyze_levels, *settings, "--checkpoints", runs, "--report", report, "--anchors", "none")
+    with (report / "levels.csv").open(newline="") as file:
+        rows = {row["learner"]: row for row in csv.DictReader(file) if row["level"] == "3"}
+    assert rows.keys() == {NAME, "factorized_prior_specific_level"}
+    assert float(rows[NAME]["real_bpp"]) > float(rows[NAME]["estimated_bpp"]) > 0
+    assert rows[NAME]["map"] != ""
+    for page in ("report.md", "index.html"):
+        assert NAME in (report / page).read_text(encoding="utf-8")
+
+    others = [make_run(tmp_path / f"level_{level}", study, level) for level in (0, 1, 2, 4)]
+    chosen_runs = [option for each in (trained.folder, *others) for option in ("--run", each)]
+    run(compress_features, "--features", study.root, "--out", streams, *chosen_runs)
+    run(decompress_features, streams, "--out", tmp_path / "decoded")
+    with (
+        LevelReader(study.val_cache, 3) as original,
+        LevelReader(tmp_path / "decoded/val", 3) as decoded,
+    ):
+        x, x_hat = original.sample(0), decoded.sample(0)
+    assert x_hat.shape == x.shape
+    assert np.isfinite(x_hat).all()
+    assert x_hat.std() > 0

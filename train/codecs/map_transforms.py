@@ -1,0 +1,185 @@
+"""From feature maps to latents and back: standardised, padded, through g_a and g_s."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from train.codecs.layers.compressai_parts import CompressionModel
+from train.codecs.layers.transforms import CodecSize, analysis, pad_to_multiple, synthesis
+
+if TYPE_CHECKING:
+    from train.codecs.fast.fast_transforms import FastTransform, FastTransforms
+
+log = logging.getLogger(__name__)
+
+_MIN_STD = 1e-6  # a channel that never varies is passed on as its mean
+
+
+class MapTransforms(CompressionModel):  # type: ignore[misc]
+    """What a codec does around its entropy model.
+
+    `mean` and `std` [S, C] are the caches' per-channel statistics, one row for each level that the
+    codec serves, and belong to the weights. Maps are padded by replication to a multiple of
+    `stride`.
+
+    `g_a`: [B, C, H, W], H and W multiples of `stride` -> latents y [B, M, H / stride, W / stride].
+    `g_s`: the way back. A codec of other transforms sets them anew.
+
+    `autocast_dtype`: g_a and g_s run under autocast to it, with float32 results; None is float32
+    throughout.
+
+    `layer_by_layer`: whether g_a and g_s always run as torch runs them. Otherwise, from
+    `hold_weights` on, they run by train.codecs.fast where it can: on a CPU, in eval mode and
+    float32, where no gradients are asked for.
+    """
+
+    g_a: nn.Module
+    g_s: nn.Module
+    mean: Tensor
+    std: Tensor
+    size: CodecSize
+    autocast_dtype: torch.dtype | None = None
+    layer_by_layer: bool = False
+    _level_row: int = 0
+    _fast: FastTransforms | None = None
+
+    def make_transforms(self, size: CodecSize) -> None:
+        """Make g_a and g_s of that size, and a standardisation that changes nothing."""
+        widths = (size.num_channels, size.n_hidden, size.n_channels, size.stages)
+        self.g_a, self.g_s = analysis(*widths), synthesis(*widths)
+        self.register_buffer("mean", torch.zeros(size.num_levels, size.num_channels))
+        self.register_buffer("std", torch.ones(size.num_levels, size.num_channels))
+        self.size = size
+
+    @property
+    def stride(self) -> int:
+        """Feature positions per latent, in each direction."""
+        return int(2**self.size.stages)
+
+    @property
+    def num_latent_channels(self) -> int:
+        """Channels M of the latents y."""
+        return self.size.n_channels
+
+    def set_standardisation(self, means: NDArray[Any], variances: NDArray[Any]) -> None:
+        """Take the caches' per-channel means and variances, float64 [S, C], or [C] if S is 1.
+
+        Raises ValueError for any other number of values.
+        """
+        shape = tuple(self.mean.shape)
+        deviations = torch.from_numpy(np.sqrt(variances).reshape(shape))
+        self.mean.copy_(torch.from_numpy(means.reshape(shape).copy()))
+        self.std.copy_(deviations.clamp(min=_MIN_STD))
+
+    def use_level(self, row: int) -> None:
+        """Standardise with this row of `mean` and `std` from now on; IndexError if it is none."""
+        if not 0 <= row < len(self.mean):
+            raise IndexError(f"level row {row}: this codec has {len(self.mean)}")
+        self._level_row = row
+
+    def hold_weights(self) -> None:
+        """Let g_a and g_s run fast: from now on weights change by `load_state_dict` alone.
+
+        Call it again after every other change.
+        """
+        self._fast = _fast_transforms()
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
+        """Load weights."""
+        self._fast = None
+        return super().load_state_dict(state_dict, strict=strict)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        if self._fast is not None:
+            self._fast.clear()  # the codec moves to another device, or becomes another dtype's
+        return super()._apply(*args, **kwargs)
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Return what g_a sees of maps x [B, C, H, W]: padded, and of mean 0 and deviation 1."""
+        x = self._one_layout(pad_to_multiple(x, self.stride))
+        scale = 1 / self._row(self.std)
+        return torch.addcmul(-self._row(self.mean) * scale, x, scale)
+
+    def latents(self, x: Tensor) -> Tensor:
+        """Return y, float32 [B, M, h, w], of maps x [B, C, H, W], as in eval mode."""
+        if (fast := self._fast_transform(self.g_a, x)) is None:
+            return self.transformed(self.g_a, self.standardised(x))
+        scale = 1 / self.std[self._level_row]
+        before = torch.stack([scale, -self.mean[self._level_row] * scale])
+        height, width = (-(-side // self.stride) for side in x.shape[-2:])
+        domain = height * self.stride, width * self.stride
+        return fast(x, before=before, domain=domain, size=(height, width))
+
+    def restored(self, y_hat: Tensor, height: int, width: int) -> Tensor:
+        """Return x_hat, float32 [B, C, height, width], of latents [B, M, h, w]."""
+        if (fast := self._fast_transform(self.g_s, y_hat)) is not None:
+            after = torch.stack([self.std[self._level_row], self.mean[self._level_row]])
+            domain = int(y_hat.shape[-2]), int(y_hat.shape[-1])
+            return fast(y_hat, after=after, domain=domain, size=(height, width))
+        x_hat = self.transformed(self.g_s, self._one_layout(y_hat))[..., :height, :width]
+        return torch.addcmul(self._row(self.mean), x_hat, self._row(self.std))
+
+    def transformed(self, network: nn.Module, values: Tensor) -> Tensor:
+        """Return the network's results, float32, computed in the precision of `autocast_dtype`."""
+        result: Tensor
+        if self.autocast_dtype is None:
+            result = network(values)
+            return result
+        with torch.autocast(values.device.type, self.autocast_dtype):
+            result = network(values)
+        return result.float()
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Compute in float32, whatever `autocast_dtype` says and the caller has asked for."""
+        kept, self.autocast_dtype = self.autocast_dtype, None
+        try:
+            with torch.autocast(self.mean.device.type, enabled=False):
+                yield
+        finally:
+            self.autocast_dtype = kept
+
+    def _fast_transform(self, network: nn.Module, values: Tensor) -> FastTransform | None:
+        if self._fast is None or self.layer_by_layer or self.training:
+            return None
+        return None if self.autocast_dtype is not None else self._fast.of(network, values)
+
+    def _one_layout(self, values: Tensor) -> Tensor:
+        """In eval mode return the values channels last, which convolutions are fastest in.
+
+        So forward, compress and decompress run the very same kernels, whatever layout they got.
+        """
+        _, channels, height, width = values.shape
+        # Compared to the last stride: a map of one row or column is in several layouts at once.
+        strides = (height * width * channels, 1, width * channels, channels)
+        if self.training or values.stride() == strides:
+            return values
+        return torch.empty_like(values, memory_format=torch.channels_last).copy_(values)
+
+    def _row(self, statistics: Tensor) -> Tensor:
+        return statistics[self._level_row][:, None, None]
+
+
+def _fast_transforms() -> FastTransforms | None:
+    made = _fast_room()
+    return None if made is None else made()
+
+
+@cache
+def _fast_room() -> type[FastTransforms] | None:
+    """Return the room's door, or None where the room has been left out."""
+    try:
+        from train.codecs.fast.fast_transforms import FastTransforms
+    except ImportError as error:
+        log.debug("g_a and g_s run layer by layer: %s", error)
+        return None
+    return FastTransforms
