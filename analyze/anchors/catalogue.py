@@ -17,7 +17,7 @@ from analyze.anchors.float16 import Float16Anchor, Float16Codec
 from analyze.anchors.klt import KltAnchor, KltCodec
 from analyze.anchors.picture import PictureCodec, av1_anchor, hevc_anchor
 from analyze.anchors.uniform import UniformAnchor, UniformCodec
-from configs.errors import CacheError
+from configs.errors import CacheError, ConfigError
 from data.system.atomic_files import write_atomically
 from train.codecs.entropy.symbol_tables import SymbolTables
 
@@ -35,6 +35,16 @@ ANCHORS: dict[str, Anchor] = {
 _CODECS: dict[str, Any] = {
     codec.kind: codec for codec in (UniformCodec, KltCodec, PictureCodec, Float16Codec)
 }
+
+
+def find_anchor(name: str) -> Anchor:
+    """Return the anchor of this name; ConfigError if there is none."""
+    if name not in ANCHORS:
+        raise ConfigError(
+            f"--anchors {name}: there is none of this name: use {', '.join(ANCHORS)}, or one of "
+            "fast, all, none"
+        )
+    return ANCHORS[name]
 
 
 def save_codec(codec: AnchorCodec, path: Path) -> None:
