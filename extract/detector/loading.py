@@ -7,12 +7,9 @@ normalise, pad) and `model.backbone` (image batch in, one map per FPN level out,
 from __future__ import annotations
 
 import hashlib
-import importlib
-import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +21,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
 
 from configs.errors import ConfigError
+from configs.own_code import load_own
 from configs.schema.config import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
 from extract.detector.weights import (
     DEFAULT_WEIGHTS,
@@ -271,18 +269,7 @@ def _check_builder(name: str, weights: str | None) -> None:
 
 
 def _call_factory(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        # A console script looks beside itself for modules, not in the working directory.
-        sys.path.append(str(Path.cwd()))
-    try:
-        factory: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"detector.builder: {name!r} cannot be imported ({error}): "
-            "is its package installed or in the working directory?"
-        ) from error
-    model = factory()
+    model = load_own(name, "detector.builder")()
     for part in ("transform", "backbone"):
         if not hasattr(model, part):
             raise ConfigError(

@@ -1,0 +1,64 @@
+"""Code of one's own by its name, `package.module:name`: what a setting can say instead of ours."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+
+
+def is_own(name: str) -> bool:
+    """Whether a setting names code of the user's own, `package.module:name`, rather than ours."""
+    return ":" in name
+
+
+def load_own(name: str, what: str) -> Callable[..., Any]:
+    """Import the class or function `package.module:name`; `what` is the setting that names it.
+
+    The package is installed, or lies in the working directory. Raises ConfigError, in one line
+    that begins with `what`, if there is none, it fails, lacks the name, or that cannot be called.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute.isidentifier():
+        raise ConfigError(f"{what}: {name!r} is no name of own code: write package.module:name")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # A console script looks beside itself for modules, not in the working directory. Last, so
+        # that nothing there hides a package.
+        sys.path.append(here)
+        importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever someone else's file does when it is read
+        raise _not_imported(error, module_name, f"{what}: {name!r}") from error
+    if not hasattr(module, attribute):
+        where = getattr(module, "__file__", None) or module_name
+        raise ConfigError(
+            f"{what}: {name!r} is not there: {where} has no {attribute!r}: mend the name"
+        )
+    value: Any = getattr(module, attribute)
+    if not callable(value):
+        raise ConfigError(
+            f"{what}: {name!r} is a {type(value).__name__} and cannot be called: "
+            "name a class or a function"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def _not_imported(error: Exception, module: str, shown: str) -> ConfigError:
+    is_missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+    if is_missing and f"{module}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
+        return ConfigError(
+            f"{shown} cannot be imported ({error}): "
+            f"install its package, or run the command in the folder that holds it ({Path.cwd()})"
+        )
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return ConfigError(
+        f"{shown} cannot be imported: {type(error).__name__}: {error} "
+        f"({last.filename}, line {last.lineno})"
+    )
