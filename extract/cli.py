@@ -24,7 +24,8 @@ from configs.options import (
 
 # What a command works with is imported where it begins to work: --help needs none of it.
 if TYPE_CHECKING:
-    from configs.schema.config import Config, DataConfig
+    from configs.schema.config import Config
+    from configs.schema.data import DataConfig
     from data.images.records import ImageSet
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from analyze.facts.candidates import Candidate, learner
 from analyze.facts.kept_results import Kept
 from analyze.maps.map_source import as_batch
 from analyze.measure.model_cost import ModelCost, PyramidCost, model_cost, pyramid_cost
-from configs.schema.config import TrainingConfig
+from configs.schema.training import TrainingConfig
 from data.cache.channel_statistics import ChannelStatistics
 from data.reading.level_reader import LevelReader
 from train.codecs.level_codec import LevelCodec

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from configs.errors import BadImageError, ConfigError
 from configs.log_setup import bar_interval_s
-from configs.schema.config import DataConfig, SplitConfig
+from configs.schema.data import DataConfig, SplitConfig
 from data.images import scenes
 from data.images.coco import read_coco
 from data.images.files import decode_rgb

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from configs.errors import ConfigError, MissingDataError
-from configs.schema.config import DataConfig, SplitConfig
+from configs.schema.data import DataConfig, SplitConfig
 from data.images.coco import list_coco
 from data.images.files import SUFFIXES, Listed, did_you_mean, list_images, read_image_list
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from configs.errors import BadImageError, ConfigError
-from configs.schema.config import AugmentationConfig
+from configs.schema.data import AugmentationConfig
 from data.images.records import ImageRecord, ImageSet
 
 _ENDING = re.compile(

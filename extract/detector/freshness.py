@@ -12,7 +12,8 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import CacheError, ConfigError, MissingDataError
-from configs.schema.config import DEFAULT_BUILDER, Config, DetectorConfig
+from configs.schema.config import Config
+from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
 from data.cache.manifest import Manifest, detector_difference
 from data.images.listing import ListedImage, list_files
 from data.images.views import is_view

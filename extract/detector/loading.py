@@ -22,7 +22,7 @@ from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredict
 
 from configs.errors import ConfigError
 from configs.own_code import load_own
-from configs.schema.config import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
+from configs.schema.data import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
 from extract.detector.weights import (
     DEFAULT_WEIGHTS,
     file_sha256,

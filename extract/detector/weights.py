@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor
 
 from configs.errors import ConfigError
-from configs.schema.config import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
+from configs.schema.data import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
 
 _BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
 # What torch.load raises for files that are something else, or cut short.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import bar_interval_s
-from configs.schema.config import CacheConfig, DetectorConfig
+from configs.schema.data import CacheConfig, DetectorConfig
 from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog, read_commits
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from configs.errors import ConfigError
 from configs.log_setup import bar_interval_s
-from configs.schema.config import DetectorConfig, DetectorTrainingConfig
+from configs.schema.data import DetectorConfig
+from configs.schema.training import DetectorTrainingConfig
 from data.images.image_sets import read_image
 from data.images.records import ImageRecord, ImageSet
 from data.system.atomic_files import write_atomically

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from configs.schema.config import CacheConfig, DataConfig, DetectorConfig
+from configs.schema.data import CacheConfig, DataConfig, DetectorConfig
 from data.cache.manifest import Manifest
 from data.images.image_sets import load_images
 from data.images.records import ImageSet

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from configs.errors import ConfigError
-from configs.schema.config import DetectorConfig
+from configs.schema.data import DetectorConfig
 from data.images.records import ImageRecord, ImageSet
 from data.images.scenes import CLASSES
 from extract.cli import train_detector

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from configs.schema.config import DataConfig, SplitConfig
+from configs.schema.data import DataConfig, SplitConfig
 from data.images.image_sets import load_images
 from data.images.records import ImageSet
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema.config import ModelConfig
+from configs.schema.model import ModelConfig
 from train.codecs.autoregressive import JointAutoregressive
 from train.codecs.factorized import FactorizedPrior
 from train.codecs.hyperprior import MeanScaleHyperprior, ScaleHyperprior

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import ConfigError, MachineError, UserError
-from configs.schema.config import TrainingConfig
+from configs.schema.training import TrainingConfig
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.schema.config import Config, TrainingConfig
+from configs.schema.config import Config
+from configs.schema.training import TrainingConfig
 from data.reading.level_stream import LevelStream
 from data.reading.mixed_stream import MixedLevelStream
 from train.codecs.level_codec import LevelCodec

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from configs.log_setup import bar_interval_s
-from configs.schema.config import TrainingConfig
+from configs.schema.training import TrainingConfig
 from data.reading.level_stream import Batch
 from data.reading.transfer import Waiting, on_device
 from train.loop.cutmix import cutmix

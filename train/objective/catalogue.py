@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from configs.errors import ConfigError
-from configs.schema.config import Config, TrainingConfig
+from configs.schema.config import Config
+from configs.schema.training import TrainingConfig
 from data.reading.level_reader import LevelReader
 from train.objective.object_weights import object_weights
 from train.objective.rate_distortion import Distortion, channel_weighted, square_error

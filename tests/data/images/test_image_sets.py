@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError
-from configs.schema.config import DataConfig
+from configs.schema.data import DataConfig
 from data.images.image_sets import load_images
 from tests.support.datasets import load, one_line, save_image
 

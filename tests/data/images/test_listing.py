@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs.errors import MissingDataError
-from configs.schema.config import DataConfig, SplitConfig
+from configs.schema.data import DataConfig, SplitConfig
 from data.images import scenes
 from data.images.image_sets import load_images
 from data.images.listing import ListedImage, list_files

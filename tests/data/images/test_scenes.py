@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
-from configs.schema.config import DataConfig, SplitConfig
+from configs.schema.data import DataConfig, SplitConfig
 from data.images.image_sets import load_images, read_image
 from data.images.scenes import CLASSES, SIZES_HW_PX, render_scene, scene_size_hw
 

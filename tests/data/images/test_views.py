@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance
 
 from configs.config_files import load_config
 from configs.errors import BadImageError, ConfigError
-from configs.schema.config import AugmentationConfig
+from configs.schema.data import AugmentationConfig
 from data.cache.manifest import Manifest
 from data.images.image_sets import read_image
 from data.images.labels import LabelledBox, make_record

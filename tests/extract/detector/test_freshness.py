@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from configs.config_files import load_config
-from configs.schema.config import DetectorConfig
+from configs.schema.data import DetectorConfig
 from data.cache.manifest import Manifest
 from extract.detector.weights import weights_file
 from tests.support.extraction import error_of

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from configs.errors import ConfigError
-from configs.schema.config import DetectorConfig
+from configs.schema.data import DetectorConfig
 from data.cache.manifest import Manifest
 from extract.detector.loading import (
     backbone_levels,

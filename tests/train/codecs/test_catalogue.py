@@ -16,7 +16,7 @@ from torch import Tensor
 
 from configs.config_files import check_config
 from configs.errors import ConfigError
-from configs.schema.config import ModelConfig
+from configs.schema.model import ModelConfig
 from tests.support.tiny_codecs import (
     HYPERPRIORS,
     NAMES,
