@@ -12,8 +12,6 @@ from analyze.allocation.allocate import AllocationFinding, allocate
 from analyze.allocation.next_lambdas import Suggestion, next_lambdas
 from analyze.allocation.search import Target
 from analyze.anchors.anchor_study import AnchorPoint
-from analyze.anchors.catalogue import find_anchor
-from analyze.anchors.contract import Anchor
 from analyze.curves.comparison import anchor_study, compare
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
 from analyze.facts.candidates import Candidate
@@ -41,7 +39,7 @@ class Wanted:
     is_named: bool = False
     """The target was asked for, and is not the usual one."""
     anchors: tuple[str, ...] = ()
-    """Names of `analyze.anchors.catalogue`, or one's own as `package.module:name`."""
+    """Names in anchor_files.ANCHORS."""
     matrix: bool = False
     sensitivity: bool = False
     suggest_lambda: bool = False
@@ -50,11 +48,10 @@ class Wanted:
 def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path, kept: Kept) -> Findings:
     """Analyse; decoded maps lie under `scratch` while it runs, results stay in `kept`.
 
-    Raises ConfigError for an anchor that does not exist, and CacheError if the split's cache is
-    stale or damaged, or for runs trained on another detector's features. Anything else that is
-    missing, the cache itself where there is one of the train split, is a line of the result.
+    Raises CacheError if the split's cache is stale or damaged, or for runs trained on another
+    detector's features. Anything else that is missing, the cache itself where there is one of the
+    train split, is a line of the result.
     """
-    chosen = {name: find_anchor(name) for name in wanted.anchors}
     if not has_cache(request):
         result, trained = trained_only(request)
         return Findings(result=result, trained=trained)
@@ -64,7 +61,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path, kept: Kept)
         missing = list(result.missing)
         sensitivity = _sensitivity(bench, missing) if wanted.sensitivity else None
         allocation = _allocation(bench, measurements, result, wanted.target, missing)
-        anchors = _anchors(bench, chosen, missing)
+        anchors = _anchors(bench, wanted.anchors, missing)
         shown = _shown_runs(bench, allocation)
         name, parts = _shown_combination(bench, measurements, allocation, shown)
         matrix = _matrix(bench, missing) if wanted.matrix else None
@@ -104,11 +101,11 @@ def _sensitivity(bench: Workbench, missing: list[str]) -> Sensitivity | None:
 
 
 def _anchors(
-    bench: Workbench, anchors: Mapping[str, Anchor], missing: list[str]
+    bench: Workbench, names: tuple[str, ...], missing: list[str]
 ) -> tuple[AnchorPoint, ...]:
-    if not anchors:
+    if not names:
         return ()
-    study = anchor_study(bench, anchors)
+    study = anchor_study(bench, names)
     missing.extend(study.missing)
     return study.points
 

@@ -197,10 +197,11 @@ def _hint(text: str) -> Iterator[None]:
 
 def _screened(data: DataConfig, images: ImageSet, num_workers: int) -> ImageSet:
     from data.images.image_sets import readable_images
+    from data.images.listing import has_numbers
 
     if data.format == "scenes":
         return images  # they are rendered, not read
-    return readable_images(images, num_workers=num_workers, numbered=data.format != "coco")
+    return readable_images(images, num_workers=num_workers, numbered=has_numbers(data))
 
 
 def _tell_skipped(images: ImageSet, what: str) -> None:

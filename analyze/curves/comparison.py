@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analyze.anchors.anchor_study import AnchorPoint, AnchorSplit, AnchorStudy, study_anchors
-from analyze.anchors.contract import Anchor
+from analyze.anchors.catalogue import ANCHORS
 from analyze.curves.bjontegaard import BdResult, bd_result
 from analyze.curves.rate_quality import (
     IDEAL,
@@ -20,6 +20,8 @@ from analyze.facts.results import AnalysisResult
 from analyze.measure.workbench import Workbench
 
 OURS = "ours"
+FAST_ANCHORS = ("uniform", "klt", "float16")
+"""All but the video coders, which take minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +37,8 @@ class Comparison:
     deltas: tuple[BdResult, ...]
 
 
-def anchor_study(bench: Workbench, anchors: Mapping[str, Anchor]) -> AnchorStudy:
-    """Measure anchors, by name, over the split, or take what was measured before."""
+def anchor_study(bench: Workbench, names: Sequence[str]) -> AnchorStudy:
+    """Measure the named anchors over the split, or take what was measured before."""
     detection = bench.detection
     split = AnchorSplit(
         train_cache=bench.request.cache.parent / "train",
@@ -47,7 +49,7 @@ def anchor_study(bench: Workbench, anchors: Mapping[str, Anchor]) -> AnchorStudy
         derivations=bench.derivations,
         device=bench.request.device,
     )
-    return study_anchors(anchors, split, bench.kept, bench.scratch)
+    return study_anchors({name: ANCHORS[name] for name in names}, split, bench.kept, bench.scratch)
 
 
 def compare(result: AnalysisResult, points: Sequence[AnchorPoint]) -> tuple[Comparison, ...]:

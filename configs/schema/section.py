@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticKnownError
 
 Positive = Annotated[int, Field(strict=True, gt=0)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -17,3 +18,17 @@ class SchemaSection(BaseModel):
     """Base of all sections: immutable, unknown keys refused, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def ours_or_own(*ours: str) -> AfterValidator:
+    """Return what checks a name: one of `ours`, or the user's own code, `package.module:name`."""
+
+    def checked(name: str) -> str:
+        if name in ours or ":" in name:
+            return name
+        # As a Literal says it, so that the nearest of the names in quotes is suggested.
+        listed = ", ".join(f"'{each}'" for each in ours)
+        expected = f"{listed} or your own package.module:name"
+        raise PydanticKnownError("literal_error", {"expected": expected})
+
+    return AfterValidator(checked)
