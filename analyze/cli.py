@@ -76,7 +76,7 @@ _PACKAGES = (
     default="fast",
     metavar="NAME[,NAME...]",
     help=f"Anchors to compare with: {', '.join(ANCHOR_NAMES)}; "
-    f"fast: {', '.join(FAST_ANCHORS)}; all; none.",
+    f"fast: {', '.join(FAST_ANCHORS)}; all; none; your own package.module:name.",
 )
 @click.option("--matrix", is_flag=True, help="Measure each model on each level.")
 @click.option("--sensitivity", is_flag=True, help="Measure mAP under noise in each level.")
@@ -176,7 +176,13 @@ def _anchors(names: str) -> tuple[str, ...]:
     groups = {"fast": FAST_ANCHORS, "all": ANCHOR_NAMES, "none": ()}
     if names in groups:
         return groups[names]
-    return tuple(name.strip() for name in names.split(","))
+
+    from analyze.anchors.catalogue import find_anchor
+
+    chosen = tuple(name.strip() for name in names.split(","))
+    for name in chosen:
+        find_anchor(name)  # a name that there is not is told now, and not after hours
+    return chosen
 
 
 def _target(bpp: float | None, map_drop: float | None, mse: float | None) -> Target:
