@@ -45,7 +45,7 @@ def test_name_of_ours_is_ours() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("unifrom", "--anchors unifrom: there is none of this name: did you mean 'uniform'.: use "),
+        ("unifor", "--anchors unifor: there is none of this name: did you mean 'uniform'.: use "),
         ("absent_anchor:Own", "--anchors: 'absent_anchor:Own' cannot be imported"),
         ("fractions:Fraction", "gives a Fraction without name, points, unavailable, fit: name a"),
     ],
