@@ -39,7 +39,7 @@ class Wanted:
     is_named: bool = False
     """The target was asked for, and is not the usual one."""
     anchors: tuple[str, ...] = ()
-    """Names in anchor_files.ANCHORS."""
+    """Names of `analyze.anchors.catalogue`, or one's own as `package.module:name`."""
     matrix: bool = False
     sensitivity: bool = False
     suggest_lambda: bool = False

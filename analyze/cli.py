@@ -7,20 +7,10 @@ import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from analyze.allocation.search import Target
-from analyze.analysis import Wanted, analyze
-from analyze.anchors.catalogue import ANCHORS
-from analyze.curves.comparison import FAST_ANCHORS
-from analyze.facts.kept_results import Kept
-from analyze.measure.split import AnalysisRequest
-from analyze.report.finding_tables import allocation_table, trained_table
-from analyze.report.report_folder import write_report
-from analyze.report.sections import ReportOrigin
-from analyze.report.tables import detection_table, level_table, plain_text
-from configs.config_files import dump_config, load_config
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
@@ -31,6 +21,14 @@ from configs.options import (
     run_command,
     with_detection_checkpoint,
 )
+
+# What the command works with is imported where it begins to work: --help needs none of it.
+if TYPE_CHECKING:
+    from analyze.allocation.search import Target
+
+ANCHOR_NAMES = ("uniform", "klt", "hevc-8", "hevc-10", "av1-8", "av1-10", "float16")
+FAST_ANCHORS = ("uniform", "klt", "float16")
+"""All but the video coders, which take minutes."""
 
 _USUAL_DROP = 0.01
 _PACKAGES = (
@@ -77,8 +75,8 @@ _PACKAGES = (
     "--anchors",
     default="fast",
     metavar="NAME[,NAME...]",
-    help=f"Anchors to compare with: {', '.join(ANCHORS)}; fast: {', '.join(FAST_ANCHORS)}; all; "
-    "none.",
+    help=f"Anchors to compare with: {', '.join(ANCHOR_NAMES)}; "
+    f"fast: {', '.join(FAST_ANCHORS)}; all; none; your own package.module:name.",
 )
 @click.option("--matrix", is_flag=True, help="Measure each model on each level.")
 @click.option("--sensitivity", is_flag=True, help="Measure mAP under noise in each level.")
@@ -117,8 +115,19 @@ def analyze_levels(
 
         analyze-levels --config kitti --split val
     """
+    from configs.config_files import dump_config, load_config
+
     setup_logging(log_level)
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
+
+    from analyze.analysis import Wanted, analyze
+    from analyze.facts.kept_results import Kept
+    from analyze.measure.split import AnalysisRequest
+    from analyze.report.finding_tables import allocation_table, trained_table
+    from analyze.report.report_folder import write_report
+    from analyze.report.sections import ReportOrigin
+    from analyze.report.tables import detection_table, level_table, plain_text
+
     now = datetime.now().astimezone()
     folder = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"
     request = AnalysisRequest(
@@ -164,21 +173,22 @@ def analyze_levels(
 
 
 def _anchors(names: str) -> tuple[str, ...]:
-    groups = {"fast": FAST_ANCHORS, "all": tuple(ANCHORS), "none": ()}
+    groups = {"fast": FAST_ANCHORS, "all": ANCHOR_NAMES, "none": ()}
     if names in groups:
         return groups[names]
+
+    from analyze.anchors.catalogue import find_anchor
+
     chosen = tuple(name.strip() for name in names.split(","))
     for name in chosen:
-        if name not in ANCHORS:
-            raise ConfigError(
-                f"--anchors {name}: there is none of this name: use {', '.join(ANCHORS)}, or one "
-                "of fast, all, none"
-            )
+        find_anchor(name)  # a name that there is not is told now, and not after hours
     return chosen
 
 
 def _target(bpp: float | None, map_drop: float | None, mse: float | None) -> Target:
     """Return the one target; without any, a small drop of mAP."""
+    from analyze.allocation.search import Target
+
     given = {"bpp": bpp, "map_drop": map_drop, "mse": mse}
     targets = [(kind, value) for kind, value in given.items() if value is not None]
     if len(targets) > 1:

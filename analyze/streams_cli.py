@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from analyze.streams.compression import compress_cache
-from analyze.streams.decompression import decompress_folder
-from analyze.streams.ensemble import Ensemble, ensemble_of_runs, read_ensemble
-from analyze.streams.streams_index import FILE_NAME
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import choose_device, machine_options, run_command
-from data.cache.manifest import FILE_NAME as MANIFEST_NAME
-from data.cache.manifest import Manifest
+
+# What a command works with is imported where it begins to work: --help needs none of it.
+if TYPE_CHECKING:
+    from analyze.streams.ensemble import Ensemble
 
 
 @click.command(name="compress-features", context_settings={"show_default": True})
@@ -50,6 +49,10 @@ def compress_features(
       compress-features --run RUN_DIR --run RUN_DIR .. --features features/kitti --out streams
       compress-features --ensemble ensemble.yaml --features features/kitti --out streams
     """
+    from analyze.streams.compression import compress_cache
+    from analyze.streams.streams_index import FILE_NAME
+    from data.cache.manifest import FILE_NAME as MANIFEST_NAME
+
     setup_logging(log_level)
     cache = features / split
     if not (cache / MANIFEST_NAME).is_file():
@@ -82,12 +85,17 @@ def decompress_features(
     \b
       decompress-features streams --out decoded
     """
+    from analyze.streams.decompression import decompress_folder
+
     setup_logging(log_level)
     done = decompress_folder(streams, out, checkpoints=checkpoints, device=choose_device(device))
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 
 
 def _ensemble(runs: tuple[Path, ...], path: Path | None, cache: Path) -> Ensemble:
+    from analyze.streams.ensemble import ensemble_of_runs, read_ensemble
+    from data.cache.manifest import Manifest
+
     if bool(runs) == (path is not None):
         raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
     if path is not None:

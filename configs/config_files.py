@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from configs.errors import ConfigError
 from configs.schema.config import Config
+from configs.suggest import did_you_mean
 
 PACKAGED_DIR = Path(__file__).parent
 DEFAULT_NAME = "train_factorized_prior_specific_level_fpn"
@@ -65,7 +65,7 @@ def find_config(name: str | None) -> Path:
     packaged = PACKAGED_DIR / f"{path.name.removesuffix('.yaml')}.yaml"
     if packaged.is_file() and path.parent in (Path(), Path("configs")):
         return packaged
-    hint = _did_you_mean(path.stem, packaged_names())
+    hint = did_you_mean(path.stem, packaged_names())
     raise ConfigError(
         f"--config {name}: no such file, and no packaged configuration of that name"
         f"{hint or '; packaged are ' + ', '.join(packaged_names())}"
@@ -176,13 +176,13 @@ def _describe(error: ValidationError, shown: str, origin: Mapping[tuple[str, ...
         shown,
     )
     if is_unknown:
-        hint = _did_you_mean(location[-1], _valid_names(location[:-1]))
+        hint = did_you_mean(location[-1], _valid_names(location[:-1]))
         valid = ", ".join(_valid_names(location[:-1]))
         return f"{where}: unknown key '{key}'{hint or f'; valid here are {valid}'}"
     problem = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     if first["type"] == "literal_error":
-        hint = _did_you_mean(str(given), re.findall(r"'([^']+)'", first["msg"]))
+        hint = did_you_mean(str(given), re.findall(r"'([^']+)'", first["msg"]))
         return f"{where}: {key}: {given!r} is not allowed: {problem}{hint}"
     if first["type"] == "model_type":
         return (
@@ -191,11 +191,6 @@ def _describe(error: ValidationError, shown: str, origin: Mapping[tuple[str, ...
     if isinstance(given, dict | BaseModel):
         return f"{where}: {key or 'configuration'}: {problem}"
     return f"{where}: {key}: {given!r} is not allowed: {problem}"
-
-
-def _did_you_mean(name: str, valid: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f": did you mean '{near[0]}'?" if near else ""
 
 
 def _valid_names(location: tuple[str, ...]) -> list[str]:

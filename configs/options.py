@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-import torch
 
 from configs.errors import ConfigError, UserError
 from configs.log_setup import LOG_LEVELS
@@ -92,13 +91,18 @@ def run_command(function: Command) -> Command:
 
 def choose_device(name: str) -> str:
     """Return a torch device name; raises ConfigError if this machine does not have it."""
+    kind, _, number = name.partition(":")
+    if name != "auto" and (kind not in ("cpu", "cuda") or (number and not number.isdigit())):
+        raise ConfigError(f"--device {name}: use auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return kind
+
+    import torch  # seconds, which --help and a run on the CPU alone need not wait here
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ConfigError(f"--device {name}: use auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+    if int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices: use cpu"
         )
-    return name if kind == "cuda" else kind
+    return name

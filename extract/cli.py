@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from configs.config_files import load_config
 from configs.errors import BadImageError, CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
@@ -22,27 +21,20 @@ from configs.options import (
     run_command,
     with_detection_checkpoint,
 )
-from configs.schema.config import Config
-from configs.schema.data import DataConfig
-from data.cache.manifest import FILE_NAME
-from data.cache.verification import mark_damaged, verify_cache
-from data.images.image_sets import first_images, load_images, readable_images
-from data.images.listing import find_split
-from data.images.records import ImageSet
-from data.images.views import with_views
-from extract.accuracy.average_precision import evaluate_detector
-from extract.detector.loading import load_detector
-from extract.detector.weights import existing_checkpoint
-from extract.dry_run.estimate import estimate
-from extract.features.extraction import extract, plan_extraction
-from extract.features.pipeline import usual_num_workers
-from extract.finetuning.finetune import finetune
+
+# What a command works with is imported where it begins to work: --help needs none of it.
+if TYPE_CHECKING:
+    from configs.schema.config import Config
+    from configs.schema.data import DataConfig
+    from data.images.records import ImageSet
 
 log = logging.getLogger(__name__)
 
 
 def _verify(caches: list[Path]) -> None:
     """Print what is damaged and note it for the next run; CacheError if anything is."""
+    from data.cache.verification import mark_damaged, verify_cache
+
     damaged = []
     for cache in caches:
         start = time.monotonic()
@@ -111,6 +103,8 @@ def extract_features(
       extract-features --split train --split val
       extract-features --split train --config kitti --detection-checkpoint best_model.pth
     """
+    from configs.config_files import load_config
+
     setup_logging(log_level)
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
@@ -122,6 +116,15 @@ def extract_features(
     if verify:
         _verify([root / split for split in dict.fromkeys(splits)])
         return
+
+    from data.cache.manifest import FILE_NAME
+    from data.images.image_sets import first_images, load_images
+    from data.images.views import with_views
+    from extract.detector.loading import load_detector
+    from extract.dry_run.estimate import estimate
+    from extract.features.extraction import extract, plan_extraction
+    from extract.features.pipeline import usual_num_workers
+
     target = _checked(settings, splits, device)
     with _hint("run with --skip-bad-images"):
         image_sets = {
@@ -172,6 +175,9 @@ def extract_features(
 
 def _checked(settings: Config, splits: Iterable[str], device: str) -> str:
     """Return the torch device, after what is checked in no time: images take minutes to list."""
+    from data.images.listing import find_split
+    from extract.detector.weights import existing_checkpoint
+
     target = choose_device(device)
     if settings.detector.checkpoint is not None:
         existing_checkpoint(settings.detector.checkpoint)
@@ -190,9 +196,12 @@ def _hint(text: str) -> Iterator[None]:
 
 
 def _screened(data: DataConfig, images: ImageSet, num_workers: int) -> ImageSet:
+    from data.images.image_sets import readable_images
+    from data.images.listing import has_numbers
+
     if data.format == "scenes":
         return images  # they are rendered, not read
-    return readable_images(images, num_workers=num_workers, numbered=data.format != "coco")
+    return readable_images(images, num_workers=num_workers, numbered=has_numbers(data))
 
 
 def _tell_skipped(images: ImageSet, what: str) -> None:
@@ -222,6 +231,11 @@ def train_detector(
     \b
       train-detector --config kitti
     """
+    from configs.config_files import load_config
+    from data.images.image_sets import load_images
+    from extract.accuracy.average_precision import evaluate_detector
+    from extract.finetuning.finetune import finetune
+
     setup_logging(log_level)
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
     target = _checked(settings, (split, val_split), device)

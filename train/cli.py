@@ -7,10 +7,10 @@ import logging
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from configs.config_files import load_config
 from configs.errors import ConfigError, UserError
 from configs.log_setup import setup_logging
 from configs.options import (
@@ -21,13 +21,13 @@ from configs.options import (
     run_command,
     with_detection_checkpoint,
 )
-from configs.schema.config import Config
-from data.cache.manifest import Manifest
-from extract.detector.freshness import refuse_stale_cache
-from train.loop.job import Job
-from train.loop.study import RunOutcome, run_study
-from train.machine.distributed import World, open_world
-from train.runs.run_folder import RANDOM, RunRecord, load_run_config
+
+# What the command works with is imported where it begins to work: --help needs none of it.
+if TYPE_CHECKING:
+    from configs.schema.config import Config
+    from train.loop.job import Job
+    from train.loop.study import RunOutcome
+    from train.machine.distributed import World
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ def train_level(
       train-level --level random
       torchrun --no-python --nproc-per-node 2 train-level --level 0
     """
+    from configs.config_files import load_config
+
     setup_logging(log_level)
     given = {"training.epochs": epochs, "training.batch_size": batch_size}
     settings = load_config(config, (
@@ -94,6 +96,12 @@ def train_level(
     if detection_checkpoint and not Path(detection_checkpoint).is_file():
         # A configuration may name a checkpoint that only another machine has; an option may not.
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
+
+    from extract.detector.freshness import refuse_stale_cache
+    from train.loop.job import Job
+    from train.loop.study import run_study
+    from train.machine.distributed import open_world
+
     root = Path(features or Path("features") / settings.data.name)
     for name in dict.fromkeys((split, val_split)):
         refuse_stale_cache(root / name, name, settings)
@@ -122,6 +130,8 @@ def train_level(
 
 
 def _grid(job: Job, level: str | None, lambdas: tuple[float, ...]) -> list[Job]:
+    from train.runs.run_folder import RANDOM
+
     if level is None:
         raise ConfigError("--level: say which: 0 to 4, all, or random")
     levels: list[int | str] = [RANDOM]
@@ -139,6 +149,8 @@ def _resumed(
     job: Job, folder: Path, level: str | None, lambdas: tuple[float, ...], epochs: int | None
 ) -> Job:
     """Return the job of a run folder: its own settings, with more epochs if they were asked for."""
+    from train.runs.run_folder import RunRecord, load_run_config
+
     if not folder.is_dir():
         raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
     record, config = RunRecord.load(folder), load_run_config(folder)
@@ -183,6 +195,8 @@ def _fail(failed: list[RunOutcome], num_jobs: int) -> None:
 
 
 def _levels(text: str, cache: Path) -> list[int]:
+    from data.cache.manifest import Manifest
+
     if text == "all":
         return [level.index for level in Manifest.load(cache).levels]
     if not text.isdecimal():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -166,6 +168,7 @@ def _key(
         "method": _METHOD,
         "anchor": anchor.name,
         "settings": dict(settings),
+        **_code_of(anchor),
         "train": next(iter(train.values())).content_id,
         "cache": next(iter(split.readers.values())).content_id,
         "images": split.num_images,
@@ -174,6 +177,15 @@ def _key(
         # The fingerprint of the cache covers the detector's weights and its settings.
         "detection": [split.device, split.evaluator.truth] if split.evaluator else None,
     }
+
+
+def _code_of(anchor: Anchor) -> dict[str, str]:
+    """What is kept of one's own anchor is of the file that it is in; ours say so by `_METHOD`."""
+    module = type(anchor).__module__
+    if module.startswith("analyze."):
+        return {}
+    file = getattr(sys.modules[module], "__file__", None)
+    return {"code": hashlib.sha256(Path(file).read_bytes()).hexdigest()} if file else {}
 
 
 def _measure_point(

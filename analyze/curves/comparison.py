@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analyze.anchors.anchor_study import AnchorPoint, AnchorSplit, AnchorStudy, study_anchors
-from analyze.anchors.catalogue import ANCHORS
+from analyze.anchors.catalogue import find_anchor
 from analyze.curves.bjontegaard import BdResult, bd_result
 from analyze.curves.rate_quality import (
     IDEAL,
@@ -20,8 +20,6 @@ from analyze.facts.results import AnalysisResult
 from analyze.measure.workbench import Workbench
 
 OURS = "ours"
-FAST_ANCHORS = ("uniform", "klt", "float16")
-"""All but the video coders, which take minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +47,8 @@ def anchor_study(bench: Workbench, names: Sequence[str]) -> AnchorStudy:
         derivations=bench.derivations,
         device=bench.request.device,
     )
-    return study_anchors({name: ANCHORS[name] for name in names}, split, bench.kept, bench.scratch)
+    anchors = {name: find_anchor(name) for name in names}
+    return study_anchors(anchors, split, bench.kept, bench.scratch)
 
 
 def compare(result: AnalysisResult, points: Sequence[AnchorPoint]) -> tuple[Comparison, ...]:

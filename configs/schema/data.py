@@ -13,7 +13,10 @@ from configs.schema.section import (
     PositiveFloat,
     SchemaSection,
     SideFraction,
+    ours_or_own,
 )
+
+FORMAT_NAMES = ("coco", "kitti", "voc", "folder", "scenes")
 
 SCENES_BUILDER = "fasterrcnn_mobilenet_v2_fpn"
 SCENES_WEIGHTS = "builtin:scenes"
@@ -75,12 +78,13 @@ class DataConfig(SchemaSection):
     """The data set: its name (caches land in features/<name>/<split>), format and splits."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "scenes"
-    format: Literal["coco", "kitti", "voc", "folder", "scenes"] = "scenes"
+    format: Annotated[str, ours_or_own(*FORMAT_NAMES)] = "scenes"
+    """What the files are, or your own `package.module:function` (see data.images.formats)."""
     splits: Annotated[dict[str, SplitConfig], Field(min_length=1)] = Field(
         default_factory=_builtin_splits
     )
     classes: list[str] | None = None
-    """kitti, voc: names that count as objects, in label order. None: the format's usual classes."""
+    """kitti, voc, own: names that count as objects, in label order. None: the format's usual."""
 
 
 class DetectorConfig(SchemaSection):

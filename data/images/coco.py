@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import BadImageError, ConfigError
-from data.images.files import Listed, did_you_mean, image_size_hw, read_text
+from configs.suggest import did_you_mean
+from data.images.files import Listed, image_size_hw, read_text
+from data.images.formats import SplitSource
 from data.images.labels import LabelledBox, finite, make_record, skip_or_raise
 from data.images.records import ImageRecord, SkippedImage
 
@@ -16,10 +18,7 @@ _MAX_INT64 = 2**63 - 1
 
 
 def read_coco(
-    images: Path,
-    annotations: Path,
-    listed: Sequence[Listed] | None,
-    skipped: list[SkippedImage] | None,
+    source: SplitSource, skipped: list[SkippedImage] | None
 ) -> tuple[list[ImageRecord], dict[int, str]]:
     """Return the records in the file's (or the list's) order, and category id -> name.
 
@@ -27,6 +26,7 @@ def read_coco(
     Raises ConfigError if the JSON is malformed or contradicts itself. An image that is missing or
     unreadable goes to `skipped`, or raises BadImageError without it.
     """
+    images, annotations, listed = source.image_folder(), source.coco_file(), source.listed()
     content = _load(annotations)
     categories = {
         _integer(entry, "id", where): _string(entry, "name", where)
@@ -51,12 +51,11 @@ def read_coco(
     return records, categories
 
 
-def list_coco(
-    images: Path, annotations: Path, listed: Sequence[Listed] | None
-) -> list[tuple[int, str]]:
+def list_coco(source: SplitSource) -> list[tuple[int, str]]:
     """Return image id and file name in the order of `read_coco`; no image is looked at."""
+    annotations = source.coco_file()
     files = _files(_load(annotations), annotations)
-    wanted = _wanted(files, images, listed, annotations)
+    wanted = _wanted(files, source.named_folder(), source.listed(), annotations)
     return [(image_id, _string(files[image_id][0], "file_name", files[image_id][1]))
             for image_id in wanted]  # fmt: skip
 

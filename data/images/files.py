@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,12 +98,6 @@ def missing_image(listed: Listed, file: Path, base: str) -> BadImageError:
         f"{listed.where}: no image '{listed.name}' in {base}: correct the list or the folder",
         file=str(file), reason="no such image",
     )  # fmt: skip
-
-
-def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return ``: did you mean 'x'?``, or nothing if no valid name is near."""
-    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f": did you mean '{near[0]}'?" if near else ""
 
 
 def image_size_hw(path: Path) -> tuple[int, int]:

@@ -7,21 +7,23 @@ from pathlib import Path
 
 from configs.errors import BadImageError
 from data.images.files import Listed, image_size_hw, list_images, missing_image
+from data.images.formats import SplitSource
 from data.images.labels import make_record, skip_or_raise
 from data.images.records import ImageRecord, SkippedImage
 
 
 def read_folder(
-    images: Path | None, listed: Sequence[Listed] | None, skipped: list[SkippedImage] | None
-) -> list[ImageRecord]:
+    source: SplitSource, skipped: list[SkippedImage] | None
+) -> tuple[list[ImageRecord], dict[int, str]]:
     """Return one record per image, numbered from 1: sorted by path, or in the list's order.
 
-    Listed paths are relative to `images`, or to the working directory without it.
-    An image that is missing or unreadable goes to `skipped`, or raises BadImageError without it;
-    MissingDataError if there is none.
+    There are no categories. Listed paths are relative to the folder of the images, or to the
+    working directory without it. An image that is missing or unreadable goes to `skipped`, or
+    raises BadImageError without it; MissingDataError if there is none.
     """
+    images = None if source.settings.images is None else source.image_folder()
     records: list[ImageRecord] = []
-    for position, image in enumerate(_wanted(images, listed)):
+    for position, image in enumerate(_wanted(images, source.listed())):
         try:
             file = image if isinstance(image, Path) else _listed_file(images, image)
             size_hw = image_size_hw(file)
@@ -31,7 +33,7 @@ def read_folder(
         records.append(
             make_record(image_id=len(records) + 1, file=str(file), size_hw=size_hw, boxes=())
         )
-    return records
+    return records, {}
 
 
 def _wanted(images: Path | None, listed: Sequence[Listed] | None) -> Sequence[Listed | Path]:

@@ -16,27 +16,42 @@ from tqdm import tqdm
 
 from configs.errors import BadImageError, ConfigError
 from configs.log_setup import bar_interval_s
-from configs.schema.data import DataConfig, SplitConfig
+from configs.own_code import is_own
+from configs.schema.data import DataConfig
 from data.images import scenes
 from data.images.coco import read_coco
 from data.images.files import decode_rgb
 from data.images.folder import read_folder
+from data.images.formats import Format, SplitSource, read_own
 from data.images.kitti import read_kitti
 from data.images.labels import LabelledBox, make_record
-from data.images.listing import (
-    coco_file,
-    existing_folder,
-    find_split,
-    image_folder,
-    image_lines,
-    scene_file,
-    scene_numbers,
-)
+from data.images.listing import find_split, scene_file
 from data.images.records import ImageRecord, ImageSet, SkippedImage
 from data.images.views import split_view
 from data.images.voc import read_voc
 
 _SCENE_FILE = re.compile(r"scene:(\d+):(\d+)")
+
+
+def read_scenes(
+    source: SplitSource, skipped: list[SkippedImage] | None
+) -> tuple[list[ImageRecord], dict[int, str]]:
+    """Return a split of built-in scenes, numbered from 1, and their classes; none can be bad."""
+    seed, num_scenes = source.scene_numbers()
+    return (
+        [_scene_record(index, seed) for index in range(num_scenes)],
+        dict(enumerate(scenes.CLASSES, start=1)),
+    )
+
+
+FORMATS: dict[str, Format] = {
+    "coco": read_coco,
+    "kitti": read_kitti,
+    "voc": read_voc,
+    "folder": read_folder,
+    "scenes": read_scenes,
+}
+"""How each `data.format` is read; all keep the contract that one's own has to keep."""
 
 
 def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> ImageSet:
@@ -47,12 +62,13 @@ def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> Imag
     Raises ConfigError, one line, if the split does not exist or anything else it names is missing,
     unreadable or malformed.
     """
-    source, where = find_split(data, split)
+    source = find_split(data, split)
     skipped: list[SkippedImage] = []
-    if data.format == "scenes":
-        records, categories = _read_scenes(source, where)
+    noted = skipped if skip_bad else None
+    if is_own(data.format):
+        records, categories = read_own(data.format, source, noted)
     else:
-        records, categories = _read_files(data, source, where, skipped if skip_bad else None)
+        records, categories = FORMATS[data.format](source, noted)
     images = ImageSet(
         split=split, records=tuple(records), categories=categories, skipped=tuple(skipped)
     )
@@ -104,14 +120,6 @@ def read_planned_image(file: str, size_hw: tuple[int, int]) -> npt.NDArray[np.ui
     return image
 
 
-def _read_scenes(source: SplitConfig, where: str) -> tuple[list[ImageRecord], dict[int, str]]:
-    seed, num_scenes = scene_numbers(source, where)
-    return (
-        [_scene_record(index, seed) for index in range(num_scenes)],
-        dict(enumerate(scenes.CLASSES, start=1)),
-    )
-
-
 def _scene_record(index: int, seed: int) -> ImageRecord:
     """Render the scene for its boxes; its pixels are made again when they are wanted."""
     scene = scenes.render_scene(index=index, seed=seed)
@@ -125,23 +133,6 @@ def _scene_record(index: int, seed: int) -> ImageRecord:
     return make_record(
         image_id=index + 1, file=scene_file(seed, index), size_hw=(height, width), boxes=boxes
     )
-
-
-def _read_files(
-    data: DataConfig, source: SplitConfig, where: str, skipped: list[SkippedImage] | None
-) -> tuple[list[ImageRecord], dict[int, str]]:
-    lines = image_lines(source, where)
-    if data.format == "folder":
-        images = None if source.images is None else image_folder(source, where)
-        return read_folder(images, lines, skipped), {}
-    folder = image_folder(source, where)
-    if data.format == "coco":
-        return read_coco(folder, coco_file(source, where), lines, skipped)
-    labels = None
-    if source.annotations is not None:
-        labels = existing_folder(Path(source.annotations), f"{where}.annotations")
-    read = read_kitti if data.format == "kitti" else read_voc
-    return read(folder, labels, lines, data.classes, skipped)
 
 
 def first_images(images: ImageSet, limit: int | None) -> ImageSet:

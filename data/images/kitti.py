@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
-from data.images.files import Listed, read_text
+from data.images.files import read_text
+from data.images.formats import SplitSource
 from data.images.labels import ClassNumbers, LabelledBox, finite, read_labelled_images
 from data.images.records import ImageRecord, SkippedImage
 
@@ -19,11 +19,7 @@ DONT_CARE = "DontCare"
 
 
 def read_kitti(
-    images: Path,
-    labels: Path | None,
-    listed: Sequence[Listed] | None,
-    classes: Sequence[str] | None,
-    skipped: list[SkippedImage] | None,
+    source: SplitSource, skipped: list[SkippedImage] | None
 ) -> tuple[list[ImageRecord], dict[int, str]]:
     """Return the records, numbered from 1, and category id -> name (empty without labels).
 
@@ -31,7 +27,8 @@ def read_kitti(
     Raises ConfigError if a file is missing or unreadable, or a line is malformed; bad images go to
     `skipped` if it is a list.
     """
-    known = ClassNumbers(classes, usual=CLASSES, skipped=SKIPPED)
+    images, labels, listed = source.image_folder(), source.label_folder(), source.listed()
+    known = ClassNumbers(source.classes, usual=CLASSES, skipped=SKIPPED)
     if labels is None:
         return read_labelled_images(images, listed, None, lambda path: [], skipped), {}
     records = read_labelled_images(

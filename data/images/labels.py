@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from configs.errors import BadImageError, ConfigError
-from data.images.files import Listed, did_you_mean, find_image, image_size_hw, list_images
+from configs.suggest import did_you_mean
+from data.images.files import Listed, find_image, image_size_hw, list_images
 from data.images.records import ImageRecord, SkippedImage
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from configs.errors import ConfigError
-from data.images.files import Listed, read_bytes
+from data.images.files import read_bytes
+from data.images.formats import SplitSource
 from data.images.labels import ClassNumbers, LabelledBox, finite, read_labelled_images
 from data.images.records import ImageRecord, SkippedImage
 
@@ -36,18 +36,15 @@ CLASSES = (
 
 
 def read_voc(
-    images: Path,
-    labels: Path | None,
-    listed: Sequence[Listed] | None,
-    classes: Sequence[str] | None,
-    skipped: list[SkippedImage] | None,
+    source: SplitSource, skipped: list[SkippedImage] | None
 ) -> tuple[list[ImageRecord], dict[int, str]]:
     """Return the records, numbered from 1, and category id -> name (empty without labels).
 
     Difficult objects become ignored boxes. Raises ConfigError if a file is missing or unreadable;
     bad images go to `skipped` if it is a list.
     """
-    known = ClassNumbers(classes, usual=CLASSES)
+    images, labels, listed = source.image_folder(), source.label_folder(), source.listed()
+    known = ClassNumbers(source.classes, usual=CLASSES)
     if labels is None:
         return read_labelled_images(images, listed, None, lambda path: [], skipped), {}
     records = read_labelled_images(

@@ -61,7 +61,7 @@ def fasterrcnn_mobilenet_v2_fpn(*, num_classes: int = 91, **sizes: Any) -> Faste
     )
 
 
-def load_detector(config: DetectorConfig, device: str = "cpu") -> LoadedDetector:
+def load_detector(config: DetectorConfig, device: str | torch.device = "cpu") -> LoadedDetector:
     """Build the configured detector with its weights, in eval mode, on `device`.
 
     Raises ConfigError for an unknown builder, weights that are not on this machine, or a

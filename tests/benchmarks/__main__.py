@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 BENCHMARKS = (
+    "startup",
     "streaming",
     "crops",
     "one_level",

@@ -28,6 +28,7 @@ from data.images.records import ImageSet
 from extract.cli import extract_features
 from tests.support.chromium import needs_chromium, screenshot
 from tests.support.coded_study import compress
+from tests.support.own_anchor import write_anchor
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
 from train.cli import train_level
 from train.runs.checkpoint import load_codec
@@ -398,6 +399,20 @@ def test_readme_shows_the_first_screen_of_a_report(reported: Reported, tmp_path:
 
 def test_decoded_maps_do_not_stay_on_disk(reported: Reported) -> None:
     assert not [path for path in reported.folder.rglob(".*") if path.is_dir()]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_anchor_of_ones_own_stands_in_the_report_by_its_name(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = write_anchor(tmp_path / "own_reported.py")
+    report = tmp_path / "report"
+    result = analyse(study, checkpoints, report, "--anchors", f"{name},float16", "--limit", "1")
+    assert result.exit_code == 0, result.output
+    content = json.loads((report / "report.json").read_text())
+    assert {each["anchor"] for each in content["anchors"]} == {name, "float16"}
+    assert "whole numbers" in (report / "index.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from data.cache.manifest import FILE_NAME
 from extract.cli import extract_features
 from tests.support.extraction import fingerprints, must_extract, write_config
 
-# Each process is a fork of a server that has imported the command already: seconds are saved.
+# Each process is a fork of a server that has imported what the command needs: seconds are saved.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["extract.cli"])
+PROCESSES.set_forkserver_preload(["extract.cli", "extract.dry_run.estimate", "data.images.views"])
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,8 @@ BAD_FILES = [
     (
         "data: {format: coc}",
         "mine.yaml: data.format: 'coc' is not allowed: "
-        "Input should be 'coco', 'kitti', 'voc', 'folder' or 'scenes': did you mean 'coco'?",
+        "Input should be 'coco', 'kitti', 'voc', 'folder', 'scenes' or your own "
+        "package.module:name: did you mean 'coco'?",
     ),
     (
         "cache: {levels: [0, -1]}",

@@ -47,6 +47,13 @@ def test_packages_are_listed_one_by_one(setup_cfg: configparser.ConfigParser) ->
     )
 
 
+def test_editable_installation_puts_the_project_on_the_path_before_mere_folders(
+    setup_cfg: configparser.ConfigParser,
+) -> None:
+    # setuptools makes a .pth file of the project's folder if this is so, and an import hook if not.
+    assert setup_cfg["options"]["package_dir"].split() == ["=", "."]
+
+
 def test_wheel_holds_each_source_file_and_no_test(wheel_files: set[str]) -> None:
     sources = {
         str(path.relative_to(ROOT)) for name in PACKAGES for path in (ROOT / name).rglob("*.py")

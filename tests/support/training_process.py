@@ -17,9 +17,9 @@ from torch import Tensor
 from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
 
-# Each process is a fork of a server that has imported the command already: seconds are saved.
+# Each process is a fork of a server that has imported what the command needs: seconds are saved.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["train.cli"])
+_PROCESSES.set_forkserver_preload(["train.cli", "train.loop.study", "extract.detector.freshness"])
 _OF_TIME = {"seconds", "epoch_seconds", "epoch_waited", "steps_per_s", "data_wait_share"}
 
 
