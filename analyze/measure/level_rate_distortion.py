@@ -11,8 +11,6 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from analyze.facts.candidates import Candidate
@@ -23,6 +21,7 @@ from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
 from analyze.streams.level_file import (
     bytes_in_pyramid,
+    decode_section,
     encode_section,
     model_id,
     pack_level,
@@ -79,14 +78,14 @@ def measure_level(
         values = np.array(reader.sample(index), dtype=np.float32)
         maps = as_batch(values).to(device)
         started = time.perf_counter()
-        data = encode_map(codec, maps, level=level, identity=identity)
+        data = pack_level(encode_section(codec, maps, level=level), identity)
         encoded = time.perf_counter()
-        restored = decode_map(codec, data, level=level, identity=identity)
+        section = unpack_level(data, level=level, identity=identity)
+        restored = decode_section(codec, section, source="bitstream")
         decoded_at = time.perf_counter()
         decoded.write(index, restored)
         height, width, channels = values.shape
         sample = reader.manifest.samples[index]
-        section = unpack_level(data, level=level, identity=identity)
         return _Totals(
             squared_error=float(np.square(restored - values, dtype=np.float64).sum()),
             elements=height * width * channels,
@@ -101,10 +100,7 @@ def measure_level(
 
     # The first of all codings compiles the coder, or loads it, and is not to be timed.
     warm = as_batch(np.array(reader.sample(indices[0]), dtype=np.float32)).to(device)
-    decode_map(
-        codec, encode_map(codec, warm, level=level, identity=identity),
-        level=level, identity=identity,
-    )  # fmt: skip
+    decode_section(codec, encode_section(codec, warm, level=level), source="bitstream")
     each = list(
         tqdm(
             per_image(measure, indices, str(device)),
@@ -131,20 +127,6 @@ def measure_level(
         encode_ms=totals.encode_s / num_images * 1e3,
         decode_ms=totals.decode_s / num_images * 1e3,
     )
-
-
-def encode_map(codec: Any, maps: torch.Tensor, *, level: int, identity: bytes) -> bytes:
-    """Return a file of one map, float32 [1, C, H, W]."""
-    section = encode_section(codec, maps, level=level)
-    return pack_level(section, identity)
-
-
-def decode_map(codec: Any, data: bytes, *, level: int, identity: bytes) -> NDArray[Any]:
-    """Return the map float32 [H, W, C] of a bitstream; CacheError if it is another model's."""
-    section = unpack_level(data, level=level, identity=identity)
-    out = codec.decompress([list(section.payloads)], section.latent_hw, section.size_hw)
-    restored: NDArray[Any] = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
-    return restored
 
 
 class LevelStudy:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from analyze.maps.map_source import as_batch
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, Ensemble
 from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, unpack
-from analyze.streams.level_file import encode_section
+from analyze.streams.level_file import decode_section, encode_section
 from configs.errors import CacheError, ConfigError
 from train.codecs.level_codec import LevelCodec
 from train.runs.checkpoint import BEST_NAME, load_codec
@@ -126,18 +126,7 @@ class PyramidCodec:
         if not isinstance(how, CodedLevel):
             mean = self._means[section.level].astype(np.float32)
             return np.broadcast_to(mean, (*section.size_hw, len(mean)))
-        codec = self._codecs[section.level]
-        if section.stages != codec.size.stages or len(section.payloads) != codec.num_payloads:
-            raise CacheError(
-                f"{source}: is damaged (level {section.level} is not as its model codes it): "
-                "compress the features again"
-            )
-        try:
-            out = codec.decompress([list(section.payloads)], section.latent_hw, section.size_hw)
-        except CacheError as error:
-            raise CacheError(f"{source}: level {section.level}: {error}") from error
-        restored: NDArray[Any] = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
-        return restored
+        return decode_section(self._codecs[section.level], section, source)
 
 
 def _load(how: CodedLevel, level: int, device: str) -> LevelCodec:
