@@ -11,11 +11,10 @@ from pathlib import Path
 import click
 
 from analyze.allocation.search import Target
-from analyze.analysis import Wanted, analyze
+from analyze.analysis import AnalysisRequest, Wanted, analyze
 from analyze.anchors.catalogue import ANCHORS
 from analyze.curves.comparison import FAST_ANCHORS
 from analyze.facts.kept_results import Kept
-from analyze.measure.split import AnalysisRequest
 from analyze.report.finding_tables import allocation_table, trained_table
 from analyze.report.report_folder import write_report
 from analyze.report.sections import ReportOrigin

@@ -13,8 +13,9 @@ from analyze.streams.streams_index import FILE_NAME
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import choose_device, machine_options, run_command
+from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
-from data.cache.manifest import Manifest
+from train.runs.loaded_models import LoadedModels
 
 
 @click.command(name="compress-features", context_settings={"show_default": True})
@@ -51,11 +52,11 @@ def compress_features(
       compress-features --ensemble ensemble.yaml --features features/kitti --out streams
     """
     setup_logging(log_level)
-    cache = features / split
-    if not (cache / MANIFEST_NAME).is_file():
+    cache, models = CacheFolder(features / split), LoadedModels(choose_device(device))
+    if not (cache.path / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
-    chosen = _ensemble(runs, ensemble, cache)
-    done = compress_cache(cache, chosen, out, device=choose_device(device))
+    chosen = _ensemble(runs, ensemble, cache, models)
+    done = compress_cache(cache, chosen, out, models=models)
     click.echo("\n".join(done.lines()))
     click.echo(f"{(out / FILE_NAME).stat().st_size} bytes of index -> {out / FILE_NAME}")
 
@@ -83,13 +84,16 @@ def decompress_features(
       decompress-features streams --out decoded
     """
     setup_logging(log_level)
-    done = decompress_folder(streams, out, checkpoints=checkpoints, device=choose_device(device))
+    models = LoadedModels(choose_device(device))
+    done = decompress_folder(streams, out, checkpoints=checkpoints, models=models)
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 
 
-def _ensemble(runs: tuple[Path, ...], path: Path | None, cache: Path) -> Ensemble:
+def _ensemble(
+    runs: tuple[Path, ...], path: Path | None, cache: CacheFolder, models: LoadedModels
+) -> Ensemble:
     if bool(runs) == (path is not None):
         raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
     if path is not None:
         return read_ensemble(path)
-    return ensemble_of_runs(runs, Manifest.load(cache).levels)
+    return ensemble_of_runs(runs, cache.manifest.levels, models)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Measurement, psnr_db
+from analyze.facts.sent_parts import MeasuredRun
 from analyze.maps.map_source import DecodedMaps, as_batch
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
@@ -29,8 +29,10 @@ from analyze.streams.level_file import (
 )
 from data.reading.level_reader import LevelReader
 from data.system.threads import per_image
+from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
-from train.runs.checkpoint import BEST_NAME, load_codec
+from train.runs.checkpoint import RunInfo
+from train.runs.loaded_models import LoadedModels
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,8 +60,8 @@ class _Totals:
 
 
 def measure_level(
-    codec: Any,
-    run: Any,
+    codec: LevelCodec,
+    run: RunInfo,
     reader: LevelReader,
     indices: Sequence[int],
     decoded: DecodedMaps,
@@ -69,7 +71,7 @@ def measure_level(
 ) -> Measurement:
     """Send the samples `indices` through bitstreams one by one and fill `decoded` with the results.
 
-    `codec` and `run` are what train.runs.checkpoint.load_codec returns; `progress` names a bar.
+    `codec` is ready to code, `run` what is known of it; `progress` names a bar.
     """
     device = next(codec.parameters()).device
     identity, level = model_id(run.model_sha256), reader.info.index
@@ -129,48 +131,39 @@ def measure_level(
     )
 
 
-class LevelStudy:
-    """Measures each run once, whoever asks, and leaves its decoded maps where detection finds them.
+def measured_run(
+    run: Candidate, split: Split, decoded: DecodedLevels, models: LoadedModels, kept: Kept
+) -> MeasuredRun:
+    """Return a run with its rate and distortion over the split, from real bitstreams.
 
-    `kept` is asked first; what it holds was measured on the same weights and the same cache.
+    `kept` is asked first; what it holds was measured on the same weights and the same cache. What
+    is measured leaves its maps in `decoded`, where detection finds them.
     """
-
-    def __init__(self, split: Split, decoded: DecodedLevels, kept: Kept, device: str) -> None:
-        self._split = split
-        self._decoded = decoded
-        self._kept = kept
-        self._device = device
-
-    def measure(self, run: Candidate) -> Measurement:
-        """Return a run's rate and distortion over the split, from real bitstreams."""
-        key = {
-            "method": _METHOD,
-            "model": run.model_sha256,
-            "level": run.level,
-            "cache": self._split.readers[run.level].content_id,
-            "images": self._split.num_images,
-            "device": self._device,
-        }
-        name = f"level {run.level}, lambda {run.lmbda:.3g}"
-        if (kept := self._kept.get(key)) is not None:
-            _LOG.info("%s: measured before", name)
-            return Measurement(**{**kept.facts, "run": str(run.folder)})
-        measurement = self._measure(run, name)
-        self._kept.put(key, dataclasses.asdict(measurement), {})
-        _LOG.info(
-            "%s: MSE %.4g, estimated %.4g and real %.4g bits per position",
-            name, measurement.mse, measurement.estimated_bpp, measurement.real_bpp,
-        )  # fmt: skip
-        return measurement
-
-    def _measure(self, run: Candidate, name: str) -> Measurement:
-        codec, info = load_codec(run.folder / BEST_NAME, self._device)
-        return measure_level(
-            codec,
-            info,
-            self._split.readers[run.level],
-            range(self._split.num_images),
-            self._decoded.new(run),
-            str(run.folder),
-            progress=name,
-        )
+    key = {
+        "method": _METHOD,
+        "model": run.model_sha256,
+        "level": run.level,
+        "cache": split.cache.content_id,
+        "images": split.num_images,
+        "device": models.device,
+    }
+    name = f"level {run.level}, lambda {run.lmbda:.3g}"
+    if (found := kept.get(key)) is not None:
+        _LOG.info("%s: measured before", name)
+        measurement = Measurement(**{**found.facts, "run": str(run.folder)})
+        return MeasuredRun(run=run, measurement=measurement)
+    measurement = measure_level(
+        models.codec(run.folder),
+        models.info(run.folder),
+        split.readers[run.level],
+        range(split.num_images),
+        decoded.new(run),
+        str(run.folder),
+        progress=name,
+    )
+    kept.put(key, dataclasses.asdict(measurement), {})
+    _LOG.info(
+        "%s: MSE %.4g, estimated %.4g and real %.4g bits per position",
+        name, measurement.mse, measurement.estimated_bpp, measurement.real_bpp,
+    )  # fmt: skip
+    return MeasuredRun(run=run, measurement=measurement)

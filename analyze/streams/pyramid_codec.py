@@ -15,7 +15,7 @@ from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack,
 from analyze.streams.level_file import decode_section, encode_section
 from configs.errors import CacheError, ConfigError
 from train.codecs.level_codec import LevelCodec
-from train.runs.checkpoint import BEST_NAME, load_codec
+from train.runs.loaded_models import LoadedModels
 
 
 def ensemble_id(ensemble: Ensemble, means: Mapping[int, NDArray[Any]]) -> bytes:
@@ -44,14 +44,19 @@ class PyramidCodec:
     """
 
     def __init__(
-        self, ensemble: Ensemble, means: Mapping[int, NDArray[Any]], device: str = "cpu"
+        self,
+        ensemble: Ensemble,
+        means: Mapping[int, NDArray[Any]],
+        models: LoadedModels | None = None,
     ) -> None:
+        """Take the codecs of `models`, on its device; without, they are read, for the CPU."""
+        models = models or LoadedModels()
         self.ensemble = ensemble
         self.ensemble_id = ensemble_id(ensemble, means)
         self._means = means
-        self.device = device
+        self.device = models.device
         self._codecs = {
-            level: _load(how, level, device)
+            level: _load(how, level, models)
             for level, how in ensemble.levels.items()
             if isinstance(how, CodedLevel)
         }
@@ -129,14 +134,14 @@ class PyramidCodec:
         return decode_section(self._codecs[section.level], section, source)
 
 
-def _load(how: CodedLevel, level: int, device: str) -> LevelCodec:
-    codec, info = load_codec(how.run / BEST_NAME, device, level=level)
+def _load(how: CodedLevel, level: int, models: LoadedModels) -> LevelCodec:
+    info = models.info(how.run)
     if info.model_sha256 != how.model_sha256:
         raise ConfigError(
             f"{how.run}: its best model is {info.model_sha256[:12]}, the ensemble names "
             f"{how.model_sha256[:12]} for level {level}: name the run that holds it"
         )
-    return codec
+    return models.codec(how.run, level=level)
 
 
 def _kind(how: object) -> Kind:

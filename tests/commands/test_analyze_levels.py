@@ -18,7 +18,7 @@ from PIL import Image
 
 from analyze.anchors import anchor_study
 from analyze.cli import analyze_levels
-from analyze.measure import level_results
+from analyze.measure import level_rate_distortion
 from analyze.measure.detection_study import DetectionStudy
 from analyze.streams.ensemble import CodedLevel, read_ensemble
 from data.cache.annotations import read_annotations, write_annotations
@@ -188,7 +188,7 @@ def test_second_analysis_uses_what_the_first_measured(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("analyze.measure.level_results.measure_level", refuse)
+    monkeypatch.setattr("analyze.measure.level_rate_distortion.measure_level", refuse)
     monkeypatch.setattr("analyze.anchors.anchor_study.measure_anchor", refuse)
     monkeypatch.setattr("analyze.detection.split_evaluator.detect_from_levels", refuse)
     result = analyse(
@@ -257,7 +257,8 @@ def test_kept_results_are_used_for_nothing_but_what_they_were_measured_on(
         return noting
 
     study_anchor = anchor_study._measure_point
-    monkeypatch.setattr(level_results, "measure_level", note("levels", level_results.measure_level))
+    measure_level = level_rate_distortion.measure_level
+    monkeypatch.setattr(level_rate_distortion, "measure_level", note("levels", measure_level))
     monkeypatch.setattr(anchor_study, "_measure_point", note("anchors", study_anchor))
     run = DetectionStudy._run
     monkeypatch.setattr(DetectionStudy, "_run", note("detection", run))
