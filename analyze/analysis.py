@@ -55,12 +55,14 @@ class AnalysisRequest:
 
     cache: Path | str
     split: str
-    checkpoints: Path | str
-    run_dirs: Sequence[Path | str]
     config: Config
-    device: str | torch.device
-    limit: int | None
-    options: str
+    checkpoints: Path | str = "checkpoints"
+    """Folder in which runs are looked for, unless `run_dirs` names them."""
+    run_dirs: Sequence[Path | str] = ()
+    device: str | torch.device = "cpu"
+    limit: int | None = None
+    """Only the first so many images."""
+    options: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

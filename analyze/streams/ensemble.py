@@ -82,7 +82,7 @@ class Ensemble:
 
 
 def ensemble_of_runs(
-    runs: Sequence[Path], stored: Sequence[LevelInfo], models: LoadedModels | None = None
+    runs: Sequence[Path | str], stored: Sequence[LevelInfo], models: LoadedModels | None = None
 ) -> Ensemble:
     """Return what sends the cache's levels by these runs; what has no run but can be is derived.
 
@@ -91,7 +91,7 @@ def ensemble_of_runs(
     """
     models = models or LoadedModels()
     found: dict[int, tuple[int, CodedLevel]] = {}
-    for run in runs:
+    for run in map(Path, runs):
         info = models.info(run)
         coded = CodedLevel(run=run, model_sha256=info.model_sha256, lmbda=info.lmbda)
         for level in info.levels:
@@ -118,8 +118,9 @@ def ensemble_of_runs(
     return Ensemble(levels)
 
 
-def read_ensemble(path: Path) -> Ensemble:
+def read_ensemble(path: Path | str) -> Ensemble:
     """Read ensemble.yaml. Raises ConfigError if it is missing or says something else."""
+    path = Path(path)
     raw = read_yaml(path, str(path))
     levels = raw.get("levels") if isinstance(raw, dict) and raw.keys() == {"levels"} else None
     if not isinstance(levels, dict) or not levels:
@@ -143,8 +144,9 @@ def parse_levels(levels: Mapping[Any, Any], path: Path) -> Ensemble:
     return Ensemble(dict(sorted(found.items())))
 
 
-def write_ensemble(path: Path, ensemble: Ensemble, *, note: str = "") -> None:
+def write_ensemble(path: Path | str, ensemble: Ensemble, *, note: str = "") -> None:
     """Write ensemble.yaml atomically; `note`, a line, is a comment on how it was chosen."""
+    path = Path(path)
     content = {"levels": plain_levels(ensemble, path.parent)}
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
     head = f"# {note}\n" if note else ""

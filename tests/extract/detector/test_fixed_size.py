@@ -124,17 +124,14 @@ def test_analysis_has_the_detectors_map_at_the_fixed_size(
     settings = load_config(str(config))
     findings = analyze(
         AnalysisRequest(
-            cache=folder,
+            cache=str(folder),
             split="val",
-            checkpoints=tmp_path / "none",
-            run_dirs=(),
             config=settings,
-            device="cpu",
-            limit=None,
-            options="",
+            checkpoints=str(tmp_path / "none"),
+            device=torch.device("cpu"),
         ),
         Wanted(target=Target(kind="map_drop", value=0.01)),
-        tmp_path / "report",
+        str(tmp_path / "report"),
         Kept(None),
     )
     result = findings.result
