@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analyze.allocation.lagrangian import Allocated, Option, map_drop_cost, weighted_mse_cost
+from analyze.allocation.lagrangian import Allocated, Cost, Option, map_drop_cost, weighted_mse_cost
 from analyze.allocation.search import Allocation, Target, search
 from analyze.curves.bjontegaard import RateMap, Saving, saving
-from analyze.detection.sensitivity import rising
+from analyze.curves.hull import rising
 from analyze.facts.candidates import Candidate, learner_labels
 from analyze.facts.results import Combination, Found
 from analyze.facts.sent_parts import DERIVED, DROPPED, Combined, MeasuredRun, Part, parts_of
@@ -57,8 +57,9 @@ def allocate(
     parts, labels = parts_of(runs), learner_labels(each.run for each in runs)
     by_folder = {str(each.run.folder): each.run for each in runs}
     options = _options(split, runs, overhead, detection)
+    cost: Cost
     if detection is not None and target.kind != "mse":
-        cost = map_drop_cost()
+        cost = map_drop_cost
     else:
         cost = weighted_mse_cost({level: facts.share for level, facts in split.facts().items()})
     verify = None
