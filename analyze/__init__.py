@@ -3,16 +3,16 @@
     from analyze import AnalysisRequest, Kept, Target, Wanted, analyze
 
 May import: analyze.allocation, analyze.anchors, analyze.curves, analyze.detection, analyze.facts,
-analyze.measure, analyze.plots, analyze.report, analyze.streams, configs, data.cache.
+analyze.measure, analyze.plots, analyze.report, analyze.streams, configs, configs.schema,
+data.cache, train.runs.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analyze.allocation.search import Target
-    from analyze.analysis import Wanted, analyze
+    from analyze.analysis import AnalysisRequest, Wanted, analyze
     from analyze.facts.kept_results import Kept
-    from analyze.measure.split import AnalysisRequest
     from analyze.streams.compression import compress_cache
     from analyze.streams.decompression import decompress_folder
     from analyze.streams.ensemble import ensemble_of_runs, read_ensemble
@@ -22,7 +22,7 @@ else:
     __getattr__, __dir__ = open_doors(
         __name__,
         {
-            "AnalysisRequest": "analyze.measure.split",
+            "AnalysisRequest": "analyze.analysis",
             "Kept": "analyze.facts.kept_results",
             "Target": "analyze.allocation.search",
             "Wanted": "analyze.analysis",

@@ -4,31 +4,65 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
 
 from analyze.allocation.allocate import AllocationFinding, allocate
 from analyze.allocation.next_lambdas import Suggestion, next_lambdas
 from analyze.allocation.search import Target
-from analyze.anchors.anchor_study import AnchorPoint
-from analyze.curves.comparison import anchor_study, compare
+from analyze.anchors.anchor_study import AnchorSplit, AnchorStudy, study_anchors
+from analyze.anchors.catalogue import find_anchor
+from analyze.curves.comparison import compare
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
+from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
-from analyze.facts.results import AnalysisResult, Measurement
-from analyze.facts.sent_parts import DERIVED, DROPPED, Part
-from analyze.measure.find_runs import trained_only
-from analyze.measure.level_results import analysis_result, measured_runs, run_parts
+from analyze.facts.results import Found
+from analyze.facts.sent_parts import DERIVED, DROPPED, Part, parts_of
+from analyze.measure.decoded_levels import DecodedLevels
+from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.find_runs import (
+    left_out_lines,
+    newest_of_levels,
+    run_folders,
+    trained_only,
+    trained_runs,
+)
+from analyze.measure.level_rate_distortion import measured_run
+from analyze.measure.level_results import analysis_result
 from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
-from analyze.measure.split import AnalysisRequest, has_cache
-from analyze.measure.workbench import Workbench, open_workbench
+from analyze.measure.split import Split, has_cache, open_split
 from analyze.plots.picture_study import level_pictures, worst
 from analyze.report.findings import Findings
 from analyze.streams.ensemble import CodedLevel, DerivedLevel
+from analyze.streams.unsent_levels import overhead
 from configs.errors import CacheError, ConfigError
+from configs.schema.config import Config
+from data.cache.cache_folder import CacheFolder
+from train.runs.loaded_models import LoadedModels
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnalysisRequest:
+    """What to analyse. `options` is what commands in messages need to reach the same data."""
+
+    cache: Path | str
+    split: str
+    config: Config
+    checkpoints: Path | str = "checkpoints"
+    """Folder in which runs are looked for, unless `run_dirs` names them."""
+    run_dirs: Sequence[Path | str] = ()
+    device: str | torch.device = "cpu"
+    limit: int | None = None
+    """Only the first so many images."""
+    options: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,110 +79,154 @@ class Wanted:
     suggest_lambda: bool = False
 
 
-def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path, kept: Kept) -> Findings:
+def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept: Kept) -> Findings:
     """Analyse; decoded maps lie under `scratch` while it runs, results stay in `kept`.
 
     Raises CacheError if the split's cache is stale or damaged, or for runs trained on another
     detector's features. Anything else that is missing, the cache itself where there is one of the
     train split, is a line of the result.
     """
-    if not has_cache(request):
-        result, trained = trained_only(request)
+    cache, models = CacheFolder(request.cache), LoadedModels(request.device)
+    checkpoints, named = Path(request.checkpoints), [Path(run) for run in request.run_dirs]
+    folders = run_folders(checkpoints, named)
+    if not has_cache(cache):
+        result, trained = trained_only(
+            folders, cache, models, split=request.split, options=request.options
+        )
         return Findings(result=result, trained=trained)
-    with open_workbench(request, scratch, kept) as bench:
-        measurements = measured_runs(bench)
-        result = analysis_result(bench, measurements)
-        missing = list(result.missing)
-        sensitivity = _sensitivity(bench, missing) if wanted.sensitivity else None
-        allocation = _allocation(bench, measurements, result, wanted.target, missing)
-        anchors = _anchors(bench, wanted.anchors, missing)
-        shown = _shown_runs(bench, allocation)
-        name, parts = _shown_combination(bench, measurements, allocation, shown)
-        matrix = _matrix(bench, missing) if wanted.matrix else None
-        suggestions: tuple[Suggestion, ...] = ()
+    with ExitStack() as stack:
+        split = stack.enter_context(
+            open_split(
+                cache, request.split, request.config,
+                device=models.device, limit=request.limit, options=request.options,
+            )
+        )  # fmt: skip
+        found = trained_runs(folders, cache, models)
+        newest = newest_of_levels(
+            found.special, split.readers, looked_in="the named runs" if named else str(checkpoints),
+            split=request.split, options=request.options,
+        )  # fmt: skip
+        folder = Path(stack.enter_context(_scratch_folder(Path(scratch))))
+        decoded = DecodedLevels(folder, split.readers, split.num_images, models)
+        detection = None
+        if split.evaluator is not None:
+            detection = DetectionStudy(split, split.evaluator, decoded, kept, models.device)
+        runs = [measured_run(run, split, decoded, models, kept) for run in newest.result]
+        bits_beside = overhead(split.manifest, split.num_images)
+        result = analysis_result(split, runs, bits_beside, detection)
+
+        sensitivity: Found[Sensitivity | None] = Found(None)
+        if wanted.sensitivity:
+            sensitivity = _sensitivity(split.evaluator, kept)
+        allocation = allocate(
+            split, runs, bits_beside, detection, result.combinations, wanted.target
+        )
+        anchors = _anchors(wanted.anchors, split, detection, kept, folder, models.device)
+        matrix: Found[Matrix | None] = Found(None)
+        if wanted.matrix:
+            matrix = _matrix(newest.result, found.random, split, models, kept)
+        suggestions: Found[tuple[Suggestion, ...]] = Found(())
         if wanted.suggest_lambda:
             aim = wanted.target if wanted.is_named else None
-            suggestions = next_lambdas(bench, measurements, allocation, aim, missing)
+            suggestions = next_lambdas(split, runs, detection, allocation.result, aim)
+        shown = _shown_runs(newest.result, allocation.result)
+        name, parts = _shown_combination(parts_of(runs), allocation.result, shown)
+        chosen = [allocation.result.combination] if allocation.result else []
         return Findings(
             result=dataclasses.replace(
                 result,
-                missing=tuple(missing),
-                combinations=(
-                    *result.combinations, *([allocation.combination] if allocation else []),
+                missing=(
+                    *split.missing,
+                    *newest.missing,
+                    *(left_out_lines(found.special, newest.result) if named else ()),
+                    *sensitivity.missing,
+                    *allocation.missing,
+                    *anchors.missing,
+                    *matrix.missing,
+                    *suggestions.missing,
                 ),
+                combinations=(*result.combinations, *chosen),
             ),
-            allocation=allocation,
-            sensitivity=sensitivity,
-            anchors=anchors,
-            comparisons=compare(result, anchors),
-            matrix=matrix,
-            suggestions=suggestions,
-            level_pictures=level_pictures(bench, shown),
-            worst=worst(bench, name, parts) if parts else None,
-        )  # fmt: skip
+            allocation=allocation.result,
+            sensitivity=sensitivity.result,
+            anchors=anchors.points,
+            comparisons=compare(result, anchors.points),
+            matrix=matrix.result,
+            suggestions=suggestions.result,
+            level_pictures=level_pictures(shown, split, decoded, models),
+            worst=worst(split, detection, name, parts) if parts else None,
+        )
 
 
-def _sensitivity(bench: Workbench, missing: list[str]) -> Sensitivity | None:
-    if bench.split.evaluator is None:
-        missing.append("no sensitivity: it needs detection, and so boxes")
-        return None
+def _scratch_folder(parent: Path) -> TemporaryDirectory[str]:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(dir=parent, prefix=".decoded-")
+    except OSError as error:
+        raise ConfigError(
+            f"{parent}: cannot be written ({error.strerror}): choose another --report"
+        ) from error
+
+
+def _sensitivity(evaluator: SplitEvaluator | None, kept: Kept) -> Found[Sensitivity | None]:
+    if evaluator is None:
+        return Found(None, ("no sensitivity: it needs detection, and so boxes",))
     _LOG.info("sensitivity: noise in each level and each group of channels")
     try:
-        return measure_sensitivity(bench.split.evaluator, bench.kept)
+        return Found(measure_sensitivity(evaluator, kept))
     except ConfigError as error:
-        missing.append(f"no sensitivity: {error}")
-        return None
+        return Found(None, (f"no sensitivity: {error}",))
 
 
 def _anchors(
-    bench: Workbench, names: tuple[str, ...], missing: list[str]
-) -> tuple[AnchorPoint, ...]:
+    names: Sequence[str],
+    split: Split,
+    detection: DetectionStudy | None,
+    kept: Kept,
+    scratch: Path,
+    device: str,
+) -> AnchorStudy:
     if not names:
-        return ()
-    study = anchor_study(bench, names)
-    missing.extend(study.missing)
-    return study.points
+        return AnchorStudy(points=(), missing=())
+    known = AnchorSplit(
+        train_cache=split.train,
+        readers=split.readers,
+        num_images=split.num_images,
+        evaluator=split.evaluator,
+        as_cached=(lambda: detection.evaluation({}).accuracy) if detection else None,
+        derivations=detection.derivations if detection else {},
+        device=device,
+    )
+    return study_anchors({name: find_anchor(name) for name in names}, known, kept, scratch)
 
 
-def _matrix(bench: Workbench, missing: list[str]) -> Matrix | None:
+def _matrix(
+    runs: Sequence[Candidate],
+    random_runs: Sequence[Path],
+    split: Split,
+    models: LoadedModels,
+    kept: Kept,
+) -> Found[Matrix | None]:
     try:
-        folders = matrix_runs(bench.runs, bench.random_runs)
+        folders = matrix_runs(runs, random_runs, models)
         if not folders:
-            return None
-        return measure_matrix(
-            folders,
-            bench.split.readers,
-            bench.split.num_images,
-            bench.request.cache.parent / "train",
-            bench.kept,
-            bench.request.device,
+            return Found(None)
+        return Found(
+            measure_matrix(folders, split.readers, split.num_images, split.train, models, kept)
         )
     except (CacheError, ConfigError) as error:
-        missing.append(f"no matrix of models and levels: {error}")
-        return None
+        return Found(None, (f"no matrix of models and levels: {error}",))
 
 
-def _allocation(
-    bench: Workbench,
-    measurements: Mapping[str, Measurement],
-    result: AnalysisResult,
-    target: Target,
-    missing: list[str],
-) -> AllocationFinding | None:
-    found = allocate(bench, measurements, result.combinations, target)
-    if isinstance(found, str):
-        missing.append(found)
-        return None
-    return found
-
-
-def _shown_runs(bench: Workbench, allocation: AllocationFinding | None) -> dict[int, Candidate]:
+def _shown_runs(
+    runs: Sequence[Candidate], allocation: AllocationFinding | None
+) -> dict[int, Candidate]:
     """Return the run of each level whose pictures are shown: the allocated one, or the best."""
     shown: dict[int, Candidate] = {}
-    for run in sorted(bench.runs, key=lambda run: -run.best_validation_loss):
+    for run in sorted(runs, key=lambda run: -run.best_validation_loss):
         shown[run.level] = run
     if allocation is not None:
-        by_folder = {run.folder: run for run in bench.runs}
+        by_folder = {run.folder: run for run in runs}
         for level, each in allocation.ensemble.levels.items():
             if isinstance(each, CodedLevel):
                 shown[level] = by_folder[each.run]
@@ -156,12 +234,10 @@ def _shown_runs(bench: Workbench, allocation: AllocationFinding | None) -> dict[
 
 
 def _shown_combination(
-    bench: Workbench,
-    measurements: Mapping[str, Measurement],
+    parts: Mapping[str, Part],
     allocation: AllocationFinding | None,
     shown: Mapping[int, Candidate],
 ) -> tuple[str, dict[int, Part]]:
-    parts = run_parts(bench, measurements)
     if allocation is None:
         name = "the best run of each trained level, the others as cached"
         return name, {level: parts[str(run.folder)] for level, run in shown.items()}

@@ -120,9 +120,8 @@ def analyze_levels(
     setup_logging(log_level)
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
 
-    from analyze.analysis import Wanted, analyze
+    from analyze.analysis import AnalysisRequest, Wanted, analyze
     from analyze.facts.kept_results import Kept
-    from analyze.measure.split import AnalysisRequest
     from analyze.report.finding_tables import allocation_table, trained_table
     from analyze.report.report_folder import write_report
     from analyze.report.sections import ReportOrigin

@@ -14,6 +14,8 @@ from configs.options import choose_device, machine_options, run_command
 # What a command works with is imported where it begins to work: --help needs none of it.
 if TYPE_CHECKING:
     from analyze.streams.ensemble import Ensemble
+    from data.cache.cache_folder import CacheFolder
+    from train.runs.loaded_models import LoadedModels
 
 
 @click.command(name="compress-features", context_settings={"show_default": True})
@@ -51,14 +53,16 @@ def compress_features(
     """
     from analyze.streams.compression import compress_cache
     from analyze.streams.streams_index import FILE_NAME
+    from data.cache.cache_folder import CacheFolder
     from data.cache.manifest import FILE_NAME as MANIFEST_NAME
+    from train.runs.loaded_models import LoadedModels
 
     setup_logging(log_level)
-    cache = features / split
-    if not (cache / MANIFEST_NAME).is_file():
+    cache, models = CacheFolder(features / split), LoadedModels(choose_device(device))
+    if not (cache.path / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
-    chosen = _ensemble(runs, ensemble, cache)
-    done = compress_cache(cache, chosen, out, device=choose_device(device))
+    chosen = _ensemble(runs, ensemble, cache, models)
+    done = compress_cache(cache, chosen, out, models=models)
     click.echo("\n".join(done.lines()))
     click.echo(f"{(out / FILE_NAME).stat().st_size} bytes of index -> {out / FILE_NAME}")
 
@@ -86,18 +90,21 @@ def decompress_features(
       decompress-features streams --out decoded
     """
     from analyze.streams.decompression import decompress_folder
+    from train.runs.loaded_models import LoadedModels
 
     setup_logging(log_level)
-    done = decompress_folder(streams, out, checkpoints=checkpoints, device=choose_device(device))
+    models = LoadedModels(choose_device(device))
+    done = decompress_folder(streams, out, checkpoints=checkpoints, models=models)
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 
 
-def _ensemble(runs: tuple[Path, ...], path: Path | None, cache: Path) -> Ensemble:
+def _ensemble(
+    runs: tuple[Path, ...], path: Path | None, cache: CacheFolder, models: LoadedModels
+) -> Ensemble:
     from analyze.streams.ensemble import ensemble_of_runs, read_ensemble
-    from data.cache.manifest import Manifest
 
     if bool(runs) == (path is not None):
         raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
     if path is not None:
         return read_ensemble(path)
-    return ensemble_of_runs(runs, Manifest.load(cache).levels)
+    return ensemble_of_runs(runs, cache.manifest.levels, models)

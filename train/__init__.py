@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from train.codecs.level_codec import LevelCodec
     from train.objective.rate_distortion import rate_distortion
     from train.runs.checkpoint import load_codec
+    from train.runs.loaded_models import LoadedModels
 else:
     from configs.doors import open_doors  # "not a package"? A configs.py of yours hides ours.
 
@@ -20,6 +21,7 @@ else:
         __name__,
         {
             "LevelCodec": "train.codecs.level_codec",
+            "LoadedModels": "train.runs.loaded_models",
             "build_codec": "train.codecs.catalogue",
             "load_codec": "train.runs.checkpoint",
             "rate_distortion": "train.objective.rate_distortion",
@@ -28,6 +30,7 @@ else:
 
 __all__ = [
     "LevelCodec",
+    "LoadedModels",
     "build_codec",
     "load_codec",
     "rate_distortion",

@@ -1,5 +1,4 @@
 """Bits over levels: which run for which level, which lambda next.
 
-May import: analyze.curves, analyze.detection, analyze.facts, analyze.measure, analyze.streams,
-configs.
+May import: analyze.curves, analyze.facts, analyze.measure, analyze.streams, configs.
 """

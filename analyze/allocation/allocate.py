@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analyze.allocation.lagrangian import Allocated, Option, map_drop_cost, weighted_mse_cost
+from analyze.allocation.lagrangian import Allocated, Cost, Option, map_drop_cost, weighted_mse_cost
 from analyze.allocation.search import Allocation, Target, search
 from analyze.curves.bjontegaard import RateMap, Saving, saving
-from analyze.detection.sensitivity import rising
+from analyze.curves.hull import rising
 from analyze.facts.candidates import Candidate, learner_labels
-from analyze.facts.results import Combination, Measurement
-from analyze.facts.sent_parts import DERIVED, DROPPED, Combined, Part
-from analyze.measure.level_results import combination, run_parts
-from analyze.measure.workbench import Workbench
+from analyze.facts.results import Combination, Found
+from analyze.facts.sent_parts import DERIVED, DROPPED, Combined, MeasuredRun, Part, parts_of
+from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.level_results import combination
+from analyze.measure.split import Split
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, DroppedLevel, Ensemble, EnsembleLevel
-from analyze.streams.unsent_levels import known_mean
+from analyze.streams.unsent_levels import Overhead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,86 +34,91 @@ class AllocationFinding:
 
 
 def allocate(
-    bench: Workbench,
-    measurements: Mapping[str, Measurement],
+    split: Split,
+    runs: Sequence[MeasuredRun],
+    overhead: Overhead,
+    detection: DetectionStudy | None,
     pyramids: Iterable[Combination],
     target: Target,
-) -> AllocationFinding | str:
-    """Return the best combination of runs for the target, or a line about what is missing.
+) -> Found[AllocationFinding | None]:
+    """Return the best combination of runs for the target, or what is missing for it.
 
     `pyramids` are whole pyramids of one lambda each, with which it is compared.
     """
-    levels = sorted(bench.split.readers)
-    untrained = set(levels) - {run.level for run in bench.runs} - _derivable(bench)
+    derivable = {info.index for info in split.manifest.levels if info.derived_from is not None}
+    untrained = split.readers.keys() - {each.run.level for each in runs} - derivable
     if untrained:
         names = ", ".join(map(str, sorted(untrained)))
-        return f"no allocation: level {names} has no run: run train-level for it"
-    if bench.detection is None and target.kind == "map_drop":
-        return "no allocation: a target of mAP needs boxes: use --target-bpp or --target-mse"
-    parts = run_parts(bench, measurements)
-    options = _options(bench, measurements, parts)
-    if bench.detection is not None and target.kind != "mse":
-        cost = map_drop_cost()
+        return Found(None, (f"no allocation: level {names} has no run: run train-level for it",))
+    if detection is None and target.kind == "map_drop":
+        return Found(None, (
+            "no allocation: a target of mAP needs boxes: use --target-bpp or --target-mse",
+        ))  # fmt: skip
+    parts, labels = parts_of(runs), learner_labels(each.run for each in runs)
+    by_folder = {str(each.run.folder): each.run for each in runs}
+    options = _options(split, runs, overhead, detection)
+    cost: Cost
+    if detection is not None and target.kind != "mse":
+        cost = map_drop_cost
     else:
-        cost = weighted_mse_cost(
-            {level: facts.share for level, facts in bench.split.facts().items()}
-        )
+        cost = weighted_mse_cost({level: facts.share for level, facts in split.facts().items()})
     verify = None
-    if bench.detection is not None:
-        detection = bench.detection
+    if detection is not None:
+        run_detection = detection.accuracy
 
         def verify(choice: Allocated) -> float:
-            drop = detection.accuracy(_parts(choice, parts)).drop
+            drop = run_detection(_parts(choice, parts)).drop
             assert drop is not None, "only the original has none"
             return drop
 
     # The options do not hold what their files share.
-    within = replace(target, value=target.value - bench.overhead.shared)
+    within = replace(target, value=target.value - overhead.shared)
     found = search(options, within if target.kind == "bpp" else target, cost, verify)
     found = replace(found, target=target)
     chosen = combination(
-        bench,
         Combined(name=_name(found), parts=_parts(found.combination, parts)),
+        labels,
+        overhead,
+        detection,
     )
-    return AllocationFinding(
-        allocation=found,
-        combination=chosen,
-        saving=_saving(pyramids, chosen),
-        ensemble=_ensemble(found.combination, {str(run.folder): run for run in bench.runs}),
-        shared_bits_per_pixel=bench.overhead.shared,
+    return Found(
+        AllocationFinding(
+            allocation=found,
+            combination=chosen,
+            saving=_saving(pyramids, chosen),
+            ensemble=_ensemble(found.combination, by_folder),
+            shared_bits_per_pixel=overhead.shared,
+        )
     )
-
-
-def _derivable(bench: Workbench) -> set[int]:
-    return {info.index for info in bench.split.manifest.levels if info.derived_from is not None}
 
 
 def _options(
-    bench: Workbench, measurements: Mapping[str, Measurement], parts: Mapping[str, Part]
+    split: Split,
+    runs: Sequence[MeasuredRun],
+    overhead: Overhead,
+    detection: DetectionStudy | None,
 ) -> list[Option]:
     options: list[Option] = []
-    labels = learner_labels(bench.runs)
-    for level, reader in sorted(bench.split.readers.items()):
-        dropped_mse = dropped_error(bench, level)
-        drop_at = measured_drops(bench, level, measurements, dropped_mse)
-        for run in bench.runs:
-            if run.level != level:
-                continue
-            mse = measurements[str(run.folder)].mse
-            options.append(
-                Option(
-                    level=level,
-                    name=f"lambda {run.lmbda:.3g}"
-                    + (f", {labels[run.model]}" if labels[run.model] else ""),
-                    bits_per_pixel=parts[str(run.folder)].bits_per_pixel,
-                    mse=mse,
-                    map_drop=drop_at(mse, run.model),
-                    run=str(run.folder),
-                )
+    labels = learner_labels(each.run for each in runs)
+    for level, reader in sorted(split.readers.items()):
+        own = [each for each in runs if each.run.level == level]
+        dropped_mse = dropped_error(split, level)
+        drop_at = measured_drops(level, own, dropped_mse, detection)
+        options += [
+            Option(
+                level=level,
+                name=f"lambda {each.run.lmbda:.3g}"
+                + (f", {labels[each.run.model]}" if labels[each.run.model] else ""),
+                bits_per_pixel=each.measurement.bits_per_pixel,
+                mse=each.measurement.mse,
+                map_drop=drop_at(each.measurement.mse, each.run.model),
+                run=str(each.run.folder),
             )
+            for each in own
+        ]
         options.append(
             Option(
-                level=level, name="dropped", bits_per_pixel=bench.overhead.dropped[level],
+                level=level, name="dropped", bits_per_pixel=overhead.dropped[level],
                 mse=dropped_mse, map_drop=drop_at(dropped_mse), kind="dropped",
             )
         )  # fmt: skip
@@ -122,44 +128,45 @@ def _options(
             # of features cannot leave out.
             options += [
                 Option(
-                    level=level, name=f"derived from {each.name}",
-                    bits_per_pixel=bench.overhead.derived[level],
-                    mse=each.mse, map_drop=drop_at(each.mse), kind="derived",
-                    source=(source, each.name),
+                    level=level, name=f"derived from {option.name}",
+                    bits_per_pixel=overhead.derived[level],
+                    mse=option.mse, map_drop=drop_at(option.mse), kind="derived",
+                    source=(source, option.name),
                 )
-                for each in options
-                if each.level == source and each.kind == "run"
+                for option in options
+                if option.level == source and option.kind == "run"
             ]  # fmt: skip
     return options
 
 
-def dropped_error(bench: Workbench, level: int) -> float:
+def dropped_error(split: Split, level: int) -> float:
     """Return the MSE of a level that is replaced by the mean that a receiver knows."""
-    statistics = bench.split.readers[level].statistics
-    off = statistics.mean - known_mean(bench.split.cache, level)
+    statistics = split.readers[level].statistics
+    off = statistics.mean - split.means.of(level)
     return float((statistics.variance + off**2).mean())
 
 
 def measured_drops(
-    bench: Workbench, level: int, measurements: Mapping[str, Measurement], dropped_mse: float
+    level: int,
+    runs: Sequence[MeasuredRun],
+    dropped_mse: float,
+    detection: DetectionStudy | None,
 ) -> Callable[..., float | None]:
-    """Return (MSE, learner or None) -> mAP drop of this level's own codecs, as `rising_drops`.
+    """Return (MSE, learner or None) -> mAP drop of this level's own `runs`, as `rising_drops`.
 
     `dropped_mse` is the level's `dropped_error`.
     """
-    if bench.detection is None:
+    if detection is None:
         return lambda mse, learner=None: None
-    parts = run_parts(bench, measurements)
     measured = [
         (
-            run.model,
-            measurements[str(run.folder)].mse,
-            bench.detection.accuracy({level: parts[str(run.folder)]}).drop or 0.0,
+            each.run.model,
+            each.measurement.mse,
+            detection.accuracy({level: each.part}).drop or 0.0,
         )
-        for run in bench.runs
-        if run.level == level
+        for each in runs
     ]
-    dropped = bench.detection.accuracy({level: DROPPED}).drop or 0.0
+    dropped = detection.accuracy({level: DROPPED}).drop or 0.0
     return rising_drops(measured, (dropped_mse, dropped))
 
 

@@ -61,22 +61,14 @@ Cost = Callable[[Option], float]
 """What an option costs in quality. Total cost is the sum over levels."""
 
 
-def map_drop_cost(drop_at: Callable[[int, float], float] | None = None) -> Cost:
-    """Cost by mAP: an option's own measured drop, else `drop_at(level, mse)`, at least 0.
+def map_drop_cost(option: Option) -> float:
+    """Return an option's own measured drop of mAP, at least 0; ValueError for one without.
 
-    A gain is noise of the measurement; it must not pay for another level's loss. Raises ValueError
-    for an option that has neither.
+    A gain is noise of the measurement; it must not pay for another level's loss.
     """
-
-    def cost(option: Option) -> float:
-        drop = option.map_drop
-        if drop is None and drop_at is not None:
-            drop = drop_at(option.level, option.mse)
-        if drop is None:
-            raise ValueError(f"level {option.level}, {option.name}: no mAP drop, nor a sensitivity")
-        return max(drop, 0.0)
-
-    return cost
+    if option.map_drop is None:
+        raise ValueError(f"level {option.level}, {option.name}: no mAP drop")
+    return max(option.map_drop, 0.0)
 
 
 def weighted_mse_cost(shares: Mapping[int, float]) -> Cost:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from analyze.allocation.allocate import AllocationFinding, dropped_error, measured_drops
+from analyze.allocation.lagrangian import Allocated
 from analyze.allocation.search import Target
 from analyze.curves.hull import pareto_front
 from analyze.facts.candidates import learner_labels
-from analyze.facts.results import Measurement
-from analyze.measure.workbench import Workbench
+from analyze.facts.results import Found
+from analyze.facts.sent_parts import MeasuredRun
+from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.split import Split
 from configs.errors import ConfigError
 
 _DECADE = 10.0
@@ -162,33 +165,44 @@ _BELOW_BEST = 0.1  # of the smallest MSE: drops are not looked for further down
 
 
 def next_lambdas(
-    bench: Workbench,
-    measurements: Mapping[str, Measurement],
+    split: Split,
+    runs: Sequence[MeasuredRun],
+    detection: DetectionStudy | None,
     allocation: AllocationFinding | None,
     target: Target | None,
-    missing: list[str],
-) -> tuple[Suggestion, ...]:
+) -> Found[tuple[Suggestion, ...]]:
     """Suggest one for each level and each learner of it: these have curves of their own.
 
-    Without `target`, in the largest gap of the curve; with it, where the level does its part. What
-    cannot be said is a line of `missing`.
+    Without `target`, in the largest gap of the curve; with it, where the level does its part.
     """
-    found = []
-    labels = learner_labels(bench.runs)
-    for level, model in sorted({(run.level, run.model) for run in bench.runs}):
+    found, missing = [], []
+    labels = learner_labels(each.run for each in runs)
+    for level, model in sorted({(each.run.level, each.run.model) for each in runs}):
+        own = [each for each in runs if each.run.level == level]
         points = [
             LambdaPoint(
-                lmbda=run.lmbda,
-                bits_per_position=measurements[str(run.folder)].real_bpp,
-                mse=measurements[str(run.folder)].mse,
+                lmbda=each.run.lmbda,
+                bits_per_position=each.measurement.real_bpp,
+                mse=each.measurement.mse,
             )
-            for run in bench.runs
-            if (run.level, run.model) == (level, model)
+            for each in own
+            if each.run.model == model
         ]
         try:
-            aim = None
-            if target is not None:
-                aim = _aim(bench, measurements, allocation, target, level, model)
+            aim: LevelTarget | None
+            if target is None:
+                aim = None
+            elif target.kind == "mse":
+                aim = LevelTarget(kind="mse", value=target.value)
+            elif allocation is None:
+                raise ConfigError(
+                    f"level {level}: without an allocation a level has no part of the target"
+                )
+            elif target.kind == "bpp":
+                chosen = allocation.allocation.combination
+                aim = _share_of_bits(level, target.value, chosen, split)
+            else:
+                aim = _share_of_drop(level, model, target.value, own, split, detection)
             suggestion = suggest_lambda(level, points, aim)
         except ConfigError as error:
             missing.append(f"no next lambda: {error}")
@@ -196,42 +210,43 @@ def next_lambdas(
         if labels[model]:
             suggestion = dataclasses.replace(suggestion, why=f"{labels[model]}: {suggestion.why}")
         found.append(suggestion)
-    return tuple(found)
+    return Found(tuple(found), tuple(missing))
 
 
-def _aim(
-    bench: Workbench,
-    measurements: Mapping[str, Measurement],
-    allocation: AllocationFinding | None,
-    target: Target,
+def _share_of_bits(
+    level: int, bits_per_pixel: float, chosen: Allocated, split: Split
+) -> LevelTarget:
+    """Return a level's bits, of those of all levels: the share that it has in the allocation.
+
+    Raises ConfigError where it has none.
+    """
+    (mine,) = (option for option in chosen.options if option.level == level)
+    if mine.run is None:
+        raise ConfigError(
+            f"level {level}: is {mine.kind} in the allocation, and gets no bits of the target"
+        )
+    bits = bits_per_pixel * mine.bits_per_pixel / chosen.bits_per_pixel
+    shapes = split.readers[level].shapes[: split.num_images, :2]
+    positions = int(shapes.prod(axis=1).sum())
+    return LevelTarget(kind="bits", value=bits * split.num_pixels / positions)
+
+
+def _share_of_drop(
     level: int,
     model: str,
+    map_drop: float,
+    runs: Sequence[MeasuredRun],
+    split: Split,
+    detection: DetectionStudy | None,
 ) -> LevelTarget:
-    """Return a level's part of a target of all levels.
+    """Return the error at which a level, of these runs, loses an equal share with the others.
 
-    The same MSE; of the bits the share that it has in the allocation; of a drop of mAP an equal
-    share with the other levels. Raises ConfigError where it has none.
+    Raises ConfigError if every error loses more.
     """
-    if target.kind == "mse":
-        return LevelTarget(kind="mse", value=target.value)
-    if allocation is None:
-        raise ConfigError(f"level {level}: without an allocation a level has no part of the target")
-    chosen = allocation.allocation.combination
-    if target.kind == "bpp":
-        (mine,) = (option for option in chosen.options if option.level == level)
-        if mine.run is None:
-            raise ConfigError(
-                f"level {level}: is {mine.kind} in the allocation, and gets no bits of the target"
-            )
-        bits = target.value * mine.bits_per_pixel / chosen.bits_per_pixel
-        shapes = bench.split.readers[level].shapes[: bench.split.num_images, :2]
-        positions = int(shapes.prod(axis=1).sum())
-        return LevelTarget(kind="bits", value=bits * bench.split.num_pixels / positions)
-    errors = [measurements[str(run.folder)].mse for run in bench.runs if run.level == level]
-    high = dropped_error(bench, level)
-    drop_at = measured_drops(bench, level, measurements, high)
-    low = min(*errors, high) * _BELOW_BEST
-    share = target.value / len(bench.split.readers)
+    high = dropped_error(split, level)
+    drop_at = measured_drops(level, runs, high, detection)
+    low = min(high, *(each.measurement.mse for each in runs)) * _BELOW_BEST
+    share = map_drop / len(split.readers)
     mse = mse_for_drop(lambda mse: drop_at(mse, model) or 0.0, share, low, high)
     if mse is None:
         raise ConfigError(

@@ -21,6 +21,7 @@ from analyze.maps.map_source import DecodedMaps, MapSource
 from analyze.maps.replacements import Derivation, DerivedMaps
 from analyze.streams.unsent_levels import overhead
 from configs.errors import CacheError, ConfigError
+from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
 from extract.accuracy.accuracy import Accuracy
@@ -63,7 +64,7 @@ class AnchorStudy:
 class AnchorSplit:
     """What anchors are measured on."""
 
-    train_cache: Path
+    train_cache: CacheFolder | Path
     """Of the same detector; anchors are fitted to it."""
     readers: Mapping[int, LevelReader]
     """Level -> reader of the evaluated split."""
@@ -122,15 +123,15 @@ def study_anchors(
 
 
 def _train_readers(split: AnchorSplit, stack: ExitStack) -> dict[int, LevelReader]:
-    manifest = Manifest.load(split.train_cache)
-    made_by, expected = manifest.detector, split.manifest.detector
+    train = CacheFolder.of(split.train_cache)
+    made_by, expected = train.manifest.detector, split.manifest.detector
     if made_by["weights_sha256"] != expected["weights_sha256"]:
         raise CacheError(
             f"{split.train_cache}: is of detector weights {made_by['weights_sha256'][:12]}, the "
             f"{split.manifest.split} cache of {expected['weights_sha256'][:12]}: extract both anew"
         )
     return {
-        level: stack.enter_context(LevelReader(split.train_cache, level, verify="on_open"))
+        level: stack.enter_context(LevelReader(train, level, verify="on_open"))
         for level in sorted(split.readers)
     }
 

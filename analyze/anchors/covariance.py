@@ -31,11 +31,6 @@ class ChannelCovariance:
     """Sum of outer products of the differences from the mean, [C, C]."""
 
     @property
-    def covariance(self) -> NDArray[Any]:
-        """Population covariance, float64 [C, C]."""
-        return self.scatter / self.count
-
-    @property
     def mean_variance(self) -> float:
         """Mean of the channels' population variances."""
         return float(np.trace(self.scatter)) / (self.count * len(self.mean))

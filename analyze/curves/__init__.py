@@ -1,4 +1,4 @@
 """Rate-quality curves: hulls, Bjontegaard deltas, comparisons.
 
-May import: analyze.anchors, analyze.facts, analyze.measure.
+May import: analyze.anchors, analyze.facts.
 """

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analyze.anchors.anchor_study import AnchorPoint, AnchorSplit, AnchorStudy, study_anchors
-from analyze.anchors.catalogue import find_anchor
+from analyze.anchors.anchor_study import AnchorPoint
 from analyze.curves.bjontegaard import BdResult, bd_result
 from analyze.curves.rate_quality import (
     IDEAL,
@@ -17,7 +16,6 @@ from analyze.curves.rate_quality import (
     pyramid_curve,
 )
 from analyze.facts.results import AnalysisResult
-from analyze.measure.workbench import Workbench
 
 OURS = "ours"
 
@@ -33,22 +31,6 @@ class Comparison:
     anchors: tuple[Curve, ...]
     """With real rates."""
     deltas: tuple[BdResult, ...]
-
-
-def anchor_study(bench: Workbench, names: Sequence[str]) -> AnchorStudy:
-    """Measure the named anchors over the split, or take what was measured before."""
-    detection = bench.detection
-    split = AnchorSplit(
-        train_cache=bench.request.cache.parent / "train",
-        readers=bench.split.readers,
-        num_images=bench.split.num_images,
-        evaluator=bench.split.evaluator,
-        as_cached=(lambda: detection.evaluation({}).accuracy) if detection else None,
-        derivations=bench.derivations,
-        device=bench.request.device,
-    )
-    anchors = {name: find_anchor(name) for name in names}
-    return study_anchors(anchors, split, bench.kept, bench.scratch)
 
 
 def compare(result: AnalysisResult, points: Sequence[AnchorPoint]) -> tuple[Comparison, ...]:

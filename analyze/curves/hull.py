@@ -1,4 +1,4 @@
-"""Which (rate, distortion) points are worth having: Pareto front and lower convex hull. Pure."""
+"""Curves out of measured points: Pareto front, lower convex hull, nearest rising ones. Pure."""
 
 from __future__ import annotations
 
@@ -44,6 +44,23 @@ def _is_above_chord(rate: NDArray[Any], distortion: NDArray[Any], a: int, b: int
     first = (distortion[b] - distortion[a]) / (rate[b] - rate[a])
     second = (distortion[c] - distortion[b]) / (rate[c] - rate[b])
     return bool(first >= second)
+
+
+def rising(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the rising sequence that is nearest in squares, float64 [N] (pool adjacent violators).
+
+    Neighbours that fall are replaced by their mean until none does.
+    """
+    means: list[float] = []
+    sizes: list[int] = []
+    for value in values.tolist():
+        means.append(value)
+        sizes.append(1)
+        while len(means) > 1 and means[-2] > means[-1]:
+            mean, size = means.pop(), sizes.pop()
+            means[-1] = (means[-1] * sizes[-1] + mean * size) / (sizes[-1] + size)
+            sizes[-1] += size
+    return np.repeat(np.array(means, dtype=np.float64), sizes)
 
 
 def _checked(rates: ArrayLike, distortions: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:

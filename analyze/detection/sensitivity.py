@@ -63,17 +63,6 @@ class Sensitivity:
     """Level -> (mse of the noise, mAP), rising in mse from (0, mAP of the cached levels)."""
     groups: Mapping[int, tuple[GroupSensitivity, ...]]
 
-    def drop_at(self, level: int, mse: float) -> float:
-        """Return how much mAP, 0..1, an error of `mse` in this level alone is expected to cost.
-
-        Between the points linear in the MSE; beyond the last, which is the dropped level, constant.
-        The points are first made to rise (pool adjacent violators, Ayer et al. 1955): an error
-        that seems to raise mAP is the luck of the images.
-        """
-        errors, figures = np.array(self.levels[level], dtype=np.float64).T
-        drops = np.maximum(rising(figures[0] - figures[1:]), 0.0)
-        return float(np.interp(mse, errors, np.concatenate([[0.0], drops])))
-
     def channel_weights(self, level: int) -> NDArray[Any]:
         """Return the weight of each channel's squared error, float64 [C] of mean 1.
 
@@ -124,23 +113,6 @@ def write_weights(path: Path, sensitivity: Sensitivity) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"levels": levels}).encode())
-
-
-def rising(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the rising sequence that is nearest in squares, float64 [N] (pool adjacent violators).
-
-    Neighbours that fall are replaced by their mean until none does.
-    """
-    means: list[float] = []
-    sizes: list[int] = []
-    for value in values.tolist():
-        means.append(value)
-        sizes.append(1)
-        while len(means) > 1 and means[-2] > means[-1]:
-            mean, size = means.pop(), sizes.pop()
-            means[-1] = (means[-1] * sizes[-1] + mean * size) / (sizes[-1] + size)
-            sizes[-1] += size
-    return np.repeat(np.array(means, dtype=np.float64), sizes)
 
 
 def _level_curves(

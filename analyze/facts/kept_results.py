@@ -38,8 +38,8 @@ class KeptResult:
 class Kept:
     """A folder of results, one file each; None as the folder keeps nothing."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | str | None) -> None:
+        self._folder = None if folder is None else Path(folder)
 
     def get(self, key: Mapping[str, Any]) -> KeptResult | None:
         """Return what was kept under `key`; None if there is nothing, or nothing that is whole."""

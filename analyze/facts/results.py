@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from extract.accuracy.accuracy import Accuracy
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[Result]):
+    """A result, and what it lacks: a line for each thing that could not be had, and what to do."""
+
+    result: Result
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +100,7 @@ class AnalysisResult:
     original: Accuracy | None
     """Detection from the cached features as they are."""
     combinations: tuple[Combination, ...]
-    missing: tuple[str, ...]
+    missing: tuple[str, ...] = ()
     """What could not be measured, each with what to do about it."""
     cache_fingerprint: str = ""
     """Of the split's cache."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analyze.facts.candidates import Candidate, Pyramid
+from analyze.facts.results import Measurement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +35,24 @@ class Part:
 
 DERIVED = Part(kind="derived")
 DROPPED = Part(kind="dropped")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredRun:
+    """A run, and what its codec reached on its level of the split."""
+
+    run: Candidate
+    measurement: Measurement
+
+    @property
+    def part(self) -> Part:
+        """Return what sending its level by it costs."""
+        return Part(kind="run", run=self.run, bits_per_pixel=self.measurement.bits_per_pixel)
+
+
+def parts_of(runs: Iterable[MeasuredRun]) -> dict[str, Part]:
+    """Return run folder -> what sending its level by it costs."""
+    return {str(each.run.folder): each.part for each in runs}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,8 +25,6 @@ class Derivation:
     source_level: int
     function: Callable[[Tensor], Tensor]
     """Source map float32 [1, C, H, W] on the detector's device -> this level's."""
-    formula: str
-    """For people: `level 3[::2, ::2]`."""
 
 
 class CachedMaps:
@@ -83,20 +81,14 @@ def derivations(detector: nn.Module, keys: Sequence[str]) -> dict[int, Derivatio
     found: dict[int, Derivation] = {}
     if isinstance(block, LastLevelMaxPool) and level_of.get("pool", 0) > 0:
         source = level_of["pool"] - 1
-        found[source + 1] = Derivation(
-            source_level=source, function=_subsampled, formula=f"level {source}[::2, ::2]"
-        )
+        found[source + 1] = Derivation(source_level=source, function=_subsampled)
     if isinstance(block, LastLevelP6P7) and "p6" in level_of:
         p6 = level_of["p6"]
         if block.use_P5 and p6 > 0:
-            found[p6] = Derivation(
-                source_level=p6 - 1, function=block.p6, formula=f"conv(level {p6 - 1})"
-            )
+            found[p6] = Derivation(source_level=p6 - 1, function=block.p6)
         if "p7" in level_of:
             found[level_of["p7"]] = Derivation(
-                source_level=p6,
-                function=partial(_rectified, block.p7),
-                formula=f"conv(relu(level {p6}))",
+                source_level=p6, function=partial(_rectified, block.p7)
             )
     return found
 

@@ -12,7 +12,7 @@ from analyze.facts.candidates import Candidate
 from analyze.maps.map_source import DecodedMaps, as_batch
 from data.reading.level_reader import LevelReader
 from data.system.threads import per_image
-from train.runs.checkpoint import BEST_NAME, load_codec
+from train.runs.loaded_models import LoadedModels
 
 _SHARE_OF_FREE_SPACE = 0.5
 
@@ -21,12 +21,17 @@ class DecodedLevels:
     """Files of decoded maps in one folder, the longest unused removed first."""
 
     def __init__(
-        self, folder: Path, readers: Mapping[int, LevelReader], num_images: int, device: str
+        self,
+        folder: Path,
+        readers: Mapping[int, LevelReader],
+        num_images: int,
+        models: LoadedModels,
     ) -> None:
+        """Take a folder that is there, and has room; nothing is decoded yet."""
         self._folder = folder
         self._readers = readers
         self._num_images = num_images
-        self._device = device
+        self._models = models
         self._budget_bytes = int(shutil.disk_usage(folder).free * _SHARE_OF_FREE_SPACE)
         self._held: dict[Path, tuple[DecodedMaps, int]] = {}
         self._num_made = 0
@@ -56,14 +61,14 @@ class DecodedLevels:
 
     def _decode(self, run: Candidate, maps: DecodedMaps) -> None:
         """Fill `maps` by the codec's forward, which gives what its bitstreams decode to."""
-        codec, _ = load_codec(run.folder / BEST_NAME, self._device)
+        codec, device = self._models.codec(run.folder), self._models.device
         reader = self._readers[run.level]
 
         def decode(index: int) -> None:
-            x_hat = codec(as_batch(reader.sample(index)).to(self._device))["x_hat"]
+            x_hat = codec(as_batch(reader.sample(index)).to(device))["x_hat"]
             maps.write(index, x_hat[0].permute(1, 2, 0).cpu().numpy())
 
-        for _ in per_image(decode, range(self._num_images), self._device):
+        for _ in per_image(decode, range(self._num_images), device):
             pass
 
     def _room_for(self, run: Candidate, needed: set[Path]) -> DecodedMaps:

@@ -11,14 +11,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from analyze.detection.heads_on_levels import backbone_keys
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import DROPPED, Part
 from analyze.maps.map_source import MapSource
-from analyze.maps.replacements import CachedMaps, Derivation, DerivedMaps, DroppedMaps
+from analyze.maps.replacements import CachedMaps, DerivedMaps, DroppedMaps, derivations
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
-from analyze.streams.unsent_levels import known_mean
 from extract.accuracy.accuracy import Accuracy
 from extract.accuracy.average_precision import Evaluation
 from extract.accuracy.bootstrap import interval_of, map_draws
@@ -42,19 +42,18 @@ class DetectionStudy:
         evaluator: SplitEvaluator,
         decoded: DecodedLevels,
         kept: Kept,
-        derivations: Mapping[int, Derivation],
         device: str,
     ) -> None:
+        self.derivations = derivations(evaluator.detector, backbone_keys(evaluator.detector))
+        """Levels that the decoder can compute from another one."""
         self._split = split
         self._evaluator = evaluator
         self._decoded = decoded
         self._kept = kept
-        self._derivations = derivations
         self._device = device
         self._detections: dict[_Name, Detections] = {}
         self._evaluations: dict[_Name, Evaluation] = {}
         self._drawn: dict[_Name, NDArray[Any]] = {}
-        self._means: dict[int, NDArray[Any]] = {}
 
     def detections(self, parts: Parts) -> Detections:
         """Return what the heads find; levels without a part are as cached."""
@@ -108,10 +107,10 @@ class DetectionStudy:
         return {
             "method": _METHOD,
             "parts": [list(each) for each in name],
-            "cache": next(iter(self._split.readers.values())).content_id,
+            "cache": self._split.cache.content_id,
             # Of the train cache's means, or this one's: a dropped level is replaced by them.
             "means": {
-                str(level): hashlib.sha256(self._mean(level).tobytes()).hexdigest()
+                str(level): hashlib.sha256(self._split.means.of(level).tobytes()).hexdigest()
                 for level, identity in name
                 if identity == DROPPED.identity
             },
@@ -156,7 +155,7 @@ class DetectionStudy:
             if part.kind == "dropped":
                 name, make = (level, "dropped"), partial(self._dropped, level)
             else:
-                source = sources.get(self._derivations[level].source_level)
+                source = sources.get(self.derivations[level].source_level)
                 name, make = (level, id(source)), partial(self._derived, level, source)
             if name not in shared:
                 shared[name] = make()
@@ -164,16 +163,10 @@ class DetectionStudy:
         return sources
 
     def _dropped(self, level: int) -> MapSource:
-        return DroppedMaps(self._split.readers[level], self._mean(level))
-
-    def _mean(self, level: int) -> NDArray[Any]:
-        # Once a level: it opens a level of the train cache, however many keys and maps ask for it.
-        if level not in self._means:
-            self._means[level] = known_mean(self._split.cache, level)
-        return self._means[level]
+        return DroppedMaps(self._split.readers[level], self._split.means.of(level))
 
     def _derived(self, level: int, source: MapSource | None) -> MapSource:
-        derivation = self._derivations[level]
+        derivation = self.derivations[level]
         cached = self._split.readers[derivation.source_level]
         return DerivedMaps(source or CachedMaps(cached), derivation, self._device)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 
 from analyze.facts.candidates import Candidate, learner, learner_labels, newest_runs
-from analyze.facts.results import AnalysisResult, LevelRow
-from analyze.measure.split import AnalysisRequest, level_facts, missing_cache
+from analyze.facts.results import AnalysisResult, Found, LevelRow
+from analyze.measure.split import level_facts, missing_cache
+from analyze.streams.unsent_levels import training_cache
 from configs.errors import CacheError, ConfigError
-from data.cache.manifest import Manifest
-from train.runs.checkpoint import BEST_NAME, RunInfo, read_run_info
+from data.cache.cache_folder import CacheFolder
+from train.runs.checkpoint import BEST_NAME, RunInfo
+from train.runs.loaded_models import LoadedModels
 from train.runs.metrics import METRICS_NAME, EpochMetrics, read_rows
 from train.runs.run_folder import RANDOM, find_random_runs, find_runs
 
@@ -25,18 +27,30 @@ class TrainedRuns:
     random: tuple[Path, ...]
 
 
-def trained_runs(
-    checkpoints: Path, run_dirs: Sequence[Path], manifest: Manifest, cache: Path
-) -> TrainedRuns:
-    """Read every run's facts, of `run_dirs` or of all below `checkpoints`.
+def run_folders(checkpoints: Path, run_dirs: Sequence[Path]) -> list[Path]:
+    """Return `run_dirs`, or all runs below `checkpoints`; ConfigError for a folder without one."""
+    if not run_dirs:
+        found = [run.folder for run in find_runs(checkpoints)]
+        return found + find_random_runs(checkpoints)
+    for folder in run_dirs:
+        if not (folder / BEST_NAME).is_file():
+            raise ConfigError(
+                f"{folder}: no run: it holds no {BEST_NAME}: "
+                f"name folders such as checkpoints/fpn_..._level_0/run_... or ..._{RANDOM}_..."
+            )
+    return list(run_dirs)
 
-    Raises ConfigError for a folder without a run, CacheError for a run whose features came from
-    another detector than this cache's.
+
+def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedModels) -> TrainedRuns:
+    """Return what is known of each run.
+
+    Raises ConfigError for a damaged one, CacheError for one whose features came from another
+    detector than this cache's.
     """
     special, random = [], []
-    for folder in _folders(checkpoints, run_dirs):
-        run = read_run_info(folder / BEST_NAME)
-        _require_same_detector(run, manifest, folder, cache)
+    for folder in folders:
+        run = models.info(folder)
+        _require_same_detector(run, folder, cache)
         if len(run.levels) > 1:
             random.append(folder)
         else:
@@ -53,13 +67,17 @@ def trained_runs(
     return TrainedRuns(special=tuple(special), random=tuple(random))
 
 
-def untrained_lines(
-    levels: Collection[int], runs: TrainedRuns, where: str, split: str, options: str
-) -> list[str]:
-    """Say which cached level has no run, and which run's level is not cached, and what to do."""
-    trained = {candidate.level for candidate in runs.special}
-    return [
-        f"level {level} has no trained run in {where}: run train-level --level {level}{options}"
+def newest_of_levels(
+    runs: Sequence[Candidate], levels: Collection[int], *, looked_in: str, split: str, options: str
+) -> Found[tuple[Candidate, ...]]:
+    """Return the newest run of each kind, of the levels that a split's cache holds.
+
+    What is missing: levels without a run in `looked_in`, and runs of levels that the cache lacks;
+    `options` are what commands in messages need to reach the same data.
+    """
+    trained = {run.level for run in runs}
+    missing = [
+        f"level {level} has no trained run in {looked_in}: run train-level --level {level}{options}"
         for level in sorted(levels)
         if level not in trained
     ] + [
@@ -67,44 +85,30 @@ def untrained_lines(
         f"run extract-features --split {split}{options} with that level"
         for level in sorted(trained - set(levels))
     ]
+    taken = tuple(run for run in newest_runs(runs) if run.level in levels)
+    return Found(taken, tuple(missing))
 
 
-def left_out_lines(named: Collection[Candidate], taken: Collection[Candidate]) -> list[str]:
+def left_out_lines(named: Collection[Candidate], taken: Collection[Candidate]) -> tuple[str, ...]:
     """Say which of the named runs a newer one of the same level, lambda and learner replaces."""
     kind = attrgetter("level", "lmbda", "model")
     newest = {kind(run): run.folder for run in taken}
-    return [
+    return tuple(
         f"{run.folder} is left out: {newest[kind(run)]} is of the same level, lambda, model and "
         "distortion, and newer: analyse it by itself, with another --report"
         for run in named
         if newest.get(kind(run), run.folder) != run.folder
-    ]
+    )
 
 
-def _folders(checkpoints: Path, run_dirs: Sequence[Path]) -> list[Path]:
-    if not run_dirs:
-        found = [run.folder for run in find_runs(checkpoints)]
-        return found + find_random_runs(checkpoints)
-    for folder in run_dirs:
-        if not (folder / BEST_NAME).is_file():
-            raise ConfigError(
-                f"{folder}: no run: it holds no {BEST_NAME}: "
-                f"name folders such as checkpoints/fpn_..._level_0/run_... or ..._{RANDOM}_..."
-            )
-    return list(run_dirs)
-
-
-def _require_same_detector(run: RunInfo, manifest: Manifest, folder: Path, cache: Path) -> None:
-    made_by = manifest.detector["weights_sha256"]
+def _require_same_detector(run: RunInfo, folder: Path, cache: CacheFolder) -> None:
+    made_by = cache.manifest.detector["weights_sha256"]
     if run.detector_weights_sha256 != made_by:
         raise CacheError(
             f"{folder}: was trained on features of detector weights "
             f"{run.detector_weights_sha256[:12]}, the cache {cache} is of {made_by[:12]}: name the "
             "runs that belong to this cache, or extract it anew"
         )
-
-
-_KNOWN_FROM = "train"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,26 +128,26 @@ class TrainedRun:
     run: str
 
 
-def trained_only(request: AnalysisRequest) -> tuple[AnalysisResult, tuple[TrainedRun, ...]]:
+def trained_only(
+    folders: Iterable[Path], cache: CacheFolder, models: LoadedModels, *, split: str, options: str
+) -> tuple[AnalysisResult, tuple[TrainedRun, ...]]:
     """Return the levels of the train cache beside the missing one, and the best epochs of all runs.
 
     Raises CacheError where there is no train cache, or no run, either.
     """
-    missing = missing_cache(request)
-    beside = request.cache.with_name(_KNOWN_FROM)
+    missing = missing_cache(cache, split, options)
+    beside = training_cache(cache)
     try:
-        manifest = Manifest.load(beside)
+        manifest = beside.manifest
     except CacheError:
         raise missing from None
-    runs = newest_runs(
-        trained_runs(request.checkpoints, request.run_dirs, manifest, beside).special
-    )
+    runs = newest_runs(trained_runs(folders, beside, models).special)
     if not runs:
         raise missing
     labels = learner_labels(runs)
     result = AnalysisResult(
         dataset=manifest.dataset,
-        split=request.split,
+        split=split,
         detector=f"{manifest.detector['builder']} ({manifest.detector['weights_sha256'][:12]})",
         num_images=0,
         rows=tuple(
@@ -156,11 +160,11 @@ def trained_only(request: AnalysisRequest) -> tuple[AnalysisResult, tuple[Traine
             "noted of each run's best epoch on its own val split",
         ),
     )
-    return result, tuple(_best_epoch(run, labels[run.model]) for run in runs)
+    trained = (_best_epoch(run, labels[run.model], models.info(run.folder).epoch) for run in runs)
+    return result, tuple(trained)
 
 
-def _best_epoch(run: Candidate, learner: str) -> TrainedRun:
-    epoch = read_run_info(run.folder / BEST_NAME).epoch
+def _best_epoch(run: Candidate, learner: str, epoch: int) -> TrainedRun:
     mse, bpp = _validated(run.folder, epoch)
     return TrainedRun(
         level=run.level,

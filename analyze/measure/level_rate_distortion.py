@@ -8,21 +8,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Measurement, psnr_db
+from analyze.facts.sent_parts import MeasuredRun
 from analyze.maps.map_source import DecodedMaps, as_batch
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
 from analyze.streams.level_file import (
     bytes_in_pyramid,
+    decode_section,
     encode_section,
     model_id,
     pack_level,
@@ -30,8 +29,10 @@ from analyze.streams.level_file import (
 )
 from data.reading.level_reader import LevelReader
 from data.system.threads import per_image
+from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
-from train.runs.checkpoint import BEST_NAME, load_codec
+from train.runs.checkpoint import RunInfo
+from train.runs.loaded_models import LoadedModels
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,8 +60,8 @@ class _Totals:
 
 
 def measure_level(
-    codec: Any,
-    run: Any,
+    codec: LevelCodec,
+    run: RunInfo,
     reader: LevelReader,
     indices: Sequence[int],
     decoded: DecodedMaps,
@@ -70,7 +71,7 @@ def measure_level(
 ) -> Measurement:
     """Send the samples `indices` through bitstreams one by one and fill `decoded` with the results.
 
-    `codec` and `run` are what train.runs.checkpoint.load_codec returns; `progress` names a bar.
+    `codec` is ready to code, `run` what is known of it; `progress` names a bar.
     """
     device = next(codec.parameters()).device
     identity, level = model_id(run.model_sha256), reader.info.index
@@ -79,14 +80,14 @@ def measure_level(
         values = np.array(reader.sample(index), dtype=np.float32)
         maps = as_batch(values).to(device)
         started = time.perf_counter()
-        data = encode_map(codec, maps, level=level, identity=identity)
+        data = pack_level(encode_section(codec, maps, level=level), identity)
         encoded = time.perf_counter()
-        restored = decode_map(codec, data, level=level, identity=identity)
+        section = unpack_level(data, level=level, identity=identity)
+        restored = decode_section(codec, section, source="bitstream")
         decoded_at = time.perf_counter()
         decoded.write(index, restored)
         height, width, channels = values.shape
         sample = reader.manifest.samples[index]
-        section = unpack_level(data, level=level, identity=identity)
         return _Totals(
             squared_error=float(np.square(restored - values, dtype=np.float64).sum()),
             elements=height * width * channels,
@@ -101,10 +102,7 @@ def measure_level(
 
     # The first of all codings compiles the coder, or loads it, and is not to be timed.
     warm = as_batch(np.array(reader.sample(indices[0]), dtype=np.float32)).to(device)
-    decode_map(
-        codec, encode_map(codec, warm, level=level, identity=identity),
-        level=level, identity=identity,
-    )  # fmt: skip
+    decode_section(codec, encode_section(codec, warm, level=level), source="bitstream")
     each = list(
         tqdm(
             per_image(measure, indices, str(device)),
@@ -133,62 +131,39 @@ def measure_level(
     )
 
 
-def encode_map(codec: Any, maps: torch.Tensor, *, level: int, identity: bytes) -> bytes:
-    """Return a file of one map, float32 [1, C, H, W]."""
-    section = encode_section(codec, maps, level=level)
-    return pack_level(section, identity)
+def measured_run(
+    run: Candidate, split: Split, decoded: DecodedLevels, models: LoadedModels, kept: Kept
+) -> MeasuredRun:
+    """Return a run with its rate and distortion over the split, from real bitstreams.
 
-
-def decode_map(codec: Any, data: bytes, *, level: int, identity: bytes) -> NDArray[Any]:
-    """Return the map float32 [H, W, C] of a bitstream; CacheError if it is another model's."""
-    section = unpack_level(data, level=level, identity=identity)
-    out = codec.decompress([list(section.payloads)], section.latent_hw, section.size_hw)
-    restored: NDArray[Any] = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
-    return restored
-
-
-class LevelStudy:
-    """Measures each run once, whoever asks, and leaves its decoded maps where detection finds them.
-
-    `kept` is asked first; what it holds was measured on the same weights and the same cache.
+    `kept` is asked first; what it holds was measured on the same weights and the same cache. What
+    is measured leaves its maps in `decoded`, where detection finds them.
     """
-
-    def __init__(self, split: Split, decoded: DecodedLevels, kept: Kept, device: str) -> None:
-        self._split = split
-        self._decoded = decoded
-        self._kept = kept
-        self._device = device
-
-    def measure(self, run: Candidate) -> Measurement:
-        """Return a run's rate and distortion over the split, from real bitstreams."""
-        key = {
-            "method": _METHOD,
-            "model": run.model_sha256,
-            "level": run.level,
-            "cache": self._split.readers[run.level].content_id,
-            "images": self._split.num_images,
-            "device": self._device,
-        }
-        name = f"level {run.level}, lambda {run.lmbda:.3g}"
-        if (kept := self._kept.get(key)) is not None:
-            _LOG.info("%s: measured before", name)
-            return Measurement(**{**kept.facts, "run": str(run.folder)})
-        measurement = self._measure(run, name)
-        self._kept.put(key, dataclasses.asdict(measurement), {})
-        _LOG.info(
-            "%s: MSE %.4g, estimated %.4g and real %.4g bits per position",
-            name, measurement.mse, measurement.estimated_bpp, measurement.real_bpp,
-        )  # fmt: skip
-        return measurement
-
-    def _measure(self, run: Candidate, name: str) -> Measurement:
-        codec, info = load_codec(run.folder / BEST_NAME, self._device)
-        return measure_level(
-            codec,
-            info,
-            self._split.readers[run.level],
-            range(self._split.num_images),
-            self._decoded.new(run),
-            str(run.folder),
-            progress=name,
-        )
+    key = {
+        "method": _METHOD,
+        "model": run.model_sha256,
+        "level": run.level,
+        "cache": split.cache.content_id,
+        "images": split.num_images,
+        "device": models.device,
+    }
+    name = f"level {run.level}, lambda {run.lmbda:.3g}"
+    if (found := kept.get(key)) is not None:
+        _LOG.info("%s: measured before", name)
+        measurement = Measurement(**{**found.facts, "run": str(run.folder)})
+        return MeasuredRun(run=run, measurement=measurement)
+    measurement = measure_level(
+        models.codec(run.folder),
+        models.info(run.folder),
+        split.readers[run.level],
+        range(split.num_images),
+        decoded.new(run),
+        str(run.folder),
+        progress=name,
+    )
+    kept.put(key, dataclasses.asdict(measurement), {})
+    _LOG.info(
+        "%s: MSE %.4g, estimated %.4g and real %.4g bits per position",
+        name, measurement.mse, measurement.estimated_bpp, measurement.real_bpp,
+    )  # fmt: skip
+    return MeasuredRun(run=run, measurement=measurement)

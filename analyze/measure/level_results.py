@@ -6,41 +6,52 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from analyze.facts.candidates import learner_labels, pyramids
-from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow, Measurement
-from analyze.facts.sent_parts import Combined, Part, one_level_gone, sent_pyramids
-from analyze.measure.workbench import Workbench
+from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow
+from analyze.facts.sent_parts import (
+    Combined,
+    MeasuredRun,
+    one_level_gone,
+    parts_of,
+    sent_pyramids,
+)
+from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.split import Split
+from analyze.streams.unsent_levels import Overhead
 
 _LOG = logging.getLogger(__name__)
 
 
-def measured_runs(bench: Workbench) -> dict[str, Measurement]:
-    """Return run folder -> rate and distortion; each level's cache is read once per run."""
-    return {str(run.folder): bench.levels.measure(run) for run in bench.runs}
+def analysis_result(
+    split: Split,
+    runs: Sequence[MeasuredRun],
+    overhead: Overhead,
+    detection: DetectionStudy | None,
+) -> AnalysisResult:
+    """Return what each run reaches alone and what whole pyramids reach.
 
-
-def analysis_result(bench: Workbench, measurements: Mapping[str, Measurement]) -> AnalysisResult:
-    """Return what each run reaches alone and what whole pyramids reach."""
-    split, detection = bench.split, bench.detection
+    `detection` is None where no mAP can be had; nothing is derived then either.
+    """
     manifest, facts = split.manifest, split.facts()
-    parts = run_parts(bench, measurements)
+    derivable = detection.derivations if detection else {}
+    candidates = [each.run for each in runs]
     wanted = sent_pyramids(
-        pyramids(bench.runs, sorted(facts), bench.derivations), parts, bench.derivations
-    )
+        pyramids(candidates, sorted(facts), derivable), parts_of(runs), derivable
+    )  # fmt: skip
     if detection:
-        sources = {level: each.source_level for level, each in bench.derivations.items()}
+        sources = {level: each.source_level for level, each in derivable.items()}
         wanted += one_level_gone(sorted(facts), sources)
-        alone = [{run.level: parts[str(run.folder)]} for run in bench.runs]
+        alone = [{each.run.level: each.part} for each in runs]
         detection.prepare([{}, *alone, *(each.parts for each in wanted)])
-    labels = learner_labels(bench.runs)
+    labels = learner_labels(candidates)
     rows = [
         LevelRow(
-            facts=facts[run.level],
-            measurement=measurements[str(run.folder)],
-            alone=detection.accuracy({run.level: parts[str(run.folder)]}) if detection else None,
-            learner=labels[run.model],
-            model_sha256=run.model_sha256,
+            facts=facts[each.run.level],
+            measurement=each.measurement,
+            alone=detection.accuracy({each.run.level: each.part}) if detection else None,
+            learner=labels[each.run.model],
+            model_sha256=each.run.model_sha256,
         )
-        for run in bench.runs
+        for each in runs
     ]
     return AnalysisResult(
         dataset=manifest.dataset,
@@ -49,29 +60,22 @@ def analysis_result(bench: Workbench, measurements: Mapping[str, Measurement]) -
         num_images=split.num_images,
         rows=_with_untrained(rows, facts),
         original=detection.accuracy({}) if detection else None,
-        combinations=tuple(combination(bench, each) for each in wanted),
-        missing=tuple(split.missing),
+        combinations=tuple(combination(each, labels, overhead, detection) for each in wanted),
         cache_fingerprint=manifest.fingerprint,
     )
 
 
-def run_parts(bench: Workbench, measurements: Mapping[str, Measurement]) -> dict[str, Part]:
-    """Return run folder -> what sending its level by it costs."""
-    return {
-        str(run.folder): Part(
-            kind="run", run=run, bits_per_pixel=measurements[str(run.folder)].bits_per_pixel
-        )
-        for run in bench.runs
-    }
-
-
-def combination(bench: Workbench, combined: Combined) -> Combination:
-    """Run detection on a combination."""
-    whole = combined.parts.keys() >= bench.split.readers.keys()
-    accuracy = bench.detection.accuracy(combined.parts) if bench.detection else None
+def combination(
+    combined: Combined,
+    labels: Mapping[str, str],
+    overhead: Overhead,
+    detection: DetectionStudy | None,
+) -> Combination:
+    """Run detection on a combination, and count its bits; `labels` are `learner_labels`."""
+    whole = combined.parts.keys() >= overhead.dropped.keys()
+    accuracy = detection.accuracy(combined.parts) if detection else None
     if accuracy is not None:
         _LOG.info("%s: mAP %.4f", combined.name, accuracy.map)
-    labels = learner_labels(bench.runs)
     learners = {labels[part.run.model] for part in combined.parts.values() if part.run is not None}
     return Combination(
         name=combined.name,
@@ -79,7 +83,7 @@ def combination(bench: Workbench, combined: Combined) -> Combination:
             level: part.kind if part.run is None else str(part.run.folder)
             for level, part in sorted(combined.parts.items())
         },
-        bits_per_pixel=bench.overhead.total(combined.parts) if whole else None,
+        bits_per_pixel=overhead.total(combined.parts) if whole else None,
         accuracy=accuracy,
         lmbda=combined.lmbda,
         learner=learners.pop() if len(learners) == 1 else "",

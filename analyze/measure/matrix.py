@@ -19,11 +19,13 @@ from analyze.facts.kept_results import Kept
 from analyze.maps.map_source import as_batch
 from analyze.measure.model_cost import ModelCost, PyramidCost, model_cost, pyramid_cost
 from configs.schema.training import TrainingConfig
+from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics
 from data.reading.level_reader import LevelReader
 from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
-from train.runs.checkpoint import BEST_NAME, RunInfo, load_codec, read_run_info
+from train.runs.checkpoint import RunInfo
+from train.runs.loaded_models import LoadedModels
 from train.runs.run_folder import RunRecord
 
 _LOG = logging.getLogger(__name__)
@@ -83,7 +85,9 @@ class Matrix:
     """What to mind: models that are missing, or that were not trained alike."""
 
 
-def matrix_runs(runs: Sequence[Candidate], random_runs: Sequence[Path]) -> tuple[Path, ...]:
+def matrix_runs(
+    runs: Sequence[Candidate], random_runs: Sequence[Path], models: LoadedModels
+) -> tuple[Path, ...]:
     """Choose the rows: the runs of one model and one lambda, level by level, then the random one.
 
     It is the lambda at which most models are compared, one with a random-level run before one
@@ -96,7 +100,7 @@ def matrix_runs(runs: Sequence[Candidate], random_runs: Sequence[Path]) -> tuple
         special[run.model, run.lmbda][run.level] = run.folder
     whole: dict[tuple[str, float], Path] = {}
     for folder in sorted(random_runs, key=lambda path: path.name):
-        info = read_run_info(folder / BEST_NAME)
+        info = models.info(folder)
         whole[learner(info.config), info.lmbda] = folder
     kinds = sorted(special.keys() | whole.keys())
     if not kinds:
@@ -112,9 +116,9 @@ def measure_matrix(
     folders: Sequence[Path],
     readers: Mapping[int, LevelReader],
     num_images: int,
-    train_cache: Path,
+    train_cache: CacheFolder | Path | str,
+    models: LoadedModels,
     kept: Kept,
-    device: str = "cpu",
 ) -> Matrix:
     """Run each model on each level of a split, the first `num_images` images.
 
@@ -124,11 +128,12 @@ def measure_matrix(
     ConfigError if a run is damaged.
     """
     levels = tuple(sorted(readers))
-    models, rows, strides = [], [], {}
+    trained, rows, strides = [], [], {}
+    train_cache = CacheFolder.of(train_cache)
     with ExitStack() as stack:
         train = {level: stack.enter_context(LevelReader(train_cache, level)) for level in levels}
         for folder in folders:
-            codec, info = load_codec(folder / BEST_NAME, device)
+            codec, info = models.codec(folder), models.info(folder)
             own = codec.mean.clone(), codec.std.clone()
             model = _model(folder, codec, info)
             _LOG.info("%s on all levels", model.name)
@@ -138,14 +143,14 @@ def measure_matrix(
                 codec.std.copy_(own[1])
                 _standardise(codec, info, level, train[level].statistics)
                 row.append(_entry(codec, info, readers[level], train[level], num_images, kept))
-            models.append(model)
+            trained.append(model)
             rows.append(tuple(row))
             strides[model.name] = codec.stride
     model_of = {level: f"level {level}" for level in levels}
-    names = {model.name for model in models}
-    costs = {model.name: model.cost for model in models}
+    names = {model.name for model in trained}
+    costs = {model.name: model.cost for model in trained}
     return Matrix(
-        models=tuple(models),
+        models=tuple(trained),
         levels=levels,
         entries=tuple(rows),
         specific=(
@@ -158,7 +163,7 @@ def measure_matrix(
             if RANDOM_NAME in names
             else None
         ),
-        notes=_notes(models, levels),
+        notes=_notes(trained, levels),
     )
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from analyze.detection.heads_on_levels import backbone_keys
 from analyze.detection.split_evaluator import SplitEvaluator
-from analyze.facts.results import LevelFacts
+from analyze.facts.results import Found, LevelFacts
+from analyze.streams.unsent_levels import KnownMeans, training_cache
 from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
+from configs.schema.data import DetectorConfig
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
+from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import FILE_NAME, Manifest
 from data.images.records import ImageRecord, ImageSet
 from data.reading.level_reader import LevelReader
@@ -22,30 +24,23 @@ from extract.detector.loading import label_to_category, load_detector, num_label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AnalysisRequest:
-    """What to analyse. `options` is what commands in messages need to reach the same data."""
-
-    cache: Path
-    split: str
-    checkpoints: Path
-    run_dirs: tuple[Path, ...]
-    config: Config
-    device: str
-    limit: int | None
-    options: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
     """An open cache; `evaluator` is None where detection cannot be run, and `missing` says why."""
 
-    cache: Path
-    manifest: Manifest
+    cache: CacheFolder
+    train: CacheFolder
+    """The training split's cache beside it, which need not be there."""
+    means: KnownMeans
     readers: dict[int, LevelReader]
     num_images: int
     annotations: ImageSet | None
     evaluator: SplitEvaluator | None
-    missing: list[str] = field(default_factory=list)
+    missing: tuple[str, ...]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The cache's plan."""
+        return self.cache.manifest
 
     @property
     def num_pixels(self) -> int:
@@ -57,49 +52,55 @@ class Split:
         return {facts.level: facts for facts in level_facts(self.manifest)}
 
 
-def has_cache(request: AnalysisRequest) -> bool:
+def has_cache(cache: CacheFolder) -> bool:
     """Say whether the split has been extracted, or begun to be."""
-    return (request.cache / FILE_NAME).is_file()
+    return (cache.path / FILE_NAME).is_file()
 
 
-def missing_cache(request: AnalysisRequest) -> CacheError:
-    """Return the error of a split without a cache."""
+def missing_cache(cache: CacheFolder, split: str, options: str) -> CacheError:
+    """Return the error of a split without a cache; `options` are what its command needs."""
     return CacheError(
-        f"{request.cache}: no cache of the split {request.split!r}: "
-        f"run extract-features --split {request.split}{request.options}"
+        f"{cache}: no cache of the split {split!r}: run extract-features --split {split}{options}"
     )
 
 
 @contextmanager
-def open_split(request: AnalysisRequest) -> Iterator[Split]:
+def open_split(
+    cache: CacheFolder, split: str, config: Config, *, device: str, limit: int | None, options: str
+) -> Iterator[Split]:
     """Open a split's cache and, if there are boxes, the detector's heads.
 
-    Raises CacheError without a cache of the split, if it is stale, or if it holds crops.
+    The first `limit` images are analysed; `options` are what commands in messages need to reach the
+    same data. Raises CacheError without a cache of the split, if it is stale, or if it holds crops.
     """
-    if not has_cache(request):
-        raise missing_cache(request)
-    manifest = Manifest.load(request.cache)
-    refuse_stale_cache(request.cache, request.split, request.config)
+    if not has_cache(cache):
+        raise missing_cache(cache, split, options)
+    manifest = cache.manifest
+    refuse_stale_cache(cache, split, config)
     manifest.require_whole_maps()
-    num_images = min(len(manifest.samples), request.limit or len(manifest.samples))
-    missing: list[str] = []
+    num_images = min(len(manifest.samples), limit or len(manifest.samples))
+    train = training_cache(cache)
     with ExitStack() as stack:
         readers = {
             info.index: stack.enter_context(
                 # Whatever the configuration says: what is measured is printed, and kept.
-                LevelReader(request.cache, info.index, verify="on_open")
+                LevelReader(cache, info.index, verify="on_open")
             )
             for info in manifest.levels
         }
-        annotations = _annotations(request, missing)
+        boxes = _boxes(cache, split)
+        found: Found[SplitEvaluator | None] = Found(None, boxes.missing)
+        if boxes.result is not None:
+            found = _evaluator(boxes.result, readers, num_images, config.detector, device, options)
         yield Split(
-            cache=request.cache,
-            manifest=manifest,
+            cache=cache,
+            train=train,
+            means=KnownMeans(cache, train),
             readers=readers,
             num_images=num_images,
-            annotations=annotations,
-            evaluator=_evaluator(request, manifest, readers, num_images, annotations, missing),
-            missing=missing,
+            annotations=boxes.result,
+            evaluator=found.result,
+            missing=found.missing,
         )
 
 
@@ -124,19 +125,17 @@ def level_facts(manifest: Manifest) -> list[LevelFacts]:
     ]
 
 
-def _annotations(request: AnalysisRequest, missing: list[str]) -> ImageSet | None:
+def _boxes(cache: CacheFolder, split: str) -> Found[ImageSet | None]:
     try:
-        images = read_annotations(request.cache / ANNOTATIONS_NAME, request.split)
+        images = read_annotations(cache.path / ANNOTATIONS_NAME, split)
     except CacheError as error:
-        missing.append(f"no mAP: {error}")
-        return None
+        return Found(None, (f"no mAP: {error}",))
     if not images.categories:
-        missing.append(
-            f"no mAP: the split {request.split!r} was extracted without boxes: name its "
-            "annotations in the configuration and run extract-features again"
-        )
-        return None
-    return images
+        return Found(None, (
+            f"no mAP: the split {split!r} was extracted without boxes: name its "
+            "annotations in the configuration and run extract-features again",
+        ))  # fmt: skip
+    return Found(images)
 
 
 def _counts(record: ImageRecord, categories: Collection[int]) -> bool:
@@ -150,46 +149,45 @@ def _counts(record: ImageRecord, categories: Collection[int]) -> bool:
 
 
 def _evaluator(
-    request: AnalysisRequest,
-    manifest: Manifest,
+    annotations: ImageSet,
     readers: dict[int, LevelReader],
     num_images: int,
-    annotations: ImageSet | None,
-    missing: list[str],
-) -> SplitEvaluator | None:
-    """Return what runs detection, or None with the reason added to `missing`."""
-    if annotations is None:
-        return None
+    config: DetectorConfig,
+    device: str,
+    options: str,
+) -> Found[SplitEvaluator | None]:
+    """Return what runs detection, or why it cannot be run."""
+    cache = next(iter(readers.values())).folder
+    manifest = cache.manifest
     try:
-        detector = load_detector(request.config.detector, request.device)
+        detector = load_detector(config, device)
         labels = label_to_category(
             detector.classes, num_labels(detector.model), annotations.categories
         )
     except ConfigError as error:
-        missing.append(f"no mAP: the detector cannot be built: {error}")
-        return None
+        return Found(None, (f"no mAP: the detector cannot be built: {error}",))
     analysed = {sample.image_id for sample in manifest.samples[:num_images]}
     if not any(_counts(record, labels.values()) for record in annotations.records
                if record.image_id in analysed):  # fmt: skip
-        missing.append(
+        return Found(None, (
             f"no mAP: none of the {num_images} images has a box that counts, of a class that the "
-            "detector knows: analyse more of them (--limit), or correct the annotations"
-        )
-        return None
+            "detector knows: analyse more of them (--limit), or correct the annotations",
+        ))  # fmt: skip
     # Weights that had to be downloaded first could not be compared without that.
-    refuse_other_detector(manifest, request.cache, detector, request.config.detector)
+    refuse_other_detector(manifest, cache.path, detector, config)
     held = {info.key for info in manifest.levels}
     absent = [key for key in backbone_keys(detector.model) if key not in held]
     if absent:
-        missing.append(
+        return Found(None, (
             f"no mAP: the heads need the levels {', '.join(absent)}, which this cache does not "
-            f"hold: run extract-features --split {request.split}{request.options} for all levels"
+            f"hold: run extract-features --split {manifest.split}{options} for all levels",
+        ))  # fmt: skip
+    return Found(
+        SplitEvaluator(
+            detector=detector.model,
+            readers=readers,
+            indices=range(num_images),
+            annotations=cache.path / ANNOTATIONS_NAME,
+            label_to_category=labels,
         )
-        return None
-    return SplitEvaluator(
-        detector=detector.model,
-        readers=readers,
-        indices=range(num_images),
-        annotations=request.cache / ANNOTATIONS_NAME,
-        label_to_category=labels,
     )

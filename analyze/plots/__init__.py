@@ -1,5 +1,5 @@
 """Figures and pictures of a report.
 
 May import: analyze.detection, analyze.facts, analyze.maps, analyze.measure, configs, data.images,
-data.reading, train.runs.
+data.reading, train.codecs, train.runs.
 """

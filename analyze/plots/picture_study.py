@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,10 @@ import numpy as np
 from analyze.detection.worst_images import ImageDamage, MatchedDetections, worst_images
 from analyze.facts.candidates import Candidate
 from analyze.facts.sent_parts import Part
-from analyze.measure.workbench import Workbench
+from analyze.maps.map_source import DecodedMaps
+from analyze.measure.decoded_levels import DecodedLevels
+from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.split import Split
 from analyze.plots.figures import Plot
 from analyze.plots.level_details import (
     LatentRate,
@@ -26,7 +29,9 @@ from analyze.plots.pictures import (
     latent_rate_plot,
     maps_plot,
 )
-from train.runs.checkpoint import BEST_NAME, load_codec
+from data.reading.level_reader import LevelReader
+from train.codecs.level_codec import LevelCodec
+from train.runs.loaded_models import LoadedModels
 
 _NUM_IMAGES = 8  # of histograms and latent rates: enough for a picture
 _NUM_DRAWN = 3
@@ -53,16 +58,25 @@ class WorstImages:
     plots: tuple[Plot, ...]
 
 
-def level_pictures(bench: Workbench, runs: Mapping[int, Candidate]) -> tuple[LevelPictures, ...]:
+def level_pictures(
+    runs: Mapping[int, Candidate], split: Split, decoded: DecodedLevels, models: LoadedModels
+) -> tuple[LevelPictures, ...]:
     """Return the pictures of one run for each level, of the split's first images."""
-    return tuple(_of_level(bench, run) for _, run in sorted(runs.items()))
+    indices = range(min(_NUM_IMAGES, split.num_images))
+    pictures = []
+    for level, run in sorted(runs.items()):
+        codec, maps = models.codec(run.folder), decoded.of([run])[run.folder]
+        pictures.append(_of_level(run, codec, split.readers[level], maps, indices))
+    return tuple(pictures)
 
 
-def _of_level(bench: Workbench, run: Candidate) -> LevelPictures:
-    reader = bench.split.readers[run.level]
-    decoded = bench.decoded.of([run])[run.folder]
-    indices = range(min(_NUM_IMAGES, bench.split.num_images))
-    codec, _ = load_codec(run.folder / BEST_NAME, bench.request.device)
+def _of_level(
+    run: Candidate,
+    codec: LevelCodec,
+    reader: LevelReader,
+    decoded: DecodedMaps,
+    indices: Sequence[int],
+) -> LevelPictures:
     rates = latent_rates(codec, reader, indices)
     histogram = value_histogram(reader, decoded, indices)
     return LevelPictures(
@@ -80,9 +94,10 @@ def _of_level(bench: Workbench, run: Candidate) -> LevelPictures:
     )
 
 
-def worst(bench: Workbench, name: str, parts: Mapping[int, Part]) -> WorstImages | None:
+def worst(
+    split: Split, detection: DetectionStudy | None, name: str, parts: Mapping[int, Part]
+) -> WorstImages | None:
     """Return the images that the combination hurts most; None where no mAP can be had."""
-    split, detection = bench.split, bench.detection
     if detection is None or split.annotations is None or split.evaluator is None:
         return None
     before, after = (

@@ -23,8 +23,9 @@ _JSON = "report.json"
 _WRITTEN_BY_OTHERS = ("ensemble.yaml", "channel_weights.json", "index.html")
 
 
-def write_report(findings: Findings, provenance: ReportOrigin, folder: Path) -> Path:
+def write_report(findings: Findings, provenance: ReportOrigin, folder: Path | str) -> Path:
     """Fill `folder` (made if need be) and return the path of its index.html."""
+    folder = Path(folder)
     page = make_page(findings, provenance)
     _remove_earlier(folder)
     plots = folder / "plots"

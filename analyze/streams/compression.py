@@ -14,14 +14,14 @@ from analyze.streams.ensemble import CodedLevel, DroppedLevel, Ensemble
 from analyze.streams.image_file import section_bytes, unpack
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import FILE_NAME, StreamsIndex, image_path
-from analyze.streams.unsent_levels import known_mean
+from analyze.streams.unsent_levels import KnownMeans, training_cache
 from configs.errors import CacheError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
-from data.cache.manifest import Manifest
+from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from data.system.atomic_files import write_atomically
 from data.system.threads import per_image
-from train.runs.checkpoint import BEST_NAME, read_run_info
+from train.runs.loaded_models import LoadedModels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +56,13 @@ class Compressed:
         ]
 
 
-def refuse_other_detector_runs(ensemble: Ensemble, cache: Path, manifest: Manifest) -> None:
+def refuse_other_detector_runs(
+    ensemble: Ensemble, cache: CacheFolder, models: LoadedModels
+) -> None:
     """Raise CacheError if a run was trained on another detector's features than the cache's."""
-    made_by = manifest.detector["weights_sha256"]
+    made_by = cache.manifest.detector["weights_sha256"]
     for run in {how.run for how in ensemble.levels.values() if isinstance(how, CodedLevel)}:
-        trained_on = read_run_info(run / BEST_NAME).detector_weights_sha256
+        trained_on = models.info(run).detector_weights_sha256
         if trained_on != made_by:
             raise CacheError(
                 f"{run}: was trained on features of detector weights {trained_on[:12]}, the cache "
@@ -69,28 +71,31 @@ def refuse_other_detector_runs(ensemble: Ensemble, cache: Path, manifest: Manife
 
 
 def compress_cache(
-    cache: Path,
+    cache: CacheFolder | Path | str,
     ensemble: Ensemble,
-    out: Path,
+    out: Path | str,
     *,
-    device: str = "cpu",
+    models: LoadedModels | None = None,
     show_progress: bool = True,
 ) -> Compressed:
     """Write the split's files into `out`; goes on where an earlier call stopped.
 
-    Raises CacheError if the cache is missing, of crops, or damaged, or if `out` holds another
-    ensemble's or another cache's files; ConfigError for runs or levels that do not fit.
+    `models` are those that are read already, and say on which device; without, on the CPU. Raises
+    CacheError if the cache is missing, of crops, or damaged, or if `out` holds another ensemble's
+    or another cache's files; ConfigError for runs or levels that do not fit.
     """
-    manifest = Manifest.load(cache)
+    cache, out, models = CacheFolder.of(cache), Path(out), models or LoadedModels()
+    manifest = cache.manifest
     manifest.require_whole_maps()
     ensemble.require_levels(manifest.levels)
-    refuse_other_detector_runs(ensemble, cache, manifest)
+    refuse_other_detector_runs(ensemble, cache, models)
+    known = KnownMeans(cache, training_cache(cache))
     means = {
-        level: known_mean(cache, level)
+        level: known.of(level)
         for level, how in ensemble.levels.items()
         if isinstance(how, DroppedLevel)
     }
-    codec = PyramidCodec(ensemble, means, device)
+    codec = PyramidCodec(ensemble, means, models)
     index = StreamsIndex(
         ensemble=ensemble, ensemble_id=codec.ensemble_id, means=means, manifest=manifest
     )
@@ -100,7 +105,7 @@ def compress_cache(
             for info in manifest.levels
         }
         try:
-            _settle(out, index, cache)
+            _settle(out, index, cache.path)
             return _compress(readers, codec, out, show_progress=show_progress)
         except OSError as error:
             raise CacheError(

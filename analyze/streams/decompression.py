@@ -30,7 +30,8 @@ from data.images.records import ImageRecord, ImageSet
 from data.system.threads import per_image
 from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
-from train.runs.checkpoint import BEST_NAME, read_run_info
+from train.runs.checkpoint import BEST_NAME
+from train.runs.loaded_models import LoadedModels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ def decoded_manifest(index: StreamsIndex) -> Manifest:
     return dataclasses.replace(index.manifest, levels=levels, decoded_from=origin)
 
 
-def find_runs_again(ensemble: Ensemble, checkpoints: Path | None) -> Ensemble:
+def find_runs_again(ensemble: Ensemble, checkpoints: Path | None, models: LoadedModels) -> Ensemble:
     """Return the ensemble with the folders in which its models are found now.
 
     A model is looked for where the index says, then below `checkpoints`, by its hash. Raises
@@ -70,32 +71,35 @@ def find_runs_again(ensemble: Ensemble, checkpoints: Path | None) -> Ensemble:
         if isinstance(how, CodedLevel):
             sha256 = how.model_sha256
             if sha256 not in found:
-                found[sha256] = _folder_of(how, checkpoints, level)
+                found[sha256] = _folder_of(how, checkpoints, level, models)
             how = dataclasses.replace(how, run=found[sha256])
         levels[level] = how
     return Ensemble(levels)
 
 
 def decompress_folder(
-    folder: Path,
-    out: Path,
+    folder: Path | str,
+    out: Path | str,
     *,
-    checkpoints: Path | None = None,
-    device: str = "cpu",
+    checkpoints: Path | str | None = None,
+    models: LoadedModels | None = None,
     show_progress: bool = True,
 ) -> Decompressed:
     """Decode `folder`'s files into the cache `out`/<split>; goes on where an earlier call stopped.
 
-    Values beyond float16 are clipped where the cache is of float16. Raises CacheError if a file is
+    Values beyond float16 are clipped where the cache is of float16. `models` are those that are
+    read already, and say on which device; without, on the CPU. Raises CacheError if a file is
     missing, damaged or of other models, or if another plan's cache is there; ConfigError if a model
     is not found.
     """
+    folder, out, models = Path(folder), Path(out), models or LoadedModels()
     index = StreamsIndex.load(folder)
-    ensemble = find_runs_again(index.ensemble, checkpoints)
+    below = None if checkpoints is None else Path(checkpoints)
+    ensemble = find_runs_again(index.ensemble, below, models)
     if ensemble_id(ensemble, index.means) != index.ensemble_id:
         raise CacheError(f"{folder}: the index is damaged: its models are not those of its id")
     manifest = decoded_manifest(index)
-    codec = PyramidCodec(ensemble, index.means, device)
+    codec = PyramidCodec(ensemble, index.means, models)
     cache = out / manifest.split
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -189,23 +193,23 @@ def _images(folder: Path, manifest: Manifest) -> ImageSet:
     )  # fmt: skip
 
 
-def _hash_of(path: Path) -> str | None:
-    """Return a checkpoint's model hash; None for a damaged one, which is not the one sought."""
+def _hash_of(run: Path, models: LoadedModels) -> str | None:
+    """Return a run's model hash; None for a damaged one, which is not the one sought."""
     try:
-        return read_run_info(path).model_sha256
+        return models.info(run).model_sha256
     except ConfigError:
         return None
 
 
-def _folder_of(how: CodedLevel, checkpoints: Path | None, level: int) -> Path:
-    recorded = how.run / BEST_NAME
-    if recorded.is_file() and read_run_info(recorded).model_sha256 == how.model_sha256:
+def _folder_of(how: CodedLevel, checkpoints: Path | None, level: int, models: LoadedModels) -> Path:
+    is_there = (how.run / BEST_NAME).is_file()
+    if is_there and models.info(how.run).model_sha256 == how.model_sha256:
         return how.run
     if checkpoints is not None:
         # Runs that were moved as they were come first: to open every checkpoint takes long.
         moved = checkpoints / how.run.parent.name / how.run.name / BEST_NAME
         for path in (moved, *sorted(checkpoints.rglob(BEST_NAME))):
-            if path.is_file() and _hash_of(path) == how.model_sha256:
+            if path.is_file() and _hash_of(path.parent, models) == how.model_sha256:
                 return path.parent
     raise ConfigError(
         f"level {level}: its model {how.model_sha256[:12]} is neither in {how.run} nor below "

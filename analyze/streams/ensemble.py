@@ -24,7 +24,7 @@ from configs.config_files import read_yaml
 from configs.errors import ConfigError
 from data.cache.manifest import LevelInfo
 from data.system.atomic_files import write_atomically
-from train.runs.checkpoint import BEST_NAME, read_run_info
+from train.runs.loaded_models import LoadedModels
 
 _DROPPED = "dropped"
 _RUN_KEYS = {"run", "model_sha256", "lambda"}
@@ -81,15 +81,18 @@ class Ensemble:
                 )
 
 
-def ensemble_of_runs(runs: Sequence[Path], stored: Sequence[LevelInfo]) -> Ensemble:
+def ensemble_of_runs(
+    runs: Sequence[Path | str], stored: Sequence[LevelInfo], models: LoadedModels | None = None
+) -> Ensemble:
     """Return what sends the cache's levels by these runs; what has no run but can be is derived.
 
-    A run of several levels serves those that no run of a single level serves. Raises ConfigError if
-    two runs serve one level, or none.
+    A run of several levels serves those that no run of a single level serves; `models` are those
+    that are read already. Raises ConfigError if two runs serve one level, or none.
     """
+    models = models or LoadedModels()
     found: dict[int, tuple[int, CodedLevel]] = {}
-    for run in runs:
-        info = read_run_info(run / BEST_NAME)
+    for run in map(Path, runs):
+        info = models.info(run)
         coded = CodedLevel(run=run, model_sha256=info.model_sha256, lmbda=info.lmbda)
         for level in info.levels:
             others, before = found.get(level, (len(info.levels) + 1, coded))
@@ -115,8 +118,9 @@ def ensemble_of_runs(runs: Sequence[Path], stored: Sequence[LevelInfo]) -> Ensem
     return Ensemble(levels)
 
 
-def read_ensemble(path: Path) -> Ensemble:
+def read_ensemble(path: Path | str) -> Ensemble:
     """Read ensemble.yaml. Raises ConfigError if it is missing or says something else."""
+    path = Path(path)
     raw = read_yaml(path, str(path))
     levels = raw.get("levels") if isinstance(raw, dict) and raw.keys() == {"levels"} else None
     if not isinstance(levels, dict) or not levels:
@@ -140,8 +144,9 @@ def parse_levels(levels: Mapping[Any, Any], path: Path) -> Ensemble:
     return Ensemble(dict(sorted(found.items())))
 
 
-def write_ensemble(path: Path, ensemble: Ensemble, *, note: str = "") -> None:
+def write_ensemble(path: Path | str, ensemble: Ensemble, *, note: str = "") -> None:
     """Write ensemble.yaml atomically; `note`, a line, is a comment on how it was chosen."""
+    path = Path(path)
     content = {"levels": plain_levels(ensemble, path.parent)}
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
     head = f"# {note}\n" if note else ""

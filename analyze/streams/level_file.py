@@ -1,4 +1,4 @@
-"""One level through the bitstream: what analyses measure a level's rate and error with.
+"""One level through the bitstream: its section of an image's file, and a file of it alone.
 
 A level costs its section of an image's file. What all levels share is counted once for the whole
 pyramid: see `analyze.streams.unsent_levels`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from analyze.streams.image_file import (
     ID_BYTES,
@@ -73,3 +74,21 @@ def encode_section(codec: Any, maps: torch.Tensor, *, level: int) -> Section:
     )
     assert section.latent_hw == tuple(coded["shape"]), "the latents' shape follows"
     return section
+
+
+def decode_section(codec: Any, section: Section, source: str) -> NDArray[Any]:
+    """Return the map, float32 [H, W, C], that `encode_section` coded: forward's x_hat.
+
+    Raises CacheError, which names `source`, if the section is not one of this codec.
+    """
+    if section.stages != codec.size.stages or len(section.payloads) != codec.num_payloads:
+        raise CacheError(
+            f"{source}: is damaged (level {section.level} is not as its model codes it): "
+            "compress the features again"
+        )
+    try:
+        out = codec.decompress([list(section.payloads)], section.latent_hw, section.size_hw)
+    except CacheError as error:
+        raise CacheError(f"{source}: level {section.level}: {error}") from error
+    restored: NDArray[Any] = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
+    return restored

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from analyze.maps.map_source import as_batch
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, Ensemble
 from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, unpack
-from analyze.streams.level_file import encode_section
+from analyze.streams.level_file import decode_section, encode_section
 from configs.errors import CacheError, ConfigError
 from train.codecs.level_codec import LevelCodec
-from train.runs.checkpoint import BEST_NAME, load_codec
+from train.runs.loaded_models import LoadedModels
 
 
 def ensemble_id(ensemble: Ensemble, means: Mapping[int, NDArray[Any]]) -> bytes:
@@ -44,14 +44,19 @@ class PyramidCodec:
     """
 
     def __init__(
-        self, ensemble: Ensemble, means: Mapping[int, NDArray[Any]], device: str = "cpu"
+        self,
+        ensemble: Ensemble,
+        means: Mapping[int, NDArray[Any]],
+        models: LoadedModels | None = None,
     ) -> None:
+        """Take the codecs of `models`, on its device; without, they are read, for the CPU."""
+        models = models or LoadedModels()
         self.ensemble = ensemble
         self.ensemble_id = ensemble_id(ensemble, means)
         self._means = means
-        self.device = device
+        self.device = models.device
         self._codecs = {
-            level: _load(how, level, device)
+            level: _load(how, level, models)
             for level, how in ensemble.levels.items()
             if isinstance(how, CodedLevel)
         }
@@ -126,28 +131,17 @@ class PyramidCodec:
         if not isinstance(how, CodedLevel):
             mean = self._means[section.level].astype(np.float32)
             return np.broadcast_to(mean, (*section.size_hw, len(mean)))
-        codec = self._codecs[section.level]
-        if section.stages != codec.size.stages or len(section.payloads) != codec.num_payloads:
-            raise CacheError(
-                f"{source}: is damaged (level {section.level} is not as its model codes it): "
-                "compress the features again"
-            )
-        try:
-            out = codec.decompress([list(section.payloads)], section.latent_hw, section.size_hw)
-        except CacheError as error:
-            raise CacheError(f"{source}: level {section.level}: {error}") from error
-        restored: NDArray[Any] = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
-        return restored
+        return decode_section(self._codecs[section.level], section, source)
 
 
-def _load(how: CodedLevel, level: int, device: str) -> LevelCodec:
-    codec, info = load_codec(how.run / BEST_NAME, device, level=level)
+def _load(how: CodedLevel, level: int, models: LoadedModels) -> LevelCodec:
+    info = models.info(how.run)
     if info.model_sha256 != how.model_sha256:
         raise ConfigError(
             f"{how.run}: its best model is {info.model_sha256[:12]}, the ensemble names "
             f"{how.model_sha256[:12]} for level {level}: name the run that holds it"
         )
-    return codec
+    return models.codec(how.run, level=level)
 
 
 def _kind(how: object) -> Kind:

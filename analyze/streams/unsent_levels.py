@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,31 +11,46 @@ from numpy.typing import NDArray
 
 from analyze.facts.sent_parts import Part
 from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, section_size
+from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import FILE_NAME, Manifest
 from data.reading.level_reader import LevelReader
 
-_MEANS_OF = "train"
+_TRAINING_SPLIT = "train"
 
 
-def known_mean(cache: Path, level: int) -> NDArray[Any]:
-    """Return a level's per-channel mean, float32 [C], which stands in for it when it is dropped.
+def training_cache(cache: CacheFolder) -> CacheFolder:
+    """Return the training split's cache beside this one, which need not be there."""
+    beside = cache.path.with_name(_TRAINING_SPLIT)
+    return cache if beside == cache.path else CacheFolder(beside)
 
-    It is that of the training split's cache beside this one, which a receiver can know as it knows
-    the models; without that cache of the same detector, this one's own.
+
+class KnownMeans:
+    """What stands for a level that is dropped: means that a receiver knows, as it knows the models.
+
+    They are those of the training split's cache; without one of the same detector that holds the
+    level, this cache's own.
     """
-    with LevelReader(_known_cache(cache, level), level) as reader:
-        return reader.statistics.mean.astype(np.float32)
 
+    def __init__(self, cache: CacheFolder, train: CacheFolder) -> None:
+        """Take both caches; a level is opened when it is first asked for."""
+        self._cache = cache
+        self._train = train
+        self._means: dict[int, NDArray[Any]] = {}
 
-def _known_cache(cache: Path, level: int) -> Path:
-    sibling = cache.with_name(_MEANS_OF)
-    if not (sibling / FILE_NAME).is_file():
-        return cache
-    manifest = Manifest.load(sibling)
-    made_by = Manifest.load(cache).detector["weights_sha256"]
-    same = manifest.detector["weights_sha256"] == made_by
-    held = level in {info.index for info in manifest.levels}
-    return sibling if same and held else cache
+    def of(self, level: int) -> NDArray[Any]:
+        """Return a level's per-channel mean, float32 [C]."""
+        if level not in self._means:
+            known = self._train if self._is_known(level) else self._cache
+            with LevelReader(known, level) as reader:
+                self._means[level] = reader.statistics.mean.astype(np.float32)
+        return self._means[level]
+
+    def _is_known(self, level: int) -> bool:
+        if not (self._train.path / FILE_NAME).is_file():
+            return False
+        there, here = self._train.manifest, self._cache.manifest
+        same = there.detector["weights_sha256"] == here.detector["weights_sha256"]
+        return same and level in {info.index for info in there.levels}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import CacheError, ConfigError, MissingDataError
 from configs.schema.config import Config
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
+from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest, detector_difference
 from data.images.listing import ListedImage, list_files
 from data.images.views import is_view
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-def refuse_stale_cache(cache: Path, split: str, config: Config) -> None:
+def refuse_stale_cache(cache: CacheFolder | Path, split: str, config: Config) -> None:
     """Compare a split's cache with the configuration; what is not on this machine is logged.
 
     Raises CacheError, naming the first difference and the way out.
     """
-    manifest = Manifest.load(cache)
+    folder = CacheFolder.of(cache)
+    manifest, cache = folder.manifest, folder.path
     difference = _settings_difference(manifest, split, config)
     if difference is not None:
         raise CacheError(

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from data.images.records import ImageSet
 from extract.cli import extract_features
 from tests.support.chromium import needs_chromium, screenshot
 from tests.support.coded_study import compress
+from tests.support.openings import of_name, openings
 from tests.support.own_anchor import write_anchor
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
 from train.cli import train_level
@@ -73,6 +75,7 @@ class Reported:
     folder: Path
     kept: Path
     output: str
+    opened: Counter[Path]
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +83,27 @@ def reported(
     study: TinyStudy, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Reported:
     parent = tmp_path_factory.mktemp("reports")
-    result = analyse(
-        study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
-        "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
-        "--target-bpp", "1000",
-    )  # fmt: skip
+    with openings() as counted:
+        result = analyse(
+            study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
+            "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
+            "--target-bpp", "1000",
+        )  # fmt: skip
     assert result.exit_code == 0, result.output
-    return Reported(folder=parent / "report", kept=parent / "kept", output=result.output)
+    return Reported(
+        folder=parent / "report", kept=parent / "kept", output=result.output, opened=counted
+    )
+
+
+def test_each_checkpoint_and_manifest_is_read_once_and_each_log_hashed_and_parsed(
+    study: TinyStudy, checkpoints: Path, reported: Reported
+) -> None:
+    runs = [path.parent.resolve() for path in checkpoints.rglob("best_model.pth")]
+    caches = [study.train_cache.resolve(), study.val_cache.resolve()]
+    assert len(runs) == 6
+    assert of_name(reported.opened, "best_model.pth") == dict.fromkeys(runs, 1)
+    assert of_name(reported.opened, "manifest.json") == dict.fromkeys(caches, 1)
+    assert of_name(reported.opened, "commits.jsonl") == dict.fromkeys(caches, 2)
 
 
 def test_report_has_every_level_and_lambda_with_real_rates_and_map(reported: Reported) -> None:
@@ -252,9 +269,8 @@ def test_kept_results_are_used_for_nothing_but_what_they_were_measured_on(
         return noting
 
     study_anchor = anchor_study._measure_point
-    monkeypatch.setattr(
-        level_rate_distortion, "measure_level", note("levels", level_rate_distortion.measure_level)
-    )
+    measure_level = level_rate_distortion.measure_level
+    monkeypatch.setattr(level_rate_distortion, "measure_level", note("levels", measure_level))
     monkeypatch.setattr(anchor_study, "_measure_point", note("anchors", study_anchor))
     run = DetectionStudy._run
     monkeypatch.setattr(DetectionStudy, "_run", note("detection", run))

@@ -24,7 +24,7 @@ DOORS = {
         "load_images", "on_device",
     ],
     "extract": ["evaluate_detector", "extract", "load_detector", "load_images", "plan_extraction"],
-    "train": ["LevelCodec", "build_codec", "load_codec", "rate_distortion"],
+    "train": ["LevelCodec", "LoadedModels", "build_codec", "load_codec", "rate_distortion"],
 }  # fmt: skip
 
 

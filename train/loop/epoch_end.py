@@ -18,17 +18,14 @@ from train.loop.validation import Validation, mean_validation, validate
 from train.machine.distributed import World
 from train.objective.catalogue import weights_of
 from train.objective.rate_distortion import Distortion
-from train.runs.metrics import (
-    EpochMetrics,
-    RunLog,
+from train.runs.metrics import EpochMetrics, RunLog, read_rows, write_rows
+from train.runs.run_folder import RunRecord
+from train.runs.summaries import (
     analyse_samples,
     quantile_spread,
-    read_rows,
     write_diagnostics,
-    write_rows,
     write_summary,
 )
-from train.runs.run_folder import RunRecord
 
 log = logging.getLogger(__name__)
 

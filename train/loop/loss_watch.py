@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.errors import ConfigError, MachineError, UserError
-from configs.schema.training import TrainingConfig
+from configs.errors import UserError
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch
 
@@ -26,7 +22,6 @@ log = logging.getLogger(__name__)
 _LARGE = 100.0
 _NO_RATE_BPP = 1e-3
 _SHOWN_IDS = 8
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 class LossWatch:
@@ -101,56 +96,3 @@ def warn_of_collapse(reader: LevelReader, lmbda: float, bpp: float, weights: NDA
         reader.info.index, bpp, lmbda, float(variance.mean()),
         gain * float(variance.max()) / len(variance), gain * float(variance.mean()),
     )  # fmt: skip
-
-
-@contextmanager
-def clear_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a disk that takes no more into a line for the user; what was saved before stays."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise MachineError(
-            f"{folder}: cannot be written ({error.strerror}): make room, or mend the disk; the "
-            "same command goes on from the last checkpoint"
-        ) from error
-
-
-@contextmanager
-def clear_out_of_memory(settings: TrainingConfig) -> Iterator[None]:
-    """Turn a lack of memory into a line that says which setting to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError.
-        text = str(error)
-        if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError)
-            or "can't allocate memory" in text
-            or "out of memory" in text
-        ):
-            raise
-        crop = f" or training.crop ({settings.crop})" if settings.crop else ""
-        raise MachineError(
-            f"out of memory: lower training.batch_size ({settings.batch_size}){crop}: "
-            f"{text.splitlines()[0] if text else type(error).__name__}"
-        ) from error
-
-
-@contextmanager
-def clear_compile_errors(settings: TrainingConfig) -> Iterator[None]:
-    """Turn a machine that cannot compile the transforms into a line for the user."""
-    if not settings.compile:
-        yield
-        return
-    from torch._dynamo.exc import TorchDynamoException  # late: takes a while to import
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"training.compile: the transforms cannot be compiled here ({first_line}): install a "
-            "C++ compiler, or leave it out (--set training.compile=false)"
-        ) from error

@@ -25,18 +25,17 @@ from train.loop.job import (
     refuse_other_kind,
     run_to_begin_from,
 )
-from train.loop.loss_watch import (
-    LossWatch,
-    clear_compile_errors,
-    clear_disk_errors,
-    clear_out_of_memory,
-    warn_of_large_features,
-)
+from train.loop.loss_watch import LossWatch, warn_of_large_features
 from train.loop.saver import Saver
 from train.loop.session import Session, new_session
 from train.loop.steps import train_epoch
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import StopSignals, TrainingInterruptedError
+from train.machine.machine_errors import (
+    clear_compile_errors,
+    clear_disk_errors,
+    clear_out_of_memory,
+)
 from train.machine.precision import autocast_dtype, choose_precision
 from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
 from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights

@@ -1,4 +1,4 @@
 """What training asks of a machine: processes, CUDA graphs, precision, signals, full disks.
 
-May import: configs, train.codecs.
+May import: configs, configs.schema, train.codecs.
 """

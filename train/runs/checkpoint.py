@@ -73,6 +73,12 @@ class RunInfo:
             )
         return self.levels[0]
 
+    def row_of(self, level: int, source: str | Path) -> int:
+        """Return the codec's row for a level; ConfigError, which names `source`, without one."""
+        if level not in self.levels:
+            raise ConfigError(f"{source}: serves the levels {list(self.levels)}, not level {level}")
+        return self.levels.index(level)
+
 
 def encode_checkpoint(
     model_state: dict[str, Any],
@@ -146,37 +152,41 @@ def load_last(folder: Path) -> dict[str, Any] | None:
 
 
 def load_codec(
-    path: Path, device: str = "cpu", *, level: int | None = None
+    path: str | Path, device: str | torch.device = "cpu", *, level: int | None = None
 ) -> tuple[LevelCodec, RunInfo]:
     """Return the codec in eval mode, its coding tables ready, and what is known of its run.
 
     `level` chooses the standardisation of a codec that serves several. Raises ConfigError if the
     file is missing, damaged, no checkpoint of train-level, or not for that level.
     """
-    codec, info = _read(path)
+    codec, info = read_checkpoint(Path(path))
     if level is not None:
-        if level not in info.levels:
-            raise ConfigError(f"{path}: serves the levels {list(info.levels)}, not level {level}")
-        codec.use_level(info.levels.index(level))
+        codec.use_level(info.row_of(level, path))
+    return ready_to_code(codec, device), info
+
+
+def ready_to_code(codec: LevelCodec, device: str | torch.device) -> LevelCodec:
+    """Return the codec in eval mode on the device, its coding tables made."""
     codec.eval().requires_grad_(False)
     # As the maps come: else each convolution makes a copy of its weights for every map.
     codec.to(memory_format=torch.channels_last)
     codec.update_tables()
-    return codec.to(device), info
+    codec.to(device)
+    return codec
 
 
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
+def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Return a checkpoint's model state; raises ConfigError as above."""
     try:
-        weights: dict[str, torch.Tensor] = _content(path)["model_state_dict"]
+        weights: dict[str, torch.Tensor] = _content(Path(path))["model_state_dict"]
     except _UNREADABLE as error:
-        raise _not_a_checkpoint(path, error) from error
+        raise _not_a_checkpoint(Path(path), error) from error
     return weights
 
 
-def read_run_info(path: Path) -> RunInfo:
+def read_run_info(path: str | Path) -> RunInfo:
     """Return what a checkpoint says of its run, without making its codec ready; raises as above."""
-    return _read(path)[1]
+    return read_checkpoint(Path(path))[1]
 
 
 def hash_model(state: dict[str, torch.Tensor]) -> str:
@@ -198,7 +208,11 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read(path: Path) -> tuple[LevelCodec, RunInfo]:
+def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
+    """Return the codec as it was stored, on the CPU, and what is known of its run; raises as above.
+
+    `ready_to_code` is what it still needs before it codes.
+    """
     try:
         content = _content(path)
         config = check_config(yaml.safe_load(content["config"]), str(path))

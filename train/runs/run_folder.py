@@ -68,9 +68,9 @@ class RunRecord:
         write_atomically(folder / RECORD_NAME, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
-    def load(cls, folder: Path) -> RunRecord:
+    def load(cls, folder: Path | str) -> RunRecord:
         """Read run.json; raises ConfigError if it is missing or damaged."""
-        path = folder / RECORD_NAME
+        path = Path(folder) / RECORD_NAME
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
@@ -115,9 +115,9 @@ def save_config(folder: Path, config: Config) -> None:
     write_atomically(folder / CONFIG_NAME, dump_config(config).encode())
 
 
-def load_run_config(folder: Path) -> Config:
+def load_run_config(folder: Path | str) -> Config:
     """Read a run's config.yaml; raises ConfigError if it is missing or wrong."""
-    path = folder / CONFIG_NAME
+    path = Path(folder) / CONFIG_NAME
     return check_config(read_yaml(path, str(path)), str(path))
 
 
@@ -135,23 +135,25 @@ def same_run_before(
     return None
 
 
-def find_runs(out: Path) -> list[Run]:
+def find_runs(out: Path | str) -> list[Run]:
     """Return all runs with a best model below `out`, oldest first within each level."""
     runs = []
-    for path in sorted(out.glob(f"*_level_*/run_*/{BEST_NAME}")):
+    for path in sorted(Path(out).glob(f"*_level_*/run_*/{BEST_NAME}")):
         match = re.search(r"_level_(\d+)$", path.parent.parent.name)
         if match and (path.parent / CONFIG_NAME).is_file():
             runs.append(open_run(path.parent, int(match[1])))
     return runs
 
 
-def find_random_runs(out: Path) -> list[Path]:
+def find_random_runs(out: Path | str) -> list[Path]:
     """Return the folders of all runs of `--level random` with a best model below `out`."""
-    return [path.parent for path in sorted(out.glob(f"*_random_level_*/run_*/{BEST_NAME}"))]
+    found = Path(out).glob(f"*_random_level_*/run_*/{BEST_NAME}")
+    return [path.parent for path in sorted(found)]
 
 
-def open_run(folder: Path, level: int | None = None) -> Run:
+def open_run(folder: Path | str, level: int | None = None) -> Run:
     """Return a run by its folder; raises ConfigError if there is no run in it."""
+    folder = Path(folder)
     if level is None:
         match = re.search(r"_level_(\d+)$", folder.resolve().parent.name)
         if match is None:

@@ -23,7 +23,7 @@ from analyze.allocation.lagrangian import (
 from analyze.allocation.search import Target, search
 from analyze.curves.bjontegaard import RateMap, saving
 
-DROP = map_drop_cost()
+DROP = map_drop_cost
 EPS = 1e-9
 
 
@@ -166,13 +166,10 @@ def test_derived_level_goes_with_the_option_it_was_made_from() -> None:
     assert chosen == [("coarse", "from coarse"), ("fine", "from fine")]
 
 
-def test_drop_without_a_measurement_comes_from_the_sensitivity_and_a_gain_counts_nothing() -> None:
-    cost = map_drop_cost(lambda level, mse: level + mse)
-    unmeasured = Option(level=2, name="a", bits_per_pixel=1, mse=0.5)
-    assert cost(unmeasured) == 2.5
-    assert cost(option(2, "b", 1, -0.01)) == 0
+def test_gain_counts_nothing_and_a_drop_that_was_not_measured_is_an_error() -> None:
+    assert DROP(option(2, "b", 1, -0.01)) == 0
     with pytest.raises(ValueError, match="no mAP drop"):
-        DROP(unmeasured)
+        DROP(Option(level=2, name="a", bits_per_pixel=1, mse=0.5))
 
 
 def test_weighted_error_of_a_combination_is_the_error_over_all_elements() -> None:

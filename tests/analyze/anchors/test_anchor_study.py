@@ -19,8 +19,9 @@ from analyze.anchors.uniform import UniformAnchor
 from analyze.detection.heads_on_levels import backbone_keys
 from analyze.facts.kept_results import Kept
 from analyze.maps.replacements import derivations
-from analyze.measure.split import AnalysisRequest, open_split
+from analyze.measure.split import open_split
 from analyze.streams.unsent_levels import overhead
+from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from extract.accuracy.accuracy import Accuracy
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, with_detector
@@ -35,11 +36,8 @@ ANCHORS = {
 
 @pytest.fixture(scope="module")
 def split(study: TinyStudy) -> Iterator[AnchorSplit]:
-    request = AnalysisRequest(
-        cache=study.val_cache, split="val", checkpoints=study.root, run_dirs=(),
-        config=study.config, device="cpu", limit=2, options="",
-    )  # fmt: skip
-    with open_split(request) as opened:
+    cache = CacheFolder(study.val_cache)
+    with open_split(cache, "val", study.config, device="cpu", limit=2, options="") as opened:
         assert opened.evaluator is not None
         detector = opened.evaluator.detector
         yield AnchorSplit(

@@ -1,14 +1,15 @@
-"""Pareto fronts and convex hulls of rate-distortion points."""
+"""Pareto fronts and convex hulls of rate-distortion points, and rising sequences."""
 
 from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyze.curves.hull import lower_hull, pareto_front
+from analyze.curves.hull import lower_hull, pareto_front, rising
 
 # Whole numbers, so that no comparison hangs on rounding.
 POINTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=25)
@@ -66,3 +67,9 @@ def test_no_point_lies_below_the_hull_and_its_slopes_rise(points: list[tuple[int
         for rate, error in points:
             if r0 <= rate <= r1:
                 assert (error - e0) * (r1 - r0) >= (e1 - e0) * (rate - r0)
+
+
+def test_rising_sequence_pools_what_falls() -> None:
+    assert rising(np.array([1.0, 3.0, 2.0, 4.0])).tolist() == [1.0, 2.5, 2.5, 4.0]
+    assert rising(np.array([3.0, 2.0, 1.0])).tolist() == [2.0, 2.0, 2.0]
+    assert rising(np.zeros(0)).tolist() == []

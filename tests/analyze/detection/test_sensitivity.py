@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 
 from analyze.detection.head_response import HeadResponse, few_proposals
 from analyze.detection.sensitivity import (
-    Sensitivity,
     SensitivitySettings,
     measure_sensitivity,
-    rising,
     write_weights,
 )
 from analyze.facts.kept_results import Kept
@@ -125,7 +123,6 @@ def test_sensitivity_is_measured_once_and_its_weights_train(
     for level, points in sensitivity.levels.items():
         shares = [mse / variances[level].mean() for mse, _ in points]
         assert shares == pytest.approx([0.0, 0.3, 1.0])
-        assert sensitivity.drop_at(level, 0.0) == 0.0
         assert [group.size for group in sensitivity.groups[level]] == [85, 85, 86]
         assert all(group.change > 0 for group in sensitivity.groups[level])
     write_weights(tmp_path / "weights.json", sensitivity)
@@ -137,16 +134,3 @@ def test_sensitivity_is_measured_once_and_its_weights_train(
             weights = weights_of(settings, reader)
         np.testing.assert_allclose(weights, sensitivity.channel_weights(level))
         assert weights.mean() == pytest.approx(1.0)
-
-
-def test_expected_drop_rises_with_the_error_though_the_points_do_not() -> None:
-    points = ((0.0, 0.5), (1.0, 0.51), (2.0, 0.46), (4.0, 0.48))
-    sensitivity = Sensitivity(levels={0: points}, groups={})
-    drops = [sensitivity.drop_at(0, mse) for mse in (0.0, 0.5, 1.0, 1.5, 2.0, 4.0, 9.0)]
-    assert drops == pytest.approx([0.0, 0.0, 0.0, 0.015, 0.03, 0.03, 0.03])
-
-
-def test_rising_sequence_pools_what_falls() -> None:
-    assert rising(np.array([1.0, 3.0, 2.0, 4.0])).tolist() == [1.0, 2.5, 2.5, 4.0]
-    assert rising(np.array([3.0, 2.0, 1.0])).tolist() == [2.0, 2.0, 2.0]
-    assert rising(np.zeros(0)).tolist() == []

@@ -22,9 +22,9 @@ from tests.support.tiny_study import TinyStudy
 from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of
 from train.cli import train_level
-from train.codecs.level_codec import LevelCodec
 from train.loop.validation import validate
 from train.runs.checkpoint import RunInfo, load_codec
+from train.runs.loaded_models import LoadedModels
 from train.runs.run_folder import find_random_runs, find_runs
 
 
@@ -53,7 +53,7 @@ def readers(study: TinyStudy) -> Iterator[dict[int, LevelReader]]:
 
 @pytest.fixture(scope="module")
 def matrix(runs: list[Path], readers: dict[int, LevelReader], study: TinyStudy) -> Matrix:
-    return measure_matrix(runs, readers, 3, study.train_cache, Kept(None))
+    return measure_matrix(runs, readers, 3, study.train_cache, LoadedModels(), Kept(None))
 
 
 def test_rows_are_models_and_columns_levels(matrix: Matrix) -> None:
@@ -124,15 +124,18 @@ def test_second_matrix_runs_no_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chosen = [runs[0], runs[5]]
-    first = measure_matrix(chosen, readers, 2, study.train_cache, Kept(tmp_path))
+    first = measure_matrix(chosen, readers, 2, study.train_cache, LoadedModels(), Kept(tmp_path))
 
     def refused(*_: object) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(analyze.measure.matrix, "_measure", refused)
-    assert measure_matrix(chosen, readers, 2, study.train_cache, Kept(tmp_path)) == first
+    assert (
+        measure_matrix(chosen, readers, 2, study.train_cache, LoadedModels(), Kept(tmp_path))
+        == first
+    )
     with pytest.raises(AssertionError, match="measured again"):
-        measure_matrix(chosen, readers, 1, study.train_cache, Kept(tmp_path))
+        measure_matrix(chosen, readers, 1, study.train_cache, LoadedModels(), Kept(tmp_path))
 
 
 def test_kept_loss_is_of_the_models_own_lambda(
@@ -140,19 +143,16 @@ def test_kept_loss_is_of_the_models_own_lambda(
     readers: dict[int, LevelReader],
     study: TinyStudy,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def measured() -> Matrix:
-        return measure_matrix(runs[:1], readers, 1, study.train_cache, Kept(tmp_path))
+    class WithLargerLambda(LoadedModels):
+        def info(self, run: str | Path) -> RunInfo:
+            return dataclasses.replace(super().info(run), lmbda=10.0)
 
-    first = measured()
-
-    def with_larger_lambda(path: Path, device: str) -> tuple[LevelCodec, RunInfo]:
-        codec, info = load_codec(path, device)
-        return codec, dataclasses.replace(info, lmbda=10.0)
-
-    monkeypatch.setattr(analyze.measure.matrix, "load_codec", with_larger_lambda)
-    for before, after in zip(first.entries[0], measured().entries[0], strict=True):
+    first, second = (
+        measure_matrix(runs[:1], readers, 1, study.train_cache, models, Kept(tmp_path))
+        for models in (LoadedModels(), WithLargerLambda())
+    )
+    for before, after in zip(first.entries[0], second.entries[0], strict=True):
         assert after.mse == before.mse
         assert after.loss == pytest.approx(after.mse + 10 * after.estimated_bpp)
 
@@ -163,7 +163,7 @@ def test_models_that_are_missing_or_not_trained_alike_are_named(
     train(study, tmp_path, "--level", "1", "--epochs", "2", "--lambda", "0.1")
     (other,) = find_runs(tmp_path)
     folders = [runs[0], other.folder]
-    found = measure_matrix(folders, readers, 1, study.train_cache, Kept(None))
+    found = measure_matrix(folders, readers, 1, study.train_cache, LoadedModels(), Kept(None))
     assert found.specific is None
     assert found.random is None
     assert "no model of level 3: run train-level --level 3" in found.notes
@@ -181,25 +181,24 @@ def test_models_of_another_distortion_or_train_cache_are_named(
     readers: dict[int, LevelReader],
     study: TinyStudy,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     weighted = "training.distortion=channel_weighted"
     train(study, tmp_path, "--level", "1", "--epochs", "1", "--set", weighted)
     (other,) = find_runs(tmp_path)
     folders = [runs[0], other.folder]
-    found = measure_matrix(folders, readers, 1, study.train_cache, Kept(None))
+    found = measure_matrix(folders, readers, 1, study.train_cache, LoadedModels(), Kept(None))
     assert (
         "not trained alike in distortion: level 0: mse, level 1: channel_weighted by variance"
     ) in found.notes
     assert not [note for note in found.notes if "train cache" in note]
 
-    def of_another_cache(path: Path, device: str) -> tuple[LevelCodec, RunInfo]:
-        codec, info = load_codec(path, device)
-        is_other = path.parent == other.folder
-        return codec, dataclasses.replace(info, cache_fingerprint="f" * 64) if is_other else info
+    class OfAnotherCache(LoadedModels):
+        def info(self, run: str | Path) -> RunInfo:
+            info = super().info(run)
+            is_other = run == other.folder
+            return dataclasses.replace(info, cache_fingerprint="f" * 64) if is_other else info
 
-    monkeypatch.setattr(analyze.measure.matrix, "load_codec", of_another_cache)
-    found = measure_matrix(folders, readers, 1, study.train_cache, Kept(None))
+    found = measure_matrix(folders, readers, 1, study.train_cache, OfAnotherCache(), Kept(None))
     (note,) = [note for note in found.notes if "train cache" in note]
     assert note.startswith("not trained alike in train cache: level 0: ")
     assert note.endswith(", level 1: ffffffffffff")
@@ -209,7 +208,7 @@ def test_without_a_train_cache_there_is_no_matrix(
     runs: list[Path], readers: dict[int, LevelReader], tmp_path: Path
 ) -> None:
     with pytest.raises(CacheError, match="run extract-features --split train"):
-        measure_matrix(runs, readers, 1, tmp_path / "train", Kept(None))
+        measure_matrix(runs, readers, 1, tmp_path / "train", LoadedModels(), Kept(None))
 
 
 def test_rows_are_of_the_lambda_that_the_random_model_has(runs: list[Path]) -> None:
@@ -219,17 +218,18 @@ def test_rows_are_of_the_lambda_that_the_random_model_has(runs: list[Path]) -> N
             folder=folder, level=level, lmbda=lmbda, best_validation_loss=1, model=name
         )
 
+    models = LoadedModels()
     special = [candidate(level, 0.001, runs[level]) for level in (1, 0)]
     others = [
         candidate(level, lmbda, Path(f"run_{level}_{lmbda}"))
         for level in range(3)
         for lmbda in (0.01, 0.1, 1.0)
     ]
-    assert matrix_runs([*special, *others], [runs[5]]) == (runs[0], runs[1], runs[5])
+    assert matrix_runs([*special, *others], [runs[5]], models) == (runs[0], runs[1], runs[5])
     middle = tuple(Path(f"run_{level}_0.1") for level in range(3))
-    assert matrix_runs([*special, *others], []) == middle
-    assert matrix_runs([], [runs[5]]) == (runs[5],)
-    assert matrix_runs([], []) == ()
+    assert matrix_runs([*special, *others], [], models) == middle
+    assert matrix_runs([], [runs[5]], models) == (runs[5],)
+    assert matrix_runs([], [], models) == ()
 
 
 def test_multiply_accumulates_are_those_of_the_convolutions() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from analyze.streams.compression import compress_cache
+from analyze.streams.decompression import decompress_folder
 from analyze.streams.ensemble import (
     CodedLevel,
     DerivedLevel,
@@ -35,6 +36,7 @@ from tests.support.coded_study import compress, decompress, make_run, must_compr
 from tests.support.extraction import error_of, fingerprints, run_extract
 from tests.support.tiny_study import TinyStudy, study
 from train.runs.checkpoint import BEST_NAME, load_codec
+from train.runs.loaded_models import LoadedModels
 
 __all__ = ["study"]
 
@@ -93,6 +95,21 @@ def test_another_process_decodes_exactly_the_eval_mode_output(sent: Sent) -> Non
                 x_hat = codec(values.permute(2, 0, 1)[None])["x_hat"][0].permute(1, 2, 0)
                 expected = x_hat.clamp(-65504, 65504).numpy().astype(np.float16)
                 assert np.array_equal(decoded.sample(index), expected)
+
+
+def test_folders_may_be_text_and_the_device_torchs_own(sent: Sent, tmp_path: Path) -> None:
+    models = LoadedModels(torch.device("cpu"))
+    levels = Manifest.load(sent.study.val_cache).levels
+    ensemble = ensemble_of_runs([str(run) for run in sent.runs], levels, models)
+    out = str(tmp_path / "streams")
+    compress_cache(str(sent.study.val_cache), ensemble, out, models=models, show_progress=False)
+    assert fingerprints(tmp_path / "streams" / "images") == fingerprints(sent.streams / "images")
+    cache = str(tmp_path / "decoded")
+    done = decompress_folder(
+        out, cache, checkpoints=str(tmp_path), models=models, show_progress=False
+    )
+    assert done.cache == tmp_path / "decoded" / "val"
+    assert done.num_new_images == 3
 
 
 def test_level_without_a_run_is_derived_from_the_decoded_one_before_it(sent: Sent) -> None:

@@ -12,10 +12,9 @@ from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from analyze.allocation.search import Target
-from analyze.analysis import Wanted, analyze
+from analyze.analysis import AnalysisRequest, Wanted, analyze
 from analyze.detection.heads_on_levels import detect_from_levels
 from analyze.facts.kept_results import Kept
-from analyze.measure.split import AnalysisRequest
 from configs.config_files import load_config
 from data.cache.annotations import ANNOTATIONS_NAME
 from data.cache.manifest import Manifest
@@ -125,17 +124,14 @@ def test_analysis_has_the_detectors_map_at_the_fixed_size(
     settings = load_config(str(config))
     findings = analyze(
         AnalysisRequest(
-            cache=folder,
+            cache=str(folder),
             split="val",
-            checkpoints=tmp_path / "none",
-            run_dirs=(),
             config=settings,
-            device="cpu",
-            limit=None,
-            options="",
+            checkpoints=str(tmp_path / "none"),
+            device=torch.device("cpu"),
         ),
         Wanted(target=Target(kind="map_drop", value=0.01)),
-        tmp_path / "report",
+        str(tmp_path / "report"),
         Kept(None),
     )
     result = findings.result

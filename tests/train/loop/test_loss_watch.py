@@ -14,21 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
-from configs.errors import ConfigError, UserError
+from configs.errors import UserError
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch
 from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.tiny_study import study as study
 from tests.support.training_process import training_state
 from train.loop.job import Job
-from train.loop.loss_watch import (
-    LossWatch,
-    clear_compile_errors,
-    clear_out_of_memory,
-    warn_of_large_features,
-)
+from train.loop.loss_watch import LossWatch, warn_of_large_features
 from train.loop.run import train_level
 from train.loop.saver import Saver
 
@@ -131,52 +125,6 @@ def test_rate_that_collapses_is_told_once_with_the_lambda_that_theory_names(
     high = 2 * math.log(2) * float(variance.mean())
     assert f"between {low:.2g} (independent channels) and {high:.2g} (one common" in said[0]
     assert np.isfinite(low)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-        MemoryError(),
-    ],
-)
-def test_lack_of_memory_says_which_setting_to_lower(error: BaseException) -> None:
-    with (
-        pytest.raises(
-            UserError,
-            match=r"^out of memory: lower training.batch_size \(4\) or training.crop \(64\): ",
-        ),
-        clear_out_of_memory(tiny_config().training),
-    ):
-        raise error
-
-
-def test_real_lack_of_memory_is_recognised() -> None:
-    with (
-        pytest.raises(UserError, match="out of memory"),
-        clear_out_of_memory(tiny_config(crop=None).training),
-    ):
-        torch.empty(2**60)
-
-
-def test_other_errors_of_torch_keep_their_traceback() -> None:
-    with (
-        pytest.raises(RuntimeError, match="must match"),
-        clear_out_of_memory(tiny_config().training),
-    ):
-        torch.zeros(2) + torch.zeros(3)
-
-
-def test_transforms_that_cannot_be_compiled_are_one_line_that_says_what_to_do() -> None:
-    settings = tiny_config(compile=True).training
-    with (
-        pytest.raises(ConfigError, match=r"compiled here \(.*No working C\+\+ compiler.*compile=f"),
-        clear_compile_errors(settings),
-    ):
-        raise TorchDynamoException("No working C++ compiler found")
-    with pytest.raises(TorchDynamoException), clear_compile_errors(tiny_config().training):
-        raise TorchDynamoException("of no setting")
 
 
 def test_disk_full_before_a_run_begins_is_one_line(

@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from analyze.facts.candidates import newest_runs
 from analyze.measure.find_runs import trained_runs
 from configs.errors import CacheError, ConfigError
-from data.cache.manifest import Manifest
+from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from tests.analyze.detection.test_heads_on_levels import BUILDERS, own_levels, small_detector
 from tests.support.tiny_study import TinyStudy, save_detector, with_detector
@@ -24,6 +24,7 @@ from tests.support.training_process import options_of, rows_without_times
 from train.cli import train_level
 from train.objective.catalogue import distortions
 from train.objective.object_weights import object_scores, object_weighted, position_weights
+from train.runs.loaded_models import LoadedModels
 from train.runs.run_folder import find_runs
 
 
@@ -101,8 +102,7 @@ def test_level_trains_by_the_weighted_error_and_records_the_plain_one(
             {key: float(row[key]) for key in ("val_loss", "val_mse", "val_bpp")}
             for row in rows_without_times(run.folder)
         ]
-    manifest = Manifest.load(study.val_cache)
-    special = trained_runs(tmp_path, folders, manifest, study.val_cache).special
+    special = trained_runs(folders, CacheFolder(study.val_cache), LoadedModels()).special
     assert len(newest_runs(special)) == 2
     assert {run.model.partition(" ")[2] for run in special} == {"", "object_weighted"}
     lmbda = study.config.training.lmbda

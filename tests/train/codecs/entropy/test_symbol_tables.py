@@ -107,7 +107,7 @@ def test_merged_covariance_is_that_of_all_positions() -> None:
     ):
         assert merged.count == 42
         np.testing.assert_allclose(merged.mean, positions.mean(axis=0))
-        np.testing.assert_allclose(merged.covariance, np.cov(positions.T, bias=True))
+        np.testing.assert_allclose(merged.scatter / 42, np.cov(positions.T, bias=True))
         assert merged.mean_variance == pytest.approx(positions.var(axis=0).mean())
 
 
