@@ -2,8 +2,8 @@
 
     python docs/notebook.py docs/tutorial.md site/tutorial.ipynb
 
-Python blocks become cells, `bash` blocks cells of the shell, and a YAML block with a title a file of
-that name; all else is text. A cell that fails is an error.
+Python blocks become cells, `bash` blocks cells of the shell, and a YAML block with a title a file
+of that name; all else is text. A cell that fails is an error.
 """
 
 from __future__ import annotations

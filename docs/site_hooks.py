@@ -1,8 +1,8 @@
 """What MkDocs does beside its plugins: see `hooks` in mkdocs.yml.
 
-A page's line `::: door data` becomes the documentation of all public names of `data`, each found where
-it is defined; `::: rooms` the table of rooms, from their docstrings. A page of the site that would
-load something from another machine is an error.
+A page's line `::: door data LevelStream ...` becomes the documentation of these public names, each
+found where it is defined; `::: rooms` the table of rooms, from their docstrings. A page of the site
+that would load something from another machine is an error.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def on_post_build(config: Any) -> None:
     for path in sorted([*site.rglob("*.html"), *site.rglob("*.css")]):
         for found in _LOADED.finditer(path.read_text(encoding="utf-8")):
             url = next(group for group in found.groups() if group)
-            raise PluginError(f"{path.relative_to(site)} loads {url}: the site must be whole offline")
+            raise PluginError(
+                f"{path.relative_to(site)} loads {url}: the site must be whole offline"
+            )
 
 
 def _documented(module: str, names: list[str]) -> str:
