@@ -1,32 +1,41 @@
 """What MkDocs does beside its plugins: see `hooks` in mkdocs.yml.
 
 A page's line `::: door data LevelStream ...` becomes the documentation of these public names, each
-found where it is defined; `::: rooms` the table of rooms, from their docstrings. A page of the site
-that would load something from another machine is an error.
+found where it is defined; `::: options train-level` the command's options, from click; `::: rooms`
+the table of rooms, from their docstrings. A page of the site that would load something from another
+machine is an error.
 """
 
 from __future__ import annotations
 
 import ast
+import configparser
+import html
 import importlib
 import re
 from pathlib import Path
 from typing import Any
 
+import click
 from mkdocs.exceptions import PluginError
+from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[1]
 HOUSES = ("configs", "data", "extract", "train", "analyze")
 
 _DOOR = re.compile(r"^::: door (?P<module>[\w.]+)(?P<names>(?: \w+)*)$", re.MULTILINE)
-_LOADED = re.compile(r"<(?:script|img|iframe)[^>]+src=\"?(https?:[^\" >]+)"
-                     r"|<link[^>]+rel=\"?(?:stylesheet|preconnect)\"?[^>]+href=\"?(https?:[^\" >]+)"
-                     r"|url\(\"?(https?:[^\")]+)")  # fmt: skip
+_OPTIONS = re.compile(r"^::: options (?P<command>[\w-]+)$", re.MULTILINE)
+_LOADED = re.compile(
+    r"<(?:script|img|iframe)[^>]+src=[\"']?(https?:[^\"' >]+)"
+    r"|<link[^>]+rel=[\"']?(?:stylesheet|preconnect)[\"']?[^>]+href=[\"']?(https?:[^\"' >]+)"
+    r"|url\([\"']?(https?:[^\"')]+)"
+)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Expand our two lines."""
+    """Expand our lines."""
     markdown = _DOOR.sub(lambda line: _documented(line["module"], line["names"].split()), markdown)
+    markdown = _OPTIONS.sub(lambda line: options_table(line["command"]), markdown)
     return markdown.replace("::: rooms\n", rooms_table())
 
 
@@ -46,8 +55,42 @@ def _documented(module: str, names: list[str]) -> str:
     lines = []
     for name in names:
         value = getattr(importlib.import_module(module), name)
-        lines.append(f"### {module}.{name}\n\n::: {value.__module__}.{value.__qualname__}\n")
+        lines.append(f"::: {value.__module__}.{value.__qualname__}")
+        if isinstance(value, type) and issubclass(value, BaseModel):  # values are the defaults
+            lines.append("    options: {show_attribute_values: true, show_if_no_docstring: true}")
+        lines.append("")
     return "\n".join(lines)
+
+
+def options_table(name: str) -> str:
+    """Return the usage line of a command and a table of its options."""
+    command = _command(name)
+    context = click.Context(command, info_name=name)
+    usage = " ".join([name, *command.collect_usage_pieces(context)])
+    rows = ["| option | meaning |", "|---|---|"]
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None:
+            option, meaning = (_in_a_cell(text) for text in record)
+            rows.append(f"| <code>{option}</code> | {meaning} |")
+    return "\n".join(["```text", usage, "```", "", *rows])
+
+
+def _in_a_cell(text: str) -> str:
+    """Return a text of which Markdown takes no sign for its own."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return text.replace("|", "&#124;").replace("[", "&#91;").replace("_", "&#95;")
+
+
+def _command(name: str) -> click.Command:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    scripts = parser["options.entry_points"]["console_scripts"].strip().splitlines()
+    targets = dict(line.replace(" ", "").split("=") for line in scripts)
+    module, function = targets[name].split(":")
+    command = getattr(importlib.import_module(module), function)
+    assert isinstance(command, click.Command)
+    return command
 
 
 def rooms_table() -> str:
@@ -58,5 +101,6 @@ def rooms_table() -> str:
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             purpose, _, imports = docstring.partition("May import: ")
             room = path.parent.relative_to(ROOT)
-            rows.append(f"| `{room}` | {' '.join(purpose.split())} | {' '.join(imports.split())} |")
+            told = (" ".join(text.split()).rstrip(".") for text in (purpose, imports))
+            rows.append(f"| `{room}` | {' | '.join(told)} |")
     return "\n".join(rows) + "\n"

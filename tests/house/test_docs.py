@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import data
-from configs.loading import check_config
+from configs.config_files import check_config
 from tests.support.coded_study import make_run
 from tests.support.extraction import must_extract
 from tests.support.pages import (
@@ -43,7 +43,13 @@ NAMED_FILE = re.compile(
 # Run by `make docs`, as a notebook and to the end.
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 WITH_PYTHON = [page for page in PAGES if page != TUTORIAL and blocks_of(page, "python")]
-SETTINGS_PAGES = [page for page in PAGES if blocks_of(page, "yaml")]
+# Until `from data import LevelReader` works: then these two lines and what asks for them can go.
+DOORS_ARE_OPEN = hasattr(data, "LevelReader")
+SETTINGS_PAGES = [
+    page
+    for page in PAGES
+    if blocks_of(page, "yaml") and (DOORS_ARE_OPEN or page.name != "own-code.md")
+]
 
 
 def shown(page: Path) -> str:
@@ -94,39 +100,38 @@ def _numbers(text: str) -> str:
     return re.sub(r"\b(\d+)e(-?\d+)\b", r"\1.0e\2", text)
 
 
-@pytest.fixture
-def work_folder(study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as the pages' reader has it: both caches, a run, a configuration."""
-    caches = tmp_path / "features" / "scenes"
+@pytest.fixture(scope="module")
+def work_folder(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the pages' reader has it: both caches, in both containers, a run, settings."""
+    folder = tmp_path_factory.mktemp("pages")
+    caches = folder / "features" / "scenes"
     shutil.copytree(study.root, caches)
     hdf5 = must_extract(
-        study.config_file, tmp_path / "hdf5", "--container", "hdf5", "--levels", "0", split="val"
+        study.config_file, folder / "hdf5", "--container", "hdf5", "--levels", "0", split="val"
     )
     shutil.copytree(hdf5 / "level_0", caches / "val" / "level_0")
-    make_run(tmp_path / "run_folder", study, 0)
-    shutil.copy(study.config_file, tmp_path / "tiny.yaml")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    make_run(folder / "run_folder", study, 0)
+    shutil.copy(study.config_file, folder / "tiny.yaml")
+    return folder
 
 
-@pytest.mark.skipif(not hasattr(data, "LevelReader"), reason="the doors are not open yet")
+@pytest.mark.skipif(not DOORS_ARE_OPEN, reason="the doors are not open yet")
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=shown)
 def test_python_of_a_page_runs_from_its_first_line_to_its_last(
-    page: Path, work_folder: Path
+    page: Path, work_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = []
-    for block in blocks_of(page, "python"):
-        if block.title:
-            (work_folder / block.title).write_text(block.code, encoding="utf-8")
-            script.append(f"import {Path(block.title).stem}")
-        else:
-            script.append(block.code)
-    if "import zarr" in "\n".join(script):
+    blocks = blocks_of(page, "python")
+    if any("import zarr" in block.code for block in blocks):
         pytest.importorskip("zarr", reason="zarr-python 3 needs Python 3.11")
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(script)], cwd=work_folder, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.chdir(work_folder)
+    monkeypatch.syspath_prepend(str(work_folder))
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks:
+        if block.title:
+            Path(block.title).write_text(block.code, encoding="utf-8")
+            importlib.import_module(Path(block.title).stem)
+        else:
+            exec(compile(block.code, shown(page), "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)
@@ -171,9 +176,8 @@ def _files(entry: object) -> list[str]:
 @pytest.mark.parametrize("name", console_scripts())
 def test_each_command_has_a_page_with_its_options(name: str) -> None:
     text = (ROOT / "docs" / "commands" / f"{name}.md").read_text(encoding="utf-8")
-    module, function = console_scripts()[name].split(":")
     assert text.startswith(f"# {name}\n")
-    assert f"    :module: {module}\n    :command: {function}\n    :prog_name: {name}\n" in text
+    assert text.endswith(f"## Options\n\n::: options {name}\n")
 
 
 def test_many_runs_page_has_the_lines_that_users_copy() -> None:
