@@ -1,7 +1,7 @@
 """What MkDocs does beside its plugins: see `hooks` in mkdocs.yml.
 
-A page's line `::: door data LevelStream ...` becomes the documentation of these public names, each
-found where it is defined; `::: options train-level` the command's options, from click; `::: rooms`
+A page's line `::: door data` becomes the documentation of all public names of `data` (or of those
+that follow), each found where it is defined; `::: options train-level` the command's options, from click; `::: rooms`
 the table of rooms, from their docstrings. A page of the site that would load something from another
 machine is an error.
 """
@@ -34,7 +34,10 @@ _LOADED = re.compile(
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Expand our lines."""
-    markdown = _DOOR.sub(lambda line: _documented(line["module"], line["names"].split()), markdown)
+    shown: set[str] = set()  # two houses may hand out the same function
+    markdown = _DOOR.sub(
+        lambda line: _documented(line["module"], line["names"].split(), shown), markdown
+    )
     markdown = _OPTIONS.sub(lambda line: options_table(line["command"]), markdown)
     return markdown.replace("::: rooms\n", rooms_table())
 
@@ -50,12 +53,17 @@ def on_post_build(config: Any) -> None:
             )
 
 
-def _documented(module: str, names: list[str]) -> str:
+def _documented(name: str, wanted: list[str], shown: set[str]) -> str:
     """Return mkdocstrings' lines for names of a module, by the places where they are defined."""
+    module = importlib.import_module(name)
     lines = []
-    for name in names:
-        value = getattr(importlib.import_module(module), name)
-        lines.append(f"::: {value.__module__}.{value.__qualname__}")
+    for each in wanted or module.__all__:
+        value = getattr(module, each)
+        place = f"{value.__module__}.{value.__qualname__}"
+        if place in shown:
+            continue
+        shown.add(place)
+        lines.append(f"::: {place}")
         if isinstance(value, type) and issubclass(value, BaseModel):  # values are the defaults
             lines.append("    options: {show_attribute_values: true, show_if_no_docstring: true}")
         lines.append("")

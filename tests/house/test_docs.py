@@ -111,6 +111,8 @@ def work_folder(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> P
     )
     shutil.copytree(hdf5 / "level_0", caches / "val" / "level_0")
     make_run(folder / "run_folder", study, 0)
+    for level in range(4):
+        make_run(folder / "runs" / f"level_{level}", study, level)
     shutil.copy(study.config_file, folder / "tiny.yaml")
     return folder
 
