@@ -1,9 +1,9 @@
 """What MkDocs does beside its plugins: see `hooks` in mkdocs.yml.
 
 A page's line `::: door data` becomes the documentation of all public names of `data` (or of those
-that follow), each found where it is defined; `::: options train-level` the command's options, from click; `::: rooms`
-the table of rooms, from their docstrings. A page of the site that would load something from another
-machine is an error.
+that follow), each found where it is defined; `::: options train-level` the command's options, from
+click; `::: rooms` the table of rooms, from their docstrings. A page of the site that would load
+something from another machine is an error.
 """
 
 from __future__ import annotations
