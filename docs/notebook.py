@@ -33,7 +33,8 @@ def cells_of(page: str) -> Iterator[Any]:
         text += page[end : fence.start() if magic is not None else fence.end()]
         end = fence.end()
         if magic is not None:
-            yield v4.new_markdown_cell(text.strip())
+            if text.strip():
+                yield v4.new_markdown_cell(text.strip())
             yield v4.new_code_cell(magic + code.rstrip("\n"))
             text = ""
     yield v4.new_markdown_cell((text + page[end:]).strip())
