@@ -37,7 +37,8 @@ def cells_of(page: str) -> Iterator[Any]:
                 yield v4.new_markdown_cell(text.strip())
             yield v4.new_code_cell(magic + code.rstrip("\n"))
             text = ""
-    yield v4.new_markdown_cell((text + page[end:]).strip())
+    if rest := (text + page[end:]).strip():
+        yield v4.new_markdown_cell(rest)
 
 
 def main(page: Path, target: Path) -> None:
