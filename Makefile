@@ -3,12 +3,17 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-PYTHON ?= python3
+# Named by the user, or the first of these that really runs; last comes uv, which fetches one.
+PYTHON ?=
+PYTHONS := $(or $(PYTHON),python3.12 python3.11 python3.10 python3)
+# Also whether it can make environments: Debian packs ensurepip apart. A shim of pyenv with no version
+# behind it fails here, too.
+IS_FIT := import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 BIN := .venv/bin
 # The tests' maps are too small for threads to help: files of tests share the cores instead.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help quickstart test lint types bench bench-gpu clean
+.PHONY: help quickstart test lint types docs bench bench-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -27,19 +32,32 @@ lint: .venv/installed-dev  ## check style and spelling
 types: .venv/installed-dev  ## check types
 	$(BIN)/mypy
 
+docs: .venv/installed-docs  ## build the documentation into site/, and run its tutorial as a notebook
+	$(BIN)/mkdocs build --strict
+	$(BIN)/python docs/notebook.py docs/tutorial.md site/tutorial.ipynb
+
 bench: .venv/installed-bench  ## measure speed, bytes and memory, beside other readers too
 	$(BIN)/python -m tests.benchmarks
 
 bench-gpu: .venv/installed-bench  ## measure training and extraction on a GPU
 	$(BIN)/python -m tests.benchmarks.gpu
 
-clean:  ## remove the environment and the results of quickstart and bench
-	rm -rf .venv quickstart bench
+clean:  ## remove the environment and the results of quickstart, docs and bench
+	rm -rf .venv quickstart site bench
 
 .venv/created:
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "$(PYTHON) is not Python 3.10 to 3.12: run make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv .venv
-	@touch $@
+	@for python in $(PYTHONS); do \
+		if $$python -c '$(IS_FIT)' 2>/dev/null; then \
+			echo "$$python -m venv .venv"; $$python -m venv .venv; touch $@; exit; \
+		fi; \
+	done; \
+	if [[ -z "$(PYTHON)" ]] && command -v uv >/dev/null; then \
+		echo "uv venv --seed --python 3.12 .venv"; uv venv --seed --python 3.12 .venv; touch $@; exit; \
+	fi; \
+	echo "error: none of these is a Python 3.10 to 3.12 that can make environments: $(PYTHONS)." >&2; \
+	echo "Install one (apt-get install python3.12-venv, brew install python@3.12), or uv, and run make" \
+		"again; or say where it is: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	exit 1
 
 # One resolve for everything: torch and torchvision must come as a pair.
 .venv/installed: .venv/created setup.cfg pyproject.toml
@@ -48,6 +66,10 @@ clean:  ## remove the environment and the results of quickstart and bench
 
 .venv/installed-dev: .venv/created setup.cfg pyproject.toml
 	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $@
+
+.venv/installed-docs: .venv/created setup.cfg pyproject.toml
+	$(BIN)/python -m pip install -e '.[docs]'
 	@touch $@
 
 .venv/installed-bench: .venv/created setup.cfg pyproject.toml tests/benchmarks/peers-requirements.txt
