@@ -29,16 +29,21 @@ def build_codec(model: ModelConfig, num_channels: int, num_levels: int = 1) -> L
     Raises ConfigError for a codec of the user's own that cannot be imported, takes no such options,
     fails, is no LevelCodec, or holds an entropy model without coding tables.
     """
-    size = CodecSize(
+    size = codec_size(model, num_channels, num_levels)
+    codec = _own(model, size) if is_own(model.name) else MODELS[model.name](size)
+    codec.layer_by_layer = model.fast_cpu == "never"
+    return codec
+
+
+def codec_size(model: ModelConfig, num_channels: int, num_levels: int = 1) -> CodecSize:
+    """Return the widths and depths that every codec is made with."""
+    return CodecSize(
         num_channels=num_channels,
         n_hidden=model.n_hidden,
         n_channels=model.n_channels,
         stages=model.stages,
         num_levels=num_levels,
     )
-    codec = _own(model, size) if is_own(model.name) else MODELS[model.name](size)
-    codec.layer_by_layer = model.fast_cpu == "never"
-    return codec
 
 
 def _own(model: ModelConfig, size: CodecSize) -> LevelCodec:

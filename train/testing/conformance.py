@@ -14,7 +14,7 @@ from torch.nn import functional
 from configs.schema.config import Config
 from configs.schema.model import ModelConfig
 from configs.schema.training import TrainingConfig
-from train.codecs.catalogue import build_codec
+from train.codecs.catalogue import build_codec, codec_size
 from train.codecs.level_codec import LevelCodec
 from train.loop.session import make_optimizers
 from train.objective.rate_distortion import rate_bits, rate_distortion
@@ -32,12 +32,14 @@ _SIZES_HW = ((1, 1), (1, 7), (3, 4), (13, 21), (40, 71))
 Make = Callable[[], LevelCodec]
 
 
-def check_codec(codec: str | Make, *, num_steps: int = 60, **settings: Any) -> None:
+def check_codec(
+    codec: str | type[LevelCodec] | Make, *, num_steps: int = 60, **settings: Any
+) -> None:
     """Raise AssertionError, saying what is wrong, unless a codec keeps the contract.
 
-    `codec` is a name as in `model.name`, built small unless the section's other settings are given
-    (`options={"width": 3}, stages=4`), or a function that makes a new, untrained codec. It is
-    trained for `num_steps` on one map, which takes seconds; then
+    `codec` is a name as in `model.name`, or a subclass of LevelCodec, built small unless settings
+    of that section are given (`options={"width": 3}, stages=4`); or a function that makes a new,
+    untrained codec. It is trained for `num_steps` on one map, which takes seconds; then
 
     - decompress gives to the bit what forward gives in eval mode, for maps of odd sizes, of one
       position, constant ones and huge ones, also where latents are far outside the tables; and a
@@ -64,13 +66,19 @@ def check_codec(codec: str | Make, *, num_steps: int = 60, **settings: Any) -> N
         torch.set_num_threads(threads)
 
 
-def _maker(codec: str | Make, settings: dict[str, Any]) -> Make:
-    if not isinstance(codec, str):
-        if settings:
-            raise TypeError(f"{sorted(settings)} are for a codec that is given by its name")
-        return codec
-    model = ModelConfig(**{"name": codec, **_SMALL, **settings})
-    return lambda: build_codec(model, model.fpn_channels_per_level)
+def _maker(codec: str | type[LevelCodec] | Make, settings: dict[str, Any]) -> Make:
+    if isinstance(codec, type) and issubclass(codec, LevelCodec):
+        kind, options = codec, settings.get("options", {})
+        small = ModelConfig(**{**_SMALL, **settings, "options": {}})
+        return lambda: kind(codec_size(small, small.fpn_channels_per_level), **options)
+    if isinstance(codec, type):
+        raise TypeError(f"{codec.__name__} is no LevelCodec")
+    if isinstance(codec, str):
+        model = ModelConfig(**{"name": codec, **_SMALL, **settings})
+        return lambda: build_codec(model, model.fpn_channels_per_level)
+    if settings:
+        raise TypeError(f"{sorted(settings)} are for a codec that is given by its name or class")
+    return codec
 
 
 @contextmanager

@@ -26,11 +26,25 @@ def test_four_stages_pass() -> None:
     check_codec("factorized_prior_specific_level", stages=4)
 
 
+def test_a_class_is_made_with_its_options() -> None:
+    check_codec(WithAWidth, num_steps=30, options={"width": 12})
+    with pytest.raises(AssertionError, match="a new codec cannot be made: TypeError"):
+        check_codec(WithAWidth, options={"height": 12})
+    with pytest.raises(TypeError, match="int is no LevelCodec"):
+        check_codec(int)  # type: ignore[arg-type]
+
+
 def test_random_numbers_and_threads_of_the_caller_stay() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     check_codec(lambda: FactorizedPrior(SIZE), num_steps=30)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class WithAWidth(FactorizedPrior):
+    def __init__(self, size: CodecSize, *, width: int) -> None:
+        super().__init__(size)
+        assert width == 12
 
 
 class Clamps(FactorizedPrior):
