@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-import torch
 
 from configs.errors import ConfigError, UserError
 from configs.log_setup import LOG_LEVELS
@@ -92,6 +91,8 @@ def run_command(function: Command) -> Command:
 
 def choose_device(name: str) -> str:
     """Return a torch device name; raises ConfigError if this machine does not have it."""
+    import torch  # takes seconds, which not every command needs
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
