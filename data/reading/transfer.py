@@ -26,7 +26,7 @@ class Waiting:
 
 
 def on_device(
-    batches: Iterable[Batch], device: str, waiting: Waiting | None = None
+    batches: Iterable[Batch], device: str | torch.device, waiting: Waiting | None = None
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield each batch with its features on `device`, float32 [B, C, H, W] channels_last.
 
@@ -37,9 +37,10 @@ def on_device(
     conversion.
     """
     waiting = waiting or Waiting()
-    if device == "cpu":
+    target = torch.device(device)
+    if target.type == "cpu":
         return _timed(_on_cpu(batches), waiting)
-    return _on_gpu(batches, torch.device(device), waiting)
+    return _on_gpu(batches, target, waiting)
 
 
 def _timed(items: Iterable[Item], waiting: Waiting) -> Iterator[Item]:

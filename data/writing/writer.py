@@ -88,7 +88,12 @@ class CacheWriter:
     """
 
     def __init__(
-        self, cache: CacheFolder | Path, manifest: Manifest, log: CommitLog, *, num_threads: int = 1
+        self,
+        cache: CacheFolder | Path | str,
+        manifest: Manifest,
+        log: CommitLog,
+        *,
+        num_threads: int = 1,
     ) -> None:
         folder = CacheFolder.of(cache)
         self._cache = folder.path

@@ -99,7 +99,7 @@ class Estimate:
 def estimate(
     manifest: Manifest,
     model: Any,
-    folder: Path,
+    folder: Path | str,
     *,
     batch_size: int | None = None,
     num_workers: int | None = None,
@@ -110,6 +110,7 @@ def estimate(
     `promised_bytes` of the free ones go to other splits. Raises CacheError if nothing can be
     written there, or not even a few images.
     """
+    folder = Path(folder)
     parent = _existing_folder(folder)
     free_bytes = shutil.disk_usage(parent).free
     num_there, needed_bytes = _still_needed(folder, manifest)

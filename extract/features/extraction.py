@@ -115,7 +115,7 @@ def plan_extraction(
 
 
 def extract(
-    folder: Path,
+    folder: Path | str,
     manifest: Manifest,
     images: ImageSet,
     model: Any,
@@ -135,6 +135,7 @@ def extract(
     Raises CacheError if the folder holds another plan's cache and `overwrite` is not set.
     """
     start = time.monotonic()
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         commit_log = CommitLog(folder)
