@@ -120,18 +120,28 @@ def extract_features(
     from data.cache.manifest import FILE_NAME
     from data.images.image_sets import first_images, load_images
     from data.images.views import with_views
-    from extract.detector.loading import load_detector
-    from extract.dry_run.estimate import estimate
-    from extract.features.extraction import extract, plan_extraction
-    from extract.features.pipeline import usual_num_workers
 
-    target = _checked(settings, splits, device)
+    _check(settings, splits, device)
     with _hint("run with --skip-bad-images"):
         image_sets = {
             split: first_images(load_images(settings.data, split, skip_bad=skip_bad_images), limit)
             for split in dict.fromkeys(splits)
         }
-    detector = load_detector(settings.detector, target)
+    if not dry_run and not skip_bad_images:
+        image_sets = {
+            split: images
+            for split, images in image_sets.items()
+            if not _is_finished(root / split, images, settings)
+        }
+        if not image_sets:
+            return
+    # Later still, as they import torch: what is finished needs none of them.
+    from extract.detector.loading import load_detector
+    from extract.dry_run.estimate import estimate
+    from extract.features.extraction import extract, plan_extraction
+    from extract.features.pipeline import usual_num_workers
+
+    detector = load_detector(settings.detector, choose_device(device))
     if skip_bad_images:
         image_sets = {
             split: _screened(settings.data, images, workers or usual_num_workers())
@@ -169,21 +179,37 @@ def extract_features(
                 f"-> {root / split}"
             )
         else:
-            click.echo(f"{split}: all {done.num_images} images are in {root / split} already")
+            _tell_finished(root / split, done.num_images)
         _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")
 
 
-def _checked(settings: Config, splits: Iterable[str], device: str) -> str:
-    """Return the torch device, after what is checked in no time: images take minutes to list."""
+def _check(settings: Config, splits: Iterable[str], device: str) -> None:
+    """Check what takes no time before images are listed, which takes minutes."""
     from data.images.listing import find_split
     from extract.detector.weights import existing_checkpoint
 
-    target = choose_device(device)
+    if device != "auto":  # every machine has that; a GPU is asked for before anything is listed
+        choose_device(device)
     if settings.detector.checkpoint is not None:
         existing_checkpoint(settings.detector.checkpoint)
     for split in splits:
         find_split(settings.data, split)
-    return target
+
+
+def _is_finished(folder: Path, images: ImageSet, settings: Config) -> bool:
+    """Say so, and tell the user, if that is known without the detector."""
+    from data.images.views import with_views
+    from extract.features.finished import finished_without_detector
+
+    views = with_views(images, settings.data.splits[images.split].augmentation)
+    finished = finished_without_detector(folder, views, settings)
+    if finished:
+        _tell_finished(folder, len(views.records))
+    return finished
+
+
+def _tell_finished(folder: Path, num_images: int) -> None:
+    click.echo(f"{folder.name}: all {num_images} images are in {folder} already")
 
 
 @contextmanager
@@ -238,7 +264,7 @@ def train_detector(
 
     setup_logging(log_level)
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
-    target = _checked(settings, (split, val_split), device)
+    _check(settings, (split, val_split), device)
     train_set = load_images(settings.data, split)
     val_set = load_images(settings.data, val_split)
 
@@ -249,6 +275,6 @@ def train_detector(
         raise ConfigError(f"train-detector: the split {val_split!r} has no boxes to evaluate on")
     best = finetune(
         settings.detector, train_set, settings.detector_training,
-        evaluate=evaluate, device=target, resume=not fresh,
+        evaluate=evaluate, device=choose_device(device), resume=not fresh,
     )  # fmt: skip
     click.echo(f"best model -> {best}")

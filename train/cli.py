@@ -25,6 +25,7 @@ from configs.options import (
 # What the command works with is imported where it begins to work: --help needs none of it.
 if TYPE_CHECKING:
     from configs.schema.config import Config
+    from data.cache.cache_folder import CacheFolder
     from train.loop.job import Job
     from train.loop.study import RunOutcome
     from train.machine.distributed import World
@@ -97,19 +98,21 @@ def train_level(
         # A configuration may name a checkpoint that only another machine has; an option may not.
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
 
+    from data.cache.cache_folder import CacheFolder
     from extract.detector.freshness import refuse_stale_cache
     from train.loop.job import Job
     from train.loop.study import run_study
     from train.machine.distributed import open_world
 
     root = Path(features or Path("features") / settings.data.name)
-    for name in dict.fromkeys((split, val_split)):
-        refuse_stale_cache(root / name, name, settings)
+    caches = {name: CacheFolder(root / name) for name in (split, val_split)}
+    for name, cache in caches.items():
+        refuse_stale_cache(cache, name, settings)
     with open_world(choose_device(device)) as (world, torch_device):
         if num_jobs > 1 and world.size > 1:
             raise ConfigError("--jobs: torchrun's processes train one run after another: use 1")
         job = Job(
-            train_cache=root / split, val_cache=root / val_split, level=0, config=settings,
+            train_cache=caches[split], val_cache=caches[val_split], level=0, config=settings,
             device=torch_device, out=None if out is None else Path(out),
         )  # fmt: skip
         if resume in ("auto", "never"):
@@ -130,13 +133,14 @@ def train_level(
 
 
 def _grid(job: Job, level: str | None, lambdas: tuple[float, ...]) -> list[Job]:
+    from data.cache.cache_folder import CacheFolder
     from train.runs.run_folder import RANDOM
 
     if level is None:
         raise ConfigError("--level: say which: 0 to 4, all, or random")
     levels: list[int | str] = [RANDOM]
     if level != RANDOM:
-        levels = list[int | str](_levels(level, job.train_cache))
+        levels = list[int | str](_levels(level, CacheFolder.of(job.train_cache)))
     trials = [_with_lambda(job.config, lmbda) for lmbda in dict.fromkeys(lambdas)]
     return [
         replace(job, level=number, config=trial)
@@ -194,11 +198,9 @@ def _fail(failed: list[RunOutcome], num_jobs: int) -> None:
     raise error
 
 
-def _levels(text: str, cache: Path) -> list[int]:
-    from data.cache.manifest import Manifest
-
+def _levels(text: str, cache: CacheFolder) -> list[int]:
     if text == "all":
-        return [level.index for level in Manifest.load(cache).levels]
+        return [level.index for level in cache.manifest.levels]
     if not text.isdecimal():
         raise ConfigError(f"--level {text}: use a level's number (0 is the finest), all, or random")
     return [int(text)]

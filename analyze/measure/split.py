@@ -19,8 +19,9 @@ from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import FILE_NAME, Manifest
 from data.images.records import ImageRecord, ImageSet
 from data.reading.level_reader import LevelReader
+from extract.detector.class_labels import label_to_category, num_labels
 from extract.detector.freshness import refuse_other_detector, refuse_stale_cache
-from extract.detector.loading import label_to_category, load_detector, num_labels
+from extract.detector.loading import load_detector
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

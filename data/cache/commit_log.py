@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "commits.jsonl"
 _BLOCK = 2**20
-_PLAN = b'{"plan":'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,10 +68,19 @@ def read_commits(cache: Path, *, statistics: bool = True) -> dict[int, Commit]:
 
     Without `statistics` the commits have none: of a cache of terabytes they are gigabytes.
     """
+    return read_log(cache, statistics=statistics)[1]
+
+
+def read_log(cache: Path, *, statistics: bool = True) -> tuple[str | None, dict[int, Commit]]:
+    """Return the SHA-256 of the manifest that the commits are of, and `read_commits`.
+
+    The first is None if no whole line says so.
+    """
     path = cache / FILE_NAME
-    if not path.is_file():
-        return {}
+    plan: str | None = None
     commits: dict[int, Commit] = {}
+    if not path.is_file():
+        return plan, commits
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -80,6 +88,7 @@ def read_commits(cache: Path, *, statistics: bool = True) -> dict[int, Commit]:
             try:
                 raw = _unsealed(line[:-1])
                 if "plan" in raw:
+                    plan = plan or str(raw["plan"])
                     continue
                 if "damaged" in raw:
                     commit = commits[int(raw["unit"])]
@@ -91,22 +100,7 @@ def read_commits(cache: Path, *, statistics: bool = True) -> dict[int, Commit]:
                 log.warning("%s: line %d is damaged and does not count (%s)", path, number, error)
                 continue
             commits[commit.unit] = commit
-    return commits
-
-
-def read_plan(cache: Path) -> str | None:
-    """Return the SHA-256 of the manifest that the commits are of; None if no whole line says so."""
-    path = cache / FILE_NAME
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        for line in file:
-            if line.startswith(_PLAN):
-                try:
-                    return str(_unsealed(line[:-1])["plan"])
-                except ValueError:
-                    continue
-    return None
+    return plan, commits
 
 
 def hash_log(cache: Path) -> str:

@@ -109,11 +109,14 @@ class Manifest:
     """Models and cache that decompress-features made this cache of; None: a detector made it."""
 
     @classmethod
-    def load(cls, cache: Path) -> Manifest:
-        """Read a cache's manifest; CacheError if it is missing, damaged or of another format."""
+    def load(cls, cache: Path, content: bytes | None = None) -> Manifest:
+        """Read a cache's manifest; CacheError if it is missing, damaged or of another format.
+
+        `content`: what its file holds, if that has been read.
+        """
         path = cache / FILE_NAME
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(path.read_bytes() if content is None else content)
             version = raw["format_version"]
             if version == FORMAT_VERSION:
                 return cls.from_json(raw)
@@ -195,12 +198,6 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 of manifest.json; checkpoints carry it, so that a resumed run meets its cache."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    @staticmethod
-    def file_sha256(cache: Path) -> str | None:
-        """Return the SHA-256 of manifest.json as it lies there; None if there is none."""
-        path = cache / FILE_NAME
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
     def level(self, index: int) -> LevelInfo:
         """Return a stored level; raises CacheError naming the levels there are."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from configs.errors import CacheError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
+from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import FILE_NAME as COMMITS_NAME
 from data.cache.commit_log import (
@@ -19,7 +20,7 @@ from data.cache.commit_log import (
     checksum,
     expected_checksums,
     read_commits,
-    read_plan,
+    read_log,
 )
 from data.cache.containers import STORES, differing_metadata, rows_of_shard, shards_of
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
@@ -61,17 +62,18 @@ class Verification:
         return f"{level}{damage.path}: {damage.reason}" + (f": {images}{more}" if files else "")
 
 
-def verify_cache(cache: Path) -> Verification:
+def verify_cache(cache: CacheFolder | Path | str) -> Verification:
     """Read every shard and compare each sample with its committed checksum.
 
     Raises CacheError if there is no cache, or its manifest cannot be read.
     """
-    manifest = Manifest.load(cache)
+    folder = CacheFolder.of(cache)
+    manifest = folder.manifest
     try:
-        commits = read_commits(cache)
+        plan, commits = read_log(folder.path)
     except OSError as error:
         raise CacheError(f"{cache}: cannot be read ({error.strerror or error})") from error
-    check = _Check(cache, manifest, commits)
+    check = _Check(folder, plan, commits)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda shard: check.shard(*shard), shards_of(manifest)))
     return Verification(
@@ -88,11 +90,12 @@ def verify_cache(cache: Path) -> Verification:
     )
 
 
-def mark_damaged(cache: Path, found: Verification) -> bool:
+def mark_damaged(cache: Path | str, found: Verification) -> bool:
     """Note the damage so that the next extraction mends it and no reader takes it for whole.
 
     Returns whether that was possible: a cache may lie on a read-only disk.
     """
+    cache = Path(cache)
     unit_of = _unit_of_samples(found.manifest)
     damaged: dict[int, set[int]] = {}
     for damage in found.damages:
@@ -113,9 +116,12 @@ def mark_damaged(cache: Path, found: Verification) -> bool:
 class _Check:
     """The parts of a verification."""
 
-    def __init__(self, cache: Path, manifest: Manifest, commits: dict[int, Commit]) -> None:
-        self._cache = cache
-        self._manifest = manifest
+    def __init__(
+        self, folder: CacheFolder, plan_sha256: str | None, commits: dict[int, Commit]
+    ) -> None:
+        self._folder, self._cache = folder, folder.path
+        self._manifest = manifest = folder.manifest
+        self._plan_sha256 = plan_sha256
         self._commits = commits
         self._by_bucket = samples_by_bucket(manifest)
         self._expected = {
@@ -125,10 +131,9 @@ class _Check:
 
     def plan(self) -> Iterator[Damage]:
         """Compare the manifest with the commits, and the annotations with both."""
-        plan = read_plan(self._cache)
-        if plan is None:
+        if self._plan_sha256 is None:
             yield Damage(path=self._cache / COMMITS_NAME, reason="does not name the manifest")
-        elif plan != Manifest.file_sha256(self._cache):
+        elif self._plan_sha256 != self._folder.manifest_sha256:
             yield Damage(path=self._cache / MANIFEST_NAME, reason="is not what was committed")
         path = self._cache / ANNOTATIONS_NAME
         try:

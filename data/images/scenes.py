@@ -33,11 +33,6 @@ class Scene:
     labels: NDArray[Any]
 
 
-def scene_size_hw(index: int, seed: int) -> tuple[int, int]:
-    """Return the (height, width) in px of a scene without rendering it."""
-    return SIZES_HW_PX[int(_generator(index, seed).integers(len(SIZES_HW_PX)))]
-
-
 def render_scene(index: int, seed: int) -> Scene:
     """Render scene number `index` of the family `seed`."""
     rng = _generator(index, seed)

@@ -37,10 +37,10 @@ def on_device(
     conversion.
     """
     waiting = waiting or Waiting()
-    device = torch.device(device)
-    if device.type == "cpu":
+    target = torch.device(device)
+    if target.type == "cpu":
         return _timed(_on_cpu(batches), waiting)
-    return _on_gpu(batches, device, waiting)
+    return _on_gpu(batches, target, waiting)
 
 
 def _timed(items: Iterable[Item], waiting: Waiting) -> Iterator[Item]:

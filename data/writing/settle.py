@@ -8,7 +8,8 @@ from pathlib import Path
 
 from configs.errors import CacheError
 from data.cache.annotations import ANNOTATIONS_NAME, write_annotations
-from data.cache.commit_log import CommitLog, read_plan
+from data.cache.cache_folder import CacheFolder
+from data.cache.commit_log import CommitLog
 from data.cache.containers import STORES
 from data.cache.manifest import FILE_NAME, Manifest
 from data.images.records import ImageSet
@@ -21,48 +22,48 @@ _MAX_LEVELS = 64  # no pyramid has as many
 
 def settle_cache(
     folder: Path, manifest: Manifest, images: ImageSet, log_file: CommitLog, *, overwrite: bool
-) -> None:
+) -> CacheFolder:
     """Write the manifest and annotations unless they are there; the caller holds the lock.
 
-    Raises CacheError, naming the difference, if another plan's cache is there and `overwrite` is
-    not set.
+    Returns the folder as it is now. Raises CacheError, naming the difference, if another plan's
+    cache is there and `overwrite` is not set.
     """
-    path = folder / FILE_NAME
-    _mend_manifest(folder, manifest)
-    replaced = overwrite and _is_other_plan(folder, manifest)
-    if replaced or not path.exists():
+    there = _with_mended_manifest(CacheFolder(folder), manifest)
+    replaced = overwrite and _is_other_plan(there, manifest)
+    if replaced or there.manifest_sha256 is None:
         # Commits without their manifest are of nobody knows which plan.
         log_file.clear()
-    if replaced:
-        _remove_cache(folder)
-    if not path.exists():
+        if replaced:
+            _remove_cache(folder)
         manifest.save(folder)
-    else:
-        there = Manifest.load(folder)
-        if (difference := manifest.difference_from(there)) is not None:
-            left_out = len(there.skipped) if not manifest.skipped else 0
-            raise CacheError(
-                f"{folder}: holds a cache of another plan ({difference}): "
-                + (f"add --skip-bad-images, as it left out {left_out}, or " if left_out else "")
-                + "add --overwrite to replace it, or choose another --features"
-            )
-    if read_plan(folder) is None and (sha256 := Manifest.file_sha256(folder)) is not None:
-        log_file.name_plan(sha256)
+        there = CacheFolder(folder)
+    elif (difference := manifest.difference_from(there.manifest)) is not None:
+        left_out = len(there.manifest.skipped) if not manifest.skipped else 0
+        raise CacheError(
+            f"{folder}: holds a cache of another plan ({difference}): "
+            + (f"add --skip-bad-images, as it left out {left_out}, or " if left_out else "")
+            + "add --overwrite to replace it, or choose another --features"
+        )
+    if there.committed_sha256 is None and there.manifest_sha256 is not None:
+        log_file.name_plan(there.manifest_sha256)
     # Each time: a crash may have come before it, and boxes may be mended without new features.
     write_annotations(folder / ANNOTATIONS_NAME, images)
+    return there
 
 
-def _mend_manifest(folder: Path, manifest: Manifest) -> None:
+def _with_mended_manifest(there: CacheFolder, manifest: Manifest) -> CacheFolder:
     """Write the manifest anew if its file is damaged or gone and the commits are of this plan."""
-    if read_plan(folder) == manifest.fingerprint != Manifest.file_sha256(folder):
-        log.warning("%s: was damaged or gone: it is written anew", folder / FILE_NAME)
-        manifest.save(folder)
+    if there.committed_sha256 == manifest.fingerprint != there.manifest_sha256:
+        log.warning("%s: was damaged or gone: it is written anew", there.path / FILE_NAME)
+        manifest.save(there.path)
+        return CacheFolder(there.path)
+    return there
 
 
-def _is_other_plan(folder: Path, manifest: Manifest) -> bool:
+def _is_other_plan(there: CacheFolder, manifest: Manifest) -> bool:
     """Say whether there is something to replace; a cache of the same plan is gone on with."""
     try:
-        return manifest.difference_from(Manifest.load(folder)) is not None
+        return manifest.difference_from(there.manifest) is not None
     except CacheError:  # there is none, or one that cannot be read
         return True
 

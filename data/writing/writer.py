@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from configs.errors import CacheError
+from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import Commit, CommitLog, read_commits
 from data.cache.containers import STORES, differing_metadata, level_attributes, rows_of_shard
@@ -87,15 +88,21 @@ class CacheWriter:
     """
 
     def __init__(
-        self, cache: Path, manifest: Manifest, log: CommitLog, *, num_threads: int = 1
+        self,
+        cache: CacheFolder | Path | str,
+        manifest: Manifest,
+        log: CommitLog,
+        *,
+        num_threads: int = 1,
     ) -> None:
-        self._cache = cache
+        folder = CacheFolder.of(cache)
+        self._cache = folder.path
         self._manifest = manifest
         self._log = log
         self._store = STORES[manifest.container]
         self._units = units_of(manifest)
-        self._commits = read_commits(cache, statistics=False)
-        self._due = levels_due(cache, manifest, self._commits)
+        self._commits = dict(folder.commits)
+        self._due = levels_due(self._cache, manifest, self._commits)
         self._marked: set[tuple[int, int]] = set()
         """(unit, level) of what was whole and is being replaced."""
         self._open: dict[tuple[int, int, int], _OpenShard] = {}

@@ -21,7 +21,7 @@ from data.images.records import ImageSet
 from extract.accuracy.accuracy import Accuracy
 from extract.accuracy.detections import Detections
 from extract.accuracy.matches import Matches, matches_of
-from extract.detector.loading import label_to_category, num_labels
+from extract.detector.class_labels import label_to_category, num_labels
 
 # Places in COCOeval.stats; it gives -1 where the split holds no such object.
 _STATISTICS = {"map": 0, "map_50": 1, "small": 3, "medium": 4, "large": 5}

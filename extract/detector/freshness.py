@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-def refuse_stale_cache(cache: CacheFolder | Path, split: str, config: Config) -> None:
+def refuse_stale_cache(cache: CacheFolder | Path | str, split: str, config: Config) -> None:
     """Compare a split's cache with the configuration; what is not on this machine is logged.
 
     Raises CacheError, naming the first difference and the way out.
@@ -107,13 +107,7 @@ def _compare_detector(manifest: Manifest, cache: Path, config: DetectorConfig) -
             cache, _shown(manifest.detector), file,
         )  # fmt: skip
         return
-    is_own_factory = ":" in (config.builder or DEFAULT_BUILDER)
-    if (
-        file is not None
-        and not is_own_factory  # whose preprocessing may have changed since
-        and file_sha256(file) == manifest.detector["weights_file_sha256"]
-        and _sizes_are_known(manifest, config)
-    ):
+    if _is_known_to_be(manifest, config, file):
         return
     # Training has no other use for a detector, and is to start without one.
     from extract.detector.loading import load_detector
@@ -121,11 +115,35 @@ def _compare_detector(manifest: Manifest, cache: Path, config: DetectorConfig) -
     try:
         detector = load_detector(config)
     except (ConfigError, OSError) as error:
-        if not is_own_factory:
+        if not _is_own_factory(config):
             raise
         _LOG.info("%s: its detector could not be compared: %s", cache, error)
         return
     refuse_other_detector(manifest, cache, detector, config)
+
+
+def is_made_with(manifest: Manifest, config: Config) -> bool:
+    """Say whether a cache's detector and data set are surely the configured ones.
+
+    It is said without building the detector, so False where only that could tell.
+    """
+    named = config.detector.checkpoint is None  # by torchvision, which is to be asked for the file
+    if named or _settings_difference(manifest, manifest.split, config) is not None:
+        return False
+    return _is_known_to_be(manifest, config.detector, weights_file(config.detector))
+
+
+def _is_known_to_be(manifest: Manifest, config: DetectorConfig, file: Path | None) -> bool:
+    return (
+        file is not None
+        and not _is_own_factory(config)  # whose preprocessing may have changed since
+        and file_sha256(file) == manifest.detector["weights_file_sha256"]
+        and _sizes_are_known(manifest, config)
+    )
+
+
+def _is_own_factory(config: DetectorConfig) -> bool:
+    return ":" in (config.builder or DEFAULT_BUILDER)
 
 
 def _sizes_are_known(manifest: Manifest, config: DetectorConfig) -> bool:

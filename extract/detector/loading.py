@@ -1,4 +1,4 @@
-"""Detectors by name, with their weights: torchvision's FPN builders, ours for CPUs, or the user's.
+"""A detector with its weights: loaded, described for a manifest, hashed, and run in its parts.
 
 Whatever the architecture, the rest of the project uses two parts of it: `model.transform` (resize,
 normalise, pad) and `model.backbone` (image batch in, one map per FPN level out, finest first).
@@ -16,13 +16,11 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.models import detection, mobilenet_v2
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
 
 from configs.errors import ConfigError
-from configs.own_code import load_own
-from configs.schema.data import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
+from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
+from extract.detector.builders import build_detector, check_builder
+from extract.detector.class_labels import num_classes_of
 from extract.detector.weights import (
     DEFAULT_WEIGHTS,
     file_sha256,
@@ -30,8 +28,6 @@ from extract.detector.weights import (
     read_named_weights,
     weights_file,
 )
-
-_OWN_BUILDER_DEFAULTS_PX = {"min_size": 320, "max_size": 533}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,20 +43,6 @@ class LoadedDetector:
     """Hash of the file that held the weights; None if they came from no file."""
 
 
-def fasterrcnn_mobilenet_v2_fpn(*, num_classes: int = 91, **sizes: Any) -> FasterRCNN:
-    """Build the compact five-level detector: MobileNetV2 features 3, 6, 13, 18, a 256-wide FPN."""
-    body = mobilenet_v2(weights=None).features
-    backbone = BackboneWithFPN(
-        body, {"3": "0", "6": "1", "13": "2", "18": "3"}, [24, 32, 96, 1280], 256
-    )
-    return FasterRCNN(
-        backbone,
-        box_head=TwoMLPHead(256 * 7 * 7, 256),
-        box_predictor=FastRCNNPredictor(256, num_classes),
-        **(_OWN_BUILDER_DEFAULTS_PX | sizes),
-    )
-
-
 def load_detector(config: DetectorConfig, device: str | torch.device = "cpu") -> LoadedDetector:
     """Build the configured detector with its weights, in eval mode, on `device`.
 
@@ -68,10 +50,10 @@ def load_detector(config: DetectorConfig, device: str | torch.device = "cpu") ->
     checkpoint of another architecture.
     """
     builder = config.builder or DEFAULT_BUILDER
-    _check_builder(builder, config.weights)
+    check_builder(builder, config.weights)
     if config.checkpoint is not None:
         content = read_checkpoint(config.checkpoint)
-        num_classes = _num_classes_of(content.state)
+        num_classes = num_classes_of(content.state)
         model = build_detector(config, num_classes)
         load_state(model, content.state, config.checkpoint, builder)
         if content.batch_norm_eps is not None:
@@ -85,7 +67,7 @@ def load_detector(config: DetectorConfig, device: str | torch.device = "cpu") ->
     else:
         name = config.weights or DEFAULT_WEIGHTS
         named = read_named_weights(builder, name)
-        model = build_detector(config, _num_classes_of(named.state))
+        model = build_detector(config, num_classes_of(named.state))
         load_state(model, named.state, f"weights {name}", builder)
         if named.batch_norm_eps is not None:
             set_batch_norm_eps(model, named.batch_norm_eps)
@@ -118,38 +100,6 @@ def describe_detector(detector: LoadedDetector, config: DetectorConfig) -> dict[
         "image_std": list(transform.image_std),
         "size_divisible": transform.size_divisible,
     }
-
-
-def build_detector(config: DetectorConfig, num_classes: int | None) -> Any:
-    """Build the architecture alone, at the configured input size, without meaningful weights."""
-    name = config.builder or DEFAULT_BUILDER
-    _check_builder(name, config.weights)
-    sizes: dict[str, Any] = {}
-    if config.min_size is not None:
-        sizes["min_size"] = config.min_size
-    if config.max_size is not None:
-        sizes["max_size"] = config.max_size
-    if ":" in name:
-        model = _call_factory(name)
-    elif name == SCENES_BUILDER:
-        model = fasterrcnn_mobilenet_v2_fpn(num_classes=num_classes or 91, **sizes)
-    else:
-        model = torchvision.models.get_model_builder(name)(
-            weights=None, weights_backbone=None, num_classes=num_classes or 91, **sizes
-        )
-    if ":" in name and sizes:
-        transform = model.transform
-        transform.min_size = (sizes.get("min_size", transform.min_size[-1]),)
-        transform.max_size = sizes.get("max_size", transform.max_size)
-    if config.resize is not None:
-        height, width = config.resize
-        model.transform.fixed_size = (width, height)
-    return model
-
-
-def fpn_builders() -> list[str]:
-    """Return the names of torchvision's detection builders that have a feature pyramid."""
-    return [name for name in torchvision.models.list_models(module=detection) if "fpn" in name]
 
 
 def prepare_images(
@@ -205,75 +155,3 @@ def hash_weights(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def label_to_category(
-    classes: tuple[str, ...] | None, num_labels: int, categories: Mapping[int, str]
-) -> dict[int, int]:
-    """Map the detector's labels 1..num_labels to the data set's category ids.
-
-    By name where the detector names its classes, else by order where the counts agree, else label
-    and id are taken to be the same number (COCO's 91). Raises ConfigError if none of these fits.
-    """
-    if classes is not None:
-        by_name = {name.lower(): category for category, name in categories.items()}
-        mapping = {
-            label: by_name[name.lower()]
-            for label, name in enumerate(classes, start=1)
-            if name.lower() in by_name
-        }
-        if mapping:
-            return mapping
-    ordered = sorted(categories)
-    if num_labels == len(ordered):
-        return dict(enumerate(ordered, start=1))
-    if ordered and ordered[-1] <= num_labels:
-        return {category: category for category in ordered}
-    raise ConfigError(
-        f"the detector's {num_labels} classes {list(classes or ())} match none of the data set's "
-        f"{len(ordered)} categories {list(categories.values())}: use a checkpoint trained on them"
-    )
-
-
-def num_labels(model: Any) -> int:
-    """Return how many classes the detector's head tells apart, background not counted."""
-    state = model.state_dict()
-    count = _num_classes_of(state)
-    if count is None:
-        raise ConfigError("the detector's head is unknown: its number of classes cannot be read")
-    return count - 1
-
-
-def _num_classes_of(state: Mapping[str, Tensor]) -> int | None:
-    """Size of the class head in a state dict, background included (as torchvision counts)."""
-    if (box := state.get("roi_heads.box_predictor.cls_score.weight")) is not None:
-        return int(box.shape[0])
-    logits = state.get("head.classification_head.cls_logits.weight")
-    boxes = state.get("head.regression_head.bbox_reg.weight")
-    if logits is not None and boxes is not None:
-        return int(logits.shape[0]) // (int(boxes.shape[0]) // 4)
-    return None
-
-
-def _check_builder(name: str, weights: str | None) -> None:
-    if ":" not in name and name not in (SCENES_BUILDER, *fpn_builders()):
-        raise ConfigError(
-            f"detector.builder: {name!r} is no detector with an FPN: use one of "
-            f"{', '.join((SCENES_BUILDER, *fpn_builders()))}, or your own package.module:factory"
-        )
-    if ":" in name and weights not in (None, "random"):
-        raise ConfigError(
-            f"detector.weights: {weights!r} is not for {name!r}: "
-            "remove it, a factory of your own brings its weights or takes detector.checkpoint"
-        )
-
-
-def _call_factory(name: str) -> Any:
-    model = load_own(name, "detector.builder")()
-    for part in ("transform", "backbone"):
-        if not hasattr(model, part):
-            raise ConfigError(
-                f"detector.builder: {name!r} returned a {type(model).__name__} without .{part}: "
-                "return a torchvision-style detector"
-            )
-    return model

@@ -1,4 +1,7 @@
-"""Read detector weights: checkpoints as usually wrapped, torchvision's by name, the built-in."""
+"""Read detector weights: checkpoints as usually wrapped, torchvision's by name, the built-in.
+
+To find a file and hash it takes no torch: what reads one imports it.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,14 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
-
-import torch
-import torchvision
-from torch import Tensor
 
 from configs.errors import ConfigError
 from configs.schema.data import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
 # What torch.load raises for files that are something else, or cut short.
@@ -77,6 +79,8 @@ def read_checkpoint(name: str) -> DetectorWeights:
     The state dict may be bare or under model, state_dict or model_state_dict; `module.` prefixes
     of DataParallel are stripped. Raises ConfigError if there is no such file or no state dict.
     """
+    import torch
+
     path = existing_checkpoint(name)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -129,6 +133,8 @@ def _find_named(builder: str, name: str) -> Any:
             f"detector.weights: {builder} has no torchvision weights: "
             "give detector.checkpoint (builtin:scenes is for the built-in example)"
         )
+    import torchvision
+
     available = torchvision.models.get_model_weights(builder)
     if name not in available.__members__:
         raise ConfigError(
@@ -140,6 +146,8 @@ def _find_named(builder: str, name: str) -> Any:
 
 def _file_of(weights: Any) -> Path:
     """Where torchvision keeps its weights once they are downloaded."""
+    import torch
+
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
 
 
@@ -150,6 +158,8 @@ def _path_of(name: str) -> Path:
 
 
 def _state_dict_in(content: object) -> Mapping[str, Tensor] | None:
+    from torch import Tensor
+
     if not isinstance(content, Mapping):
         return None
     for candidate in (*(content.get(key) for key in _WRAPPERS), content):

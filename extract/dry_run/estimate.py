@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from configs.errors import CacheError
-from data.cache.commit_log import read_commits
+from data.cache.cache_folder import CacheFolder
 from data.cache.containers import STORES, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.plan import level_bytes, units_of
@@ -99,7 +99,7 @@ class Estimate:
 def estimate(
     manifest: Manifest,
     model: Any,
-    folder: Path,
+    folder: Path | str,
     *,
     batch_size: int | None = None,
     num_workers: int | None = None,
@@ -110,6 +110,7 @@ def estimate(
     `promised_bytes` of the free ones go to other splits. Raises CacheError if nothing can be
     written there, or not even a few images.
     """
+    folder = Path(folder)
     parent = _existing_folder(folder)
     free_bytes = shutil.disk_usage(parent).free
     num_there, needed_bytes = _still_needed(folder, manifest)
@@ -157,11 +158,12 @@ def estimate(
 
 def _still_needed(folder: Path, manifest: Manifest) -> tuple[int, int]:
     """Return how many images a cache of this very plan has, and the bytes that it still needs."""
+    there = CacheFolder(folder)
     try:
-        begun = manifest.difference_from(Manifest.load(folder)) is None
+        begun = manifest.difference_from(there.manifest) is None
     except CacheError:  # there is none, or one that cannot be read
         begun = False
-    due = levels_due(folder, manifest, read_commits(folder, statistics=False) if begun else {})
+    due = levels_due(folder, manifest, there.commits if begun else {})
     units = units_of(manifest)
     num_there = sum(unit.num_rows for unit in units if not due[unit.index])
     if begun:

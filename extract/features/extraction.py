@@ -19,9 +19,9 @@ from tqdm import tqdm
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import bar_interval_s
 from configs.schema.data import CacheConfig, DetectorConfig
+from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import statistics_path
-from data.cache.commit_log import CommitLog, read_commits
-from data.cache.manifest import FILE_NAME as MANIFEST_NAME
+from data.cache.commit_log import CommitLog
 from data.cache.manifest import FORMAT_VERSION, Manifest, SkippedInfo
 from data.cache.plan import (
     choose_levels,
@@ -29,7 +29,6 @@ from data.cache.plan import (
     plan_samples,
     resized_size,
 )
-from data.cache.units_due import levels_due
 from data.images.image_sets import read_image
 from data.images.records import ImageSet
 from data.system.threads import limit_cores
@@ -37,6 +36,7 @@ from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
 from extract.detector.loading import LoadedDetector, describe_detector, prepare_images
 from extract.detector.pyramid import level_shapes, measure_levels
+from extract.features.finished import is_complete
 from extract.features.pipeline import computed_maps, usual_num_workers
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,8 @@ def extract(
         folder.mkdir(parents=True, exist_ok=True)
         commit_log = CommitLog(folder)
     except OSError as error:
-        if _is_complete(folder, manifest):
+        there = CacheFolder(folder)
+        if there.manifest_sha256 is not None and is_complete(there, manifest):
             # A finished cache on a read-only disk: there is nothing to write.
             return Extracted(
                 num_images=len(manifest.samples), num_new_images=0, num_new_bytes=0, seconds=0.0
@@ -150,9 +151,9 @@ def extract(
     with commit_log:
         num_new, num_bytes = 0, 0
         try:
-            settle_cache(folder, manifest, images, commit_log, overwrite=overwrite)
+            settled = settle_cache(folder, manifest, images, commit_log, overwrite=overwrite)
             with closing(
-                CacheWriter(folder, manifest, commit_log, num_threads=_writing_threads(model))
+                CacheWriter(settled, manifest, commit_log, num_threads=_writing_threads(model))
             ) as writer:
                 pending = writer.pending
                 writer.prepare()
@@ -208,16 +209,6 @@ def _writing_threads(model: Any) -> int:
 
 def _has_statistics(folder: Path, manifest: Manifest) -> bool:
     return all(statistics_path(folder, level.index).exists() for level in manifest.levels)
-
-
-def _is_complete(folder: Path, manifest: Manifest) -> bool:
-    """Say whether a folder holds this very plan, whole."""
-    if not (folder / MANIFEST_NAME).is_file() or not _has_statistics(folder, manifest):
-        return False
-    if manifest.difference_from(Manifest.load(folder)) is not None:
-        return False
-    commits = read_commits(folder, statistics=False)
-    return not any(levels_due(folder, manifest, commits).values())
 
 
 def _bar(total: int) -> tqdm[Any]:

@@ -13,45 +13,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from configs.errors import ConfigError
 from configs.log_setup import bar_interval_s
 from configs.schema.data import DetectorConfig
 from configs.schema.training import DetectorTrainingConfig
-from data.images.image_sets import read_image
-from data.images.records import ImageRecord, ImageSet
+from data.images.records import ImageSet
 from data.system.atomic_files import write_atomically
-from extract.detector.loading import build_detector, set_batch_norm_eps
+from extract.detector.builders import build_detector
+from extract.detector.loading import set_batch_norm_eps
 from extract.detector.weights import UNREADABLE, first_sentence, read_checkpoint, read_named_weights
+from extract.finetuning.detection_dataset import DetectionDataset
 
 log = logging.getLogger(__name__)
 
 Evaluate = Callable[[Any, tuple[str, ...]], dict[str, float]]
-
-
-class DetectionDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Images float32 [3, H, W] in 0..1; boxes [N, 4] xyxy px, contiguous labels [N] from 1."""
-
-    def __init__(self, images: ImageSet, *, flip: bool) -> None:
-        self._labels = {category: i for i, category in enumerate(sorted(images.categories), 1)}
-        self._records = [record for record in images.records if len(_kept(record)[0])]
-        self._flip = flip
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-        record = self._records[index]
-        image = torch.from_numpy(read_image(record.file)).permute(2, 0, 1).float().div_(255)
-        boxes_array, categories = _kept(record)
-        boxes = torch.from_numpy(boxes_array.copy()).float()
-        labels = torch.tensor([self._labels[int(c)] for c in categories], dtype=torch.int64)
-        if self._flip and torch.rand(()) < 0.5:
-            image = image.flip(-1)
-            boxes[:, [0, 2]] = image.shape[-1] - boxes[:, [2, 0]]
-        return image, {"boxes": boxes, "labels": labels}
 
 
 def finetune(
@@ -60,7 +38,7 @@ def finetune(
     settings: DetectorTrainingConfig,
     *,
     evaluate: Evaluate,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     resume: bool = True,
 ) -> Path:
     """Train and return the path of best_model.pth; goes on from last_model.pth if there is one.
@@ -73,45 +51,74 @@ def finetune(
             "train-detector: the data set has no boxes: use coco, kitti, voc or scenes"
         )
     classes = tuple(train_set.categories[key] for key in sorted(train_set.categories))
-    folder = Path(settings.save_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(settings.seed)
-    model, eps = start_model(detector, len(classes) + 1, settings.boxes_per_image)
-    model.to(device)
+    Path(settings.save_dir).mkdir(parents=True, exist_ok=True)
     dataset = DetectionDataset(train_set, flip=settings.horizontal_flip)
     if len(dataset) == 0:
         raise ConfigError("train-detector: no image of the train split has a box")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, settings.lr_steps, gamma=0.1)
-    first_epoch, best = 0, -1.0
-    last_path = folder / "last_model.pth"
-    if resume and last_path.is_file():
-        last = _read_last(last_path, device)
-        if tuple(last["classes"]) != classes:
+    run = _Run(detector, classes, settings, device)
+    if resume and run.last_path.is_file():
+        run.resume()
+    while run.num_epochs < settings.epochs:
+        loss = run.train_epoch(dataset)
+        metrics = evaluate(run.model.eval(), classes)
+        log.info("epoch %d: loss %.4f, mAP %.4f", run.num_epochs, loss, metrics["map"])
+        run.save(metrics)
+    return run.best_path
+
+
+class _Run:
+    """A detector in training, and the folder of its checkpoints."""
+
+    def __init__(
+        self,
+        detector: DetectorConfig,
+        classes: tuple[str, ...],
+        settings: DetectorTrainingConfig,
+        device: str | torch.device,
+    ) -> None:
+        self._classes, self._settings, self._device = classes, settings, device
+        self._builder = detector.builder
+        self.best_path = Path(settings.save_dir) / "best_model.pth"
+        self.last_path = Path(settings.save_dir) / "last_model.pth"
+        self.num_epochs, self._best_map = 0, -1.0
+        torch.manual_seed(settings.seed)
+        self.model, self._eps = start_model(detector, len(classes) + 1, settings.boxes_per_image)
+        self.model.to(device)
+        self._optimizer = torch.optim.SGD(
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        self._scheduler = torch.optim.lr_scheduler.MultiStepLR(
+            self._optimizer, settings.lr_steps, gamma=0.1
+        )
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint; ConfigError if it is of other classes or damaged."""
+        last = _read_last(self.last_path, self._device)
+        if tuple(last["classes"]) != self._classes:
             raise ConfigError(
-                f"{last_path}: was trained on classes {last['classes']}, the data set has "
-                f"{list(classes)}: choose another detector_training.save_dir"
+                f"{self.last_path}: was trained on classes {last['classes']}, the data set has "
+                f"{list(self._classes)}: choose another detector_training.save_dir"
             )
         try:
-            model.load_state_dict(last["model_state_dict"])
-            optimizer.load_state_dict(last["optimizer"])
+            self.model.load_state_dict(last["model_state_dict"])
+            self._optimizer.load_state_dict(last["optimizer"])
         except (RuntimeError, ValueError) as error:  # other tensors, other parameter groups
             raise ConfigError(
-                f"{last_path}: is of another detector than detector.builder {detector.builder!r}: "
-                "choose another detector_training.save_dir, or run with --fresh"
+                f"{self.last_path}: is of another detector than detector.builder "
+                f"{self._builder!r}: choose another detector_training.save_dir, or run with --fresh"
             ) from error
-        scheduler.load_state_dict(last["scheduler"])
-        first_epoch, best = last["epoch"], last["best_map"]
-        log.info("resuming after epoch %d (best mAP %.4f)", first_epoch, best)
-    for epoch in range(first_epoch, settings.epochs):
+        self._scheduler.load_state_dict(last["scheduler"])
+        self.num_epochs, self._best_map = last["epoch"], last["best_map"]
+        log.info("resuming after epoch %d (best mAP %.4f)", self.num_epochs, self._best_map)
+
+    def train_epoch(self, dataset: DetectionDataset) -> float:
+        """Learn from every image once; return the mean loss."""
+        settings = self._settings
         # One generator per epoch: a resumed run sees the order that the uninterrupted one sees.
-        torch.manual_seed(settings.seed * 1000 + epoch)
+        torch.manual_seed(settings.seed * 1000 + self.num_epochs)
         loader = DataLoader(
             dataset,
             batch_size=settings.batch_size,
@@ -120,34 +127,36 @@ def finetune(
             collate_fn=_collate,
             drop_last=len(dataset) >= settings.batch_size,
         )
-        warmup = settings.warmup_steps if epoch == 0 else 0
-        loss = _train_epoch(model, loader, optimizer, warmup, f"epoch {epoch + 1}", device)
-        scheduler.step()
-        model.eval()
-        metrics = evaluate(model, classes)
-        log.info("epoch %d: loss %.4f, mAP %.4f", epoch + 1, loss, metrics["map"])
-        common = {"classes": list(classes), **metrics}
-        if eps is not None:
-            common["batch_norm_eps"] = eps
-        if metrics["map"] > best:
-            best = metrics["map"]
-            state = _as_dtype(model.state_dict(), settings.save_dtype)
-            _save({"model_state_dict": state, **common}, folder / "best_model.pth")
+        warmup = settings.warmup_steps if self.num_epochs == 0 else 0
+        label = f"epoch {self.num_epochs + 1}"
+        loss = _train_epoch(self.model, loader, self._optimizer, warmup, label, self._device)
+        self._scheduler.step()
+        self.num_epochs += 1
+        return loss
+
+    def save(self, metrics: dict[str, float]) -> None:
+        """Write the last checkpoint, and the best one if this is it."""
+        common: dict[str, Any] = {"classes": list(self._classes), **metrics}
+        if self._eps is not None:
+            common["batch_norm_eps"] = self._eps
+        if metrics["map"] > self._best_map:
+            self._best_map = metrics["map"]
+            state = _as_dtype(self.model.state_dict(), self._settings.save_dtype)
+            _save({"model_state_dict": state, **common}, self.best_path)
         _save(
             {
-                "model_state_dict": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "epoch": epoch + 1,
-                "best_map": best,
+                "model_state_dict": self.model.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "scheduler": self._scheduler.state_dict(),
+                "epoch": self.num_epochs,
+                "best_map": self._best_map,
                 **common,
             },
-            last_path,
+            self.last_path,
         )
-    return folder / "best_model.pth"
 
 
-def _read_last(path: Path, device: str) -> dict[str, Any]:
+def _read_last(path: Path, device: str | torch.device) -> dict[str, Any]:
     """Return the last checkpoint's content; ConfigError if it is damaged or something else."""
     try:
         last = torch.load(path, map_location=device, weights_only=True)
@@ -200,7 +209,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     warmup_steps: int,
     label: str,
-    device: str,
+    device: str | torch.device,
 ) -> float:
     model.train()
     for module in model.modules():
@@ -230,13 +239,6 @@ def _train_epoch(
         total += loss.item()
         bar.set_postfix(loss=f"{loss.item():.3f}")
     return total / len(loader)
-
-
-def _kept(record: ImageRecord) -> tuple[Any, Any]:
-    """Boxes and categories to learn from: no crowds, no boxes without area."""
-    boxes = record.boxes_xyxy
-    keep = ~record.ignored & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return boxes[keep], record.category_ids[keep]
 
 
 def _collate(batch: list[Any]) -> tuple[tuple[Any, ...], ...]:

@@ -81,7 +81,7 @@ def _measure(container: str, folder: Path) -> Table:
             Goal(
                 what="CacheWriter's rate / one file's",
                 ratio=seconds["one file"] / seconds["CacheWriter"],
-                at_least=0.8,
+                at_least=0.7,
             )
         ],
     )

@@ -19,7 +19,8 @@ from data.images.records import ImageSet
 from data.reading.level_reader import LevelReader
 from extract.accuracy.average_precision import evaluate_detector, mean_average_precision
 from extract.cli import extract_features
-from extract.detector.loading import LoadedDetector, label_to_category, load_detector
+from extract.detector.class_labels import label_to_category
+from extract.detector.loading import LoadedDetector, load_detector
 from train.cli import train_level
 
 SHARED = Path(__file__).parents[3] / "shared"

@@ -17,7 +17,8 @@ from data.images.records import ImageRecord, ImageSet
 from data.images.scenes import CLASSES
 from extract.cli import train_detector
 from extract.detector.loading import load_detector
-from extract.finetuning.finetune import DetectionDataset, start_model
+from extract.finetuning.detection_dataset import DetectionDataset
+from extract.finetuning.finetune import start_model
 from tests.support.extraction import error_of
 from tests.support.tiny_study import save_detector
 

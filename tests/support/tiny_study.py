@@ -17,7 +17,8 @@ from configs.config_files import check_config, dump_config
 from configs.schema.config import Config
 from data.images.image_sets import load_images
 from data.images.scenes import render_scene
-from extract.detector.loading import build_detector, load_detector, prepare_images
+from extract.detector.builders import build_detector
+from extract.detector.loading import load_detector, prepare_images
 from extract.features.extraction import extract, plan_extraction
 
 SETTINGS: dict[str, Any] = {

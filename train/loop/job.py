@@ -12,7 +12,7 @@ import torch
 
 from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
-from data.cache.manifest import Manifest
+from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream
 from data.reading.mixed_stream import MixedLevelStream
@@ -31,8 +31,8 @@ class Job:
     `resume`: a run folder to go on with; `warm_start`: one whose best model to begin from.
     """
 
-    train_cache: Path
-    val_cache: Path
+    train_cache: CacheFolder | Path
+    val_cache: CacheFolder | Path
     level: int | str
     config: Config
     device: str
@@ -48,8 +48,8 @@ class Job:
     def fingerprints(self) -> dict[str, str]:
         """Return the fingerprints of both caches, and of a file of channel weights."""
         return {
-            "train": Manifest.load(self.train_cache).fingerprint,
-            "val": Manifest.load(self.val_cache).fingerprint,
+            "train": CacheFolder.of(self.train_cache).manifest.fingerprint,
+            "val": CacheFolder.of(self.val_cache).manifest.fingerprint,
             **weights_fingerprint(self.config.training),
         }
 
@@ -74,20 +74,21 @@ def open_caches(job: Job) -> Iterator[Caches]:
     Raises CacheError if one is missing, incomplete, or the two are of different detectors;
     ConfigError if the settings do not fit them.
     """
+    train_cache, val_cache = CacheFolder.of(job.train_cache), CacheFolder.of(job.val_cache)
     levels = (
-        [level.index for level in Manifest.load(job.train_cache).levels]
+        [level.index for level in train_cache.manifest.levels]
         if job.level == RANDOM
         else [int(job.level)]
     )
     with ExitStack() as stack:
 
-        def opened(cache: Path) -> list[LevelReader]:
+        def opened(cache: CacheFolder) -> list[LevelReader]:
             verify = job.config.cache.verify
             return [
                 stack.enter_context(LevelReader(cache, level, verify=verify)) for level in levels
             ]
 
-        caches = Caches(train=opened(job.train_cache), val=opened(job.val_cache))
+        caches = Caches(train=opened(train_cache), val=opened(val_cache))
         for reader, val_reader in zip(caches.train, caches.val, strict=True):
             _check(reader, val_reader, job.config)
         yield caches

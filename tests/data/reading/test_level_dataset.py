@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from data.cache.cache_folder import CacheFolder
+from data.cache.verification import verify_cache
 from data.reading.level_dataset import LevelDataset
+from data.reading.level_reader import LevelReader
 from tests.support.extraction import TinyCache
 
 
@@ -22,6 +28,18 @@ def test_item_is_the_stored_map_of_that_image(tiny_cache: TinyCache) -> None:
         assert found.dtype == torch.float16
         assert found[None].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(dataset[-1], dataset[7])
+
+
+@pytest.mark.parametrize("as_given", [str, Path, CacheFolder])
+def test_cache_may_be_a_text_a_path_or_open_already(
+    zarr_cache: TinyCache, as_given: Callable[[Path], Any]
+) -> None:
+    cache = as_given(zarr_cache.folder)
+    dataset = LevelDataset(cache, 4)
+    with LevelReader(cache, 4) as reader:
+        assert reader.num_samples == len(dataset) == 8
+        assert reader.cache == zarr_cache.folder
+    assert verify_cache(cache).damages == []
 
 
 @pytest.mark.parametrize("index", [8, -9])

@@ -10,17 +10,18 @@ from data.reading.level_stream import LevelStream
 from data.reading.transfer import on_device
 from tests.support.extraction import TinyCache
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+NAMES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = [*NAMES, *map(torch.device, NAMES)]
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", DEVICES, ids=repr)
 def test_batches_on_the_device_are_those_of_the_stream_in_float32(
-    zarr_cache: TinyCache, device: str, monkeypatch: pytest.MonkeyPatch
+    zarr_cache: TinyCache, device: str | torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data.reading.epoch_tiles.BLOCK_BYTES", 1)
     with LevelReader(zarr_cache.folder, 0) as reader:
         expected = list(LevelStream(reader, batch_size=1, crop=16, copy=True))
-        on_gpu = device == "cuda"
+        on_gpu = torch.device(device).type == "cuda"
         stream = LevelStream(
             reader, batch_size=1, crop=16, keep=2, pin_memory=on_gpu, read_ahead=on_gpu
         )

@@ -1,4 +1,4 @@
-"""The pass that stores a map: its casts to the last bit, its sums against float64's."""
+"""A map as it is stored: its casts to the last bit, its sums against float64's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numba import njit
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
-from data.system.compiled_loops import LANES
-from data.writing.cast_kernel import store_map
-from data.writing.cast_vectors import rounding, to_half, to_half_by_bits
+from data.cache.channel_statistics import ChannelStatistics
 from data.writing.stored_sample import SampleCaster
 
 
@@ -31,68 +28,57 @@ def halves_and_their_neighbours() -> NDArray[Any]:
     return np.concatenate([positive, -positive])
 
 
-def loop_with(way: Any) -> Any:
-    rounded = rounding(way)
-    return njit(
-        lambda source, halves: rounded(source, 0, len(source) // LANES, halves, 0, np.float32(0), 0)
-    )
+def cast(computed: NDArray[Any], dtype: str) -> tuple[NDArray[Any], ChannelStatistics]:
+    """What is stored of float32 [C, n] as [n, C], and its statistics."""
+    channels, positions = computed.shape
+    hwc = torch.from_numpy(computed).reshape(channels, 1, positions).permute(1, 2, 0)
+    sample = SampleCaster(dtype).cast(hwc, level=0)
+    return np.frombuffer(sample.content, dtype).reshape(positions, channels), sample.statistics
 
 
-LOOPS = {way: loop_with(way) for way in (to_half, to_half_by_bits)}
-
-
-def rounded_with(way: Any, values: NDArray[Any]) -> tuple[NDArray[Any], list[float]]:
-    """The float16 that a way of rounding gives for each value, and what it sums up of them."""
-    source = np.resize(values, -(-len(values) // LANES) * LANES)
-    halves = np.empty(len(source), np.uint16)
-    sums = LOOPS[way](source, halves)
-    return halves[: len(values)].view(np.float16), list(sums)
-
-
-@pytest.mark.parametrize("way", LOOPS)
-def test_every_float16_its_neighbours_and_ties_are_cast_as_numpy_casts_them(way: Any) -> None:
+def test_every_float16_its_neighbours_and_ties_are_cast_as_numpy_casts_them() -> None:
     values = halves_and_their_neighbours()
     with np.errstate(over="ignore"):
         expected = values.astype(np.float16)
-    np.testing.assert_array_equal(
-        rounded_with(way, values)[0].view(np.uint16), expected.view(np.uint16)
-    )
+    values, expected = values[np.isfinite(expected)], expected[np.isfinite(expected)]
+    stored, _ = cast(values[None], "float16")
+    np.testing.assert_array_equal(stored[:, 0].view(np.uint16), expected.view(np.uint16))
 
 
-@pytest.mark.parametrize("way", LOOPS)
 @pytest.mark.parametrize("exponent", range(-30, 16))
-def test_what_is_summed_up_are_the_values_that_are_stored(way: Any, exponent: int) -> None:
+def test_what_is_summed_up_are_the_values_that_are_stored(exponent: int) -> None:
     rng = np.random.default_rng(exponent + 30)
-    values = (rng.uniform(-1, 1, 4 * LANES) * 2.0**exponent).astype(np.float32)
-    halves, (total, squared, squared_error, largest_error, low, high) = rounded_with(way, values)
-    stored = halves.astype(np.float64)
-    error = stored - values
-    np.testing.assert_allclose(total, stored.sum(), rtol=1e-5, atol=1e-6 * abs(stored).max())
-    np.testing.assert_allclose(squared, (stored**2).sum(), rtol=1e-5)
-    np.testing.assert_allclose(squared_error, (error**2).sum(), rtol=1e-5)
-    assert largest_error == abs(error).max()
-    assert (low, high) == (stored.min(), stored.max())
+    values = (rng.uniform(-1, 1, 70) * 2.0**exponent).astype(np.float32)
+    stored, found = cast(values[None], "float16")
+    exact = stored[:, 0].astype(np.float64)
+    error = exact - values
+    np.testing.assert_allclose(found.mean, exact.mean(), rtol=1e-5, atol=1e-6 * abs(exact).max())
+    np.testing.assert_allclose(found.m2, exact.var() * 70, rtol=1e-5)
+    np.testing.assert_allclose(found.cast_squared_error, (error**2).sum(), rtol=1e-5)
+    assert found.cast_max_error == abs(error).max()
+    assert (found.minimum[0], found.maximum[0]) == (exact.min(), exact.max())
 
 
-@pytest.mark.parametrize("way", LOOPS)
 @pytest.mark.parametrize(
-    "value",
+    ("value", "reason"),
     [
-        np.nan, -np.nan, np.inf, -np.inf, 65520, -1e30,
-        *np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001], np.uint32).view(np.float32),  # other NaNs
+        *((value, "infinite or NaN features") for value in (
+            np.nan, -np.nan, np.inf, -np.inf,
+            *np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001], np.uint32).view(np.float32),
+        )),
+        *((value, "does not fit float16") for value in (65520, -65520, 1e30)),
     ],
 )  # fmt: skip
-def test_what_is_not_finite_shows_in_the_sum(way: Any, value: float) -> None:
-    values = np.linspace(-1, 1, 4 * LANES, dtype=np.float32)
+def test_what_float16_cannot_hold_is_refused_with_its_reason(value: float, reason: str) -> None:
+    values = np.linspace(-1, 1, 64, dtype=np.float32)
     values[37] = value
-    halves, sums = rounded_with(way, values)
-    assert not np.isfinite(halves[37])
-    assert not np.isfinite(sums[0])
+    with pytest.raises(CacheError, match=reason):
+        cast(values[None], "float16")
 
 
 @given(
-    num_channels=st.sampled_from([1, 3, 4, 31, 32, 36, 68]),
-    num_positions=st.sampled_from([1, 2, 35, 1023, 1024, 1025, 2100]),
+    num_channels=st.sampled_from([1, 3, 4, 31, 32, 36, 68, 100]),
+    num_positions=st.sampled_from([1, 2, 35, 1025, 4500]),
     dtype=st.sampled_from(["float16", "float32"]),
     seed=st.integers(min_value=0, max_value=2**32 - 1),
 )
@@ -104,26 +90,25 @@ def test_a_map_of_any_shape_is_stored_and_summed_up_as_numpy_does(
     computed = rng.normal(rng.normal(0, 20, (num_channels, 1)), 3, shape).astype(np.float32)
     computed[rng.random(shape) < 0.1] *= 1e-6
     computed[rng.random(shape) < 0.1] = 0
-    stored = np.empty(shape[::-1], dtype=dtype)
-    mean, m2, minimum, maximum, squared, largest = store_map(computed, stored)
+    stored, found = cast(computed, dtype)
 
     expected = computed.astype(dtype)
     np.testing.assert_array_equal(stored.view(np.uint8), expected.T.copy().view(np.uint8))
     exact = expected.astype(np.float64)
     error = exact - computed
-    np.testing.assert_allclose(mean, exact.mean(1), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(m2, exact.var(1) * num_positions, rtol=1e-5, atol=1e-9)
-    np.testing.assert_array_equal(minimum, exact.min(1))
-    np.testing.assert_array_equal(maximum, exact.max(1))
-    np.testing.assert_allclose(squared, (error**2).sum(1), rtol=1e-5)
-    np.testing.assert_array_equal(largest, abs(error).max(1))
+    np.testing.assert_allclose(found.mean, exact.mean(1), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.m2, exact.var(1) * num_positions, rtol=1e-5, atol=1e-9)
+    np.testing.assert_array_equal(found.minimum, exact.min(1))
+    np.testing.assert_array_equal(found.maximum, exact.max(1))
+    np.testing.assert_allclose(found.cast_squared_error, (error**2).sum(), rtol=1e-5)
+    assert found.cast_max_error == abs(error).max()
 
 
 def test_a_mean_far_from_the_values_spread_costs_the_variance_no_digits() -> None:
     rng = np.random.default_rng(0)
     computed = (1000 + 0.01 * rng.standard_normal((4, 5000))).astype(np.float32)
-    _, m2, *_ = store_map(computed, np.empty((5000, 4), np.float32))
-    np.testing.assert_allclose(m2 / 5000, computed.astype(np.float64).var(1), rtol=1e-4)
+    _, found = cast(computed, "float32")
+    np.testing.assert_allclose(found.variance, computed.astype(np.float64).var(1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("channels_first", [True, False])

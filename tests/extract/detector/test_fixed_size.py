@@ -21,7 +21,8 @@ from data.cache.manifest import Manifest
 from data.images.image_sets import load_images, read_image
 from data.reading.level_reader import LevelReader
 from extract.accuracy.average_precision import mean_average_precision
-from extract.detector.loading import label_to_category, load_detector
+from extract.detector.class_labels import label_to_category
+from extract.detector.loading import load_detector
 from tests.support.datasets import save_image
 from tests.support.extraction import must_extract, plan_of, write_config
 

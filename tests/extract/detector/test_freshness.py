@@ -112,7 +112,7 @@ def test_random_weights_are_built_to_be_compared(photos: Photos, tmp_path: Path)
 FACTORY = """
 from pathlib import Path
 
-from extract.detector.loading import fasterrcnn_mobilenet_v2_fpn
+from extract.detector.builders import fasterrcnn_mobilenet_v2_fpn
 
 
 def build():

@@ -14,15 +14,9 @@ from torch import nn
 from configs.errors import ConfigError
 from configs.schema.data import DetectorConfig
 from data.cache.manifest import Manifest
-from extract.detector.loading import (
-    backbone_levels,
-    fasterrcnn_mobilenet_v2_fpn,
-    fpn_builders,
-    hash_weights,
-    label_to_category,
-    load_detector,
-    num_labels,
-)
+from extract.detector.builders import fasterrcnn_mobilenet_v2_fpn, fpn_builders
+from extract.detector.class_labels import label_to_category, num_labels
+from extract.detector.loading import backbone_levels, hash_weights, load_detector
 from extract.detector.pyramid import level_shapes, measure_levels
 from tests.support.extraction import error_of, must_extract, run_extract, write_config
 
@@ -274,3 +268,11 @@ def test_labels_are_matched_by_name_then_by_count_then_taken_as_ids() -> None:
     assert label_to_category(None, 90, categories) == {3: 3, 7: 7}
     with pytest.raises(ConfigError, match=r"the detector's 5 classes .* match none"):
         label_to_category(("a", "b", "c", "d", "e"), 5, categories)
+
+
+def test_device_may_be_a_text_or_a_torch_device() -> None:
+    config = DetectorConfig(builder="fasterrcnn_mobilenet_v2_fpn", weights="random")
+    hashes = {
+        load_detector(config, device).weights_sha256 for device in ("cpu", torch.device("cpu"))
+    }
+    assert len(hashes) == 1
