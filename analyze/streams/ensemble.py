@@ -1,11 +1,11 @@
 """ensemble.yaml: one way to send each level, which together send an image.
 
-.. code-block:: yaml
-
-    levels:
-      0: {run: checkpoints/fpn_level_0/run_1, model_sha256: 09ab.., lambda: 0.03}
-      3: dropped
-      4: {derived_from: 3}
+```yaml
+levels:
+  0: {run: checkpoints/fpn_level_0/run_1, model_sha256: 09ab.., lambda: 0.03}
+  3: dropped
+  4: {derived_from: 3}
+```
 
 Run folders are relative to the file's own folder.
 """

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-LANES = 16
-"""Floats of a vector, where a loop says how many it takes at once."""
-
 
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Return `function` compiled when first called, to run without the GIL; options are njit's."""

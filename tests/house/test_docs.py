@@ -13,7 +13,6 @@ import click
 import pytest
 import yaml
 
-import data
 from configs.config_files import check_config
 from tests.support.coded_study import make_run
 from tests.support.extraction import must_extract
@@ -43,13 +42,7 @@ NAMED_FILE = re.compile(
 # Run by `make docs`, as a notebook and to the end.
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 WITH_PYTHON = [page for page in PAGES if page != TUTORIAL and blocks_of(page, "python")]
-# Until `from data import LevelReader` works: then these two lines and what asks for them can go.
-DOORS_ARE_OPEN = hasattr(data, "LevelReader")
-SETTINGS_PAGES = [
-    page
-    for page in PAGES
-    if blocks_of(page, "yaml") and (DOORS_ARE_OPEN or page.name != "own-code.md")
-]
+SETTINGS_PAGES = [page for page in PAGES if blocks_of(page, "yaml")]
 
 
 def shown(page: Path) -> str:
@@ -117,7 +110,6 @@ def work_folder(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-@pytest.mark.skipif(not DOORS_ARE_OPEN, reason="the doors are not open yet")
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=shown)
 def test_python_of_a_page_runs_from_its_first_line_to_its_last(
     page: Path, work_folder: Path, monkeypatch: pytest.MonkeyPatch

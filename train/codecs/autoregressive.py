@@ -15,18 +15,18 @@ from train.codecs.layers.transforms import CausalConv2d, CodecSize, entropy_para
 class JointAutoregressive(MeanScaleHyperprior):
     r"""Autoregressive and hierarchical priors of Minnen, Balle and Toderici (arXiv:1809.02736).
 
-    .. code-block:: none
+    ```text
+    x ─▶ g_a ─▶ y ─┬─ pad ─▶ h_a ─▶ z ─▶ Q ─▶ z_hat ─▶ h_s ─ crop ─▶ EP ─ scales, means ─┐
+                   │                     ▲                           ▲                   │
+                   │                     EB                   CP ────┘                   │
+                   ▼                                           ▲                         │
+                   Q ─▶ y_hat ─┬───────────────────────────────┘                         │
+                   ▲           └─▶ g_s ─▶ x_hat                                          │
+                   GC ◀──────────────────────────────────────────────────────────────────┘
 
-        x ─▶ g_a ─▶ y ─┬─ pad ─▶ h_a ─▶ z ─▶ Q ─▶ z_hat ─▶ h_s ─ crop ─▶ EP ─ scales, means ─┐
-                       │                     ▲                           ▲                   │
-                       │                     EB                   CP ────┘                   │
-                       ▼                                           ▲                         │
-                       Q ─▶ y_hat ─┬───────────────────────────────┘                         │
-                       ▲           └─▶ g_s ─▶ x_hat                                          │
-                       GC ◀──────────────────────────────────────────────────────────────────┘
-
-        CP = context prediction (masked 5x5 convolution over earlier y_hat)
-        EP = entropy parameters (1x1 convolutions)
+    CP = context prediction (masked 5x5 convolution over earlier y_hat)
+    EP = entropy parameters (1x1 convolutions)
+    ```
 
     While training, CP sees noisy y and all places are computed at once. In eval mode, forward scans
     the latents exactly as the decoder has to: CompressAI's forward rounds y for CP and y - mean in

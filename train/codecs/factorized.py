@@ -14,13 +14,13 @@ from train.codecs.level_codec import LevelCodec
 class FactorizedPrior(LevelCodec):
     r"""Factorized prior of Balle et al. (ICLR 2018, arXiv:1802.01436), C channels in and out.
 
-    .. code-block:: none
+    ```text
+    x ─▶ g_a ─▶ y ─▶ Q ─▶ y_hat ─▶ g_s ─▶ x_hat
+                     ▲
+          EB (one density per channel)
 
-        x ─▶ g_a ─▶ y ─▶ Q ─▶ y_hat ─▶ g_s ─▶ x_hat
-                         ▲
-              EB (one density per channel)
-
-        Q  = rounding (noise while training), EB = entropy bottleneck
+    Q  = rounding (noise while training), EB = entropy bottleneck
+    ```
 
     g_a is `stages` 5x5 convolutions of stride 2 with GDN between them, g_s its mirror image with
     inverse GDN.

@@ -47,16 +47,16 @@ def in_float64(transform: nn.Module) -> nn.Module:
 class ScaleHyperprior(LevelCodec):
     r"""Scale hyperprior of Balle et al. (ICLR 2018, arXiv:1802.01436), zero-mean Gaussians.
 
-    .. code-block:: none
+    ```text
+    x ─▶ g_a ─▶ y ─┬─▶ |y| ─ pad ─▶ h_a ─▶ z ─▶ Q ─▶ z_hat ─▶ h_s ─ crop ─┐
+                   │                            ▲                        scales
+                   ▼                            EB                         │
+                   Q ◀──────────────────── GC ◀────────────────────────────┘
+                   │
+                 y_hat ─▶ g_s ─▶ x_hat
 
-        x ─▶ g_a ─▶ y ─┬─▶ |y| ─ pad ─▶ h_a ─▶ z ─▶ Q ─▶ z_hat ─▶ h_s ─ crop ─┐
-                       │                            ▲                        scales
-                       ▼                            EB                         │
-                       Q ◀──────────────────── GC ◀────────────────────────────┘
-                       │
-                     y_hat ─▶ g_s ─▶ x_hat
-
-        Q = rounding (noise while training), EB = entropy bottleneck, GC = Gaussian conditional
+    Q = rounding (noise while training), EB = entropy bottleneck, GC = Gaussian conditional
+    ```
 
     h_a and h_s have two stride-2 stages each. The features are padded to a multiple of the stride
     of g_a only, and the latents to a multiple of 4 on their way into h_a, with h_s's output cropped
@@ -187,14 +187,14 @@ class ScaleHyperprior(LevelCodec):
 class MeanScaleHyperprior(ScaleHyperprior):
     r"""Mean and scale hyperprior of Minnen, Balle and Toderici (NeurIPS 2018, arXiv:1809.02736).
 
-    .. code-block:: none
-
-        x ─▶ g_a ─▶ y ─┬─ pad ─▶ h_a ─▶ z ─▶ Q ─▶ z_hat ─▶ h_s ─ crop ─┐
-                       │                     ▲                   scales, means
-                       ▼                     EB                        │
-                       Q ◀───────────── GC ◀───────────────────────────┘
-                       │
-                     y_hat ─▶ g_s ─▶ x_hat
+    ```text
+    x ─▶ g_a ─▶ y ─┬─ pad ─▶ h_a ─▶ z ─▶ Q ─▶ z_hat ─▶ h_s ─ crop ─┐
+                   │                     ▲                   scales, means
+                   ▼                     EB                        │
+                   Q ◀───────────── GC ◀───────────────────────────┘
+                   │
+                 y_hat ─▶ g_s ─▶ x_hat
+    ```
 
     As ScaleHyperprior, but h_s predicts means too, and y is rounded to whole distances from them.
     """

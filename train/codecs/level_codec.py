@@ -24,11 +24,11 @@ from train.codecs.map_transforms import MapTransforms
 class LevelCodec(MapTransforms, ABC):
     r"""A learned codec between feature maps of C channels; features are signed, never clamped.
 
-    .. code-block:: none
-
-        x ─ pad ─ (x - mean)/std ─▶ g_a ─▶ y ─▶ entropy model ─▶ y_hat ─▶ g_s ─▶ *std + mean ─ crop
-                                                                                                │
-                                                                                              x_hat
+    ```text
+    x ─ pad ─ (x - mean)/std ─▶ g_a ─▶ y ─▶ entropy model ─▶ y_hat ─▶ g_s ─▶ *std + mean ─ crop
+                                                                                            │
+                                                                                          x_hat
+    ```
 
     x_hat has the size of x. While training, y_hat is y plus uniform noise. The densities, and all
     of compress and decompress, are always float32, whatever `autocast_dtype` is.

@@ -13,8 +13,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from data.system.compiled_loops import LANES
 from train.codecs.fast.fast_layers import FastConv, FastDeconv, FastLayer, Maps, Sides
+from train.codecs.fast.winograd import LANES
 from train.codecs.layers.compressai_parts import GDN
 
 

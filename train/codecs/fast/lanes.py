@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from data.system.vectors import VECTOR, address, constant
+from train.codecs.fast.winograd import LANES
 
 _in_place: Callable[[Callable[..., Any]], Callable[..., Any]] = intrinsic
 
+VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _FUSED = ("contract", "nsz")  # a product and a sum may become one instruction; no rearranging
 
 
@@ -140,3 +142,14 @@ def added(typing: Any, source: Any, index: Any, target: Any, place: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(source, types.int64, target, types.int64), written
+
+
+def address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Return where a vector lies that begins with a flat array's element `index`."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), VECTOR.as_pointer())
+
+
+def constant(vector: Any, value: float) -> Any:
+    """Return a vector of one value."""
+    return ir.Constant(vector, [ir.Constant(vector.element, value)] * vector.count)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from data.system.compiled_loops import LANES, compiled
+from data.system.compiled_loops import compiled
 from train.codecs.fast.lanes import added, cleared, copied, scaled
+from train.codecs.fast.winograd import LANES
 
 GROUP = 256  # channels at a time: what is written lies side by side for as many
 compiled_loop = partial(compiled, error_model="numpy")

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LANES = 16
+"""Floats of a vector: a loop over channels takes so many at once."""
 GROUP_POINTS = (25, 5, 5, 1)
 GROUP_PHASES = (4, 2, 2, 1)
 PITCH = (

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from data.system.compiled_loops import LANES
 from train.codecs.fast import winograd
 from train.codecs.fast.lanes import applied, copied
 from train.codecs.fast.window_loops import GROUP, compiled_loop, load_column, store_line
-from train.codecs.fast.winograd import PITCH
+from train.codecs.fast.winograd import LANES, PITCH
 
 
 def _zero_last(d: Sequence[Any]) -> list[Any]:
