@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, UserError
+
+_FAILURES = (Exception, SystemExit)
 
 
 def is_own(name: str) -> bool:
@@ -34,7 +37,7 @@ def load_own(name: str, what: str) -> Callable[..., Any]:
         importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever someone else's file does when it is read
+    except _FAILURES as error:  # whatever someone else's file does when it is read
         raise _not_imported(error, module_name, f"{what}: {name!r}") from error
     if not hasattr(module, attribute):
         where = getattr(module, "__file__", None) or module_name
@@ -50,17 +53,31 @@ def load_own(name: str, what: str) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]
 
 
-def told(error: Exception) -> str:
+@contextmanager
+def own_code(shown: str) -> Iterator[None]:
+    """Run someone else's code: what it raises is a ConfigError, in one line that begins `shown`.
+
+    Our own errors pass as they are.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except _FAILURES as error:
+        raise ConfigError(f"{shown}: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
     """Return what an error of someone else's code says, and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 
 
-def _not_imported(error: Exception, module: str, shown: str) -> ConfigError:
+def _not_imported(error: BaseException, module: str, shown: str) -> ConfigError:
     is_missing = isinstance(error, ModuleNotFoundError) and error.name is not None
     if is_missing and f"{module}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
         return ConfigError(
             f"{shown} cannot be imported ({error}): "
             f"install its package, or run the command in the folder that holds it ({Path.cwd()})"
         )
-    return ConfigError(f"{shown} cannot be imported: {told(error)}")
+    return ConfigError(f"{shown} cannot be imported: {_told(error)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, MissingDataError
-from configs.own_code import load_own
+from configs.own_code import load_own, own_code
 from configs.schema.data import SplitConfig
 from data.images.files import Listed, read_image_list
 from data.images.records import ImageRecord, SkippedImage
@@ -98,17 +98,22 @@ def read_own(
 ) -> tuple[list[ImageRecord], dict[int, str]]:
     """Return what the user's function `name` reads.
 
-    Raises MissingDataError if it cannot be imported on this machine, ConfigError if it returns
-    something else than records and categories that belong together.
+    Raises MissingDataError if it cannot be imported on this machine or misses a file, ConfigError
+    if it fails, or returns something else than records and categories that belong together.
     """
     try:
         read: Format = load_own(name, "data.format")
     except ConfigError as error:
         raise MissingDataError(str(error)) from error
-    result: Any = read(source, skipped)
+    shown = f"data.format: {name!r}"
+    with own_code(f"{shown} fails ({source.key})"):
+        try:
+            result: Any = read(source, skipped)
+        except FileNotFoundError as error:
+            raise MissingDataError(f"{shown} misses a file ({source.key}): {error}") from error
     problem = _problem_of(result)
     if problem is not None:
-        raise ConfigError(f"data.format: {name!r} {problem} ({source.key}): mend it")
+        raise ConfigError(f"{shown} {problem} ({source.key}): mend it")
     return list(result[0]), dict(result[1])
 
 

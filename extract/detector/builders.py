@@ -10,7 +10,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
 
 from configs.errors import ConfigError
-from configs.own_code import load_own
+from configs.own_code import load_own, own_code
 from configs.schema.data import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
 
 _OWN_BUILDER_DEFAULTS_PX = {"min_size": 320, "max_size": 533}
@@ -77,7 +77,9 @@ def check_builder(name: str, weights: str | None) -> None:
 
 
 def _call_factory(name: str) -> Any:
-    model = load_own(name, "detector.builder")()
+    make = load_own(name, "detector.builder")
+    with own_code(f"detector.builder: {name!r} cannot be made"):
+        model = make()
     for part in ("transform", "backbone"):
         if not hasattr(model, part):
             raise ConfigError(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import ConfigError
-from configs.own_code import is_own, load_own
+from configs.errors import CacheError, ConfigError
+from configs.own_code import is_own, load_own, own_code
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def test_the_working_directory_hides_nothing_that_is_installed(folder: Path) -> 
         ("own_typo:mad", "def made(): ...", r"own_typo.py has no 'mad': mend the name"),
         ("own_value:made", "made = 3", r"is a int and cannot be called: name a class"),
         ("own_fails:made", "x = 1\nx[0]", r"TypeError: .*own_fails.py, line 2\)$"),
+        ("own_exits:made", "import sys\nsys.exit(3)", r"SystemExit: 3 .*own_exits.py, line 2\)$"),
         ("own_syntax:made", "def made(:", r"SyntaxError: .*own_syntax.py, line 1\)"),
         (":made", None, r"write package.module:name"),
         ("own_empty:", "", r"write package.module:name"),
@@ -59,6 +60,17 @@ def test_what_is_wrong_is_one_line_that_names_the_setting(
     with pytest.raises(ConfigError, match=message) as raised:
         load_own(name, "model.name")
     assert re.match(rf"model\.name: '{re.escape(name)}' ", str(raised.value))
+
+
+def test_what_own_code_raises_is_one_line_and_our_own_errors_pass() -> None:
+    for error in (KeyError("a"), SystemExit(3)):
+        line = rf"^it fails: {type(error).__name__}: .* \(.*test_own_code.py, line \d+\)$"
+        with pytest.raises(ConfigError, match=line), own_code("it fails"):
+            raise error
+    with pytest.raises(CacheError, match=r"^a cache$"), own_code("it fails"):
+        raise CacheError("a cache")
+    with pytest.raises(KeyboardInterrupt), own_code("it fails"):
+        raise KeyboardInterrupt
 
 
 def test_only_a_name_with_a_colon_is_ones_own() -> None:

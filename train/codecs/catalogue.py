@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 
 from configs.errors import ConfigError
-from configs.own_code import is_own, load_own, told
+from configs.own_code import is_own, load_own, own_code
 from configs.schema.model import ModelConfig
 from train.codecs.autoregressive import JointAutoregressive
 from train.codecs.entropy.latent_coder import brings_tables
@@ -57,10 +57,8 @@ def _own(model: ModelConfig, size: CodecSize) -> LevelCodec:
         ) from None
     if missing := sorted(getattr(make, "__abstractmethods__", ())):
         raise ConfigError(f"model.name: {model.name!r} is unfinished: write {', '.join(missing)}")
-    try:
+    with own_code(f"model.name: {model.name!r} cannot be made"):
         codec = make(size, **model.options)
-    except Exception as error:  # whatever someone else's code does
-        raise ConfigError(f"model.name: {model.name!r} cannot be made: {told(error)}") from error
     if not isinstance(codec, LevelCodec):
         raise ConfigError(
             f"model.name: {model.name!r} gives a {type(codec).__name__}: "

@@ -240,6 +240,7 @@ def test_factory_in_the_working_directory_gives_its_own_pyramid(
         ({"builder": "ssd300_vgg16"}, "is no detector with an FPN"),
         ({"builder": "no_such_package:build"}, r"cannot be imported \(No module named"),
         ({"builder": "json:no_such_factory"}, "has no 'no_such_factory'"),
+        ({"builder": "json:loads"}, r"'json:loads' cannot be made: TypeError: loads\(\)"),
         ({"builder": ":build"}, "write package.module:name"),
         ({"builder": "json:loads", "weights": "COCO_V1"}, "'COCO_V1' is not for 'json:loads'"),
         ({"builder": OWN, "weights": "COCO_V1"}, "has no torchvision weights: give detector.check"),
