@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from configs.errors import ConfigError, MissingDataError
+from configs.errors import ConfigError
 from configs.own_code import is_own
 from configs.schema.data import DataConfig
 from configs.suggest import did_you_mean
 from data.images.coco import list_coco
 from data.images.files import SUFFIXES, list_images
 from data.images.formats import SplitSource, read_own
+from data.images.records import SkippedImage
 
 # Which keys of a split a format reads, one's own those of coco; any other one is a mistake.
 _KEYS = {
@@ -29,7 +30,7 @@ class ListedImage:
 
     name: str
     image_id: int | None
-    """COCO's own id; None where images are numbered from 1."""
+    """The data set's own id; None where images are numbered from 1, or of a bad image."""
 
     def is_in(self, file: str) -> bool:
         """Whether a file is this image, in whatever folder the data set lies there."""
@@ -65,12 +66,25 @@ def list_files(data: DataConfig, split: str) -> list[ListedImage]:
 
 
 def _listed_by_own(name: str, source: SplitSource) -> list[ListedImage]:
-    """Ask the user's own format, which may not be on the machine that only trains."""
-    try:
-        records = read_own(name, source, skipped=[])[0]
-    except FileNotFoundError as error:
-        raise MissingDataError(f"data.format {name}: {error}") from error
-    return [ListedImage(name=record.file, image_id=record.image_id) for record in records]
+    """Ask the user's own format, for which all images are bad where only their list is."""
+    skipped: list[SkippedImage] = []
+    records = read_own(name, source, skipped)[0]
+    listed = [
+        ListedImage(name=_inside(source, record.file), image_id=record.image_id)
+        for record in records
+    ]
+    for bad in sorted(skipped, key=lambda image: image.position):
+        image = ListedImage(name=_inside(source, bad.file), image_id=None)
+        listed.insert(bad.position, image)
+    return listed
+
+
+def _inside(source: SplitSource, file: str) -> str:
+    """Return an image's name inside the folder of the images, the whole path if it is not there."""
+    folder, path = source.settings.images, PurePath(file)
+    if folder is not None and path.is_relative_to(folder):
+        return str(path.relative_to(folder))
+    return file
 
 
 def find_split(data: DataConfig, split: str) -> SplitSource:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs.config_files import load_config
-from configs.errors import CacheError, ConfigError, MissingDataError
+from configs.errors import BadImageError, CacheError, ConfigError, MissingDataError
 from configs.schema.data import FORMAT_NAMES, DataConfig, SplitConfig
 from data.cache.manifest import Manifest
 from data.images.image_sets import FORMATS, load_images
@@ -16,6 +16,7 @@ from data.images.listing import list_files
 from extract.detector.freshness import refuse_stale_cache
 from tests.support.datasets import save_image
 from tests.support.extraction import must_extract, write_config
+from tests.support.pages import ROOT, blocks_of
 from tests.support.tiny_study import save_detector
 
 # Every line of a list: a file, then one box; boxes of class `thing`, ids of the data set's own.
@@ -96,17 +97,83 @@ def test_bad_image_of_an_own_format_is_an_error_or_left_out(module: str) -> None
     assert [bad.position for bad in images.skipped] == [0]
 
 
+@pytest.mark.parametrize("good", ["ac", "", "b"])
+def test_listing_has_bad_images_at_their_places(module: str, good: str) -> None:
+    Path("boxes.csv").write_text("".join(f"{name}/1.png,{ord(name)},1,1,9,9\n" for name in "abc"))
+    for name in good:
+        save_image(Path(f"images/{name}/1.png"), 96, 64)
+    listed = list_files(data_of(f"{module}:read"), "val")
+    assert [(image.name, image.image_id) for image in listed] == [
+        (f"{name}/1.png", ord(name) if name in good else None) for name in "abc"
+    ]
+
+
+def test_format_that_the_page_shows_leaves_out_a_bad_image(module: str) -> None:
+    (code,) = (
+        block.code
+        for block in blocks_of(ROOT / "docs/how-to/own-code.md", "python")
+        if block.title == "my_formats.py"
+    )
+    Path(f"{module}.py").write_text(code)
+    Path("boxes.csv").write_text("b.png,car,2,3,40,30\na.png,car,1,1,20,20\n")
+    Path("images/a.png").write_bytes(b"broken")
+    images = load_images(data_of(f"{module}:read_csv"), "val", skip_bad=True)
+    assert [(record.image_id, Path(record.file).name) for record in images.records] == [
+        (2, "b.png")
+    ]
+    assert [bad.position for bad in images.skipped] == [0]
+    with pytest.raises(BadImageError, match=r"a.png: not an image that can be read"):
+        load_images(data_of(f"{module}:read_csv"), "val")
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "kind"),
+    [
+        (
+            "KeyError('a')",
+            r"'.*:read' fails \(data.splits.val\): KeyError: 'a' \(.*\)$",
+            ConfigError,
+        ),
+        (
+            "FileNotFoundError('a.csv')",
+            r"misses a file \(.*val\): a.csv$",
+            MissingDataError,
+        ),
+        ("MissingDataError('a.csv: is gone')", "^a.csv: is gone$", MissingDataError),
+    ],
+)
+def test_what_an_own_format_raises_is_one_line(
+    module: str, error: str, told: str, kind: type[ConfigError]
+) -> None:
+    Path(f"{module}.py").write_text(
+        "from configs.errors import MissingDataError\n\n\n"
+        f"def read(source, skipped):\n    raise {error}\n"
+    )
+    with pytest.raises(ConfigError, match=told) as raised:
+        load_images(data_of(f"{module}:read"), "val")
+    assert type(raised.value) is kind
+
+
 def test_cache_of_an_own_format_keeps_its_ids_and_grows_stale_with_its_list(
     module: str,
 ) -> None:
+    Path("images/bad.png").write_bytes(b"broken")
+    save_image(Path("images/beyond.png"), 96, 64)
+    lines = ["bad.png,90,1,1,20,20", *LINES.split(), "beyond.png,10,1,1,20,20"]
+    Path("boxes.csv").write_text("\n".join(lines))
     config = write_config(
         Path("own.yaml"), YAML.format(format=f"{module}:read"), save_detector(Path("detector.pth"))
     )
-    cache = must_extract(config, Path("features"), "--skip-bad-images", split="val")
+    options = ("--skip-bad-images", "--limit", "3")
+    cache = must_extract(config, Path("features"), *options, split="val")
     assert [sample.image_id for sample in Manifest.load(cache).samples] == [70, 30]
     settings = load_config(str(config))
     refuse_stale_cache(cache, "val", settings)
-    Path("boxes.csv").write_text("".join(reversed(LINES.splitlines(keepends=True))))
+    for image in Path("images").iterdir():
+        image.unlink()
+    refuse_stale_cache(cache, "val", settings)  # as on a machine that has the list alone
+    lines[1:3] = reversed(lines[1:3])
+    Path("boxes.csv").write_text("\n".join(lines))
     with pytest.raises(CacheError, match=r"image list: .*b.png there, .*a.png now"):
         refuse_stale_cache(cache, "val", settings)
     Path("boxes.csv").unlink()
