@@ -7,10 +7,11 @@ import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import click
 
+from analyze.anchors.names import ANCHOR_NAMES, FAST_ANCHORS, anchors_of
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
@@ -22,13 +23,8 @@ from configs.options import (
     with_detection_checkpoint,
 )
 
-# What the command works with is imported where it begins to work: --help needs none of it.
-if TYPE_CHECKING:
-    from analyze.allocation.search import Target
-
-ANCHOR_NAMES = ("uniform", "klt", "hevc-8", "hevc-10", "av1-8", "av1-10", "float16")
-FAST_ANCHORS = ("uniform", "klt", "float16")
-"""All but the video coders, which take minutes."""
+# What the command works with is imported where it begins to work: neither --help nor wrong usage
+# needs any of it.
 
 _USUAL_DROP = 0.01
 _PACKAGES = (
@@ -115,18 +111,26 @@ def analyze_levels(
 
         analyze-levels --config kitti --split val
     """
+    setup_logging(log_level)
+    named_target = target_of(target_bpp, target_map_drop, target_mse)
+    chosen_anchors = anchors_of(anchors)
+
     from configs.config_files import dump_config, load_config
 
-    setup_logging(log_level)
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
 
+    from analyze.allocation.search import Target
     from analyze.analysis import AnalysisRequest, Wanted, analyze
+    from analyze.anchors.catalogue import find_anchor
     from analyze.facts.kept_results import Kept
     from analyze.report.finding_tables import allocation_table, trained_table
     from analyze.report.report_folder import write_report
     from analyze.report.sections import ReportOrigin
     from analyze.report.tables import detection_table, level_table, plain_text
 
+    for name in chosen_anchors:
+        find_anchor(name)  # one's own that there is not is told now, and not after hours
+    kind, value = named_target or ("map_drop", _USUAL_DROP)
     now = datetime.now().astimezone()
     folder = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"
     request = AnalysisRequest(
@@ -140,9 +144,9 @@ def analyze_levels(
         options=_options(config, features, detection_checkpoint),
     )
     wanted = Wanted(
-        target=_target(target_bpp, target_map_drop, target_mse),
-        is_named=(target_bpp, target_map_drop, target_mse) != (None, None, None),
-        anchors=_anchors(anchors),
+        target=Target(kind=kind, value=value),
+        is_named=named_target is not None,
+        anchors=chosen_anchors,
         matrix=matrix,
         sensitivity=sensitivity,
         suggest_lambda=suggest_lambda,
@@ -171,31 +175,17 @@ def analyze_levels(
     click.echo(f"\nreport: {page}")
 
 
-def _anchors(names: str) -> tuple[str, ...]:
-    groups = {"fast": FAST_ANCHORS, "all": ANCHOR_NAMES, "none": ()}
-    if names in groups:
-        return groups[names]
-
-    from analyze.anchors.catalogue import find_anchor
-
-    chosen = tuple(name.strip() for name in names.split(","))
-    for name in chosen:
-        find_anchor(name)  # a name that there is not is told now, and not after hours
-    return chosen
-
-
-def _target(bpp: float | None, map_drop: float | None, mse: float | None) -> Target:
-    """Return the one target; without any, a small drop of mAP."""
-    from analyze.allocation.search import Target
-
-    given = {"bpp": bpp, "map_drop": map_drop, "mse": mse}
+def target_of(
+    target_bpp: float | None, target_map_drop: float | None, target_mse: float | None
+) -> tuple[Literal["bpp", "map_drop", "mse"], float] | None:
+    """Return the one target that is given and its value, or None. ConfigError for several."""
+    given = {"bpp": target_bpp, "map_drop": target_map_drop, "mse": target_mse}
     targets = [(kind, value) for kind, value in given.items() if value is not None]
     if len(targets) > 1:
         raise ConfigError(
             "--target-bpp, --target-map-drop and --target-mse: give one of them, not several"
         )
-    kind, value = targets[0] if targets else ("map_drop", _USUAL_DROP)
-    return Target(kind=kind, value=value)  # type: ignore[arg-type]
+    return targets[0] if targets else None  # type: ignore[return-value]
 
 
 def _options(config: str | None, features: str | None, checkpoint: str | None) -> str:

@@ -11,7 +11,8 @@ from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import choose_device, machine_options, run_command
 
-# What a command works with is imported where it begins to work: --help needs none of it.
+# What a command works with is imported where it begins to work: neither --help nor wrong usage
+# needs any of it.
 if TYPE_CHECKING:
     from analyze.streams.ensemble import Ensemble
     from data.cache.cache_folder import CacheFolder
@@ -51,13 +52,15 @@ def compress_features(
       compress-features --run RUN_DIR --run RUN_DIR .. --features features/kitti --out streams
       compress-features --ensemble ensemble.yaml --features features/kitti --out streams
     """
+    setup_logging(log_level)
+    check_source(runs, ensemble)
+
     from analyze.streams.compression import compress_cache
     from analyze.streams.streams_index import FILE_NAME
     from data.cache.cache_folder import CacheFolder
     from data.cache.manifest import FILE_NAME as MANIFEST_NAME
     from train.runs.loaded_models import LoadedModels
 
-    setup_logging(log_level)
     cache, models = CacheFolder(features / split), LoadedModels(choose_device(device))
     if not (cache.path / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
@@ -98,13 +101,17 @@ def decompress_features(
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 
 
+def check_source(runs: tuple[Path, ...], ensemble: Path | None) -> None:
+    """Raise ConfigError unless either runs or an ensemble are given."""
+    if bool(runs) == (ensemble is not None):
+        raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
+
+
 def _ensemble(
     runs: tuple[Path, ...], path: Path | None, cache: CacheFolder, models: LoadedModels
 ) -> Ensemble:
     from analyze.streams.ensemble import ensemble_of_runs, read_ensemble
 
-    if bool(runs) == (path is not None):
-        raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
     if path is not None:
         return read_ensemble(path)
     return ensemble_of_runs(runs, cache.manifest.levels, models)

@@ -22,10 +22,10 @@ from configs.options import (
     with_detection_checkpoint,
 )
 
-# What the command works with is imported where it begins to work: --help needs none of it.
+# What the command works with is imported where it begins to work: neither --help nor wrong usage
+# needs any of it.
 if TYPE_CHECKING:
     from configs.schema.config import Config
-    from data.cache.cache_folder import CacheFolder
     from train.loop.job import Job
     from train.loop.study import RunOutcome
     from train.machine.distributed import World
@@ -84,9 +84,15 @@ def train_level(
       train-level --level random
       torchrun --no-python --nproc-per-node 2 train-level --level 0
     """
+    setup_logging(log_level)
+    _check_lambdas(lambdas)
+    wanted = level_of(level) if resume in ("auto", "never") else None
+    if wanted is None:
+        has_settings = overrides or batch_size is not None or warm_start or init_from is not None
+        _check_resumed(resume, has_settings=bool(has_settings))
+
     from configs.config_files import load_config
 
-    setup_logging(log_level)
     given = {"training.epochs": epochs, "training.batch_size": batch_size}
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
@@ -115,15 +121,10 @@ def train_level(
             train_cache=caches[split], val_cache=caches[val_split], level=0, config=settings,
             device=torch_device, out=None if out is None else Path(out),
         )  # fmt: skip
-        if resume in ("auto", "never"):
-            jobs = _grid(job, level, lambdas)
-        else:
-            if overrides or batch_size is not None or warm_start or init_from is not None:
-                raise ConfigError(
-                    f"--resume {resume}: a run goes on with its own settings: "
-                    "leave out --set, --batch-size, --warm-start and --init-from"
-                )
+        if wanted is None:
             jobs = [_resumed(job, Path(resume), level, lambdas, epochs)]
+        else:
+            jobs = _grid(job, wanted, lambdas)
         study = run_study(
             jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
         )
@@ -132,15 +133,40 @@ def train_level(
         _fail(failed, len(jobs))
 
 
-def _grid(job: Job, level: str | None, lambdas: tuple[float, ...]) -> list[Job]:
-    from data.cache.cache_folder import CacheFolder
-    from train.runs.run_folder import RANDOM
-
-    if level is None:
+def level_of(text: str | None) -> int | str:
+    """Return what --level asks of new runs: a number, "all" or "random". ConfigError otherwise."""
+    if text is None:
         raise ConfigError("--level: say which: 0 to 4, all, or random")
-    levels: list[int | str] = [RANDOM]
-    if level != RANDOM:
-        levels = list[int | str](_levels(level, CacheFolder.of(job.train_cache)))
+    if text in ("all", "random"):
+        return text
+    if not text.isdecimal():
+        raise ConfigError(f"--level {text}: use a level's number (0 is the finest), all, or random")
+    return int(text)
+
+
+def _check_lambdas(lambdas: tuple[float, ...]) -> None:
+    """Raise ConfigError if a lambda is infinite or not a number."""
+    for lmbda in lambdas:
+        if not math.isfinite(lmbda):
+            raise ConfigError(f"--lambda {lmbda}: use a finite number, 0 or more")
+
+
+def _check_resumed(folder: str, *, has_settings: bool) -> None:
+    if has_settings:
+        raise ConfigError(
+            f"--resume {folder}: a run goes on with its own settings: "
+            "leave out --set, --batch-size, --warm-start and --init-from"
+        )
+    if not Path(folder).is_dir():
+        raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
+
+
+def _grid(job: Job, level: int | str, lambdas: tuple[float, ...]) -> list[Job]:
+    from data.cache.cache_folder import CacheFolder
+
+    levels = [level]
+    if level == "all":
+        levels = [each.index for each in CacheFolder.of(job.train_cache).manifest.levels]
     trials = [_with_lambda(job.config, lmbda) for lmbda in dict.fromkeys(lambdas)]
     return [
         replace(job, level=number, config=trial)
@@ -155,8 +181,6 @@ def _resumed(
     """Return the job of a run folder: its own settings, with more epochs if they were asked for."""
     from train.runs.run_folder import RunRecord, load_run_config
 
-    if not folder.is_dir():
-        raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
     record, config = RunRecord.load(folder), load_run_config(folder)
     if level not in (None, str(record.level)) or lambdas not in ((), (record.lmbda,)):
         raise ConfigError(
@@ -198,16 +222,6 @@ def _fail(failed: list[RunOutcome], num_jobs: int) -> None:
     raise error
 
 
-def _levels(text: str, cache: CacheFolder) -> list[int]:
-    if text == "all":
-        return [level.index for level in cache.manifest.levels]
-    if not text.isdecimal():
-        raise ConfigError(f"--level {text}: use a level's number (0 is the finest), all, or random")
-    return [int(text)]
-
-
 def _with_lambda(config: Config, lmbda: float) -> Config:
-    if not math.isfinite(lmbda):
-        raise ConfigError(f"--lambda {lmbda}: use a finite number, 0 or more")
     training = config.training.model_copy(update={"lmbda": lmbda})
     return config.model_copy(update={"training": training})

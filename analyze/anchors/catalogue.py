@@ -7,11 +7,11 @@ from typing import Any
 from analyze.anchors.contract import Anchor
 from analyze.anchors.float16 import Float16Anchor
 from analyze.anchors.klt import KltAnchor
+from analyze.anchors.names import check_anchor
 from analyze.anchors.picture import av1_anchor, hevc_anchor
 from analyze.anchors.uniform import UniformAnchor
 from configs.errors import ConfigError
-from configs.own_code import is_own, load_own
-from configs.suggest import did_you_mean
+from configs.own_code import is_own, load_own, own_code
 
 ANCHORS: dict[str, Anchor] = {
     "uniform": UniformAnchor(),
@@ -30,16 +30,14 @@ _PARTS = ("name", "points", "unavailable", "fit")
 def find_anchor(name: str) -> Anchor:
     """Return one of `ANCHORS`, or what one's own `package.module:name`, called, gives.
 
-    Raises ConfigError if there is none of this name, or it is no `Anchor`.
+    Raises ConfigError if there is none of this name, or one's own fails or is no `Anchor`.
     """
-    if name in ANCHORS:
-        return ANCHORS[name]
+    check_anchor(name)
     if not is_own(name):
-        raise ConfigError(
-            f"--anchors {name}: there is none of this name{did_you_mean(name, ANCHORS)}: use "
-            f"{', '.join(ANCHORS)}, your own package.module:name, or one of fast, all, none"
-        )
-    found: Any = load_own(name, "--anchors")()
+        return ANCHORS[name]
+    make = load_own(name, "--anchors")
+    with own_code(f"--anchors: {name!r} cannot be made"):
+        found: Any = make()
     absent = [part for part in _PARTS if not hasattr(found, part)]
     if absent:
         raise ConfigError(

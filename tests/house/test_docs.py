@@ -13,6 +13,9 @@ import click
 import pytest
 import yaml
 
+from analyze.anchors.names import anchors_of
+from analyze.cli import target_of
+from analyze.streams_cli import check_source
 from configs.config_files import check_config
 from tests.support.coded_study import make_run
 from tests.support.extraction import must_extract
@@ -27,6 +30,7 @@ from tests.support.pages import (
     prose_of,
 )
 from tests.support.tiny_study import TinyStudy, study
+from train.cli import level_of
 
 __all__ = ["study"]
 
@@ -72,7 +76,14 @@ def test_a_command_that_a_page_shows_can_be_typed(words: list[str]) -> None:
         assert {word for word in words if word.startswith("--")} <= options_of(name)
         return
     # Parses and checks each value, as the command itself would; then it stops.
-    command_of(name).make_context(name, words[1:])
+    given = command_of(name).make_context(name, words[1:]).params
+    if name == "analyze-levels":
+        anchors_of(given["anchors"])
+        target_of(given["target_bpp"], given["target_map_drop"], given["target_mse"])
+    elif name == "compress-features":
+        check_source(given["runs"], given["ensemble"])
+    elif name == "train-level" and given["resume"] in ("auto", "never"):
+        level_of(str(given["level"]).replace("$SLURM_ARRAY_TASK_ID", "0"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from analyze.anchors.catalogue import ANCHORS
-from analyze.cli import ANCHOR_NAMES, FAST_ANCHORS
+from analyze.anchors.names import ANCHOR_NAMES, FAST_ANCHORS
 from tests.benchmarks.startup import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -56,10 +56,56 @@ def test_a_mistyped_option_is_refused_before_anything_heavy_is_loaded(command: s
     assert "No such option" in told
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (
+            "analyze-levels --anchors unifor",
+            "--anchors unifor: there is none of this name: did you mean 'uniform'?: use uniform, "
+            "klt, hevc-8, hevc-10, av1-8, av1-10, float16, your own package.module:name, or one of "
+            "fast, all, none",
+        ),
+        (
+            "analyze-levels --target-bpp 1 --target-mse 1",
+            "--target-bpp, --target-map-drop and --target-mse: give one of them, not several",
+        ),
+        ("train-level", "--level: say which: 0 to 4, all, or random"),
+        (
+            "train-level --level fine",
+            "--level fine: use a level's number (0 is the finest), all, or random",
+        ),
+        (
+            "train-level --level 0 --lambda nan",
+            "--lambda nan: use a finite number, 0 or more",
+        ),
+        (
+            "train-level --resume tests --set training.epochs=1",
+            "--resume tests: a run goes on with its own settings: "
+            "leave out --set, --batch-size, --warm-start and --init-from",
+        ),
+        (
+            "train-level --resume nowhere",
+            "--resume nowhere: no such folder: use auto, never or a run folder",
+        ),
+        (
+            "compress-features --features nowhere --out nowhere",
+            "compress-features: give either --run (repeatable) or --ensemble",
+        ),
+        (
+            "compress-features --features nowhere --out nowhere --run a --ensemble b",
+            "compress-features: give either --run (repeatable) or --ensemble",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_before_anything_heavy_is_loaded(typed: str, line: str) -> None:
+    command, *arguments = typed.split()
+    assert answer_of(command, *arguments) == (1, f"Error: {line}\n", set())
+
+
 @pytest.mark.parametrize("command", ["extract-features", "train-level", "analyze-levels"])
 def test_a_mistyped_setting_is_refused_before_torch_is_loaded(command: str) -> None:
-    needed = ["--split", "train"] if command == "extract-features" else []
-    code, told, loaded = answer_of(command, *needed, "--set", "trainning.epochs=1")
+    needed = {"extract-features": ["--split", "train"], "train-level": ["--level", "0"]}
+    code, told, loaded = answer_of(command, *needed.get(command, []), "--set", "trainning.epochs=1")
     assert (code, "torch" in loaded) == (1, False), told
     assert "did you mean 'training'" in told
 

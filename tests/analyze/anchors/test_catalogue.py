@@ -47,6 +47,7 @@ def test_name_of_ours_is_ours() -> None:
     [
         ("unifor", "--anchors unifor: there is none of this name: did you mean 'uniform'.: use "),
         ("absent_anchor:Own", "--anchors: 'absent_anchor:Own' cannot be imported"),
+        ("json:loads", r"'json:loads' cannot be made: TypeError: loads\(\) missing 1 required"),
         ("fractions:Fraction", "gives a Fraction without name, points, unavailable, fit: name a"),
     ],
 )
