@@ -59,7 +59,7 @@ class CacheFolder:
         path = self.path / FILE_NAME
         try:
             return path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
