@@ -24,7 +24,7 @@ from configs.errors import CacheError, ConfigError
 from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
-from extract.accuracy.accuracy import Accuracy
+from extract.accuracy.bootstrap import Accuracy
 
 _LOG = logging.getLogger(__name__)
 

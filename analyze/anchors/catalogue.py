@@ -9,9 +9,8 @@ from analyze.anchors.float16 import Float16Anchor
 from analyze.anchors.klt import KltAnchor
 from analyze.anchors.picture import av1_anchor, hevc_anchor
 from analyze.anchors.uniform import UniformAnchor
-from configs.errors import ConfigError
+from configs.errors import ConfigError, did_you_mean
 from configs.own_code import is_own, load_own
-from configs.suggest import did_you_mean
 
 ANCHORS: dict[str, Anchor] = {
     "uniform": UniformAnchor(),

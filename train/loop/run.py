@@ -30,8 +30,9 @@ from train.loop.saver import Saver
 from train.loop.session import Session, new_session
 from train.loop.steps import train_epoch
 from train.machine.distributed import ALONE, World
-from train.machine.interruption import StopSignals, TrainingInterruptedError
-from train.machine.machine_errors import (
+from train.machine.interruption import (
+    StopSignals,
+    TrainingInterruptedError,
     clear_compile_errors,
     clear_disk_errors,
     clear_out_of_memory,
