@@ -9,7 +9,7 @@ from pathlib import Path
 
 from configs.own_code import code_of, is_own
 from configs.schema.config import Config
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

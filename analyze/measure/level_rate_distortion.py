@@ -149,6 +149,8 @@ def measured_run(
     }
     if run.code:
         key["code"] = run.code
+    if models.is_layer_by_layer(run.folder):
+        key["fast_cpu"] = "never"  # other times, and other last digits
     name = f"level {run.level}, lambda {run.lmbda:.3g}"
     if (found := kept.get(key)) is not None:
         _LOG.info("%s: measured before", name)

@@ -16,7 +16,7 @@ from analyze.facts.kept_results import Kept
 from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
 from analyze.measure.model_cost import model_cost
 from configs.errors import CacheError
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_codecs import HYPERPRIORS, NUM_CHANNELS, ready_codec
 from tests.support.tiny_study import TinyStudy
