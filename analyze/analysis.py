@@ -86,7 +86,9 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
     detector's features. Anything else that is missing, the cache itself where there is one of the
     train split, is a line of the result.
     """
-    cache, models = CacheFolder(request.cache), LoadedModels(request.device)
+    never = request.config.model.fast_cpu == "never"
+    models = LoadedModels(request.device, fast_cpu="never" if never else None)
+    cache = CacheFolder(request.cache)
     checkpoints, named = Path(request.checkpoints), [Path(run) for run in request.run_dirs]
     folders = run_folders(checkpoints, named)
     if not has_cache(cache):

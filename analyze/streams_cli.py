@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from train.runs.loaded_models import LoadedModels
 
 
+fast_cpu_option = click.option(
+    "--fast-cpu", type=click.Choice(["auto", "never"]), default=None,
+    help="Instead of the runs' own model.fast_cpu: never codes layer by layer on a CPU.",
+)  # fmt: skip
+
+
 @click.command(name="compress-features", context_settings={"show_default": True})
 @click.option(
     "--run", "runs", multiple=True, type=click.Path(path_type=Path), metavar="RUN_DIR",
@@ -37,11 +43,12 @@ if TYPE_CHECKING:
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Folder that receives one file per image, and an index.",
 )  # fmt: skip
+@fast_cpu_option
 @machine_options
 @run_command
 def compress_features(
     runs: tuple[Path, ...], ensemble: Path | None, features: Path, split: str, out: Path,
-    device: str, log_level: str,
+    fast_cpu: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Compress a split's features, all levels of an image into one file.
 
@@ -61,7 +68,8 @@ def compress_features(
     from data.cache.manifest import FILE_NAME as MANIFEST_NAME
     from train.runs.loaded_models import LoadedModels
 
-    cache, models = CacheFolder(features / split), LoadedModels(choose_device(device))
+    cache = CacheFolder(features / split)
+    models = LoadedModels(choose_device(device), fast_cpu=fast_cpu)
     if not (cache.path / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
     chosen = _ensemble(runs, ensemble, cache, models)
@@ -80,11 +88,13 @@ def compress_features(
     "--checkpoints", type=click.Path(path_type=Path), metavar="DIR",
     help="Folder in which models are looked for that are not where they were.",
 )  # fmt: skip
+@fast_cpu_option
 @machine_options
 @run_command
 def decompress_features(
-    streams: Path, out: Path, checkpoints: Path | None, device: str, log_level: str
-) -> None:
+    streams: Path, out: Path, checkpoints: Path | None, fast_cpu: str | None, device: str,
+    log_level: str,
+) -> None:  # fmt: skip
     """Decode what compress-features wrote into a cache like any other.
 
     Run it again after an interruption: it goes on where it stopped.
@@ -96,7 +106,7 @@ def decompress_features(
     from train.runs.loaded_models import LoadedModels
 
     setup_logging(log_level)
-    models = LoadedModels(choose_device(device))
+    models = LoadedModels(choose_device(device), fast_cpu=fast_cpu)
     done = decompress_folder(streams, out, checkpoints=checkpoints, models=models)
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 

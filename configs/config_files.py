@@ -12,9 +12,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, did_you_mean
 from configs.schema.config import Config
-from configs.suggest import did_you_mean
 
 PACKAGED_DIR = Path(__file__).parent
 DEFAULT_NAME = "train_factorized_prior_specific_level_fpn"

@@ -1,4 +1,9 @@
-"""The errors a user can cause; the command line turns each into one clear line."""
+"""Errors that are the user's to mend: one line each, with the nearest name to a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -31,3 +36,9 @@ class MachineError(UserError):
 
 class CacheError(UserError):
     """The feature cache is missing, incomplete, damaged or stale."""
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return ``: did you mean 'x'?``, or nothing if no valid name is near."""
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f": did you mean '{near[0]}'?" if near else ""

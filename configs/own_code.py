@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,12 +31,7 @@ def load_own(name: str, what: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute.isidentifier():
         raise ConfigError(f"{what}: {name!r} is no name of own code: write package.module:name")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        # A console script looks beside itself for modules, not in the working directory. Last, so
-        # that nothing there hides a package.
-        sys.path.append(here)
-        importlib.invalidate_caches()
+    _look_in_working_directory()
     try:
         module = importlib.import_module(module_name)
     except _FAILURES as error:  # whatever someone else's file does when it is read
@@ -51,6 +48,16 @@ def load_own(name: str, what: str) -> Callable[..., Any]:
             "name a class or a function"
         )
     return value  # type: ignore[no-any-return]
+
+
+def code_of(name: str) -> str:
+    """Return the SHA-256 of the file of the module that `package.module:name` names.
+
+    What that file imports is not looked at. Empty if the module has no file, or is not found.
+    """
+    _look_in_working_directory()
+    file = _file_of(name.partition(":")[0])
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file and file.is_file() else ""
 
 
 @contextmanager
@@ -71,6 +78,27 @@ def _told(error: BaseException) -> str:
     """Return what an error of someone else's code says, and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+
+
+def _file_of(module: str) -> Path | None:
+    if module in sys.modules:  # __main__ has a file and need not have a spec
+        origin = getattr(sys.modules[module], "__file__", None)
+    else:
+        try:
+            spec = importlib.util.find_spec(module)
+        except _FAILURES:  # of a package above it; `load_own` says so to the user
+            return None
+        origin = spec.origin if spec and spec.has_location else None
+    return Path(origin) if origin else None
+
+
+def _look_in_working_directory() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # A console script looks beside itself for modules, not in the working directory. Last, so
+        # that nothing there hides a package.
+        sys.path.append(here)
+        importlib.invalidate_caches()
 
 
 def _not_imported(error: BaseException, module: str, shown: str) -> ConfigError:

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from data.cache.cache_folder import CacheFolder
     from data.images.image_sets import load_images
-    from data.reading.level_dataset import LevelDataset
-    from data.reading.level_reader import LevelReader
-    from data.reading.level_stream import LevelStream
-    from data.reading.mixed_stream import MixedLevelStream
+    from data.reading.level_reader import LevelDataset, LevelReader
+    from data.reading.level_stream import LevelStream, MixedLevelStream
     from data.reading.transfer import on_device
 else:
     from configs.doors import open_doors  # "not a package"? A configs.py of yours hides ours.
@@ -22,10 +20,10 @@ else:
         __name__,
         {
             "CacheFolder": "data.cache.cache_folder",
-            "LevelDataset": "data.reading.level_dataset",
+            "LevelDataset": "data.reading.level_reader",
             "LevelReader": "data.reading.level_reader",
             "LevelStream": "data.reading.level_stream",
-            "MixedLevelStream": "data.reading.mixed_stream",
+            "MixedLevelStream": "data.reading.level_stream",
             "load_images": "data.images.image_sets",
             "on_device": "data.reading.transfer",
         },

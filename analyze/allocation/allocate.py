@@ -10,7 +10,7 @@ import numpy as np
 from analyze.allocation.lagrangian import Allocated, Cost, Option, map_drop_cost, weighted_mse_cost
 from analyze.allocation.search import Allocation, Target, search
 from analyze.curves.bjontegaard import RateMap, Saving, saving
-from analyze.curves.hull import rising
+from analyze.curves.rate_quality import rising
 from analyze.facts.candidates import Candidate, learner_labels
 from analyze.facts.results import Combination, Found
 from analyze.facts.sent_parts import DERIVED, DROPPED, Combined, MeasuredRun, Part, parts_of

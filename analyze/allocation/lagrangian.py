@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from analyze.curves.hull import lower_hull
+from analyze.curves.rate_quality import lower_hull
 
 _SLACK = 1e-12
 """Relative: sums of the same numbers in another order differ by this much at most."""

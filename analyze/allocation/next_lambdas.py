@@ -14,7 +14,7 @@ import numpy as np
 from analyze.allocation.allocate import AllocationFinding, dropped_error, measured_drops
 from analyze.allocation.lagrangian import Allocated
 from analyze.allocation.search import Target
-from analyze.curves.hull import pareto_front
+from analyze.curves.rate_quality import pareto_front
 from analyze.facts.candidates import learner_labels
 from analyze.facts.results import Found
 from analyze.facts.sent_parts import MeasuredRun

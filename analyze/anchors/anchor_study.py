@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,10 +19,11 @@ from analyze.maps.map_source import DecodedMaps, MapSource
 from analyze.maps.replacements import Derivation, DerivedMaps
 from analyze.streams.unsent_levels import overhead
 from configs.errors import CacheError, ConfigError
+from configs.own_code import code_of
 from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
-from extract.accuracy.accuracy import Accuracy
+from extract.accuracy.bootstrap import Accuracy
 
 _LOG = logging.getLogger(__name__)
 
@@ -181,12 +180,12 @@ def _key(
 
 
 def _code_of(anchor: Anchor) -> dict[str, str]:
-    """What is kept of one's own anchor is of the file that it is in; ours say so by `_METHOD`."""
-    module = type(anchor).__module__
-    if module.startswith("analyze."):
+    """What is kept of one's own anchor is of its class and file; ours say so by `_METHOD`."""
+    made_by = type(anchor)
+    if made_by.__module__.startswith("analyze."):
         return {}
-    file = getattr(sys.modules[module], "__file__", None)
-    return {"code": hashlib.sha256(Path(file).read_bytes()).hexdigest()} if file else {}
+    name = f"{made_by.__module__}:{made_by.__qualname__}"
+    return {"class": name, "code": code_of(name)}
 
 
 def _measure_point(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, did_you_mean
 from configs.own_code import is_own
-from configs.suggest import did_you_mean
 
 ANCHOR_NAMES = ("uniform", "klt", "hevc-8", "hevc-10", "av1-8", "av1-10", "float16")
 FAST_ANCHORS = ("uniform", "klt", "float16")

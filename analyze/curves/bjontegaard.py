@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from bjontegaard import bd_psnr, bd_rate
 
-from analyze.curves.hull import lower_hull
-from analyze.curves.rate_quality import Curve, CurvePoint, rising_hull
+from analyze.curves.rate_quality import Curve, CurvePoint, lower_hull, rising_hull
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,9 +18,9 @@ from analyze.detection.heads_on_levels import detect_from_levels, remembered_hea
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
 from analyze.maps.map_source import as_batch
-from analyze.maps.noisy_maps import NoisyMaps, water_filled
+from analyze.maps.replacements import NoisyMaps, water_filled
 from data.system.atomic_files import write_atomically
-from extract.accuracy.detections import Detections
+from extract.accuracy.matches import Detections
 
 _METHOD = "sensitivity 3"
 _LEAST_WEIGHT = 0.01  # of the mean: a channel that nothing is asked of must not decode to anything

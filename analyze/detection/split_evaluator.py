@@ -20,9 +20,9 @@ from analyze.detection.roi_align import fast_pooling
 from analyze.maps.map_source import MapSource, as_batch
 from data.reading.level_reader import LevelReader
 from data.system.threads import num_threads, per_image
-from extract.accuracy.accuracy import Accuracy
 from extract.accuracy.average_precision import Evaluation, evaluate_detections
-from extract.accuracy.detections import Detections
+from extract.accuracy.bootstrap import Accuracy
+from extract.accuracy.matches import Detections
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

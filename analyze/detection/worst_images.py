@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images.records import ImageRecord, ImageSet
-from extract.accuracy.detections import Detections
-from extract.accuracy.matches import Matches, map_per_image
+from extract.accuracy.matches import Detections, Matches, map_per_image
 
 SHOWN_SCORE = 0.5
 """Boxes of a lower score are left out of pictures, as torchvision's own examples do; AP has all."""

@@ -1,4 +1,4 @@
 """Plain values that the other rooms hand on: results, candidates, what is sent, kept results.
 
-May import: configs.schema, data.system, extract.accuracy.
+May import: configs, configs.schema, data.system, extract.accuracy.
 """

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.own_code import code_of, is_own
 from configs.schema.config import Config
+from configs.schema.training import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +23,8 @@ class Candidate:
     model: str = ""
     """What learned it, and by which distortion: see `learner`."""
     model_sha256: str = ""
+    code: str = ""
+    """See `codec_code`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,9 +39,20 @@ class Pyramid:
 
 
 def learner(config: Config) -> str:
-    """Return `model.name`, with the distortion unless that is the MSE: such runs do not compare."""
+    """Return the model, with the distortion unless that is the MSE: such runs do not compare.
+
+    The model is its name and its options, without a space: `my_codecs:Smoothed(kernel=5)`.
+    """
     distortion = config.training.distortion
-    return config.model.name + ("" if distortion == "mse" else f" {distortion}")
+    return _model(config.model) + ("" if distortion == "mse" else f" {distortion}")
+
+
+def codec_code(model: ModelConfig) -> str:
+    """Return what, beside its weights, a codec of the user's own codes by; empty for ours.
+
+    That is its class, its options, and its module's file: results are kept under it.
+    """
+    return f"{_model(model)} {code_of(model.name)}" if is_own(model.name) else ""
 
 
 def learner_labels(runs: Iterable[Candidate]) -> dict[str, str]:
@@ -97,6 +113,16 @@ def pyramids(
         name = "all levels, best run of each (no lambda has every level)"
         return [Pyramid(name=name, runs=_in_order(best, levels))]
     return []
+
+
+def _model(model: ModelConfig) -> str:
+    if not model.options:
+        return model.name
+    options = ",".join(
+        f"{name}={json.dumps(value, sort_keys=True, separators=(',', ':'), default=str)}"
+        for name, value in sorted(model.options.items())
+    )
+    return f"{model.name}({options})".replace(" ", r"\u0020")  # as JSON may write it
 
 
 def _in_order(runs: Mapping[int, Candidate], levels: Sequence[int]) -> dict[int, Candidate]:

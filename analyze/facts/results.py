@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from extract.accuracy.accuracy import Accuracy
+from extract.accuracy.bootstrap import Accuracy
 
 Result = TypeVar("Result")
 

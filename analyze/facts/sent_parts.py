@@ -24,7 +24,7 @@ class Part:
     def identity(self) -> str:
         """Return what differs between parts that decode differently."""
         if self.run is not None:
-            return f"run {self.run.model_sha256}"
+            return " ".join(filter(None, ("run", self.run.model_sha256, self.run.code)))
         return "dropped to the known mean" if self.kind == "dropped" else self.kind
 
     @property

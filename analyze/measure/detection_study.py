@@ -19,10 +19,9 @@ from analyze.maps.map_source import MapSource
 from analyze.maps.replacements import CachedMaps, DerivedMaps, DroppedMaps, derivations
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
-from extract.accuracy.accuracy import Accuracy
 from extract.accuracy.average_precision import Evaluation
-from extract.accuracy.bootstrap import interval_of, map_draws
-from extract.accuracy.detections import Detections
+from extract.accuracy.bootstrap import Accuracy, interval_of, map_draws
+from extract.accuracy.matches import Detections
 
 _LOG = logging.getLogger(__name__)
 

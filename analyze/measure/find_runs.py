@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 
-from analyze.facts.candidates import Candidate, learner, learner_labels, newest_runs
+from analyze.facts.candidates import Candidate, codec_code, learner, learner_labels, newest_runs
 from analyze.facts.results import AnalysisResult, Found, LevelRow
 from analyze.measure.split import level_facts, missing_cache
 from analyze.streams.unsent_levels import training_cache
@@ -62,6 +62,7 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
                     best_validation_loss=run.best_validation_loss,
                     model=learner(run.config),
                     model_sha256=run.model_sha256,
+                    code=codec_code(run.config.model),
                 )
             )
     return TrainedRuns(special=tuple(special), random=tuple(random))

@@ -136,7 +136,7 @@ def measured_run(
 ) -> MeasuredRun:
     """Return a run with its rate and distortion over the split, from real bitstreams.
 
-    `kept` is asked first; what it holds was measured on the same weights and the same cache. What
+    `kept` is asked first; what it holds was measured on the same weights, own code and cache. What
     is measured leaves its maps in `decoded`, where detection finds them.
     """
     key = {
@@ -147,6 +147,10 @@ def measured_run(
         "images": split.num_images,
         "device": models.device,
     }
+    if run.code:
+        key["code"] = run.code
+    if models.is_layer_by_layer(run.folder):
+        key["fast_cpu"] = "never"  # other times, and other last digits
     name = f"level {run.level}, lambda {run.lmbda:.3g}"
     if (found := kept.get(key)) is not None:
         _LOG.info("%s: measured before", name)

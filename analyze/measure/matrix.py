@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyze.facts.candidates import Candidate, learner
+from analyze.facts.candidates import Candidate, codec_code, learner
 from analyze.facts.kept_results import Kept
 from analyze.maps.map_source import as_batch
 from analyze.measure.model_cost import ModelCost, PyramidCost, model_cost, pyramid_cost
@@ -223,6 +223,8 @@ def _entry(
         "images": num_images,
         "device": codec.mean.device.type,
     }
+    if code := codec_code(info.config.model):
+        key["code"] = code
     if (found := kept.get(key)) is not None:
         return MatrixEntry(**found.facts)
     entry = _measure(codec, reader, num_images, info.lmbda)

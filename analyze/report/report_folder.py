@@ -13,8 +13,7 @@ import numpy as np
 from analyze.detection.sensitivity import write_weights
 from analyze.report.findings import Findings
 from analyze.report.page import plots_of, tables_of
-from analyze.report.page_html import page_html
-from analyze.report.page_markdown import page_markdown
+from analyze.report.page_formats import page_html, page_markdown
 from analyze.report.sections import ReportOrigin, make_page
 from analyze.report.tables import csv_text
 from analyze.streams.ensemble import write_ensemble

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from analyze.facts.results import measured
 from analyze.plots.curve_plots import level_curves_plot, map_plot
 from analyze.plots.figures import Plot, make_plots
-from analyze.report.curve_series import chosen_point, level_series, map_series
 from analyze.report.finding_tables import (
     allocation_table,
     anchor_table,
@@ -19,7 +18,7 @@ from analyze.report.finding_tables import (
     trained_table,
     worst_table,
 )
-from analyze.report.findings import Findings
+from analyze.report.findings import Findings, chosen_point, level_series, map_series
 from analyze.report.page import (
     Block,
     Code,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from analyze.facts.results import AnalysisResult, LevelRow, Measurement
-from extract.accuracy.accuracy import Accuracy, Interval
+from extract.accuracy.bootstrap import Accuracy, Interval
 
 Value = str | int | float | None
 ABSENT = "-"

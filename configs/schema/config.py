@@ -18,9 +18,13 @@ from configs.schema.data import (
     DataConfig,
     DetectorConfig,
 )
-from configs.schema.model import ModelConfig
 from configs.schema.section import SchemaSection
-from configs.schema.training import DetectorTrainingConfig, TrainingConfig, ValidationConfig
+from configs.schema.training import (
+    DetectorTrainingConfig,
+    ModelConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
 
 
 class Config(SchemaSection):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from configs.errors import CacheError
+from data.cache.commit_log import FILE_NAME as LOG_NAME
 from data.cache.commit_log import Commit, hash_log, read_log
 from data.cache.manifest import FILE_NAME, Manifest
 
@@ -22,11 +23,19 @@ class CacheFolder:
     def __init__(self, path: Path | str) -> None:
         """Name the folder; nothing is read yet."""
         self.path = Path(path)
+        self._written = _times_written(self.path)
 
     @classmethod
     def of(cls, cache: CacheFolder | Path | str) -> CacheFolder:
         """Return `cache` itself if somebody has opened it, else a new one of that path."""
         return cache if isinstance(cache, CacheFolder) else cls(cache)
+
+    def up_to_date(self) -> CacheFolder:
+        """Return this one, or a new one if the cache was written to since this one was opened.
+
+        For commands that go on for long: an extraction may have replaced the cache meanwhile.
+        """
+        return self if _times_written(self.path) == self._written else CacheFolder(self.path)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -59,7 +68,7 @@ class CacheFolder:
         path = self.path / FILE_NAME
         try:
             return path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -76,3 +85,16 @@ class CacheFolder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+
+def _times_written(path: Path) -> list[tuple[int, int, int] | None]:
+    """Return what changes with manifest or log: inode, size, and nanosecond of the last write."""
+    times: list[tuple[int, int, int] | None] = []
+    for name in (FILE_NAME, LOG_NAME):
+        try:
+            found = (path / name).stat()
+        except OSError:  # who reads it says what is wrong
+            times.append(None)
+        else:
+            times.append((found.st_ino, found.st_size, found.st_mtime_ns))
+    return times

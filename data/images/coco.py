@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.errors import BadImageError, ConfigError
-from configs.suggest import did_you_mean
+from configs.errors import BadImageError, ConfigError, did_you_mean
 from data.images.files import Listed, image_size_hw, read_text
 from data.images.formats import SplitSource
 from data.images.labels import LabelledBox, finite, make_record, skip_or_raise

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.errors import BadImageError, ConfigError
-from configs.suggest import did_you_mean
+from configs.errors import BadImageError, ConfigError, did_you_mean
 from data.images.files import Listed, find_image, image_size_hw, list_images
 from data.images.records import ImageRecord, SkippedImage
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, did_you_mean
 from configs.own_code import is_own
 from configs.schema.data import DataConfig
-from configs.suggest import did_you_mean
 from data.images.coco import list_coco
 from data.images.files import SUFFIXES, list_images
 from data.images.formats import SplitSource, read_own

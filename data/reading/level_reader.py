@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from configs.errors import CacheError
 from data.cache.cache_folder import CacheFolder
@@ -218,3 +219,36 @@ def _read_statistics(cache: Path, level: int) -> ChannelStatistics:
         return ChannelStatistics.from_json(text)
     except CacheError as error:
         raise CacheError(f"{path}: {error}: remove it and run extract-features again") from error
+
+
+class LevelDataset(Dataset[Tensor]):
+    """Item i is image i of the manifest: its whole map [C, H, W], stored dtype, channels last.
+
+    Items are copies and may be kept. It can be sent to worker processes; each opens the files
+    itself. `LevelStream` is many times faster, since it copies blocks of batches at once. Raises
+    CacheError as `LevelReader` does, IndexError beyond the last image.
+    """
+
+    def __init__(
+        self, cache: CacheFolder | Path | str, level: int, *, verify: Verify = "auto"
+    ) -> None:
+        folder = CacheFolder.of(cache)
+        self._cache = folder.path
+        self._level = level
+        self._verify: Verify = verify
+        self.reader = LevelReader(folder, level, verify=verify)
+
+    def __len__(self) -> int:
+        return self.reader.num_samples
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"level {self._level} has {len(self)} samples, not number {index}")
+        values = np.array(self.reader.sample(index % len(self)))
+        return torch.from_numpy(values).permute(2, 0, 1)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"cache": self._cache, "level": self._level, "verify": self._verify}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(**state)  # type: ignore[misc]

@@ -18,9 +18,8 @@ from torch import Tensor
 from data.cache.annotations import write_annotations
 from data.images.image_sets import read_image
 from data.images.records import ImageSet
-from extract.accuracy.accuracy import Accuracy
-from extract.accuracy.detections import Detections
-from extract.accuracy.matches import Matches, matches_of
+from extract.accuracy.bootstrap import Accuracy
+from extract.accuracy.matches import Detections, Matches, matches_of
 from extract.detector.class_labels import label_to_category, num_labels
 
 # Places in COCOeval.stats; it gives -1 where the split holds no such object.

@@ -1,4 +1,4 @@
-"""Confidence intervals of mAP over images, by the bootstrap (Efron 1979).
+"""Accuracy as plain values, with intervals over images by the bootstrap (Efron 1979).
 
 A data set of I images is drawn again and again, with replacement, from the I images there are; the
 interval is where the middle 95 % of the draws' mAPs lie (the percentile method). It says how much
@@ -13,8 +13,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.accuracy.accuracy import Interval
 from extract.accuracy.matches import Matches, weighted_map
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """Both ends in the figure's own unit; NaN where the figure could not be computed."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accuracy:
+    """COCO figures, 0..1; -1 where the split has no object of that size."""
+
+    map: float
+    map_50: float
+    small: float
+    medium: float
+    large: float
+    interval: Interval | None = None
+    """95 % of bootstrap draws of the images give a `map` in here."""
+    drop: float | None = None
+    """`map` of the original features minus this one."""
+    drop_interval: Interval | None = None
+    """The same for `drop`; both are computed on the same draws."""
+
 
 _CONFIDENCE = 0.95
 _DRAWS_AT_ONCE = 64  # weights of COCO val's 5000 images: 2.6 MB

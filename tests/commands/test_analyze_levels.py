@@ -417,7 +417,7 @@ def test_decoded_maps_do_not_stay_on_disk(reported: Reported) -> None:
     assert not [path for path in reported.folder.rglob(".*") if path.is_dir()]
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("undrawn")
 def test_anchor_of_ones_own_stands_in_the_report_by_its_name(
     study: TinyStudy, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,10 @@ from tests.support.extraction import fingerprints, must_extract, write_config
 
 # Each process is a fork of a server that has imported what the command needs: seconds are saved.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["extract.cli", "extract.dry_run.estimate", "data.images.views"])
+PROCESSES.set_forkserver_preload([
+    "extract.cli", "extract.dry_run.estimate", "data.images.views", "data.writing.cast_kernel",
+    "scipy.linalg",
+])  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -223,7 +223,9 @@ def test_what_is_checked_in_no_time_is_checked_before_images_are_listed(
     tiny_config: Path, monkeypatch: pytest.MonkeyPatch, command: Command, options: tuple[str, ...]
 ) -> None:
     listed = []
-    monkeypatch.setattr(extract.cli, "load_images", lambda *_, **__: listed.append("split"))
+    monkeypatch.setattr(
+        "data.images.image_sets.load_images", lambda *_, **__: listed.append("split")
+    )
     result = CliRunner().invoke(
         command, ["--config", str(tiny_config), "--split", "train", *options]
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import CacheError, ConfigError
-from configs.own_code import is_own, load_own, own_code
+from configs.own_code import code_of, is_own, load_own, own_code
 
 
 @pytest.fixture
@@ -71,6 +71,28 @@ def test_what_own_code_raises_is_one_line_and_our_own_errors_pass() -> None:
         raise CacheError("a cache")
     with pytest.raises(KeyboardInterrupt), own_code("it fails"):
         raise KeyboardInterrupt
+
+
+def test_code_is_another_when_the_modules_own_file_changes_whether_imported_or_not(
+    folder: Path,
+) -> None:
+    (folder / "own_hashed.py").write_text("from own_beside import made\n")
+    (folder / "own_beside.py").write_text("def made(): ...\n")
+    before = code_of("own_hashed:made")
+    assert re.fullmatch("[0-9a-f]{64}", before)
+    load_own("own_hashed:made", "model.name")
+    (folder / "own_beside.py").write_text("def made(): return 7\n")
+    assert code_of("own_hashed:made") == before
+    with (folder / "own_hashed.py").open("a") as file:
+        file.write("# another\n")
+    assert code_of("own_hashed:made") not in ("", before)
+
+
+@pytest.mark.parametrize("module", ["own_absent", "own_broken.deep", "sys", "", ".own"])
+def test_a_module_without_a_file_has_no_code(folder: Path, module: str) -> None:
+    (folder / "own_broken").mkdir()
+    (folder / "own_broken/__init__.py").write_text("1 / 0\n")
+    assert code_of(f"{module}:made") == ""
 
 
 def test_only_a_name_with_a_colon_is_ones_own() -> None:

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from analyze.streams_cli import compress_features, decompress_features
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy
 from train.codecs.catalogue import build_codec

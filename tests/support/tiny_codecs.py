@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from train.codecs.catalogue import MODELS, build_codec
 from train.codecs.level_codec import LevelCodec
 from train.runs.checkpoint import Provenance

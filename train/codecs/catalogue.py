@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from configs.errors import ConfigError
 from configs.own_code import is_own, load_own, own_code
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from train.codecs.autoregressive import JointAutoregressive
 from train.codecs.entropy.latent_coder import brings_tables
 from train.codecs.factorized import FactorizedPrior

@@ -14,14 +14,13 @@ from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import LevelStream
-from data.reading.mixed_stream import MixedLevelStream
+from data.reading.level_stream import LevelStream, MixedLevelStream
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
 from train.machine.distributed import World
 from train.objective.catalogue import weights_fingerprint
 from train.runs.checkpoint import BEST_NAME, read_run_info
-from train.runs.run_folder import RANDOM, RunRecord, run_parent
+from train.runs.run_folder import RANDOM, RunRecord, code_fingerprints, run_parent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +45,12 @@ class Job:
         return run_parent(self.config, self.level, self.out)
 
     def fingerprints(self) -> dict[str, str]:
-        """Return the fingerprints of both caches, and of a file of channel weights."""
+        """Return the fingerprints of both caches, of a file of channel weights, and of own code."""
         return {
             "train": CacheFolder.of(self.train_cache).manifest.fingerprint,
             "val": CacheFolder.of(self.val_cache).manifest.fingerprint,
             **weights_fingerprint(self.config.training),
+            **code_fingerprints(self.config),
         }
 
 

@@ -30,8 +30,9 @@ from train.loop.saver import Saver
 from train.loop.session import Session, new_session
 from train.loop.steps import train_epoch
 from train.machine.distributed import ALONE, World
-from train.machine.interruption import StopSignals, TrainingInterruptedError
-from train.machine.machine_errors import (
+from train.machine.interruption import (
+    StopSignals,
+    TrainingInterruptedError,
     clear_compile_errors,
     clear_disk_errors,
     clear_out_of_memory,
@@ -39,7 +40,13 @@ from train.machine.machine_errors import (
 from train.machine.precision import autocast_dtype, choose_precision
 from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
 from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights
-from train.runs.run_folder import RunRecord, locked, make_run_folder, save_config
+from train.runs.run_folder import (
+    RunRecord,
+    code_fingerprints,
+    locked,
+    make_run_folder,
+    save_config,
+)
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +165,12 @@ def _open_folder(job: Job, caches: Caches, world: World) -> Path:
 
 def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
     if job.resume is not None:
-        record = RunRecord.load(job.resume)
+        record, code = RunRecord.load(job.resume), code_fingerprints(job.config)
         for name, fingerprint in job.fingerprints().items():
             its = record.cache_fingerprints.get(name, "none")
-            if its != fingerprint:
+            if its != fingerprint and name in code:
+                log.info("%s: goes on, with other code of %s than it had", job.resume, name)
+            elif its != fingerprint:
                 what = "file of channel weights" if name == CHANNEL_WEIGHTS else f"{name} cache"
                 raise CacheError(
                     f"{job.resume}: was trained on another {what} (fingerprint {its[:12]}, this "
@@ -191,6 +200,7 @@ def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
 def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecord:
     """Bring the session to where the run stands; return its record."""
     record = world.from_first(lambda: RunRecord.load(folder))
+    record.cache_fingerprints.update(code_fingerprints(job.config))
     there = world.from_first(lambda: load_last(folder))
     if there is not None:
         session.restore(there["model_state_dict"], there["training_state"])

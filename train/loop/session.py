@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from configs.schema.config import Config
 from configs.schema.training import TrainingConfig
-from data.reading.level_stream import LevelStream
-from data.reading.mixed_stream import MixedLevelStream
+from data.reading.level_stream import LevelStream, MixedLevelStream
 from train.codecs.level_codec import LevelCodec
 from train.machine.cuda_graphs import StepGraphs
 

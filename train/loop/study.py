@@ -18,6 +18,7 @@ import torch
 
 from configs.errors import MachineError, UserError
 from configs.log_setup import setup_logging
+from data.cache.cache_folder import CacheFolder
 from train.loop.job import Job
 from train.loop.run import train_level
 from train.machine.distributed import ALONE, World
@@ -105,6 +106,11 @@ def _run_one(
     job: Job, before: RunOutcome | None, go_on: bool, world: World, stop: StopSignals
 ) -> RunOutcome:
     """Train a run unless it is finished, or the one `before` it, which it begins from, is not."""
+    job = replace(
+        job,
+        train_cache=CacheFolder.of(job.train_cache).up_to_date(),
+        val_cache=CacheFolder.of(job.val_cache).up_to_date(),
+    )
     try:
         if go_on and job.resume is None:
             fingerprints = job.fingerprints()

@@ -20,10 +20,18 @@ class LoadedModels:
     """
 
     def __init__(
-        self, device: str | torch.device = "cpu", *, most_bytes: int = 1024 * 2**20
+        self,
+        device: str | torch.device = "cpu",
+        *,
+        fast_cpu: str | None = None,
+        most_bytes: int = 1024 * 2**20,
     ) -> None:
-        """Take the device on which codecs are to work; nothing is read yet."""
+        """Take the device on which codecs are to work; nothing is read yet.
+
+        `fast_cpu`: as `model.fast_cpu`; None: as each run's own configuration says.
+        """
         self.device = str(device)
+        self.fast_cpu = fast_cpu
         self._most_bytes = most_bytes
         self._infos: dict[Path, RunInfo] = {}
         self._codecs: dict[Path, LevelCodec] = {}
@@ -36,6 +44,10 @@ class LoadedModels:
             self._stored(Path(run))
         return self._infos[key]
 
+    def is_layer_by_layer(self, run: str | Path) -> bool:
+        """Say whether a run's transforms never take the fast way on a CPU."""
+        return (self.fast_cpu or self.info(run).config.model.fast_cpu) == "never"
+
     def codec(self, run: str | Path, *, level: int | None = None) -> LevelCodec:
         """Return a run's codec, ready to code: one for each call, which is the caller's own.
 
@@ -44,6 +56,7 @@ class LoadedModels:
         above, or if it does not serve that level.
         """
         codec = copy.deepcopy(self._stored(Path(run)))
+        codec.layer_by_layer = self.is_layer_by_layer(run)
         if level is not None:
             codec.use_level(self.info(run).row_of(level, Path(run) / BEST_NAME))
         return ready_to_code(codec, self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,12 @@ from typing import Any
 
 from configs.config_files import check_config, dump_config, read_yaml
 from configs.errors import ConfigError, UserError
+from configs.own_code import code_of, is_own
 from configs.schema.config import Config
 from data.system.atomic_files import write_atomically
 from train.runs.checkpoint import BEST_NAME
+
+_LOG = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
 RECORD_NAME = "run.json"
@@ -44,7 +48,7 @@ class RunRecord:
     level: int | str
     lmbda: float
     cache_fingerprints: dict[str, str]
-    """Of the train and val caches, and of a file of channel weights if there is one."""
+    """Of the train and val caches, a file of channel weights if there is one, and own code."""
     detector_weights_sha256: str
     versions: dict[str, str]
     seed: int
@@ -124,15 +128,35 @@ def load_run_config(folder: Path | str) -> Config:
 def same_run_before(
     parent: Path, config: Config, fingerprints: Mapping[str, str]
 ) -> tuple[Path, RunRecord] | None:
-    """Return the newest run of the same settings on the same caches, finished or not."""
+    """Return the newest run of the same settings, caches and own code, finished or not.
+
+    Where there is one but for the code, a line of the log says that it is passed over.
+    """
+    code = code_fingerprints(config)
+    of_other_code = None
     for folder in sorted(parent.glob("run_*"), reverse=True):
         try:
             record, there = RunRecord.load(folder), load_run_config(folder)
         except UserError:
             continue  # of an older version, or damaged: not to be gone on with
-        if _settings(there) == _settings(config) and record.cache_fingerprints == fingerprints:
+        if _settings(there) != _settings(config):
+            continue
+        if record.cache_fingerprints == fingerprints:
             return folder, record
+        if of_other_code is None and {**record.cache_fingerprints, **code} == fingerprints:
+            of_other_code = folder
+    if of_other_code is not None:
+        _LOG.info(
+            "%s: is of other code of %s: beginning anew (--resume %s goes on with it all the same)",
+            of_other_code, " or ".join(code), of_other_code,
+        )  # fmt: skip
     return None
+
+
+def code_fingerprints(config: Config) -> dict[str, str]:
+    """Return setting -> hash of the user's own code that it names; nothing for what is ours."""
+    named = {"model.name": config.model.name, "training.distortion": config.training.distortion}
+    return {setting: code_of(name) for setting, name in named.items() if is_own(name)}
 
 
 def find_runs(out: Path | str) -> list[Run]:

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs.schema.config import Config
-from configs.schema.model import ModelConfig
-from configs.schema.training import TrainingConfig
+from configs.schema.training import ModelConfig, TrainingConfig
 from train.codecs.catalogue import build_codec, codec_size
 from train.codecs.level_codec import LevelCodec
 from train.loop.session import make_optimizers

@@ -23,7 +23,7 @@ from analyze.measure.split import open_split
 from analyze.streams.unsent_levels import overhead
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
-from extract.accuracy.accuracy import Accuracy
+from extract.accuracy.bootstrap import Accuracy
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, with_detector
 from tests.support.tiny_study import study as study
 

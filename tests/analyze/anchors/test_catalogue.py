@@ -38,6 +38,24 @@ def test_anchor_of_ones_own_is_measured_and_kept_until_its_file_changes(
         assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
+def test_two_anchors_of_one_file_and_one_name_are_kept_apart(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = write_anchor(tmp_path / "own_twins.py")
+    with (tmp_path / "own_twins.py").open("a") as file:
+        file.write("\n\nclass Twin(WholeNumbers):\n    pass\n")
+    kept = Kept(tmp_path / "kept")
+    with LevelReader(study.val_cache, 3) as reader:
+        split = AnchorSplit(
+            train_cache=study.train_cache, readers={3: reader}, num_images=1, evaluator=None,
+            derivations={},
+        )  # fmt: skip
+        for name in (first, "own_twins:Twin"):
+            study_anchors({name: find_anchor(name)}, split, kept, tmp_path)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
 def test_name_of_ours_is_ours() -> None:
     assert [find_anchor(name) for name in ANCHORS] == list(ANCHORS.values())
 

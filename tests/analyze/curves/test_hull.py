@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyze.curves.hull import lower_hull, pareto_front, rising
+from analyze.curves.rate_quality import lower_hull, pareto_front, rising
 
 # Whole numbers, so that no comparison hangs on rounding.
 POINTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=25)

@@ -9,9 +9,8 @@ from analyze.curves.comparison import compare
 from analyze.facts.candidates import Candidate, learner_labels
 from analyze.facts.results import AnalysisResult, Combination, LevelRow
 from analyze.plots.figures import make_plots
-from analyze.report.curve_series import level_series, map_series
 from analyze.report.finding_tables import bd_table
-from analyze.report.findings import Findings
+from analyze.report.findings import Findings, level_series, map_series
 from analyze.report.tables import level_table
 from tests.analyze.curves.test_rate_quality import accuracy, anchor_point, row
 

@@ -17,7 +17,7 @@ from analyze.curves.rate_quality import (
     rising_hull,
 )
 from analyze.facts.results import Combination, LevelFacts, LevelRow, Measurement
-from extract.accuracy.accuracy import Accuracy
+from extract.accuracy.bootstrap import Accuracy
 
 
 def accuracy(value: float) -> Accuracy:

@@ -18,7 +18,7 @@ from analyze.detection.sensitivity import (
     write_weights,
 )
 from analyze.facts.kept_results import Kept
-from analyze.maps.noisy_maps import NoisyMaps, water_filled
+from analyze.maps.replacements import NoisyMaps, water_filled
 from configs.errors import ConfigError
 from data.reading.level_reader import LevelReader
 from tests.analyze.detection.test_heads_on_levels import BUILDERS, own_levels, small_detector

@@ -7,7 +7,7 @@ import pytest
 
 from analyze.detection.worst_images import MatchedDetections, worst_images
 from data.cache.annotations import read_annotations
-from extract.accuracy.detections import Detections
+from extract.accuracy.matches import Detections
 from tests.support.pyramids import split_evaluator
 from tests.support.tiny_study import TinyStudy, study
 

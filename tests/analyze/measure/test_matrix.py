@@ -16,6 +16,7 @@ from analyze.facts.kept_results import Kept
 from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
 from analyze.measure.model_cost import model_cost
 from configs.errors import CacheError
+from configs.schema.training import ModelConfig
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_codecs import HYPERPRIORS, NUM_CHANNELS, ready_codec
 from tests.support.tiny_study import TinyStudy
@@ -202,6 +203,25 @@ def test_models_of_another_distortion_or_train_cache_are_named(
     (note,) = [note for note in found.notes if "train cache" in note]
     assert note.startswith("not trained alike in train cache: level 0: ")
     assert note.endswith(", level 1: ffffffffffff")
+
+
+def test_entries_of_ones_own_codec_are_kept_for_its_code_and_of_ours_as_ever(
+    runs: list[Path], readers: dict[int, LevelReader], study: TinyStudy, tmp_path: Path
+) -> None:
+    class WithOptions(LoadedModels):
+        def __init__(self, kernel: int) -> None:
+            super().__init__()
+            self.model = ModelConfig(name="own_absent:Codec", options={"kernel": kernel})
+
+        def info(self, run: str | Path) -> RunInfo:
+            info = super().info(run)
+            config = info.config.model_copy(update={"model": self.model})
+            return dataclasses.replace(info, config=config)
+
+    kept, level = Kept(tmp_path), {4: readers[4]}
+    for number, models in enumerate((LoadedModels(), WithOptions(3), WithOptions(5)), start=1):
+        measure_matrix([runs[4]], level, 1, study.train_cache, models, kept)
+        assert len(list(tmp_path.iterdir())) == number
 
 
 def test_without_a_train_cache_there_is_no_matrix(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from analyze.plots.level_details import latent_rates, map_pictures, value_histogram
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy, study  # noqa: F401
 from train.codecs.catalogue import build_codec

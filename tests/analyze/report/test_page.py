@@ -24,7 +24,7 @@ from analyze.facts.results import (
 )
 from analyze.plots.figures import make_plots
 from analyze.report.findings import Findings
-from analyze.report.page_html import _table
+from analyze.report.page_formats import _table
 from analyze.report.report_folder import write_report
 from analyze.report.sections import ReportOrigin
 from analyze.report.tables import (
@@ -35,7 +35,7 @@ from analyze.report.tables import (
     shown,
     word_columns,
 )
-from extract.accuracy.accuracy import Accuracy, Interval
+from extract.accuracy.bootstrap import Accuracy, Interval
 
 PROVENANCE = ReportOrigin(
     created="2025-01-01T12:00:00+00:00",

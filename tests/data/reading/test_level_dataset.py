@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 
 from data.cache.cache_folder import CacheFolder
 from data.cache.verification import verify_cache
-from data.reading.level_dataset import LevelDataset
-from data.reading.level_reader import LevelReader
+from data.reading.level_reader import LevelDataset, LevelReader
 from tests.support.extraction import TinyCache
 
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from extract.accuracy.average_precision import Evaluation, evaluate_detections
 from extract.accuracy.bootstrap import interval_of, map_draws, map_intervals
-from extract.accuracy.detections import Detections
-from extract.accuracy.matches import map_per_image, weighted_map
+from extract.accuracy.matches import Detections, map_per_image, weighted_map
 
 
 def evaluation_of(

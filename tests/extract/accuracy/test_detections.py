@@ -10,7 +10,7 @@ import torch
 
 from analyze.detection.heads_on_levels import detect_from_levels
 from analyze.facts.kept_results import Kept
-from extract.accuracy.detections import Detections
+from extract.accuracy.matches import Detections
 from tests.analyze.detection.test_heads_on_levels import BUILDERS, own_levels, small_detector
 from tests.support.pyramids import split_evaluator
 from tests.support.tiny_study import TinyStudy, study

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from configs.config_files import check_config
 from configs.errors import ConfigError
-from configs.schema.model import MODEL_NAMES
+from configs.schema.training import MODEL_NAMES
 from tests.support.tiny_codecs import (
     HYPERPRIORS,
     NAMES,

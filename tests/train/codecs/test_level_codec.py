@@ -11,7 +11,7 @@ from compressai.models import FactorizedPrior
 from compressai.models.utils import conv, deconv
 
 from configs.errors import ConfigError
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from tests.support.tiny_codecs import (
     NAMES,
     NUM_CHANNELS,

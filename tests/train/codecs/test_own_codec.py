@@ -11,7 +11,7 @@ import torch
 
 from configs.config_files import check_config
 from configs.errors import ConfigError
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from tests.support.tiny_codecs import NUM_CHANNELS, PROVENANCE, features
 from train.codecs.catalogue import build_codec
 from train.runs.checkpoint import encode_checkpoint, load_codec

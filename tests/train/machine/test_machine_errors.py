@@ -8,7 +8,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from configs.errors import ConfigError, UserError
 from tests.support.tiny_study import tiny_config
-from train.machine.machine_errors import clear_compile_errors, clear_out_of_memory
+from train.machine.interruption import clear_compile_errors, clear_out_of_memory
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from tests.support.training_process import rows_without_times
 from train.loop.job import Job
 from train.loop.run import train_level
 from train.objective.catalogue import distortions
-from train.runs.run_folder import load_run_config
+from train.runs.run_folder import RunRecord, load_run_config
 
 OWN = """
 def absolute(x_hat, x):
@@ -39,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_training_minimises_ones_own_function_and_the_run_names_it(
-    study: TinyStudy, folder: Path
+    study: TinyStudy, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = Job(
         train_cache=study.train_cache, val_cache=study.val_cache, level=4, device="cpu", out=folder,
@@ -51,6 +53,13 @@ def test_training_minimises_ones_own_function_and_the_run_names_it(
     error = float(row["val_loss"]) - 0.001 * float(row["val_bpp"])
     assert 0 < error < float(row["val_mse"]) ** 0.5, "a mean absolute error is below the root"
     assert error > 0.1 * float(row["val_mse"]) ** 0.5
+
+    (folder / "own_errors.py").write_text(f"{OWN}# the same, said otherwise\n")
+    assert RunRecord.load(run).cache_fingerprints != job.fingerprints()
+    caplog.set_level(logging.INFO)
+    train_level(replace(job, resume=run))
+    assert f"{run}: goes on, with other code of training.distortion than it had" in caplog.messages
+    assert RunRecord.load(run).cache_fingerprints == job.fingerprints()
 
 
 def test_each_level_has_the_function_itself(study: TinyStudy, folder: Path) -> None:

@@ -46,6 +46,17 @@ def test_what_a_caller_does_to_its_codec_is_not_seen_by_the_next(runs: list[Path
     assert torch.equal(models.codec(runs[0]).mean, before)
 
 
+@pytest.mark.parametrize(
+    ("fast_cpu", "expected"), [(None, False), ("auto", False), ("never", True)]
+)
+def test_a_command_may_forbid_the_fast_way_whatever_the_run_says(
+    runs: list[Path], fast_cpu: str | None, expected: bool
+) -> None:
+    models = LoadedModels(fast_cpu=fast_cpu)
+    assert models.codec(runs[0]).layer_by_layer == expected
+    assert models.is_layer_by_layer(runs[0]) == expected
+
+
 def test_weights_beyond_the_limit_go_and_are_read_again(runs: list[Path]) -> None:
     models = LoadedModels(most_bytes=1)
     with openings() as counted:

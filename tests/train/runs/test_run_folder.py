@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,13 @@ import yaml
 
 from configs.config_files import check_config
 from configs.schema.config import Config
-from train.runs.run_folder import CONFIG_NAME, RunRecord, make_run_folder, same_run_before
+from train.runs.run_folder import (
+    CONFIG_NAME,
+    RunRecord,
+    code_fingerprints,
+    make_run_folder,
+    same_run_before,
+)
 
 SETTINGS = {"model": {"stages": 2}, "training": {"epochs": 3}}
 CACHES = {"train": "a" * 64, "val": "b" * 64}
@@ -21,16 +29,20 @@ def with_model(**model: Any) -> Config:
     return check_config({**SETTINGS, "model": {"stages": 2, **model}}, "test")
 
 
+def make_run(parent: Path, config: Config, fingerprints: Mapping[str, str] = CACHES) -> Path:
+    folder = make_run_folder(parent, config, datetime(2025, 1, 2))
+    RunRecord(
+        level=0, lmbda=0.001, cache_fingerprints=dict(fingerprints), detector_weights_sha256="d",
+        versions={}, seed=0, device="cpu", precision="float32", machine="", num_processes=1,
+        num_threads=1, started="",
+    ).save(folder)  # fmt: skip
+    return folder
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run of SETTINGS."""
-    folder = make_run_folder(tmp_path, with_model(), datetime(2025, 1, 2))
-    RunRecord(
-        level=0, lmbda=0.001, cache_fingerprints=CACHES, detector_weights_sha256="d", versions={},
-        seed=0, device="cpu", precision="float32", machine="", num_processes=1, num_threads=1,
-        started="",
-    ).save(folder)  # fmt: skip
-    return folder
+    return make_run(tmp_path, with_model())
 
 
 def found(run: Path, config: Config) -> bool:
@@ -53,3 +65,35 @@ def test_another_model_or_other_options_make_another_run(run: Path) -> None:
     own = [with_model(name="own:Codec", options={"width": width}) for width in (1, 2)]
     (run / CONFIG_NAME).write_text(yaml.safe_dump(own[0].model_dump(mode="json", by_alias=True)))
     assert [found(run, config) for config in own] == [True, False]
+
+
+def test_changed_code_of_ones_own_makes_another_run_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_losses.py").write_text("def huber(x_hat, x): ...\n")
+    raw = {**SETTINGS, "training": {"epochs": 3, "distortion": "own_losses:huber"}}
+    config = check_config(raw, "test")
+    runs = tmp_path / "runs"
+    before_codes = make_run(runs, config)
+    assert code_fingerprints(config).keys() == {"training.distortion"}
+    assert same_run_before(runs, config, CACHES | code_fingerprints(config)) is None
+    run = make_run(runs, config, CACHES | code_fingerprints(config))
+    caplog.clear()
+    known = same_run_before(runs, config, CACHES | code_fingerprints(config))
+    assert known is not None
+    assert known[0] == run != before_codes
+    assert caplog.messages == []
+
+    (tmp_path / "own_losses.py").write_text("def huber(x_hat, x): return x\n")
+    assert same_run_before(runs, config, CACHES | code_fingerprints(config)) is None
+    (line,) = caplog.messages
+    assert line.startswith(f"{run}: is of other code of training.distortion: beginning anew")
+    other_caches = {"train": "c" * 64, "val": "b" * 64}
+    assert same_run_before(runs, config, other_caches | code_fingerprints(config)) is None
+    assert caplog.messages == [line], "of other caches: not for its code"
+
+
+def test_what_is_ours_has_no_code_in_the_record() -> None:
+    assert code_fingerprints(with_model()) == {}

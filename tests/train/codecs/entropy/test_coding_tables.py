@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from train.codecs.catalogue import build_codec
 from train.codecs.layers.compressai_parts import EntropyBottleneck, GaussianConditional
 from train.codecs.level_codec import LevelCodec

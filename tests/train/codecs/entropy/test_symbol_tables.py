@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from analyze.anchors.covariance import covariance_of
+from analyze.anchors.klt import covariance_of
 from train.codecs.entropy.symbol_tables import MAX_SYMBOL, SymbolCounts, SymbolTables, fit_tables
 
 

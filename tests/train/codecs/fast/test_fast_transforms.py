@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from tests.support.torch_cores import cores
 from train.codecs.catalogue import MODELS, build_codec
 from train.codecs.fast import winograd

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from configs.schema.model import ModelConfig
+from configs.schema.training import ModelConfig
 from train.codecs.catalogue import build_codec
 
 WITHOUT_THE_ROOM = """

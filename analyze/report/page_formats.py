@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs no other file and no network."""
+"""A report as one HTML page that needs no other file and no network, and as Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,33 @@ from analyze.report.page import (
     TableBlock,
     Terms,
 )
-from analyze.report.tables import Table, word_columns
+from analyze.report.tables import Table, markdown, word_columns
+
+
+def page_markdown(page: Page, plots_folder: str) -> str:
+    """Return the whole page; its pictures lie in `plots_folder` beside it."""
+    parts = [f"# {page.title}", page.summary]
+    for section in page.sections:
+        parts.append(f"## {section.title}")
+        parts += [_as_markdown(block, plots_folder) for block in section.blocks]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _as_markdown(block: Block, plots_folder: str) -> str:
+    match block:
+        case Paragraph(text=text):
+            return text
+        case TableBlock(table=table):
+            return markdown(table)
+        case Figures(plots=plots):
+            return "\n\n".join(f"![{each.title}]({plots_folder}/{each.name}.png)" for each in plots)
+        case Terms(entries=entries):
+            return "\n".join(f"- **{name}**: {text}" for name, text in entries)
+        case Lines(lines=lines):
+            return "\n".join(f"- {line}" for line in lines)
+        case Code(text=text):
+            return f"```\n{text}\n```"
+
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #ffffff; --ink: #1f2328; --soft: #59636e;
