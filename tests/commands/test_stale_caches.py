@@ -18,6 +18,9 @@ from tests.support.photos import COMMANDS, READERS, Photos, coco_of, photos, wri
 __all__ = ["photos"]
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture(autouse=True)
 def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -54,13 +55,23 @@ def test_trained_model_packs_a_tensor(study: TinyStudy, tmp_path: Path) -> None:
 
 
 def test_analysis_from_python_tells_what_the_trained_level_costs(
-    study: TinyStudy, tmp_path: Path
+    study: TinyStudy,
+    tmp_path: Path,
+    undrawn: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     job = Job(
         train_cache=study.train_cache, val_cache=study.val_cache, level=3, config=study.config,
         device="cpu", out=tmp_path / "checkpoints",
     )  # fmt: skip
     train_level(job)
-    told = run_example("analysis", tmp_path, study.config_file, study.root, job.out or "")
+    # In this process, where nothing has to be imported and drawn.
+    script = str(ROOT / "examples/analysis.py")
+    arguments = [script, str(study.config_file), str(study.root), str(job.out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(script, run_name="__main__")
+    told = capsys.readouterr().out
     assert re.search(r"^level 3: \d+\.\d+ bpp, mAP \d\.\d+$", told, flags=re.MULTILINE), told
     assert "missing: " in told  # the levels that were not trained

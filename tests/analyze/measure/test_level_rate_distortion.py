@@ -30,14 +30,23 @@ class Full(Kept):
         return KeptResult(facts=facts, arrays={})
 
 
+class Anywhere(LoadedModels):
+    """Models whose checkpoints need not be there."""
+
+    def is_layer_by_layer(self, run: str | Path) -> bool:
+        return self.fast_cpu == "never"
+
+
 def test_key_has_the_code_of_ones_own_codec_and_is_as_ever_for_ours() -> None:
     kept = Full()
     split = SimpleNamespace(cache=SimpleNamespace(content_id="cache"), num_images=1)
     for code in ("", "own:Codec 1", "own:Codec 2"):
         run = Candidate(folder=Path("run"), level=0, lmbda=0.1, best_validation_loss=1.0, code=code)
-        measured_run(
-            run, cast(Split, split), cast(DecodedLevels, None), LoadedModels(), kept
-        )  # fmt: skip
-    ours, one, other = kept.keys
+        measured_run(run, cast(Split, split), cast(DecodedLevels, None), Anywhere(), kept)
+    slow = Anywhere(fast_cpu="never")
+    run = dataclasses.replace(run, code="")
+    measured_run(run, cast(Split, split), cast(DecodedLevels, None), slow, kept)
+    ours, one, other, layers = kept.keys
     assert ours.keys() == {"method", "model", "level", "cache", "images", "device"}
     assert [one, other] == [ours | {"code": f"own:Codec {number}"} for number in (1, 2)]
+    assert layers == ours | {"fast_cpu": "never"}

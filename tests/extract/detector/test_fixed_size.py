@@ -34,6 +34,9 @@ detector: {resize: [144, 208]}
 """
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture(scope="module")
 def fixed_cache(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A float32 cache of six scenes at one fixed size, and its configuration."""
