@@ -16,30 +16,12 @@ from data.system.compiled_loops import compiled
 
 _F, _D, _I, _WORD = np.float32, np.float64, np.int32, np.uint64
 _MAGNITUDE = _I(0x7FFFFFFF)
+PIECE = 1024  # values: 4 KiB each of what is stored and computed stay in the fastest cache
 WORDS = 8  # of four channels: 64 bytes of halves, which the processor's memory takes at once
 
 _compiled = partial(compiled, error_model="numpy")
 # LLVM makes vectors of a sum only if it may choose its order. NaN and infinity stay what they are.
 _compiled_sum = partial(_compiled, fastmath={"reassoc", "contract"})
-
-
-@_compiled_sum
-def _add_up(stored: Any, computed: Any) -> tuple[Any, Any, Any]:
-    """Return a channel's mean, squared differences from it, and squared error of the cast.
-
-    The differences are first taken from one of the values, so that their squares lose no digits
-    (Chan, Golub and LeVeque 1979, equation 1.7).
-    """
-    shift = _D(stored[0])
-    total = squared = squared_error = _D(0)
-    for i in range(stored.size):
-        away = _D(stored[i]) - shift
-        error = _D(stored[i] - computed[i])
-        total += away
-        squared += away * away
-        squared_error += error * error
-    correction = total / stored.size
-    return shift + correction, max(squared - correction * total, 0.0), squared_error
 
 
 @_compiled
@@ -48,9 +30,22 @@ def _in_order(bits: Any) -> Any:
     return _I(bits ^ _I(_I(bits >> _I(31)) & _MAGNITUDE))
 
 
+@_compiled_sum
+def _add_up(stored: Any, computed: Any, shift: Any) -> tuple[Any, Any, Any]:
+    """Return sums over a piece: differences from `shift`, their squares, squares of errors."""
+    total = squared = squared_error = _F(0)
+    for i in range(stored.size):
+        away = stored[i] - shift
+        error = stored[i] - computed[i]
+        total += away
+        squared += away * away
+        squared_error += error * error
+    return total, squared, squared_error
+
+
 @_compiled
 def _find_extremes(stored: Any, computed: Any) -> tuple[Any, Any, Any]:
-    """Return the bits of a channel's least and greatest value, and largest error of the cast.
+    """Return a piece's least and greatest value, in order, and the bits of its largest error.
 
     LLVM makes vectors of the least of integers, but not of floats, which may be NaN.
     """
@@ -62,15 +57,37 @@ def _find_extremes(stored: Any, computed: Any) -> tuple[Any, Any, Any]:
         low, high = min(low, value), max(high, value)
         error = _F(stored[i] - computed[i])
         largest_error = max(largest_error, _I(error.view(_I) & _MAGNITUDE))
-    return _in_order(low), _in_order(high), largest_error
+    return low, high, largest_error
+
+
+@_compiled
+def _sum_up_channel(stored: Any, computed: Any, sums: Any, extremes: Any) -> None:
+    """Fill mean, squared differences from it and squared error; least, greatest, largest error.
+
+    The differences are first taken from one of the values, so that their squares lose no digits
+    (Chan, Golub and LeVeque 1979, equation 1.7). A piece is so short that its sums may be float32,
+    each of many lanes; what pieces add up to is float64.
+    """
+    shift = stored[0]
+    total = squared = squared_error = _D(0)
+    low = high = _in_order(stored.view(_I)[0])
+    largest_error = _I(0)
+    for first in range(0, stored.size, PIECE):
+        ours, theirs = stored[first : first + PIECE], computed[first : first + PIECE]
+        one, two, three = _add_up(ours, theirs, shift)
+        total, squared, squared_error = total + one, squared + two, squared_error + three
+        least, greatest, error = _find_extremes(ours, theirs)
+        low, high, largest_error = min(low, least), max(high, greatest), max(largest_error, error)
+    correction = total / stored.size
+    sums[0], sums[1] = _D(shift) + correction, max(squared - correction * total, 0.0)
+    sums[2] = squared_error
+    extremes[0], extremes[1], extremes[2] = _in_order(low), _in_order(high), largest_error
 
 
 @_compiled
 def _sum_up(stored: Any, computed: Any, sums: Any, extremes: Any) -> None:
     for channel in range(len(stored)):
-        ours = stored[channel], computed[channel]
-        sums[channel, 0], sums[channel, 1], sums[channel, 2] = _add_up(*ours)
-        extremes[channel, 0], extremes[channel, 1], extremes[channel, 2] = _find_extremes(*ours)
+        _sum_up_channel(stored[channel], computed[channel], sums[channel], extremes[channel])
 
 
 def channel_sums(stored: NDArray[Any], computed: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -104,6 +121,11 @@ def _transpose_fours(rows: Any, words: Any, joined: Any) -> None:
                     | _WORD(c[position]) << _WORD(32)
                     | _WORD(d[position]) << _WORD(48)
                 )
+        if num == WORDS:  # a number that is known when it is compiled
+            for position in range(num_positions):
+                for word in range(WORDS):
+                    words[position, first + word] = joined[word, position]
+            continue
         for position in range(num_positions):
             for word in range(num):
                 words[position, first + word] = joined[word, position]
