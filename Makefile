@@ -10,10 +10,10 @@ PYTHONS := $(or $(PYTHON),python3.12 python3.11 python3.10 python3)
 # behind it fails here, too.
 IS_FIT := import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 BIN := .venv/bin
-# The tests' maps are too small for threads to help: files of tests share the cores instead. Two more
+# The tests' maps are too small for threads to help: files of tests share the cores instead. One more
 # than there are cores, since some wait for processes that they start, stop and kill.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
-WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 7 ? cores + 2 : 8)))
+WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 8 ? cores + 1 : 8)))
 
 .PHONY: help quickstart test lint types docs bench bench-gpu clean
 
