@@ -10,7 +10,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
 
 from configs.errors import ConfigError
-from configs.own_code import load_own, own_code
+from configs.own_code import is_own, load_own, own_code
 from configs.schema.data import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
 
 _OWN_BUILDER_DEFAULTS_PX = {"min_size": 320, "max_size": 533}
@@ -39,7 +39,7 @@ def build_detector(config: DetectorConfig, num_classes: int | None) -> Any:
         sizes["min_size"] = config.min_size
     if config.max_size is not None:
         sizes["max_size"] = config.max_size
-    if ":" in name:
+    if is_own(name):
         model = _call_factory(name)
     elif name == SCENES_BUILDER:
         model = fasterrcnn_mobilenet_v2_fpn(num_classes=num_classes or 91, **sizes)
@@ -47,7 +47,7 @@ def build_detector(config: DetectorConfig, num_classes: int | None) -> Any:
         model = torchvision.models.get_model_builder(name)(
             weights=None, weights_backbone=None, num_classes=num_classes or 91, **sizes
         )
-    if ":" in name and sizes:
+    if is_own(name) and sizes:
         transform = model.transform
         transform.min_size = (sizes.get("min_size", transform.min_size[-1]),)
         transform.max_size = sizes.get("max_size", transform.max_size)
@@ -64,12 +64,12 @@ def fpn_builders() -> list[str]:
 
 def check_builder(name: str, weights: str | None) -> None:
     """Raise ConfigError if there is no such builder, or these weights are not for it."""
-    if ":" not in name and name not in (SCENES_BUILDER, *fpn_builders()):
+    if not is_own(name) and name not in (SCENES_BUILDER, *fpn_builders()):
         raise ConfigError(
             f"detector.builder: {name!r} is no detector with an FPN: use one of "
             f"{', '.join((SCENES_BUILDER, *fpn_builders()))}, or your own package.module:factory"
         )
-    if ":" in name and weights not in (None, "random"):
+    if is_own(name) and weights not in (None, "random"):
         raise ConfigError(
             f"detector.weights: {weights!r} is not for {name!r}: "
             "remove it, a factory of your own brings its weights or takes detector.checkpoint"

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import CacheError, ConfigError, MissingDataError
+from configs.own_code import is_own
 from configs.schema.config import Config
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
 from data.cache.cache_folder import CacheFolder
@@ -143,7 +144,7 @@ def _is_known_to_be(manifest: Manifest, config: DetectorConfig, file: Path | Non
 
 
 def _is_own_factory(config: DetectorConfig) -> bool:
-    return ":" in (config.builder or DEFAULT_BUILDER)
+    return is_own(config.builder or DEFAULT_BUILDER)
 
 
 def _sizes_are_known(manifest: Manifest, config: DetectorConfig) -> bool:

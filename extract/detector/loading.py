@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from configs.errors import ConfigError
+from configs.own_code import is_own
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
 from extract.detector.builders import build_detector, check_builder
 from extract.detector.class_labels import num_classes_of
@@ -59,7 +60,7 @@ def load_detector(config: DetectorConfig, device: str | torch.device = "cpu") ->
         if content.batch_norm_eps is not None:
             set_batch_norm_eps(model, content.batch_norm_eps)
         classes = content.classes
-    elif config.weights == "random" or ":" in builder:
+    elif config.weights == "random" or is_own(builder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build_detector(config, None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from configs.errors import ConfigError
+from configs.own_code import is_own
 from configs.schema.data import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def weights_file(config: DetectorConfig) -> Path | None:
     builder = config.builder or DEFAULT_BUILDER
     if config.checkpoint is not None:
         return _path_of(config.checkpoint)
-    if config.weights == "random" or ":" in builder:
+    if config.weights == "random" or is_own(builder):
         return None
     return _file_of(_find_named(builder, config.weights or DEFAULT_WEIGHTS))
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from configs.errors import ConfigError
 from configs.log_setup import bar_interval_s
+from configs.own_code import is_own
 from configs.schema.data import DetectorConfig
 from configs.schema.training import DetectorTrainingConfig
 from data.images.records import ImageSet
@@ -176,7 +177,7 @@ def start_model(
     """Build the detector for `num_classes`, load all weights that fit; class heads start anew."""
     model = build_detector(detector, num_classes)
     eps: float | None = None
-    own_factory = ":" in (detector.builder or "") and not (detector.checkpoint or detector.weights)
+    own_factory = is_own(detector.builder or "") and not (detector.checkpoint or detector.weights)
     if detector.weights != "random" and not own_factory:
         start = (
             read_checkpoint(detector.checkpoint)
