@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import os
 import shutil
 import subprocess
@@ -20,7 +20,14 @@ from data.system import compiled_loops
 from data.system.compiled_loops import compiled
 
 ROOT = Path(__file__).parents[3]
-LOOP = "from formula import twice\n\ndef loop(number):\n    return twice(number) + 1\n"
+LOOP = """
+from data.system.compiled_loops import compiled
+from formula_of_project import twice
+twice = compiled(twice)
+def loop(number):
+    return twice(number) + 1
+"""
+FORMULA = "def twice(number):\n    return 2 * number\n"
 
 
 @pytest.fixture
@@ -28,8 +35,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of two files: a loop, and the formula that it calls."""
     folder = tmp_path / "project" / "data"
     folder.mkdir(parents=True)
-    (folder / "loop.py").write_text(LOOP)
-    (folder / "formula.py").write_text("def twice(number):\n    return 2 * number\n")
+    (folder / "loop_of_project.py").write_text(LOOP)
+    (folder / "formula_of_project.py").write_text(FORMULA)
     monkeypatch.setattr(compiled_loops, "_PROJECT", folder.parent)
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kept"))
     return folder
@@ -43,19 +50,12 @@ def in_a_new_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 
 def from_now_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
-    formula = _module(folder / "formula.py")
-    formula.twice = compiled(formula.twice)
-    monkeypatch.setitem(sys.modules, "formula", formula)
-    return compiled(_module(folder / "loop.py").loop)
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     # Not by way of __pycache__, which looks at whole seconds.
-    exec(compile(path.read_text(), path, "exec"), module.__dict__)
-    return module
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(folder)
+    for name in ("loop_of_project", "formula_of_project"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return compiled(importlib.import_module("loop_of_project").loop)
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +72,10 @@ def test_formula_edited_in_another_file_is_what_runs(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert in_a_new_process(project, monkeypatch)(10) == 21
-    (project / "formula.py").write_text("def twice(number):\n    return 4 * number\n")
+    (project / "formula_of_project.py").write_text(FORMULA.replace("2", "4"))
     assert in_a_new_process(project, monkeypatch)(10) == 41
     before = kept_forms(tmp_path)
-    (project / "formula.py").write_text("def twice(number):\n    return 2 * number\n")
+    (project / "formula_of_project.py").write_text(FORMULA)
     again = in_a_new_process(project, monkeypatch)
     assert again(10) == 21
     assert again.stats.cache_hits == {next(iter(again.nopython_signatures)).args: 1}  # type: ignore[attr-defined]
@@ -86,7 +86,7 @@ def test_sources_edited_under_a_running_process_leave_nothing_for_the_next(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_a_new_process(project, monkeypatch)
-    (project / "formula.py").write_text("def twice(number):\n    return 4 * number\n")
+    (project / "formula_of_project.py").write_text(FORMULA.replace("2", "4"))
     assert from_now_on(project, monkeypatch)(10) == 41
     assert kept_forms(tmp_path) == []
 
@@ -145,7 +145,10 @@ def test_compiled_loops_lie_in_the_user_s_cache_folder_and_not_beside_the_source
     assert in_a_new_process(project, monkeypatch)(10) == 21
     assert set(project.parent.rglob("*")) == before
     kept = kept_forms(tmp_path / "home" / "fpn-feature-codecs" / "compiled")
-    assert [path.name.split("-")[0] for path in kept] == ["formula.twice", "loop.loop"]
+    assert [path.name.split("-")[0] for path in kept] == [
+        "formula_of_project.twice",
+        "loop_of_project.loop",
+    ]
 
 
 def test_what_no_process_has_used_for_a_month_is_removed(
@@ -153,12 +156,12 @@ def test_what_no_process_has_used_for_a_month_is_removed(
 ) -> None:
     in_a_new_process(project, monkeypatch)
     old = compiled_loops._folder()
-    (project / "loop.py").write_text(LOOP + "\n")
+    (project / "loop_of_project.py").write_text(LOOP + "\n")
     in_a_new_process(project, monkeypatch)
     recent = compiled_loops._folder()
     assert old is not None and recent is not None and old.is_dir()
     os.utime(old, (0, 0))
-    (project / "loop.py").write_text(LOOP + "\n\n")
+    (project / "loop_of_project.py").write_text(LOOP + "\n\n")
     in_a_new_process(project, monkeypatch)
     assert not old.exists() and recent.is_dir()
 
