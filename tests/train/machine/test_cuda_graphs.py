@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -62,3 +64,29 @@ def test_steps_of_an_optimiser_that_counts_on_the_cpu_are_computed_as_usual() ->
     graphs = StepGraphs([torch.optim.Adam(layer.parameters(), fused=False)])
     values = [graphs.run("key", torch.full((1, 2), float(i)), torch.sum) for i in range(6)]
     assert [float(value) for value in values] == [0, 2, 4, 6, 8, 10]
+
+
+@on_gpu
+def test_session_put_back_after_steps_were_recorded_goes_on_as_before(
+    zarr_cache: TinyCache,
+) -> None:
+    sizes = {"n_hidden": 16, "n_channels": 16}
+    with trainer(
+        zarr_cache.folder, 2, precision="float32", batch_size=2, device="cuda", model=sizes,
+        cuda_graphs=True,
+    ) as training:  # fmt: skip
+        session = training.session
+        batches = list(on_device(session.stream, "cuda"))[:1]
+        for _ in range(6):
+            training(*batches[0])
+        assert session.graphs is not None and session.graphs._recorded
+        weights, state = deepcopy((session.codec.state_dict(), session.state()))
+        ends = []
+        for _ in range(2):
+            session.restore(deepcopy(weights), deepcopy(state))
+            for _ in range(6):
+                training(*batches[0])
+            ends.append(deepcopy(session.optimizer.state_dict()["state"]))
+        for one, other in zip(ends[0].values(), ends[1].values(), strict=True):
+            assert float(one["step"]) == float(other["step"]) == 12
+            assert torch.allclose(one["exp_avg"], other["exp_avg"])
