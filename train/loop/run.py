@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from configs.cores import threads_for_resumed
 from configs.errors import CacheError
 from train.loop.epoch_end import EpochEnd
 from train.loop.job import (
@@ -207,6 +208,8 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         record.finished = None
         progress = session.progress
         log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
+        if (num_threads := threads_for_resumed(record.num_threads)) is not None:
+            torch.set_num_threads(num_threads)  # others add in another order
     elif (start := run_to_begin_from(job, record)) is not None:
         weights = load_weights(start / BEST_NAME)
         session.codec.load_state_dict(weights)
