@@ -70,6 +70,7 @@ def train_level(
     trains the run.
     """
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # for the run after this
         stack.enter_context(clear_out_of_memory(job.config.training))
         stack.enter_context(clear_compile_errors(job.config.training))
         caches = stack.enter_context(open_caches(job))

@@ -197,13 +197,13 @@ def test_loops_run_on_any_processor_that_is_named() -> None:
     """Numba compiles for it: nothing may ask what the processor at hand can do beyond that."""
     script = """
 import numpy as np
-from data.writing.cast_kernel import WORDS, channel_sums, transpose_halves
-halves = np.arange(32, dtype=np.float16).reshape(4, 8)
-columns = np.empty((8, 4), np.float16)
-transpose_halves(halves, columns, np.empty((WORDS, 8), np.int64))
-assert (columns == halves.T).all()
-sums, _ = channel_sums(halves.astype(np.float32), halves.astype(np.float32))
-assert (sums[:, 0] == halves.mean(1)).all()
+from data.writing.cast_kernel import CHANNELS, WORDS, store_halves
+values = np.arange(32, dtype=np.float32).reshape(4, 8) / 3
+stored = np.empty((8, 4), np.float16)
+memory = np.empty((CHANNELS, 8), np.float16), np.empty((WORDS, 8), np.int64)
+sums, _ = store_halves(values, stored, *memory)
+assert (stored == values.T.astype(np.float16)).all()
+assert np.allclose(sums[:, 0], stored.mean(0, dtype=np.float64))
 """
     subprocess.run(
         [sys.executable, "-c", script],
