@@ -23,7 +23,7 @@ from data.cache.manifest import FILE_NAME, Manifest
 from data.images.records import ImageSet
 from data.reading.level_reader import LevelReader
 from extract.detector.class_labels import head_of, match_labels, unknown_classes
-from extract.detector.freshness import refuse_other_detector, refuse_stale_cache
+from extract.detector.freshness import refuse_old_boxes, refuse_other_detector, refuse_stale_cache
 from extract.detector.loading import load_detector
 from extract.detector.own_detector import identity_of
 
@@ -110,6 +110,7 @@ def open_split(
         found: Found[SplitEvaluator | None] = Found(None, boxes.missing)
         only: dict[int, str] = {}
         if boxes.result is not None:
+            refuse_old_boxes(cache, boxes.result, config, options)
             only = _chosen(classes, boxes.result.categories)
             found = _evaluator(
                 boxes.result, only, readers, num_images, config.detector, device, options
