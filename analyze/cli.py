@@ -82,6 +82,12 @@ _PACKAGES = (
     is_flag=True,
     help="Say where the next lambdas should lie: in the largest gaps, or at a --target named.",
 )
+@click.option(
+    "--classes",
+    default=None,
+    metavar="NAME[,NAME...]",
+    help="Evaluate detection on these classes alone.  [default: all that have boxes]",
+)
 @click.option("--limit", default=None, type=click.IntRange(min=1), help="Only the first N images.")
 @click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @run_command
@@ -103,6 +109,7 @@ def analyze_levels(
     matrix: bool,
     sensitivity: bool,
     suggest_lambda: bool,
+    classes: str | None,
     limit: int | None,
     run_dirs: tuple[Path, ...],
 ) -> None:
@@ -142,6 +149,7 @@ def analyze_levels(
         config=settings,
         device=choose_device(device),
         limit=limit,
+        classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
         options=_options(config, features, detection_checkpoint),
     )
     wanted = Wanted(
