@@ -67,6 +67,7 @@ def train_level(
     asks to stop; UserError if the loss is not finite, memory does not suffice, or another process
     trains the run.
     """
+    job = job.settled()
     with ExitStack() as stack:
         stack.enter_context(clear_out_of_memory(job.config.training))
         stack.enter_context(clear_compile_errors(job.config.training))

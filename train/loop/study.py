@@ -56,16 +56,14 @@ class _Worker:
 def chains_of(jobs: Sequence[Job]) -> list[list[Job]]:
     """Cut a study into what has to be trained in order.
 
-    With a warm start that is each level by itself, its lambdas in ascending order; every run alone
+    With a warm start that is a level by itself, its lambdas in ascending order; every run alone
     otherwise.
     """
-    if not any(job.config.training.warm_start for job in jobs):
-        return [[job] for job in jobs]
-    chains: dict[int | str, list[Job]] = {}
-    for job in sorted(jobs, key=lambda job: job.config.training.lmbda):
-        chains.setdefault(job.level, []).append(job)
-    order = list(dict.fromkeys(job.level for job in jobs))
-    return [chains[level] for level in order]
+    chains: dict[tuple[int | str, int | None], list[Job]] = {}
+    for place, job in enumerate(jobs):
+        alone = None if job.config.training.warm_start else place
+        chains.setdefault((job.level, alone), []).append(job)
+    return [sorted(chain, key=lambda job: job.config.training.lmbda) for chain in chains.values()]
 
 
 def run_study(
@@ -74,9 +72,10 @@ def run_study(
     """Train all jobs, `num_jobs` at a time with the cores shared out; yield each as it ends.
 
     `go_on`: skip runs that are finished and resume those that are not; otherwise all begin anew. A
-    run that fails does not keep the others from being trained; a signal ends the study.
+    run that fails does not keep the others from being trained; a signal ends the study. Raises
+    ConfigError before any begins if a job's settings are not for its caches.
     """
-    chains = chains_of(jobs)
+    chains = chains_of([job.settled() for job in jobs])
     with StopSignals() as stop:
         if num_jobs > 1 and len(chains) > 1:
             yield from _run_at_once(chains, go_on, num_jobs, log_level, stop)
