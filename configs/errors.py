@@ -10,6 +10,8 @@ class UserError(Exception):
     """A mistake that the user can mend; its text says what, where, and what to do next."""
 
     exit_code = 1
+    met_by_all = False
+    """Processes that train together all meet it at one point, and can go on together."""
 
 
 class ConfigError(UserError):
@@ -31,7 +33,7 @@ class BadImageError(ConfigError):
 
 
 class MachineError(UserError):
-    """Memory or a disk takes no more. Of several processes one alone may meet it."""
+    """Memory or a disk takes no more."""
 
 
 class CacheError(UserError):

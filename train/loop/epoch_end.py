@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from configs.errors import UserError
 from configs.schema.config import Config
 from data.reading.level_stream import whole_map_batches
 from train.loop.job import Caches, level_weights
-from train.loop.loss_watch import rate_collapsed, warn_of_collapse
+from train.loop.loss_watch import DivergedError, rate_collapsed, warn_of_collapse
 from train.loop.session import Session, step_scheduler
 from train.loop.validation import Validation, mean_validation, validate
 from train.machine.distributed import World
@@ -81,7 +80,7 @@ class EpochEnd:
             self._log.add(metrics)
             log.info("level %s %s", self._record.level, metrics.line())
         if result is not None and not math.isfinite(result.loss):
-            raise UserError(
+            raise DivergedError(
                 f"level {self._record.level}: the validation loss became nan or infinite in epoch "
                 f"{epoch}: the checkpoints in {self._folder} are of before it; lower "
                 "training.learning_rate"

@@ -7,7 +7,9 @@ import logging
 import os
 import platform
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 import torch
 
 from configs.errors import CacheError
+from data.reading.level_stream import LevelStream, MixedLevelStream
+from train.codecs.level_codec import LevelCodec
 from train.loop.epoch_end import EpochEnd
 from train.loop.job import (
     Caches,
@@ -39,6 +43,7 @@ from train.machine.interruption import (
 )
 from train.machine.precision import autocast_dtype, choose_precision
 from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
+from train.objective.rate_distortion import Distortion
 from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights
 from train.runs.run_folder import (
     RunRecord,
@@ -71,13 +76,9 @@ def train_level(
     with ExitStack() as stack:
         stack.enter_context(clear_out_of_memory(job.config.training))
         stack.enter_context(clear_compile_errors(job.config.training))
-        caches = stack.enter_context(open_caches(job))
-        if job.resume is None:
-            # Before the codec is seeded: to look at a checkpoint draws random numbers.
-            refuse_other_kind(job, caches)
-        session = _begin(job, caches, world)
-        # Before the run is taken up, with its random numbers: to load a detector draws some.
-        weighing = distortions(job.config, caches.train, job.device)
+        prepared = world.together(lambda: _prepare(job, stack, world))
+        caches, codec, weighing = prepared.caches, prepared.codec, prepared.distortions
+        session = new_session(codec, world.wrap(codec), prepared.stream, job.config, job.device)
         folder = world.from_first(lambda: _open_folder(job, caches, world))
         world.from_first(lambda: stack.enter_context(locked(folder)))
         stop = stop or stack.enter_context(StopSignals())
@@ -147,15 +148,33 @@ def _run(
     return reason
 
 
-def _begin(job: Job, caches: Caches, world: World) -> Session:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    caches: Caches
+    codec: LevelCodec
+    stream: LevelStream | MixedLevelStream
+    distortions: Sequence[Distortion]
+
+
+def _prepare(job: Job, stack: ExitStack, world: World) -> _Prepared:
+    """Open and make all that can be refused before processes have to act together."""
+    caches = stack.enter_context(open_caches(job))
+    if job.resume is None:
+        # Before the codec is seeded: to look at a checkpoint draws random numbers.
+        refuse_other_kind(job, caches)
     for reader in caches.train:
         warn_of_large_features(reader)
     codec = make_codec(job, caches)
     codec.input_noise = job.config.training.input_noise
     if job.config.training.compile:
         codec.compile_transforms()
-    stream = make_stream(job, caches, world)
-    return new_session(codec, world.wrap(codec), stream, job.config, job.device)
+    return _Prepared(
+        caches=caches,
+        codec=codec,
+        stream=make_stream(job, caches, world),
+        # Before the run is taken up, with its random numbers: to load a detector draws some.
+        distortions=distortions(job.config, caches.train, job.device),
+    )
 
 
 def _open_folder(job: Job, caches: Caches, world: World) -> Path:
@@ -209,7 +228,7 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         progress = session.progress
         log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
     elif (start := run_to_begin_from(job, record)) is not None:
-        weights = load_weights(start / BEST_NAME)
+        weights = world.from_first(lambda: load_weights(start / BEST_NAME))
         session.codec.load_state_dict(weights)
         record.warm_start = {"run": str(start), "model_sha256": hash_model(weights)}
         log.info("beginning from the best model of %s", start)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from configs.errors import MachineError, UserError
+from configs.errors import UserError
 from configs.log_setup import setup_logging
 from data.cache.cache_folder import CacheFolder
 from train.loop.job import Job
@@ -128,7 +128,7 @@ def _run_one(
     except TrainingInterruptedError as error:
         return RunOutcome(job=job, folder=None, error=str(error), exit_code=error.exit_code)
     except UserError as error:
-        if world.size > 1 and isinstance(error, MachineError):
+        if world.size > 1 and not error.met_by_all:
             raise  # the others know nothing of it: they wait for this process, in this run
         return RunOutcome(job=job, folder=None, error=str(error), exit_code=1)
 
