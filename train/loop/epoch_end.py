@@ -9,12 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from configs.schema.config import Config
+from data.reading.level_reader import LevelReader
 from data.reading.level_stream import whole_map_batches
 from train.loop.job import Caches, level_weights
 from train.loop.loss_watch import DivergedError, rate_collapsed, warn_of_collapse
 from train.loop.session import Session, step_scheduler
 from train.loop.validation import Validation, mean_validation, validate
 from train.machine.distributed import World
+from train.machine.interruption import clear_out_of_memory
 from train.objective.catalogue import weights_of
 from train.objective.rate_distortion import Distortion
 from train.runs.metrics import EpochMetrics, RunLog, read_rows, write_rows
@@ -51,10 +53,7 @@ class EpochEnd:
         self._log: RunLog | None = None
         if world.writes:
             self._log = RunLog(folder, kept=session.progress.epoch - 1)
-            num_fixed = min(config.validation.num_samples, caches.val[0].num_samples)
-            self._fixed = [
-                list(whole_map_batches(reader, 1, range(num_fixed))) for reader in caches.val
-            ]
+            self._fixed = range(min(config.validation.num_samples, caches.val[0].num_samples))
 
     def close_epoch(
         self, trained: dict[str, float], between_batches: Callable[[], None] = lambda: None
@@ -126,13 +125,14 @@ class EpochEnd:
         parts = []
         for row, reader in enumerate(self._caches.val):
             codec.use_level(row)
-            parts.append(
-                validate(
-                    codec, reader, settings.batch_size, settings.lmbda, self._session.device,
-                    distortion=self.distortions[row], world=self._world,
-                    between_batches=between_batches,
-                )
-            )  # fmt: skip
+            with clear_out_of_memory(_whole_maps_need_less(reader)):
+                parts.append(
+                    validate(
+                        codec, reader, settings.batch_size, settings.lmbda, self._session.device,
+                        distortion=self.distortions[row], world=self._world,
+                        between_batches=between_batches,
+                    )
+                )  # fmt: skip
         return parts
 
     def _compare(self, metrics: EpochMetrics, loss: float) -> bool:
@@ -156,13 +156,13 @@ class EpochEnd:
         write_diagnostics(self._folder, metrics, session.codec, result.channel_bits)
         self._log.add_latents(metrics.epoch, result.channel_bits, quantile_spread(session.codec))
         for row, (level, part) in enumerate(zip(self._caches.levels, parts, strict=True)):
-            if self._fixed[row]:
+            if self._fixed:
                 session.codec.use_level(row)
-                files = [sample.file for sample in self._caches.val[row].manifest.samples]
+                reader = self._caches.val[row]
+                files = [sample.file for sample in reader.manifest.samples]
+                batches = whole_map_batches(reader, 1, self._fixed)  # read anew: they may be many
                 folder = self._folder / "level_analysis" / f"level_{level}" / f"lambda_{lmbda:g}"
-                picture = analyse_samples(
-                    folder, metrics.epoch, session.codec, self._fixed[row], files
-                )
+                picture = analyse_samples(folder, metrics.epoch, session.codec, batches, files)
                 self._log.add_picture(f"features/level_{level}", picture, metrics.epoch)
             if len(parts) > 1:
                 self._add_level_row(metrics.epoch, level, part)
@@ -185,3 +185,13 @@ class EpochEnd:
         rows = [row for row in before if (int(row[0]), int(row[1])) < (epoch, level)]
         rows.append([str(epoch), str(level), *(f"{v!r}" for v in (part.loss, part.mse, part.bpp))])
         write_rows(path, [_LEVELS_HEADER, *rows])
+
+
+def _whole_maps_need_less(reader: LevelReader) -> str:
+    """Say what to do if the memory does not suffice to validate: the batch is not at fault."""
+    height, width, channels = max(map(reader.shape, range(reader.num_samples)), key=math.prod)
+    return (
+        f"level {reader.info.index} is validated on whole maps, of up to {height} x {width} x "
+        f"{channels} values, a few at a time: stop what else takes memory (fewer --jobs), lower "
+        "model.n_hidden, or extract with a smaller detector.min_size"
+    )

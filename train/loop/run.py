@@ -37,6 +37,7 @@ from train.machine.distributed import ALONE, World
 from train.machine.interruption import (
     StopSignals,
     TrainingInterruptedError,
+    batches_need_less,
     clear_compile_errors,
     clear_disk_errors,
     clear_out_of_memory,
@@ -74,7 +75,7 @@ def train_level(
     """
     job = job.settled()
     with ExitStack() as stack:
-        stack.enter_context(clear_out_of_memory(job.config.training))
+        stack.enter_context(clear_out_of_memory(batches_need_less(job.config.training)))
         stack.enter_context(clear_compile_errors(job.config.training))
         prepared = world.together(lambda: _prepare(job, stack, world))
         caches, codec, weighing = prepared.caches, prepared.codec, prepared.distortions

@@ -83,8 +83,8 @@ def clear_disk_errors(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def clear_out_of_memory(settings: TrainingConfig) -> Iterator[None]:
-    """Turn a lack of memory into a line that says which setting to lower."""
+def clear_out_of_memory(advice: str) -> Iterator[None]:
+    """Turn a lack of memory into a line that says what to do: `advice`."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -96,11 +96,15 @@ def clear_out_of_memory(settings: TrainingConfig) -> Iterator[None]:
             or "out of memory" in text
         ):
             raise
-        crop = f" or training.crop ({settings.crop})" if settings.crop else ""
         raise MachineError(
-            f"out of memory: lower training.batch_size ({settings.batch_size}){crop}: "
-            f"{text.splitlines()[0] if text else type(error).__name__}"
+            f"out of memory: {advice}: {text.splitlines()[0] if text else type(error).__name__}"
         ) from error
+
+
+def batches_need_less(settings: TrainingConfig) -> str:
+    """Say what to do if the memory does not suffice for a training batch."""
+    crop = f"lower training.crop ({settings.crop})" if settings.crop else "set training.crop (64)"
+    return f"lower training.batch_size ({settings.batch_size}) or {crop}"
 
 
 @contextmanager

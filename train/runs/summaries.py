@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def write_summary(
 
 
 def analyse_samples(
-    folder: Path, epoch: int, codec: LevelCodec, batches: list[Batch], files: list[str]
+    folder: Path, epoch: int, codec: LevelCodec, batches: Iterable[Batch], files: list[str]
 ) -> NDArray[Any]:
     """Write epoch_<n>.json and .png of the fixed val samples; return the picture [h, w, 3]."""
     folder.mkdir(parents=True, exist_ok=True)
