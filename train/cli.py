@@ -189,8 +189,11 @@ def _resumed(
             "leave out --level and --lambda"
         )
     if epochs is not None and epochs != config.training.epochs:
-        if config.training.lr_schedule.name == "cosine":
-            raise ConfigError(f"--resume {folder}: a cosine schedule fixes its number of epochs")
+        if epochs < record.epochs:
+            raise ConfigError(
+                f"--resume {folder}: has {record.epochs} epochs behind it: --epochs {epochs} would "
+                "be fewer: name more, or start a new run with --resume never"
+            )
         training = config.training.model_copy(update={"epochs": epochs})
         config = config.model_copy(update={"training": training})
     return replace(job, level=record.level, config=config, resume=folder)

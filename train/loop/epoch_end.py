@@ -20,7 +20,7 @@ from train.machine.interruption import clear_out_of_memory
 from train.objective.catalogue import weights_of
 from train.objective.rate_distortion import Distortion
 from train.runs.metrics import EpochMetrics, RunLog, read_rows, write_rows
-from train.runs.run_folder import RunRecord
+from train.runs.run_folder import ALL_DONE, RunRecord
 from train.runs.summaries import (
     analyse_samples,
     quantile_spread,
@@ -64,7 +64,9 @@ class EpochEnd:
         """
         config, progress, epoch = self._config, self._session.progress, self._session.progress.epoch
         parts = None
-        if epoch % config.validation.interval == 0 or epoch == config.training.epochs:
+        # The one that closes a run steers nothing: with more epochs it would not have been.
+        steers = epoch % config.validation.interval == 0
+        if steers or epoch == config.training.epochs:
             parts = self._validate(between_batches)
         result = None if parts is None else mean_validation(parts, self._weights)
         metrics = EpochMetrics(
@@ -87,8 +89,8 @@ class EpochEnd:
         improved = False
         if parts is not None and result is not None:
             self._write_diagnostics(metrics, parts, result)
-            improved = self._compare(metrics, result.loss)
-        step_scheduler(self._session, config, result.loss if result else None)
+            improved = self._compare(metrics, result.loss, steers)
+        step_scheduler(self._session, config, result.loss if result and steers else None)
         progress.epoch, progress.step = epoch + 1, 0
         progress.epoch_seconds = progress.epoch_waited = 0.0
         self._session.sums.zero_()
@@ -99,7 +101,7 @@ class EpochEnd:
         progress, settings = self._session.progress, self._config.training
         if settings.early_stopping.enabled and progress.stale >= settings.early_stopping.patience:
             return f"no progress in {progress.stale} validations"
-        return "all epochs done" if progress.epoch > settings.epochs else None
+        return ALL_DONE if progress.epoch > settings.epochs else None
 
     def summarise(self) -> None:
         """Write training_summary.txt."""
@@ -135,13 +137,14 @@ class EpochEnd:
                 )  # fmt: skip
         return parts
 
-    def _compare(self, metrics: EpochMetrics, loss: float) -> bool:
+    def _compare(self, metrics: EpochMetrics, loss: float, steers: bool) -> bool:
         """Keep the best loss and early stopping's count; say if this loss is the best."""
         progress, stopping = self._session.progress, self._config.training.early_stopping
         # The best model is simply the best; early stopping asks for a fall of min_delta in all.
-        progress.stale += 1
-        if loss < progress.progress_loss - stopping.min_delta:
-            progress.progress_loss, progress.stale = loss, 0
+        if steers:
+            progress.stale += 1
+            if loss < progress.progress_loss - stopping.min_delta:
+                progress.progress_loss, progress.stale = loss, 0
         improved = loss < progress.best_loss
         if improved:
             progress.best_loss, progress.best = loss, asdict(metrics)

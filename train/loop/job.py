@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 class Job:
     """One run to train: `level` is a number or `random`; `out` replaces the folder of the runs.
 
-    `resume`: a run folder to go on with; `warm_start`: one whose best model to begin from.
+    `resume`: a run folder to go on with; `continues`: a finished one with fewer epochs, of which a
+    copy goes on; `warm_start`: one whose best model to begin from.
     """
 
     train_cache: CacheFolder | Path
@@ -40,6 +41,7 @@ class Job:
     device: str
     out: Path | None = None
     resume: Path | None = None
+    continues: Path | None = None
     warm_start: Path | None = None
 
     @property

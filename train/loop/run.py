@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from configs.errors import CacheError
+from configs.schema.config import Config
 from data.reading.level_stream import LevelStream, MixedLevelStream
 from train.codecs.level_codec import LevelCodec
 from train.loop.epoch_end import EpochEnd
@@ -47,8 +48,10 @@ from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
 from train.objective.rate_distortion import Distortion
 from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights
 from train.runs.run_folder import (
+    ALL_DONE,
     RunRecord,
     code_fingerprints,
+    copy_run,
     locked,
     make_run_folder,
     save_config,
@@ -138,6 +141,11 @@ def _run(
         if world.size == 1 and stop.received is not None:
             leave()
 
+    if (reason := end.reason_to_stop()) not in (None, ALL_DONE) and job.resume is not None:
+        log.warning(
+            "%s: early stopping has ended it (%s), as it would with any number of epochs: a run "
+            "with --set training.early_stopping.enabled=false is another one", job.resume, reason,
+        )  # fmt: skip
     while (reason := end.reason_to_stop()) is None:
         trained = train_epoch(
             session, job.config.training, levels=caches.levels, distortions=end.distortions,
@@ -160,7 +168,7 @@ class _Prepared:
 def _prepare(job: Job, stack: ExitStack, world: World) -> _Prepared:
     """Open and make all that can be refused before processes have to act together."""
     caches = stack.enter_context(open_caches(job))
-    if job.resume is None:
+    if job.resume is None and job.continues is None:
         # Before the codec is seeded: to look at a checkpoint draws random numbers.
         refuse_other_kind(job, caches)
     for reader in caches.train:
@@ -201,6 +209,14 @@ def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
         return job.resume
     settings = job.config.training
     folder = make_run_folder(job.parent, job.config, datetime.now())
+    if job.continues is not None:
+        record = RunRecord.load(job.continues)
+        copy_run(job.continues, folder)
+        record.continued.append({"run": str(job.continues), "epochs": record.epochs})
+        record.finished = None
+        record.save(folder)
+        log.info("%s: has %d epochs: a copy goes on", job.continues, record.epochs)
+        return folder
     RunRecord(
         level=job.level,
         lmbda=settings.lmbda,
@@ -225,8 +241,11 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
     there = world.from_first(lambda: load_last(folder))
     if there is not None:
         session.restore(there["model_state_dict"], there["training_state"])
-        record.finished = None
         progress = session.progress
+        if record.finished is not None and progress.epoch <= job.config.training.epochs:
+            record.continued.append({"run": str(folder), "epochs": record.epochs})
+            _tell_of_cosine(job.config, session)
+        record.finished = None
         log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
     elif (start := run_to_begin_from(job, record)) is not None:
         weights = world.from_first(lambda: load_weights(start / BEST_NAME))
@@ -242,3 +261,13 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         save_config(folder, job.config)
         record.save(folder)
     return record
+
+
+def _tell_of_cosine(config: Config, session: Session) -> None:
+    schedule, epochs = config.training.lr_schedule, config.training.epochs
+    if schedule.enabled and schedule.name == "cosine":
+        log.warning(
+            "the cosine goes on as it is over %d epochs, at a learning rate of %.2e: the run is "
+            "not what %d epochs from the start would have made", epochs,
+            session.optimizer.param_groups[0]["lr"], epochs,
+        )  # fmt: skip

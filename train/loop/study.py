@@ -23,7 +23,7 @@ from train.loop.job import Job
 from train.loop.run import train_level
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import StopSignals, TrainingInterruptedError
-from train.runs.run_folder import same_run_before
+from train.runs.run_folder import ALL_DONE, same_run_before, shorter_run_before
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,14 @@ def _run_one(
                 return RunOutcome(job=job, folder=known[0], was_finished=True)
             if known is not None:
                 job = replace(job, resume=known[0])
+            else:
+                shorter = world.from_first(
+                    lambda: shorter_run_before(job.parent, job.config, fingerprints)
+                )
+                if shorter is not None and shorter[1].finished != ALL_DONE:
+                    # Early stopping would end it there whatever the number of epochs.
+                    return RunOutcome(job=job, folder=shorter[0], was_finished=True)
+                job = replace(job, continues=None if shorter is None else shorter[0])
         if before is not None and before.folder is None:
             raise UserError(
                 f"not trained, as it begins from the best model of lambda "

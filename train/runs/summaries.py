@@ -19,7 +19,7 @@ from data.reading.level_stream import Batch
 from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
 from train.runs.metrics import EpochMetrics
-from train.runs.run_folder import RunRecord
+from train.runs.run_folder import SUMMARY_NAME, RunRecord
 
 _DEAD_CHANNEL_BITS = 1e-3  # per latent position; below it a latent channel carries nothing
 
@@ -90,7 +90,7 @@ def write_summary(
         f"Cache Fingerprint: {record.cache_fingerprints['train']}",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in record.versions.items()),
     ]
-    (folder / "training_summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / SUMMARY_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def analyse_samples(
