@@ -40,6 +40,20 @@ class CacheError(UserError):
     """The feature cache is missing, incomplete, damaged or stale."""
 
 
+def lack_of_memory(error: BaseException) -> str | None:
+    """Return the first line of an error that says that memory does not suffice, None of others.
+
+    On a CPU torch raises a plain RuntimeError, whose text alone tells it.
+    """
+    text = str(error)
+    told = isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "out of memory" in text
+    )
+    if not told and not isinstance(error, MemoryError):
+        return None
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return ``: did you mean 'x'?``, or nothing if no valid name is near."""
     near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)

@@ -11,9 +11,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-import torch
-
-from configs.errors import ConfigError, MachineError, UserError
+from configs.errors import ConfigError, MachineError, UserError, lack_of_memory
 from configs.schema.training import TrainingConfig
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -87,18 +85,10 @@ def clear_out_of_memory(advice: str) -> Iterator[None]:
     """Turn a lack of memory into a line that says what to do: `advice`."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError.
-        text = str(error)
-        if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError)
-            or "can't allocate memory" in text
-            or "out of memory" in text
-        ):
+    except (MemoryError, RuntimeError) as error:
+        if (lack := lack_of_memory(error)) is None:
             raise
-        raise MachineError(
-            f"out of memory: {advice}: {text.splitlines()[0] if text else type(error).__name__}"
-        ) from error
+        raise MachineError(f"out of memory: {advice}: {lack}") from error
 
 
 def batches_need_less(settings: TrainingConfig) -> str:
