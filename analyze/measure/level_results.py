@@ -64,6 +64,9 @@ def analysis_result(
         original=detection.accuracy({}) if detection else None,
         combinations=tuple(combination(each, labels, overhead, detection) for each in wanted),
         cache_fingerprint=manifest.fingerprint,
+        classes=detection.classes() if detection else (),
+        class_ap=detection.class_ap({}) if detection else (),
+        only_classes=split.only_classes,
     )
 
 
@@ -93,6 +96,7 @@ def combination(
         lmbda=combined.lmbda,
         learner=learners.pop() if len(learners) == 1 else "",
         is_planned=combined.is_planned,
+        class_ap=detection.class_ap(combined.parts) if detection else (),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from configs.cores import threads_for_resumed
 from configs.errors import CacheError
 from configs.schema.config import Config
 from data.reading.level_stream import LevelStream, MixedLevelStream
@@ -79,6 +80,7 @@ def train_level(
     """
     job = job.settled()
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # for the run after this
         stack.enter_context(clear_out_of_memory(batches_need_less(job.config.training)))
         stack.enter_context(clear_compile_errors(job.config.training))
         prepared = world.together(lambda: _prepare(job, stack, world))
@@ -248,6 +250,8 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
             _tell_of_cosine(job.config, session)
         record.finished = None
         log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
+        if (num_threads := threads_for_resumed(record.num_threads)) is not None:
+            torch.set_num_threads(num_threads)  # others add in another order
     elif (start := run_to_begin_from(job, record)) is not None:
         weights = world.from_first(lambda: load_weights(best_model_of(start, job.level)))
         session.codec.load_state_dict(weights)

@@ -82,6 +82,8 @@ class Session:
         The number of epochs may be another: a cosine then goes on as the new number has it.
         """
         self.codec.load_state_dict(model_state)
+        if self.graphs is not None:
+            self.graphs.forget()  # they would go on with the optimisers' tensors of before
         self.optimizer.load_state_dict(state["optimizer"])
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
