@@ -1,10 +1,10 @@
-"""What all sections of the settings are, and the numbers that they hold."""
+"""What all sections of the settings are, and the numbers and names that they hold."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticKnownError
 
 Positive = Annotated[int, Field(strict=True, gt=0)]
@@ -14,10 +14,34 @@ NonNegative = Annotated[int, Field(strict=True, ge=0)]
 SideFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 
 
+_LONGEST_NAME_BYTES = 255
+
+
+def path_component(name: str) -> str:
+    """Return a name that is one component of a path; ValueError for any other.
+
+    Whoever wrote it: joined to a folder, it stays in that folder.
+    """
+    is_one = name not in ("", ".", "..") and name.isprintable() and not set(name) & {"/", "\\"}
+    # What is printable has no lone surrogates, and so can be encoded.
+    if not is_one or len(name.encode()) > _LONGEST_NAME_BYTES:
+        raise ValueError("a folder gets this name: write a short one, without '/' and not '..'")
+    return name
+
+
+PathComponent = Annotated[str, AfterValidator(path_component)]
+
+
 class SchemaSection(BaseModel):
     """Base of all sections: immutable, unknown keys refused, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return, in one line, the first thing that is wrong, and where."""
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def ours_or_own(*ours: str) -> AfterValidator:

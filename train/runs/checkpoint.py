@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 import xxhash
-import yaml
 
-from configs.config_files import check_config, dump_config
+from configs.config_files import check_config, dump_config, parse_yaml
 from configs.errors import ConfigError
 from configs.own_code import is_own
 from configs.schema.config import Config
@@ -215,7 +214,7 @@ def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
     """
     try:
         content = _content(path)
-        config = check_config(yaml.safe_load(content["config"]), str(path))
+        config = check_config(parse_yaml(str(content["config"]), str(path)), str(path))
         state = content["model_state_dict"]
         num_levels, num_channels = state["mean"].shape
         codec = _codec_of(path, config, num_channels, num_levels)
