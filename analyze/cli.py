@@ -117,7 +117,10 @@ def analyze_levels(
 
     from configs.config_files import dump_config, load_config
 
-    settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
+    # A run knows its configuration: without --config it is that of the first run named.
+    known = [run / "config.yaml" for run in run_dirs if (run / "config.yaml").is_file()]
+    source = known[0] if config is None and known else config
+    settings = load_config(source, with_detection_checkpoint(overrides, detection_checkpoint))
 
     from analyze.allocation.search import Target
     from analyze.analysis import AnalysisRequest, Wanted, analyze

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -79,6 +81,7 @@ def run_command(function: Command) -> Command:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        _escape_what_cannot_be_shown()
         try:
             return function(*args, **kwargs)
         except UserError as error:
@@ -87,6 +90,13 @@ def run_command(function: Command) -> Command:
             raise shown from error
 
     return wrapper  # type: ignore[return-value]
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Show what the terminal's encoding lacks as `\\udcff`: a name on a disk may be no UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def choose_device(name: str) -> str:
