@@ -143,7 +143,7 @@ def analyze_levels(
         config=settings,
         device=choose_device(device),
         limit=limit,
-        options=_options(config, features, detection_checkpoint),
+        options=_options(source, features, detection_checkpoint),
     )
     wanted = Wanted(
         target=Target(kind=kind, value=value),
@@ -183,7 +183,7 @@ def target_of(
     return targets[0] if targets else None  # type: ignore[return-value]
 
 
-def _options(config: str | None, features: str | None, checkpoint: str | None) -> str:
+def _options(config: str | Path | None, features: str | None, checkpoint: str | None) -> str:
     """The options that another command needs to work on the same data, with a leading space."""
     given = {
         "--config": config, "--features": features, "--detection-checkpoint": checkpoint,
