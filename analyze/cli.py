@@ -20,6 +20,7 @@ from configs.options import (
     detection_checkpoint_option,
     features_option,
     run_command,
+    split_name,
     with_detection_checkpoint,
 )
 
@@ -34,7 +35,12 @@ _PACKAGES = (
 
 @click.command(context_settings={"show_default": True})
 @common_options
-@click.option("--split", default="val", help="Split whose cache is compressed and evaluated.")
+@click.option(
+    "--split",
+    callback=split_name,
+    default="val",
+    help="Split whose cache is compressed and evaluated.",
+)
 @click.option(
     "--checkpoints", default="checkpoints", type=click.Path(path_type=Path),
     help="Folder in which runs are looked for.",

@@ -13,8 +13,21 @@ import click
 
 from configs.errors import ConfigError, UserError
 from configs.log_setup import LOG_LEVELS
+from configs.schema.names import path_component
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def split_name(
+    context: click.Context, parameter: click.Parameter, value: str | tuple[str, ...]
+) -> str | tuple[str, ...]:
+    """Return the value of --split, as its callback; a usage error if it cannot name a folder."""
+    for name in (value,) if isinstance(value, str) else value:
+        try:
+            path_component(name)
+        except ValueError as error:
+            raise click.BadParameter(f"{name!r}: {error}", context, parameter) from None
+    return value
 
 
 def common_options(command: Command) -> Command:

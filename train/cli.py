@@ -19,6 +19,7 @@ from configs.options import (
     detection_checkpoint_option,
     features_option,
     run_command,
+    split_name,
     with_detection_checkpoint,
 )
 
@@ -38,8 +39,16 @@ log = logging.getLogger(__name__)
     "--level", metavar="0..4|all|random",
     help="FPN level to train, all of them one by one, or one model on randomly drawn levels.",
 )  # fmt: skip
-@click.option("--split", default="train", show_default=True, help="Split to learn from.")
-@click.option("--val-split", default="val", show_default=True, help="Split to validate on.")
+@click.option(
+    "--split", callback=split_name, default="train", show_default=True, help="Split to learn from."
+)
+@click.option(
+    "--val-split",
+    callback=split_name,
+    default="val",
+    show_default=True,
+    help="Split to validate on.",
+)
 @click.option(
     "--lambda",
     "lambdas",

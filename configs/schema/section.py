@@ -7,28 +7,13 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticKnownError
 
+from configs.schema.names import path_component
+
 Positive = Annotated[int, Field(strict=True, gt=0)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 NonNegative = Annotated[int, Field(strict=True, ge=0)]
 SideFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
-
-
-_LONGEST_NAME_BYTES = 255
-
-
-def path_component(name: str) -> str:
-    """Return a name that is one component of a path; ValueError for any other.
-
-    Whoever wrote it: joined to a folder, it stays in that folder.
-    """
-    is_one = name not in ("", ".", "..") and name.isprintable() and not set(name) & {"/", "\\"}
-    # What is printable has no lone surrogates, and so can be encoded.
-    if not is_one or len(name.encode()) > _LONGEST_NAME_BYTES:
-        raise ValueError("a folder gets this name: write a short one, without '/' and not '..'")
-    return name
-
-
 PathComponent = Annotated[str, AfterValidator(path_component)]
 
 

@@ -514,6 +514,20 @@ def test_without_runs_and_val_cache_the_report_has_the_train_cache_s_levels(
     ]
 
 
+def test_run_that_is_named_is_analysed_by_its_own_configuration(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    run = next(checkpoints.glob("*_level_4/run_*"))
+    arguments = [run, "--features", study.root, "--report", tmp_path / "report", "--split"]
+    options = [*map(str, arguments), "test", "--log-level", "warning"]
+    # The built-in configuration has a split test, the run's own has not.
+    result = CliRunner().invoke(analyze_levels, options)
+    assert result.exit_code == 0, result.output
+    config = run / "config.yaml"
+    step = f"next: analyze-levels --split train --config {config} --features {study.root}\n"
+    assert result.stdout.startswith(step)
+
+
 def test_without_any_cache_the_error_is_one_line_with_the_command_to_run(
     study: TinyStudy, checkpoints: Path, tmp_path: Path
 ) -> None:

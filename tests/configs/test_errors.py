@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from analyze.cli import analyze_levels
+from analyze.streams_cli import compress_features
 from configs.config_files import load_config
 from configs.errors import ConfigError
+from configs.options import run_command
 from configs.plain_json import parse_json
+from extract.cli import extract_features, train_detector
+from train.cli import train_level
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        extract_features, train_detector, train_level, analyze_levels, compress_features
+    )
+}  # fmt: skip
 
 BAD_FILES = [
     (
@@ -224,3 +238,28 @@ def test_all_json_is_read_in_one_place() -> None:
         if "json.load" in path.read_text(encoding="utf-8")
     ]
     assert {path.name for path in sources} == {"plain_json.py"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_command_shows_what_the_terminal_s_encoding_lacks_with_escapes(encoding: str) -> None:
+    @click.command()
+    @run_command
+    def tell() -> None:
+        click.echo("a\udcff \u4e2d")
+        click.echo("b\udcff \u4e2d", err=True)
+        raise ConfigError("c\udcff: no such file")
+
+    script = CliRunner(charset=encoding).invoke(tell)
+    assert script.exit_code == 1
+    assert r"a\udcff" in script.output
+    assert r"Error: c\udcff: no such file" in script.output
+
+
+@pytest.mark.parametrize("command", [
+    "extract-features", "train-detector", "train-level", "analyze-levels", "compress-features",
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["..", "../val", ""])
+def test_split_on_the_command_line_is_one_component_of_a_path(command: str, name: str) -> None:
+    result = CliRunner().invoke(COMMANDS[command], ["--split", name])
+    assert result.exit_code == 2
+    assert f"{name!r}: a folder gets this name" in result.output

@@ -303,6 +303,15 @@ def test_image_id_in_a_received_index_is_a_number(sent: Sent, tmp_path: Path) ->
         StreamsIndex.load(forged(sent.streams, tmp_path / "streams", samples=samples))
 
 
+def test_run_whose_folder_is_no_utf_8_stands_in_an_ensemble(tmp_path: Path) -> None:
+    run = tmp_path / "run\udcff"
+    coded = CodedLevel(run=run, model_sha256="a" * 64, lmbda=0.1)
+    write_ensemble(tmp_path / "ensemble.yaml", Ensemble({0: coded}))
+    found = read_ensemble(tmp_path / "ensemble.yaml").levels[0]
+    assert isinstance(found, CodedLevel)
+    assert found.run == run
+
+
 def test_levels_and_runs_that_do_not_fit_are_one_line(sent: Sent, tmp_path: Path) -> None:
     out = tmp_path / "streams"
     one = ["--run", sent.runs[0]]

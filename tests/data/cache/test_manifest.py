@@ -124,6 +124,14 @@ def test_name_in_a_manifest_is_one_component_of_a_path(
         Manifest.load(tmp_path)
 
 
+def test_file_whose_name_is_no_utf_8_comes_back_from_a_manifest(raw: Raw, tmp_path: Path) -> None:
+    raw["samples"][0][FILE] = "images/a\udcff.png"
+    (tmp_path / FILE_NAME).write_text(json.dumps(raw))
+    manifest = Manifest.load(tmp_path)
+    manifest.save(tmp_path)
+    assert Manifest.load(tmp_path).samples[0].file == "images/a\udcff.png"
+
+
 @pytest.mark.parametrize("text", ["[" * 10**5, '{"a":' * 10**5, "9" * 5000, '"\\ud8', b"\xff\xfe{"])
 def test_odd_json_is_a_damaged_manifest(tmp_path: Path, text: str | bytes) -> None:
     (tmp_path / FILE_NAME).write_bytes(text if isinstance(text, bytes) else text.encode())
