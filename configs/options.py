@@ -13,7 +13,7 @@ import click
 
 from configs.errors import ConfigError, UserError
 from configs.log_setup import LOG_LEVELS
-from configs.schema.names import path_component
+from configs.schema.folder_names import path_component
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
