@@ -12,6 +12,7 @@ from typing import Literal
 import click
 
 from analyze.anchors.names import ANCHOR_NAMES, FAST_ANCHORS, anchors_of
+from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
@@ -118,6 +119,7 @@ def analyze_levels(
         analyze-levels --config kitti --split val
     """
     setup_logging(log_level)
+    share_cores()
     named_target = target_of(target_bpp, target_map_drop, target_mse)
     chosen_anchors = anchors_of(anchors)
 

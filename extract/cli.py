@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from configs.cores import share_cores
 from configs.errors import BadImageError, CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
@@ -114,6 +115,7 @@ def extract_features(
     from configs.config_files import load_config
 
     setup_logging(log_level)
+    share_cores()
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *_override("cache.levels", f"[{levels}]" if levels else None),
@@ -279,6 +281,7 @@ def train_detector(
     from extract.finetuning.finetune import finetune
 
     setup_logging(log_level)
+    share_cores()
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
     _check(settings, (split, val_split), device)
     train_set = load_images(settings.data, split)
