@@ -25,6 +25,8 @@ class Store(Protocol):
         self, cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
     ) -> dict[Path, bytes]: ...
 
+    def former_metadata(self, files: dict[Path, bytes]) -> dict[Path, bytes]: ...
+
     def create_shard(
         self,
         path: Path,
@@ -62,11 +64,16 @@ def level_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, by
 
 
 def differing_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:
-    """Return those of the level's metadata files that are missing or hold something else."""
+    """Return those of the level's metadata files that are missing or hold something else.
+
+    What a version before wrote means the same, and stays.
+    """
+    wanted = level_metadata(cache, manifest, level)
+    former = STORES[manifest.container].former_metadata(wanted)
     return {
         path: content
-        for path, content in level_metadata(cache, manifest, level).items()
-        if not path.is_file() or path.read_bytes() != content
+        for path, content in wanted.items()
+        if not path.is_file() or path.read_bytes() not in (content, former[path])
     }
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from configs.errors import CacheError
 from data.cache.manifest import Manifest
+from data.system.mapped_files import lie_apart
 
 
 def level_folder(cache: Path, level: int) -> Path:
@@ -34,6 +35,11 @@ def level_metadata(
     """Return a README.txt of the attributes; the shards themselves carry them too."""
     lines = [f"{key}: {value}" for key, value in attributes.items()]
     return {level_folder(cache, level) / "README.txt": ("\n".join(lines) + "\n").encode()}
+
+
+def former_metadata(files: dict[Path, bytes]) -> dict[Path, bytes]:
+    """Return `level_metadata` as versions before wrote it, which is as this one does."""
+    return files
 
 
 def create_shard(
@@ -71,22 +77,28 @@ def create_shard(
 def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:
     """Read a shard's chunk index; return sample byte offsets, int64 [n]. CacheError if damaged."""
     del capacity  # HDF5 knows the number of chunks itself
-    offsets = np.full(num_samples, -1, dtype=np.int64)
+    found: dict[int, int] = {}
     try:
         with h5py.File(path, "r") as file:
             dataset = file["features"]
-            if dataset.shape[0] != num_samples or not dataset.chunks or dataset.compression:
+            if (
+                not isinstance(dataset, h5py.Dataset)
+                or not dataset.chunks
+                or dataset.shape[0] != num_samples
+                or dataset.id.get_create_plist().get_nfilters()
+            ):
                 raise CacheError(f"{path}: the shard is of another shape")
 
             def note(chunk: Any) -> None:
                 if chunk.size == sample_bytes:
-                    offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+                    found[chunk.chunk_offset[0]] = chunk.byte_offset
 
             dataset.id.chunk_iter(note)
     except FileNotFoundError:
         raise
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CacheError(f"{path}: the shard is damaged: {error}") from error
-    if (offsets < 0).any() or int(offsets.max()) + sample_bytes > path.stat().st_size:
+    offsets = [found.get(row, -1) for row in range(num_samples)]
+    if not lie_apart(offsets, sample_bytes, path.stat().st_size):
         raise CacheError(f"{path}: the shard is truncated or of another shape")
-    return offsets
+    return np.array(offsets, dtype=np.int64)

@@ -20,6 +20,7 @@ from data.cache.commit_log import (
     CommitLog,
     checksum,
     expected_checksums,
+    fitting,
     read_commits,
     read_log,
 )
@@ -123,7 +124,7 @@ class _Check:
         self._folder, self._cache = folder, folder.path
         self._manifest = manifest = folder.manifest
         self._plan_sha256 = plan_sha256
-        self._commits = commits
+        self._commits = commits = fitting(commits, manifest)
         self._by_bucket = samples_by_bucket(manifest)
         self._expected = {
             level.index: expected_checksums(manifest, commits, level.index)

@@ -41,7 +41,7 @@ class LevelReader:
         self.cache = self.folder.path
         self.manifest = self.folder.manifest
         self.info: LevelInfo = self.manifest.level(level)
-        self.statistics = _read_statistics(self.cache, level)
+        self.statistics = _read_statistics(self.cache, self.info)
         self._shards = [
             (bucket, shard)
             for bucket, info in enumerate(self.manifest.buckets)
@@ -206,8 +206,8 @@ class LevelReader:
             )
 
 
-def _read_statistics(cache: Path, level: int) -> ChannelStatistics:
-    path = statistics_path(cache, level)
+def _read_statistics(cache: Path, level: LevelInfo) -> ChannelStatistics:
+    path = statistics_path(cache, level.index)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -216,9 +216,12 @@ def _read_statistics(cache: Path, level: int) -> ChannelStatistics:
             f"run extract-features --split {cache.name} again, it goes on where it stopped"
         ) from None
     try:
-        return ChannelStatistics.from_json(text)
+        statistics = ChannelStatistics.from_json(text)
+        if (found := len(statistics.mean)) != level.num_channels:
+            raise CacheError(f"the statistics are of {found} channels, not {level.num_channels}")
     except CacheError as error:
         raise CacheError(f"{path}: {error}: remove it and run extract-features again") from error
+    return statistics
 
 
 class LevelDataset(Dataset[Tensor]):

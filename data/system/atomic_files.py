@@ -27,6 +27,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def encoded(text: str) -> bytes:
+    """Return text as UTF-8; names in it that are none, as on many a disk, with `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable."""
     handle = os.open(folder, os.O_RDONLY)

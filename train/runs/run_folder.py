@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from configs.config_files import check_config, dump_config, read_yaml
 from configs.errors import ConfigError, UserError
 from configs.own_code import code_of, is_own
+from configs.plain_json import parse_json
 from configs.schema.config import Config
+from configs.schema.section import first_problem
 from data.system.atomic_files import write_atomically
 from train.runs.checkpoint import BEST_NAME, LAST_NAME
 
@@ -45,12 +49,22 @@ class Run:
     config: Config
 
 
+def _level(level: int | str) -> int | str:
+    """Return the level of a run, which names its folder; ValueError for what is none."""
+    if level == RANDOM or (type(level) is int and level >= 0):
+        return level
+    raise ValueError(f"{level!r} is no level")
+
+
+_START_KEYS = Literal["run", "model_sha256"]
+
+
 @dataclass(kw_only=True, slots=True)
 class RunRecord:
     """run.json: where a run's numbers come from. `finished` says why it ended, None before."""
 
-    level: int | str
-    lmbda: float
+    level: Annotated[int | str, BeforeValidator(_level)]
+    lmbda: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     cache_fingerprints: dict[str, str]
     """Of the train and val caches, a file of channel weights if there is one, and own code."""
     detector_weights_sha256: str
@@ -64,7 +78,7 @@ class RunRecord:
     started: str
     precision_reason: str = ""
     """Why it is this precision, where `training.precision` is auto."""
-    warm_start: dict[str, str] | None = None
+    warm_start: Annotated[dict[_START_KEYS, str], Field(min_length=2)] | None = None
     """Folder and model hash of the run whose best model this one began from."""
     continued: list[dict[str, Any]] = field(default_factory=list)
     """Of a run that was finished and got more epochs: `run` (folder) and `epochs`, each time."""
@@ -82,11 +96,15 @@ class RunRecord:
         """Read run.json; raises ConfigError if it is missing or damaged."""
         path = Path(folder) / RECORD_NAME
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            return _RECORD.validate_python(parse_json(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            reason = first_problem(error) if isinstance(error, ValidationError) else error
             raise ConfigError(
-                f"{path}: missing or damaged ({error}): start the run anew with --resume never"
+                f"{path}: missing or damaged ({reason}): start the run anew with --resume never"
             ) from error
+
+
+_RECORD = TypeAdapter(RunRecord)
 
 
 def run_parent(config: Config, level: int | str, out: Path | None) -> Path:
@@ -129,6 +147,19 @@ def load_run_config(folder: Path | str) -> Config:
     """Read a run's config.yaml; raises ConfigError if it is missing or wrong."""
     path = Path(folder) / CONFIG_NAME
     return check_config(read_yaml(path, str(path)), str(path))
+
+
+def difference_of_settings(there: Config, now: Config) -> str | None:
+    """Say in words the first setting in which two runs would differ, or None."""
+    for section in ("model", "training", "validation"):
+        mine, theirs = (
+            getattr(config, section).model_dump(mode="json", by_alias=True)
+            for config in (now, there)
+        )
+        for key, value in mine.items():
+            if value != theirs[key]:
+                return f"{section}.{key} is {theirs[key]!r} there, {value!r} now"
+    return None
 
 
 def same_run_before(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,14 +13,18 @@ import pytest
 import yaml
 
 from configs.config_files import check_config
+from configs.errors import ConfigError
 from configs.schema.config import Config
 from train.runs.run_folder import (
     CONFIG_NAME,
+    RECORD_NAME,
     RunRecord,
     code_fingerprints,
     make_run_folder,
     same_run_before,
 )
+
+NO_LEVELS = ["..", "../../x", "", "7", -1, True, None, [0], 1.5]
 
 SETTINGS = {"model": {"stages": 2}, "training": {"epochs": 3}}
 CACHES = {"train": "a" * 64, "val": "b" * 64}
@@ -97,3 +102,36 @@ def test_changed_code_of_ones_own_makes_another_run_and_the_log_says_so(
 
 def test_what_is_ours_has_no_code_in_the_record() -> None:
     assert code_fingerprints(with_model()) == {}
+
+
+@pytest.mark.parametrize("level", NO_LEVELS, ids=repr)
+def test_level_of_a_record_which_names_folders_is_a_number_or_random(
+    tmp_path: Path, level: object
+) -> None:
+    folder = make_run(tmp_path, with_model())
+    content = json.loads((folder / RECORD_NAME).read_text())
+    (folder / RECORD_NAME).write_text(json.dumps(content | {"level": level}))
+    with pytest.raises(ConfigError, match=r"run\.json: missing or damaged \(level") as caught:
+        RunRecord.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+ODD_RECORDS = [
+    ({"lmbda": "0.1x"}, "lmbda"),
+    ({"lmbda": float("nan")}, "lmbda"),
+    ({"cache_fingerprints": []}, "cache_fingerprints"),
+    ({"warm_start": {}}, "warm_start"),
+    ({"warm_start": {"model_sha256": "a", "folder": "b"}}, "warm_start"),
+    ({"seconds": None}, "seconds"),
+]
+
+
+@pytest.mark.parametrize(("changes", "key"), ODD_RECORDS, ids=lambda value: str(value)[:30])
+def test_record_whose_values_cannot_be_is_refused_in_one_line_that_says_which(
+    tmp_path: Path, changes: dict[str, Any], key: str
+) -> None:
+    folder = make_run(tmp_path, with_model())
+    content = json.loads((folder / RECORD_NAME).read_text())
+    (folder / RECORD_NAME).write_text(json.dumps(content | changes))
+    with pytest.raises(ConfigError, match=rf"missing or damaged \({key}.*: start the run anew"):
+        RunRecord.load(folder)
