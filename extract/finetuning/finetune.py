@@ -26,7 +26,7 @@ from data.system.atomic_files import write_atomically
 from extract.detector.builders import build_detector
 from extract.detector.loading import set_batch_norm_eps
 from extract.detector.weights import UNREADABLE, first_sentence, read_checkpoint, read_named_weights
-from extract.finetuning.detection_dataset import DetectionDataset
+from extract.finetuning.detection_dataset import DetectionDataset, drop_slivers
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.model, self._eps = start_model(detector, len(classes) + 1, settings.boxes_per_image)
         self.model.to(device)
+        if isinstance(self.model.transform, nn.Module):
+            self.model.transform.register_forward_hook(drop_slivers)
         self._optimizer = torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=settings.learning_rate,
