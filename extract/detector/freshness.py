@@ -17,6 +17,7 @@ from configs.schema.config import Config
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
 from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest, detector_difference
+from data.images.files import UPRIGHT, split_orientation
 from data.images.listing import ListedImage, list_files
 from data.images.views import is_view
 from extract.detector.weights import file_sha256, weights_file
@@ -87,6 +88,8 @@ def _settings_difference(manifest: Manifest, split: str, config: Config) -> str 
         augmentation = config.data.splits[split].augmentation
         now_drawn = None if augmentation is None else augmentation.model_dump(mode="json")
         pairs.append(("augmentation", manifest.augmentation, now_drawn))
+    if (exif := _exif_of(manifest)) is not None:
+        pairs.append(("exif", exif, config.data.exif))
     for name in ("min_size", "max_size"):
         if (size := getattr(detector, name)) is not None:
             pairs.append((f"detector {name}", there[name], size))
@@ -98,6 +101,14 @@ def _settings_difference(manifest: Manifest, split: str, config: Config) -> str 
         if made_with != now:
             return f"{name}: {made_with!r} there, {now!r} now"
     return None
+
+
+def _exif_of(manifest: Manifest) -> str | None:
+    """Return the `data.exif` that made a cache; None if none of its images would be turned."""
+    found = {split_orientation(sample.file)[1] for sample in manifest.samples} - {None}
+    if not found:
+        return None
+    return "ignore" if found == {UPRIGHT} else "apply"
 
 
 def _compare_detector(manifest: Manifest, cache: Path, config: DetectorConfig) -> None:
