@@ -48,6 +48,19 @@ def read_annotations(path: Path, split: str) -> ImageSet:
         ) from None
 
 
+def boxes_of(path: Path, *, with_paths: bool) -> bytes:
+    """Return what a companion file says of boxes, as bytes to compare.
+
+    `with_paths`: as it lies there, so that the paths of the images count, too.
+    """
+    data = path.read_bytes()
+    if with_paths:
+        return data
+    content = json.loads(data)
+    images = [image["id"] for image in content["images"]]
+    return json.dumps([images, content["annotations"], content["categories"]]).encode()
+
+
 def _seal_of(content: dict[str, Any]) -> str:
     """Return the XXH3-64 of the content as JSON: a flipped digit of a box is still JSON."""
     return xxhash.xxh3_64_hexdigest(json.dumps(content, allow_nan=False).encode())

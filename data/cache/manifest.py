@@ -8,10 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from configs.errors import CacheError
+from data.images.records import ImageFiles
 from data.system.atomic_files import write_atomically
 
 FORMAT_VERSION = 1
@@ -76,6 +78,9 @@ class SampleInfo:
     row: int
 
 
+_facts_of = attrgetter(*(x.name for x in dataclasses.fields(SampleInfo) if x.name != "file"))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkippedInfo:
     """An image of the split that was left out as bad, and why."""
@@ -107,6 +112,8 @@ class Manifest:
     """How further views of the images (`data.images.views`) were drawn; None: the images alone."""
     decoded_from: str | None = None
     """Models and cache that decompress-features made this cache of; None: a detector made it."""
+    image_files: ImageFiles | None = None
+    """Where the images lay; their `file` begins with that folder. None: of an older program."""
 
     @classmethod
     def load(cls, cache: Path, content: bytes | None = None) -> Manifest:
@@ -165,6 +172,7 @@ class Manifest:
             skipped=tuple(SkippedInfo(**image) for image in raw["skipped"]),
             augmentation=raw.get("augmentation"),
             decoded_from=raw.get("decoded_from"),
+            image_files=ImageFiles(**files) if (files := raw.get("image_files")) else None,
         )
 
     def to_json(self) -> str:
@@ -174,10 +182,12 @@ class Manifest:
             for field in dataclasses.fields(self)
             if field.name not in ("levels", "buckets", "samples", "skipped")
         }
-        for name in ("augmentation", "decoded_from"):
-            # Most caches have none; their fingerprints, which checkpoints carry, stay as they were.
+        for name in ("augmentation", "decoded_from", "image_files"):
+            # Many caches have none: what is written of them stays as it was.
             if raw[name] is None:
                 del raw[name]
+        if self.image_files is not None:
+            raw["image_files"] = dataclasses.asdict(self.image_files)
         fields = [field.name for field in dataclasses.fields(SampleInfo)]
         raw["levels"] = [dataclasses.asdict(level) for level in self.levels]
         raw["buckets"] = [dataclasses.asdict(bucket) for bucket in self.buckets]
@@ -196,7 +206,24 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of manifest.json; checkpoints carry it, so that a resumed run meets its cache."""
+        """SHA-256 of what is compared; checkpoints carry it, so that a resumed run meets its cache.
+
+        So paths do not count. Of a manifest that does not say where its images lay, it is `sha256`.
+        """
+        if self.image_files is None:
+            return self.sha256
+        facts = {name: getattr(self, name) for name in _COMPARED}
+        facts["detector"] = {k: v for k, v in self.detector.items() if k not in _INFORMATIVE}
+        facts["levels"] = [dataclasses.asdict(level) for level in self.levels]
+        facts["buckets"] = [dataclasses.asdict(bucket) for bucket in self.buckets]
+        name_of = self.image_files.name_of
+        facts["samples"] = [(name_of(x.file), *_facts_of(x)) for x in self.samples]
+        facts["images"] = self.image_files.xxh3
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the manifest.json that `save` writes."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def level(self, index: int) -> LevelInfo:
@@ -241,9 +268,15 @@ class Manifest:
             )
         if len(self.samples) != len(other.samples):
             return f"images: {len(other.samples)} there, {len(self.samples)} now"
-        for mine_sample, their_sample in zip(self.samples, other.samples, strict=True):
-            if mine_sample != their_sample:
-                return f"image list: {their_sample.file} there, {mine_sample.file} now"
+        for sample, there in zip(self.samples, other.samples, strict=True):
+            if dataclasses.replace(there, file=sample.file) != sample:
+                return f"image list: {there.file} there, {sample.file} now"
+        files, before, now = self.image_files or ImageFiles(), other.samples, self.samples
+        difference = files.difference_from(
+            other.image_files, before=[x.file for x in before], now=[x.file for x in now]
+        )
+        if difference is not None:
+            return difference
         if self.levels != other.levels or self.buckets != other.buckets:
             return "levels, buckets or shard size"
         return None

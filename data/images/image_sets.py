@@ -26,7 +26,7 @@ from data.images.formats import Format, SplitSource, read_own
 from data.images.kitti import read_kitti
 from data.images.labels import LabelledBox, make_record, skip_or_raise
 from data.images.listing import find_split, scene_file
-from data.images.records import ImageRecord, ImageSet, SkippedImage
+from data.images.records import ImageFiles, ImageRecord, ImageSet, SkippedImage, hash_files
 from data.images.views import is_view, split_view
 from data.images.voc import read_voc
 
@@ -73,8 +73,9 @@ def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> Imag
         records, categories = FORMATS[data.format](source, noted)
     skipped.sort(key=lambda image: image.position)
     images = ImageSet(
-        split=split, records=tuple(records), categories=categories, skipped=tuple(skipped)
-    )
+        split=split, records=tuple(records), categories=categories, skipped=tuple(skipped),
+        folder=source.settings.images,
+    )  # fmt: skip
     refuse_empty(images)
     return images
 
@@ -100,6 +101,29 @@ def _as_seen(source: SplitSource, record: ImageRecord) -> ImageRecord:
     file, size_hw = source.located(Path(record.file))
     refuse_other_size(file, size_hw, (record.height, record.width))
     return replace(record, file=file)
+
+
+def image_files(images: ImageSet) -> ImageFiles:
+    """Return where a split's files lie now, and what other files of these names do not have."""
+    files = list(dict.fromkeys(_own_file(record.file) for record in images.records))
+    if files[0].startswith("scene:"):
+        return ImageFiles()
+    here = ImageFiles(folder=_folder_of(files, images.folder))
+    return replace(here, xxh3=hash_files(here.folder, [here.name_of(file) for file in files]))
+
+
+def _own_file(file: str) -> str:
+    return split_orientation(split_view(file)[0])[0]
+
+
+def _folder_of(files: Sequence[str], named: str | None) -> str:
+    """Return the named folder if all files lie in it, else the deepest one in which they all do."""
+    if named is not None and all(file.startswith(f"{Path(named)}/") for file in files):
+        return str(Path(named))
+    try:
+        return os.path.commonpath([str(Path(file).parent) for file in files])
+    except ValueError:  # some are relative, some are not
+        return ""
 
 
 def refuse_empty(images: ImageSet) -> None:
