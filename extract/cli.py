@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from configs.cores import share_cores
 from configs.errors import BadImageError, CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
@@ -106,6 +107,7 @@ def extract_features(
     from configs.config_files import load_config
 
     setup_logging(log_level)
+    share_cores()
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *_override("cache.levels", f"[{levels}]" if levels else None),
@@ -258,11 +260,13 @@ def train_detector(
       train-detector --config kitti
     """
     from configs.config_files import load_config
+    from data.cache.annotations import boxes_sha256
     from data.images.image_sets import load_images
     from extract.accuracy.average_precision import evaluate_detector
     from extract.finetuning.finetune import finetune
 
     setup_logging(log_level)
+    share_cores()
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
     _check(settings, (split, val_split), device)
     train_set = load_images(settings.data, split)
@@ -273,8 +277,15 @@ def train_detector(
 
     if not any((~record.ignored).any() for record in val_set.records):
         raise ConfigError(f"train-detector: the split {val_split!r} has no boxes to evaluate on")
+    learned = set(train_set.categories.values())
+    for category, name in val_set.categories.items():
+        if name not in learned and any(
+            (record.category_ids[~record.ignored] == category).any() for record in val_set.records
+        ):
+            log.warning("mAP counts AP 0 for %r: the split %r does not have it", name, split)
     best = finetune(
         settings.detector, train_set, settings.detector_training,
         evaluate=evaluate, device=choose_device(device), resume=not fresh,
+        boxes={split: boxes_sha256(train_set), val_split: boxes_sha256(val_set)},
     )  # fmt: skip
     click.echo(f"best model -> {best}")

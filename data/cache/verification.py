@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
+from configs.cores import usable_cores
 from configs.errors import CacheError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
 from data.cache.cache_folder import CacheFolder
@@ -74,7 +75,7 @@ def verify_cache(cache: CacheFolder | Path | str) -> Verification:
     except OSError as error:
         raise CacheError(f"{cache}: cannot be read ({error.strerror or error})") from error
     check = _Check(folder, plan, commits)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         found = list(pool.map(lambda shard: check.shard(*shard), shards_of(manifest)))
     return Verification(
         manifest=manifest,

@@ -63,6 +63,13 @@ def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> Imag
     Raises ConfigError, one line, if the split does not exist or anything else it names is missing,
     unreadable or malformed.
     """
+    images = read_images(data, split, skip_bad=skip_bad)
+    refuse_empty(images)
+    return images
+
+
+def read_images(data: DataConfig, split: str, *, skip_bad: bool) -> ImageSet:
+    """Return what `load_images` does, and no image at all where none can be used."""
     source = find_split(data, split)
     skipped: list[SkippedImage] = []
     noted = skipped if skip_bad else None
@@ -72,12 +79,10 @@ def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> Imag
     else:
         records, categories = FORMATS[data.format](source, noted)
     skipped.sort(key=lambda image: image.position)
-    images = ImageSet(
+    return ImageSet(
         split=split, records=tuple(records), categories=categories, skipped=tuple(skipped),
         folder=source.settings.images,
     )  # fmt: skip
-    refuse_empty(images)
-    return images
 
 
 def _located(
@@ -85,7 +90,7 @@ def _located(
 ) -> list[ImageRecord]:
     """Return an own format's records by `data.exif`, which it need not know of."""
     located = []
-    places = list(islice(_positions(skipped or ()), len(records)))
+    places = list(islice(positions(skipped or ()), len(records)))
     for position, record in zip(places, records, strict=True):
         try:
             located.append(_as_seen(source, record))
@@ -211,7 +216,7 @@ def readable_images(images: ImageSet, *, num_workers: int, numbered: bool) -> Im
     skipped = list(images.skipped)
     kept: list[ImageRecord] = []
     for record, position, problem in zip(
-        images.records, _positions(images.skipped), problems, strict=False
+        images.records, positions(images.skipped), problems, strict=False
     ):
         if problem is None:
             kept.append(replace(record, image_id=len(kept) + 1) if numbered else record)
@@ -231,7 +236,7 @@ def _problem_of(record: ImageRecord) -> str | None:
     return None
 
 
-def _positions(skipped: Sequence[SkippedImage]) -> Iterator[int]:
+def positions(skipped: Sequence[SkippedImage]) -> Iterator[int]:
     """Places in the split's listing of the images that were not skipped."""
     taken = {image.position for image in skipped}
     return (position for position in count() if position not in taken)
