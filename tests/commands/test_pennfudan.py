@@ -172,7 +172,7 @@ def test_five_levels_are_trained_and_reported_with_real_rates_near_the_estimated
         analyze_levels, *common, "--checkpoints", out, "--report", study / "report",
         "--anchors", "none", "--limit", 6,
     )  # fmt: skip
-    assert "report:" in printed
+    assert "tables, curves and pictures:" in printed
     with (study / "report" / "levels.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["level"]) for row in rows] == [0, 1, 2, 3, 4]
