@@ -28,7 +28,7 @@ from extract.detector.builders import build_detector
 from extract.detector.loading import load_fitting, set_batch_norm_eps
 from extract.detector.pytorch_files import UNREADABLE, first_sentence
 from extract.detector.weights import read_checkpoint, read_named_weights
-from extract.finetuning.detection_dataset import DetectionDataset
+from extract.finetuning.detection_dataset import DetectionDataset, drop_slivers
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,8 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.model, self._eps = start_model(detector, len(classes) + 1, settings.boxes_per_image)
         self.model.to(device)
+        if isinstance(self.model.transform, nn.Module):
+            self.model.transform.register_forward_hook(drop_slivers)
         self._optimizer = torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=settings.learning_rate,
