@@ -61,7 +61,7 @@ def boxes_of(path: Path, *, with_paths: bool) -> bytes:
     data = path.read_bytes()
     if with_paths:
         return data
-    content = json.loads(data)
+    content = parse_json(data)
     images = [image["id"] for image in content["images"]]
     return json.dumps([images, content["annotations"], content["categories"]]).encode()
 

@@ -58,7 +58,7 @@ BAD_FILES = [
     ),
     (
         "levels: {all: {training: {lambda: 1}}}",
-        "mine.yaml: levels.all: 'all' is not allowed: Input should be a valid integer",
+        "mine.yaml: levels: 'all' is not allowed: Input should be a valid integer",
     ),
     (
         "levels: {0: {}, '0': {}}",
