@@ -9,7 +9,6 @@ what the stored bytes have to be.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -26,6 +25,8 @@ from configs.errors import CacheError
 from data.cache.channel_statistics import ChannelStatistics
 from data.cache.manifest import Manifest
 from data.cache.plan import units_of
+from data.system.atomic_files import remove_leftovers
+from data.system.locks import open_locked
 
 log = logging.getLogger(__name__)
 
@@ -104,14 +105,15 @@ def read_log(cache: Path, *, statistics: bool = True) -> tuple[str | None, dict[
 
 
 def hash_log(cache: Path) -> str:
-    """Return the XXH3-128 of the log as it lies there: another one, another content of the cache.
+    """Return the XXH3-128 of the log's whole lines: another one, another content of the cache.
 
     Samples that were found damaged and mended change it, too, even if they are as they were.
     """
     digest = xxhash.xxh3_128()
     with contextlib.suppress(FileNotFoundError), (cache / FILE_NAME).open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+        for line in file:
+            if line.endswith(b"\n"):
+                digest.update(line)
     return digest.hexdigest()
 
 
@@ -136,12 +138,14 @@ class CommitLog:
     def __init__(self, cache: Path) -> None:
         """Wait for the lock, then cut off a torn last line. Raises CacheError if not writable."""
         self._path = cache / FILE_NAME
-        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another extraction is writing here: waiting for it", cache)
-            fcntl.flock(self._handle, fcntl.LOCK_EX)
+        self._handle = open_locked(
+            self._path,
+            flags=os.O_APPEND,
+            waiting=lambda: log.info(
+                "%s: another extraction is writing here: waiting for it", cache
+            ),
+        )
+        remove_leftovers(cache)
         size = os.fstat(self._handle).st_size
         whole = self._end_of_last_line(size)
         if whole != size:

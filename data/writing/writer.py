@@ -28,7 +28,13 @@ from data.cache.containers import STORES, differing_metadata, level_attributes, 
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit, units_of, units_of_rows
 from data.cache.units_due import bytes_to_lay_out, levels_due, part_path
-from data.system.atomic_files import start_writing, sync_folder, write_atomically
+from data.system.atomic_files import (
+    remove_leftovers,
+    start_writing,
+    sync_folder,
+    take_space,
+    write_atomically,
+)
 from data.system.threads import limit_cores
 from data.writing.stored_sample import SampleCaster, StoredSample
 
@@ -131,6 +137,7 @@ class CacheWriter:
             missing = differing_metadata(self._cache, self._manifest, level.index)
             for path, content in missing.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(path.parent)
                 write_atomically(path, content)
 
     def write(self, unit: Unit, maps: dict[int, list[Tensor]]) -> int:
@@ -259,7 +266,7 @@ class CacheWriter:
             )
         handle = os.open(part, os.O_RDWR)
         # Space is taken now: a full disk shows here, not in the middle of a sample.
-        os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
+        take_space(handle, os.fstat(handle).st_size)
         return _OpenShard(handle=handle, part=part, path=path, rows=rows, offsets=offsets)
 
     def _make_durable(self, unit: Unit) -> None:

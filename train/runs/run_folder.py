@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from configs.config_files import check_config, dump_config, read_yaml
-from configs.errors import ConfigError, UserError
+from configs.errors import ConfigError, PassingError, UserError
 from configs.own_code import code_of, is_own
 from configs.schema.config import Config
-from data.system.atomic_files import write_atomically
+from data.system.atomic_files import remove_leftovers, write_atomically
+from data.system.locks import held
 from train.runs.checkpoint import BEST_NAME
 
 _LOG = logging.getLogger(__name__)
@@ -73,14 +72,19 @@ class RunRecord:
 
     @classmethod
     def load(cls, folder: Path | str) -> RunRecord:
-        """Read run.json; raises ConfigError if it is missing or damaged."""
+        """Read run.json; raises ConfigError if it is missing or damaged.
+
+        PassingError if the system refuses it.
+        """
         path = Path(folder) / RECORD_NAME
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"{path}: missing or damaged ({error}): start the run anew with --resume never"
             ) from error
+        except OSError as error:
+            raise PassingError.reading(path, error) from error
 
 
 def run_parent(config: Config, level: int | str, out: Path | None) -> Path:
@@ -137,7 +141,7 @@ def same_run_before(
     for folder in sorted(parent.glob("run_*"), reverse=True):
         try:
             record, there = RunRecord.load(folder), load_run_config(folder)
-        except UserError:
+        except ConfigError:
             continue  # of an older version, or damaged: not to be gone on with
         if _settings(there) != _settings(config):
             continue
@@ -196,13 +200,9 @@ def locked(folder: Path) -> Iterator[None]:
     The system lets go of the lock when a process dies, however it does.
     """
     path = folder / _LOCK_NAME
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(path))
         except BlockingIOError:
             raise UserError(
                 f"{folder}: another process trains this run: wait for it, "
@@ -210,13 +210,10 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             raise ConfigError(
-                f"{path}: cannot be locked ({error.strerror}): this file system has no locks: "
-                "choose another --out"
+                f"{path}: cannot be locked ({error.strerror}): choose another --out"
             ) from error
+        remove_leftovers(folder)
         yield
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(handle)
 
 
 def _settings(config: Config) -> dict[str, Any]:

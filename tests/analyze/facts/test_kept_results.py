@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,23 @@ def test_without_a_folder_nothing_is_kept() -> None:
     kept = Kept(None)
     kept.put(KEY, {}, {})
     assert kept.get(KEY) is None
+
+
+def test_two_analyses_keep_one_result_at_once_and_nothing_is_torn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def keep(number: int) -> bool:
+        kept = Kept(tmp_path)
+        kept.put(KEY, {"mse": 0.25}, {"bits": np.arange(2000)})
+        return kept.get(KEY) is not None
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(keep, range(60)))
+    assert not caplog.messages
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_analysis_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "0f.npz.0123456789ab.part").write_bytes(b"half of a res")
+    Kept(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import io
 import logging
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +16,14 @@ import pytest
 import yaml
 
 from configs.config_files import check_config
+from configs.errors import PassingError, UserError
 from configs.schema.config import Config
 from train.runs.run_folder import (
     CONFIG_NAME,
+    RECORD_NAME,
     RunRecord,
     code_fingerprints,
+    locked,
     make_run_folder,
     same_run_before,
 )
@@ -97,3 +104,46 @@ def test_changed_code_of_ones_own_makes_another_run_and_the_log_says_so(
 
 def test_what_is_ours_has_no_code_in_the_record() -> None:
     assert code_fingerprints(with_model()) == {}
+
+
+def test_run_is_held_by_one_process_though_the_lock_is_let_go_while_another_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that the second has opened is then the lock of nobody."""
+    flock, done = fcntl.flock, []
+    first = locked(tmp_path)
+    first.__enter__()
+
+    def after_the_first(handle: int, kind: int) -> None:
+        if not done:
+            done.append(first.__exit__(None, None, None))
+        flock(handle, kind)
+
+    monkeypatch.setattr(fcntl, "flock", after_the_first)
+    with (
+        locked(tmp_path),
+        pytest.raises(UserError, match="another process trains"),
+        locked(tmp_path),
+    ):
+        raise AssertionError("two processes hold one run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_that_cannot_be_read_for_now_is_not_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = check_config(SETTINGS, "test")
+    run = make_run(tmp_path, config)
+    opened = io.open
+    for name in (RECORD_NAME, CONFIG_NAME):
+
+        def failing(file: Any, *rest: Any, name: str = name, **more: Any) -> Any:
+            if Path(file) == run / name:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(file))
+            return opened(file, *rest, **more)
+
+        with monkeypatch.context() as busy:
+            busy.setattr(io, "open", failing)
+            with pytest.raises(PassingError, match=rf"{name}: cannot be read \(Too many open"):
+                same_run_before(tmp_path, config, CACHES)
+    assert same_run_before(tmp_path, config, CACHES) is not None
