@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from configs.errors import BadImageError, CacheError, ConfigError
+from configs.errors import BadImageError, CacheError, ConfigError, PassingError
 from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
@@ -33,20 +33,31 @@ log = logging.getLogger(__name__)
 
 def _verify(caches: list[Path]) -> None:
     """Print what is damaged and note it for the next run; CacheError if anything is."""
-    from data.cache.verification import mark_damaged, verify_cache
+    from data.cache.damage import mark_damaged
+    from data.cache.verification import verify_cache
 
     damaged = []
+    are_known = False
     for cache in caches:
         start = time.monotonic()
         found = verify_cache(cache)
         rate = found.num_bytes / 1e9 / max(1e-9, time.monotonic() - start)
         read = f"{found.num_shards} shards, {found.num_bytes / 1e9:.3f} GB, {rate:.1f} GB/s"
-        click.echo(f"{cache}: {'damaged' if found.damages else 'whole'} ({read})")
+        click.echo(f"{cache}: {found.verdict} ({read})")
         for line in found.lines():
             click.echo(f"  {line}")
         if found.damages:
-            marked = mark_damaged(cache, found)
-            damaged.append(f"{cache}{'' if marked else ' (which cannot be written)'}")
+            are_known |= any(damage.is_known for damage in found.damages)
+            try:
+                mark_damaged(cache, found)
+                damaged.append(str(cache))
+            except OSError as error:
+                damaged.append(f"{cache} (which cannot be written: {error.strerror or error})")
+    if damaged and not are_known:
+        raise PassingError(
+            f"cannot be checked: {', '.join(damaged)}: some files could not be read, which does "
+            "not say that they are damaged: mend the cause and run the same command again"
+        )
     if damaged:
         raise CacheError(
             f"damaged: {', '.join(damaged)}: run the same command without --verify, "

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from configs.errors import PassingError
 from data.cache import hdf5_container, zarr_container
 from data.cache.manifest import Manifest
 
@@ -62,12 +63,21 @@ def level_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, by
 
 
 def differing_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:
-    """Return those of the level's metadata files that are missing or hold something else."""
-    return {
-        path: content
-        for path, content in level_metadata(cache, manifest, level).items()
-        if not path.is_file() or path.read_bytes() != content
-    }
+    """Return those of the level's metadata files that are missing or hold something else.
+
+    Raises PassingError if the system refuses one.
+    """
+    wanted = level_metadata(cache, manifest, level)
+    return {path: content for path, content in wanted.items() if not _holds(path, content)}
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
+    except OSError as error:
+        raise PassingError.reading(path, error) from error
 
 
 def rows_of_shard(manifest: Manifest, level: int, bucket: int, shard: int) -> range:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configs.errors import CacheError
+from configs.errors import CacheError, PassingError
 from data.system.atomic_files import write_atomically
 
 FORMAT_VERSION = 1
@@ -120,11 +120,13 @@ class Manifest:
             version = raw["format_version"]
             if version == FORMAT_VERSION:
                 return cls.from_json(raw)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise CacheError(
                 f"{cache}: holds no feature cache: run extract-features --split {cache.name}"
             ) from None
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        except OSError as error:
+            raise PassingError.reading(path, error) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CacheError(
                 f"{path}: is damaged ({error}): run extract-features with the settings that it was "
                 "made with, or with --overwrite"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from configs.errors import CacheError
+from configs.errors import CacheError, PassingError
 from data.cache.commit_log import Commit
 from data.cache.containers import STORES, rows_of_shard, shards_of
 from data.cache.manifest import Manifest
@@ -18,6 +18,7 @@ def levels_due(
     """Return unit -> levels to be stored; an empty set for a unit that is whole.
 
     A shard's file is looked at for its size and index only; `data.cache.verification` reads it all.
+    Raises PassingError if the system refuses one: it may be whole.
     """
     levels = frozenset(level.index for level in manifest.levels)
     due = {
@@ -69,5 +70,7 @@ def _is_sound(
             )
         except (CacheError, FileNotFoundError):
             continue
+        except OSError as error:
+            raise PassingError.reading(candidate, error) from error
         return True
     return False

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, PassingError
 from configs.log_setup import bar_interval_s
 from configs.own_code import is_own
 from configs.schema.data import DetectorConfig
@@ -160,7 +160,9 @@ class _Run:
 def _read_last(path: Path, device: str | torch.device) -> dict[str, Any]:
     """Return the last checkpoint's content; ConfigError if it is damaged or something else."""
     try:
-        last = torch.load(path, map_location=device, weights_only=True)
+        last = torch.load(io.BytesIO(path.read_bytes()), map_location=device, weights_only=True)
+    except OSError as error:  # to begin afresh would destroy what is whole
+        raise PassingError.reading(path, error) from error
     except UNREADABLE as error:
         raise ConfigError(
             f"{path}: cannot be read ({first_sentence(error)}): run with --fresh"

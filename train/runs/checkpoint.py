@@ -15,7 +15,7 @@ import xxhash
 import yaml
 
 from configs.config_files import check_config, dump_config
-from configs.errors import ConfigError
+from configs.errors import ConfigError, PassingError
 from configs.own_code import is_own
 from configs.schema.config import Config
 from data.system.atomic_files import sync_folder, write_atomically
@@ -35,7 +35,7 @@ _CODING_TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
 _SEAL_MAGIC = b"FPNLSEAL"
 _SEAL_BYTES = len(_SEAL_MAGIC) + 8
 _UNREADABLE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError,
+    pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError,
 )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def load_last(folder: Path) -> dict[str, Any] | None:
     """Return the newest whole checkpoint of a run that can go on, or None if there is none yet.
 
     A damaged one is passed over, with a warning, for the one before it; raises ConfigError if all
-    that are there are damaged.
+    that are there are damaged, PassingError if the system refuses one, which may be whole.
     """
     problems = []
     for name in (LAST_NAME, PREVIOUS_NAME):
@@ -200,7 +200,12 @@ def hash_model(state: dict[str, torch.Tensor]) -> str:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such checkpoint: run train-level first") from None
+    except OSError as error:
+        raise PassingError.reading(path, error) from error
     body, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     if seal != _SEAL_MAGIC + xxhash.xxh3_64_digest(body):
         raise ValueError("its checksum does not match")
@@ -231,8 +236,6 @@ def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
             model_sha256=hash_model(state),
             num_parameters=sum(parameter.numel() for parameter in codec.parameters()),
         )
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such checkpoint: run train-level first") from None
     except _UNREADABLE as error:
         raise _not_a_checkpoint(path, error) from error
     return codec, info
