@@ -38,16 +38,25 @@ def levels_due(
 
 
 def bytes_to_lay_out(cache: Path, manifest: Manifest, due: Mapping[int, frozenset[int]]) -> int:
-    """Return the bytes of samples in the shards that are due and have no file yet."""
+    """Return the bytes of samples for which room is needed: of shards that have no file yet.
+
+    A shard that is mended lies there twice until it is whole; of each level one at a time.
+    """
     total = 0
+    twice: dict[int, int] = {}
     for level, bucket, shard in shards_of(manifest):
         rows = rows_of_shard(manifest, level, bucket, shard)
         path = STORES[manifest.container].shard_path(cache, manifest, level, bucket, shard)
-        if any(level in due[n] for n in units_of_rows(manifest, bucket, rows)) and not (
-            path.exists() or part_path(path).exists()
+        if part_path(path).exists() or not any(
+            level in due[n] for n in units_of_rows(manifest, bucket, rows)
         ):
-            total += len(rows) * manifest.sample_bytes(level, bucket)
-    return total
+            continue
+        num_bytes = len(rows) * manifest.sample_bytes(level, bucket)
+        if path.exists():
+            twice[level] = max(twice.get(level, 0), num_bytes)
+        else:
+            total += num_bytes
+    return total + sum(twice.values())
 
 
 def part_path(path: Path) -> Path:
@@ -58,18 +67,23 @@ def part_path(path: Path) -> Path:
 def _is_sound(
     cache: Path, manifest: Manifest, level: int, bucket: int, shard: int, *, or_part: bool
 ) -> bool:
-    """Say whether a shard's file, or if allowed part file, is there with full size and index."""
+    """Say whether a shard's file has full size and index.
+
+    Its part file, if that is allowed and there: what is whole of it has gone there.
+    """
     store = STORES[manifest.container]
     rows = rows_of_shard(manifest, level, bucket, shard)
     capacity = manifest.buckets[bucket].samples_per_shard[level]
     path = store.shard_path(cache, manifest, level, bucket, shard)
-    for candidate in (path, part_path(path)) if or_part else (path,):
+    for candidate in (part_path(path), path) if or_part else (path,):
         try:
             store.shard_offsets(
                 candidate, len(rows), capacity, manifest.sample_bytes(level, bucket)
             )
-        except (CacheError, FileNotFoundError):
+        except FileNotFoundError:
             continue
+        except CacheError:
+            return False
         except OSError as error:
             raise PassingError.reading(candidate, error) from error
         return True

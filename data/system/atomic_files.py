@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import fcntl
 import os
 import re
 import secrets
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
-
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_START_WRITING = 2  # SYNC_FILE_RANGE_WRITE
-
 
 _LEFT = re.compile(r"\.[0-9a-f]{12}\.part$")
 
@@ -51,6 +44,19 @@ def _locked_part(path: Path) -> tuple[BinaryIO, Path]:
         file.close()  # who removes leftovers came before the lock
 
 
+def copy_durably(path: Path, copy: Path) -> None:
+    """Make a file's copy in the same folder, which appears whole or not at all.
+
+    One at a time: what a killed process leaves the next one writes anew.
+    """
+    part = copy.with_name(f"{copy.name}.new")
+    shutil.copyfile(path, part)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(copy)
+    sync_folder(copy.parent)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes that were killed in `write_atomically` left in a folder, if anything.
 
@@ -63,20 +69,6 @@ def remove_leftovers(folder: Path) -> None:
                 (folder / name).unlink()
 
 
-def take_space(handle: int, num_bytes: int) -> None:
-    """Have the system set aside the disk space of a file that has holes; OSError if it is full.
-
-    Where that cannot be asked for (macOS, some file systems), the writing itself meets a full disk.
-    """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        os.posix_fallocate(handle, 0, num_bytes)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-
-
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
@@ -84,12 +76,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def start_writing(handle: int, offset: int, num_bytes: int) -> None:
-    """Have the system begin to write a range to the disk, so that a later fsync is short.
-
-    It only hastens things: where it cannot be done, or fails, the fsync does all and tells.
-    """
-    if _sync_file_range is not None:
-        _sync_file_range(handle, offset, num_bytes, _START_WRITING)

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from click.testing import Result
 
 from configs.errors import CacheError, PassingError
 from data.cache.annotations import read_annotations, write_annotations
-from data.cache.commit_log import read_commits
+from data.cache.commit_log import CommitLog, read_commits
 from data.cache.containers import STORES
 from data.cache.damage import mark_damaged
+from data.cache.plan import Unit, units_of
 from data.cache.units_due import levels_due
 from data.cache.verification import verify_cache
 from data.reading.level_reader import LevelReader
@@ -210,6 +212,101 @@ def test_damage_in_a_folder_that_cannot_be_written_is_told_all_the_same(
     monkeypatch.setattr("data.cache.damage.CommitLog", refuse)
     error = error_of(extract(copied, "--verify"))
     assert "which cannot be written" in error
+
+
+def forget(cache: TinyCache, level: int) -> list[Path]:
+    """Lose the commit line of the last unit: its shards are visible and to be written again."""
+    path = cache.folder / "commits.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    return [cache.shard_files(level)[-1]]
+
+
+@pytest.mark.parametrize("damage", [flip, delete, forget])
+def test_reader_that_has_a_shard_mapped_keeps_its_bytes_while_it_is_mended(
+    copied: TinyCache, monkeypatch: pytest.MonkeyPatch, damage: Damage
+) -> None:
+    """What is mended becomes another file; in the old one nobody writes any more."""
+    before = shard_bytes(copied.folder)
+    readers = [LevelReader(copied.folder, level) for level in range(5)]
+    for level in (0, 3):
+        damage(copied, level)
+    mapped = [reader.files.memory.copy() for reader in readers]
+    moments: list[str] = []
+
+    def looking(name: str) -> Callable[..., Any]:
+        whole = getattr(CacheWriter, name)
+
+        def look(*arguments: Any) -> Any:
+            result = whole(*arguments)
+            for reader, was in zip(readers, mapped, strict=True):
+                np.testing.assert_array_equal(reader.files.memory, was)
+            moments.append(name)
+            return result
+
+        return look
+
+    extract(copied, "--verify")
+    for name in ("_open_shard", "_write_sample", "_commit"):
+        monkeypatch.setattr(CacheWriter, name, looking(name))
+    result = extract(copied)
+    assert result.exit_code == 0, result.output
+    assert {"_open_shard", "_write_sample", "_commit"} == set(moments)
+    assert shard_bytes(copied.folder) == before
+    assert {path.suffix for path in copied.folder.rglob("*")}.isdisjoint({".part", ".new"})
+
+
+def test_shard_that_is_mended_stays_readable_by_others_until_the_new_one_is_whole(
+    copied: TinyCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a coarse shard, of several units, the whole ones lie in the part file meanwhile."""
+    (path,) = flip(copied, 3)
+    damaged = path.read_bytes()
+    extract(copied, "--verify")
+
+    def commit(*_: object) -> None:
+        assert path.read_bytes() == damaged
+        raise RuntimeError("the lights went out")
+
+    with monkeypatch.context() as dark:
+        dark.setattr(CacheWriter, "_commit", commit)
+        assert str(extract(copied).exception) == "the lights went out"
+    part = path.with_name(f"{path.name}.part")
+    assert part.stat().st_ino != path.stat().st_ino
+    # What was whole before counts as whole in the part file: only the damaged unit is computed.
+    assert "train: 8 images" not in extract(copied).output
+    assert not part.exists()
+    assert verify_cache(copied.folder).damages == []
+
+
+def test_shard_of_which_nothing_is_left_never_passes_for_whole_after_a_crash(
+    copied: TinyCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three units one is due, and then the file is lost: the others' samples went with it."""
+    level = 4
+    shard = max(copied.shard_files(level), key=lambda path: len(images_in(copied, level, path)))
+    per_unit = [
+        unit.index
+        for unit in units_of(copied.manifest)
+        if copied.manifest.buckets[unit.bucket].array_name == shard.parent.name
+    ]
+    assert len(per_unit) > 2, "one to be written before the crash, and two more"
+    with CommitLog(copied.folder) as log:
+        log.mark_damaged({per_unit[0]: [level], per_unit[-1]: [level]})
+    shard.write_bytes(b"")
+    commit, committed = CacheWriter._commit, []
+
+    def once(writer: CacheWriter, unit: Unit, progress: Any) -> None:
+        if committed:
+            raise RuntimeError("the lights went out")
+        commit(writer, unit, progress)
+        committed.append(unit.index)
+
+    with monkeypatch.context() as dark:
+        dark.setattr(CacheWriter, "_commit", once)
+        assert str(extract(copied).exception) == "the lights went out"
+    assert committed == per_unit[:1]
+    assert extract(copied).exit_code == 0
+    assert verify_cache(copied.folder).damages == []
 
 
 def test_reader_that_verifies_refuses_a_flipped_byte_on_first_touch(copied: TinyCache) -> None:

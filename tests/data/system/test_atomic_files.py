@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data.system.atomic_files import remove_leftovers, take_space, write_atomically
+from data.system.atomic_files import remove_leftovers, write_atomically
 
 
 def test_two_writers_of_one_path_leave_one_of_their_files_whole(tmp_path: Path) -> None:
@@ -119,33 +119,3 @@ def test_failed_write_leaves_the_old_file_and_no_other(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("number", [None, errno.EOPNOTSUPP, errno.EINVAL])
-def test_space_is_taken_where_the_system_can_and_nothing_fails_where_it_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
-) -> None:
-    with (tmp_path / "file").open("wb") as file:
-        file.truncate(2**16)
-        take_space(file.fileno(), 2**16)
-        assert os.fstat(file.fileno()).st_blocks * 512 >= 2**16
-
-        def refuse(*_: int) -> None:
-            raise OSError(number, "refused")
-
-        if number is None:
-            monkeypatch.delattr(os, "posix_fallocate")  # as on macOS
-        else:
-            monkeypatch.setattr(os, "posix_fallocate", refuse)
-        take_space(file.fileno(), 2**17)
-
-
-def test_full_disk_shows_when_space_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with (tmp_path / "file").open("wb") as file, pytest.raises(OSError, match="No space"):
-        take_space(file.fileno(), 10)
