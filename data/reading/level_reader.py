@@ -100,10 +100,19 @@ class LevelReader:
         return starts
 
     @property
-    def values(self) -> Tensor:
-        """All stored values of the level in one range, stored dtype [N]; to be read only."""
-        whole = self._files.num_bytes // self.dtype.itemsize * self.dtype.itemsize
-        return torch.from_numpy(self._files.memory[:whole].view(self.dtype))
+    def values(self) -> NDArray[Any]:
+        """All stored values of the level in one range, stored dtype [N], read-only."""
+        return self._files.memory[: self._num_values * self.dtype.itemsize].view(self.dtype)
+
+    @property
+    def values_to_gather(self) -> Tensor:
+        """`values` for torch, which knows no read-only tensors: whoever writes to it dies."""
+        dtype = torch.float16 if self.dtype == np.float16 else torch.float32
+        return torch.frombuffer(self._files.buffer, dtype=dtype, count=self._num_values)
+
+    @property
+    def _num_values(self) -> int:
+        return self._files.num_bytes // self.dtype.itemsize
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """Return (H, W, C) of a sample."""
@@ -115,7 +124,6 @@ class LevelReader:
         start, shape = self._starts_bytes[index], self.shape(index)
         content = self._files.memory[start : start + self._sample_bytes(index)]
         view: NDArray[Any] = content.view(self.dtype).reshape(shape)
-        view.flags.writeable = False
         return view
 
     def require_whole(self, indices: Sequence[int] | NDArray[Any]) -> None:
