@@ -34,6 +34,15 @@ class MachineError(UserError):
     """Memory or a disk takes no more. Of several processes one alone may meet it."""
 
 
+class StoppedError(UserError):
+    """A command was stopped by a signal, after it had saved what it had."""
+
+    def __init__(self, message: str, number: int) -> None:
+        """Take the line for the user and the signal's number."""
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 class PassingError(UserError):
     """The system refuses a file for now: busy, too many are open, a disk that does not answer.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from configs.errors import CacheError
+from data.system.stop_signals import StopSignals
 from train.loop.epoch_end import EpochEnd
 from train.loop.job import (
     Caches,
@@ -31,7 +32,6 @@ from train.loop.session import Session, new_session
 from train.loop.steps import train_epoch
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import (
-    StopSignals,
     TrainingInterruptedError,
     clear_compile_errors,
     clear_disk_errors,
