@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -92,3 +94,20 @@ def test_what_a_killed_analysis_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "0f.npz.0123456789ab.part").write_bytes(b"half of a res")
     Kept(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_result_that_cannot_be_read_for_now_is_measured_again_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Kept(tmp_path)
+    kept.put(KEY, {"mse": 0.25}, {})
+
+    def busy(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Path, "read_bytes", busy)
+        assert kept.get(KEY) is None
+    assert "Too many open files" in caplog.text
+    result = kept.get(KEY)
+    assert result is not None and result.facts == {"mse": 0.25}
