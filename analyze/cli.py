@@ -125,10 +125,9 @@ def analyze_levels(
     from analyze.analysis import AnalysisRequest, Wanted, analyze
     from analyze.anchors.catalogue import find_anchor
     from analyze.facts.kept_results import Kept
-    from analyze.report.finding_tables import allocation_table, trained_table
     from analyze.report.report_folder import write_report
     from analyze.report.sections import ReportOrigin
-    from analyze.report.tables import detection_table, level_table, plain_text
+    from analyze.report.summary import summary
 
     for name in chosen_anchors:
         find_anchor(name)  # one's own that there is not is told now, and not after hours
@@ -155,7 +154,6 @@ def analyze_levels(
     )
     click.get_current_context().with_resource(_alone_in(folder))
     findings = analyze(request, wanted, folder, Kept(kept or folder.parent / "kept"))
-    result = findings.result
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     provenance = ReportOrigin(
         created=now.isoformat(timespec="seconds"),
@@ -164,18 +162,12 @@ def analyze_levels(
         config=dump_config(settings),
     )
     page = write_report(findings, provenance, folder)
-    if findings.trained:
-        click.echo(plain_text(trained_table(findings.trained)))
-    else:
-        click.echo(plain_text(level_table(result)))
-        click.echo(f"\n{plain_text(detection_table(result))}")
-    if findings.allocation is not None:
-        click.echo(f"\n{plain_text(allocation_table(findings.allocation))}")
+    click.echo(summary(findings))
     for suggestion in findings.suggestions:
         click.echo(f"next lambda: {suggestion.command}  ({suggestion.why})")
-    for line in result.missing:
+    for line in findings.result.missing:
         click.echo(f"missing: {line}")
-    click.echo(f"\nreport: {page}")
+    click.echo(f"tables, curves and pictures: {page}")
 
 
 @contextmanager

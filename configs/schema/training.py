@@ -133,7 +133,8 @@ class TrainingConfig(SchemaSection):
     """--level random: how often a batch is of each level, finest first. None: equally often."""
     init_from: str | None = None
     """Folder of a run whose best model this one begins from (--init-from): of the same level,
-    model and detector; its train cache, lambda and distortion may be others."""
+    model and detector; its train cache, lambda and distortion may be others. builtin:scenes: the
+    package's codecs for the built-in example."""
     warm_start: bool = False
     """In a study: begin each lambda from the best model of the one before it (--warm-start)."""
     save_interval_s: Annotated[float, Field(strict=True, ge=0)] = 60.0

@@ -22,6 +22,8 @@ from train.objective.catalogue import weights_fingerprint
 from train.runs.checkpoint import BEST_NAME, read_run_info
 from train.runs.run_folder import RANDOM, RunRecord, code_fingerprints, run_parent
 
+_BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -155,18 +157,31 @@ def _check(reader: LevelReader, val_reader: LevelReader, config: Config) -> None
         )
 
 
-def run_to_begin_from(job: Job, record: RunRecord | None = None) -> Path | None:
-    """Return the folder of that run: the study's choice before `training.init_from`.
+def run_to_begin_from(job: Job, record: RunRecord | None = None) -> str | None:
+    """Return the name of that run: the study's choice before `training.init_from`.
 
     A run that is gone on with, but stopped before its first checkpoint, begins as its `record`
     says that it did.
     """
     if job.warm_start is not None:
-        return job.warm_start
+        return str(job.warm_start)
     if record is not None and record.warm_start is not None:
-        return Path(record.warm_start["run"])
-    configured = job.config.training.init_from
-    return None if configured is None else Path(configured)
+        return record.warm_start["run"]
+    return job.config.training.init_from
+
+
+def best_model_of(name: str, level: int | str) -> Path:
+    """Return the checkpoint of a run folder, or of a codec of the package: `builtin:<name>`."""
+    builtin = name.removeprefix("builtin:")
+    if builtin == name:
+        return Path(name) / BEST_NAME
+    path = _BUILTIN_DIR / f"{builtin}_level_{level}.pth"
+    if path.parent != _BUILTIN_DIR or not path.is_file():
+        raise ConfigError(
+            f"training.init_from {name}: no such codec of level {level} is in the package: there "
+            "are builtin:scenes, for the built-in example's levels 0 to 4, and folders of runs"
+        )
+    return path
 
 
 def refuse_other_kind(job: Job, caches: Caches) -> None:
@@ -177,7 +192,7 @@ def refuse_other_kind(job: Job, caches: Caches) -> None:
     start = run_to_begin_from(job)
     if start is None:
         return
-    info = read_run_info(start / BEST_NAME)
+    info = read_run_info(best_model_of(start, job.level))
     detector = caches.train[0].manifest.detector["weights_sha256"]
     pairs = (
         ("of level", list(info.levels), list(caches.levels)),

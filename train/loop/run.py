@@ -20,6 +20,7 @@ from train.loop.epoch_end import EpochEnd
 from train.loop.job import (
     Caches,
     Job,
+    best_model_of,
     make_codec,
     make_stream,
     open_caches,
@@ -39,7 +40,7 @@ from train.machine.interruption import (
 )
 from train.machine.precision import autocast_dtype, choose_precision
 from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
-from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights
+from train.runs.checkpoint import hash_model, load_last, load_weights
 from train.runs.run_folder import (
     RunRecord,
     code_fingerprints,
@@ -208,9 +209,9 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         progress = session.progress
         log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
     elif (start := run_to_begin_from(job, record)) is not None:
-        weights = load_weights(start / BEST_NAME)
+        weights = load_weights(best_model_of(start, job.level))
         session.codec.load_state_dict(weights)
-        record.warm_start = {"run": str(start), "model_sha256": hash_model(weights)}
+        record.warm_start = {"run": start, "model_sha256": hash_model(weights)}
         log.info("beginning from the best model of %s", start)
     if record.precision == _UNDECIDED:
         record.precision, record.precision_reason = world.from_first(
