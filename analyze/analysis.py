@@ -62,6 +62,8 @@ class AnalysisRequest:
     device: str | torch.device = "cpu"
     limit: int | None = None
     """Only the first so many images."""
+    classes: Sequence[str] = ()
+    """Names of the only classes on which detection is evaluated; empty: all that have boxes."""
     options: str = ""
 
 
@@ -100,7 +102,8 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         split = stack.enter_context(
             open_split(
                 cache, request.split, request.config,
-                device=models.device, limit=request.limit, options=request.options,
+                device=models.device, limit=request.limit, classes=request.classes,
+                options=request.options,
             )
         )  # fmt: skip
         found = trained_runs(folders, cache, models)

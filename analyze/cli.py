@@ -14,6 +14,7 @@ from typing import Literal
 import click
 
 from analyze.anchors.names import ANCHOR_NAMES, FAST_ANCHORS, anchors_of
+from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
@@ -83,6 +84,12 @@ _PACKAGES = (
     is_flag=True,
     help="Say where the next lambdas should lie: in the largest gaps, or at a --target named.",
 )
+@click.option(
+    "--classes",
+    default=None,
+    metavar="NAME[,NAME...]",
+    help="Evaluate detection on these classes alone.  [default: all that have boxes]",
+)
 @click.option("--limit", default=None, type=click.IntRange(min=1), help="Only the first N images.")
 @click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @run_command
@@ -104,6 +111,7 @@ def analyze_levels(
     matrix: bool,
     sensitivity: bool,
     suggest_lambda: bool,
+    classes: str | None,
     limit: int | None,
     run_dirs: tuple[Path, ...],
 ) -> None:
@@ -114,6 +122,7 @@ def analyze_levels(
         analyze-levels --config kitti --split val
     """
     setup_logging(log_level)
+    share_cores()
     named_target = target_of(target_bpp, target_map_drop, target_mse)
     chosen_anchors = anchors_of(anchors)
 
@@ -142,6 +151,7 @@ def analyze_levels(
         config=settings,
         device=choose_device(device),
         limit=limit,
+        classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
         options=_options(config, features, detection_checkpoint),
     )
     wanted = Wanted(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from configs.cores import share_cores
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import choose_device, machine_options, run_command
@@ -60,6 +61,7 @@ def compress_features(
       compress-features --ensemble ensemble.yaml --features features/kitti --out streams
     """
     setup_logging(log_level)
+    share_cores()
     check_source(runs, ensemble)
 
     from analyze.streams.compression import compress_cache
@@ -106,6 +108,7 @@ def decompress_features(
     from train.runs.loaded_models import LoadedModels
 
     setup_logging(log_level)
+    share_cores()
     models = LoadedModels(choose_device(device), fast_cpu=fast_cpu)
     done = decompress_folder(streams, out, checkpoints=checkpoints, models=models)
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")

@@ -1,4 +1,4 @@
-"""From a YAML file and the command line to checked settings; errors, options, logging.
+"""From a YAML file and the command line to checked settings; errors, options, logging, cores.
 
     from configs import load_config
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from configs.errors import BadImageError, CacheError, ConfigError, PassingError
+from configs.cores import share_cores
+from configs.errors import BadImageError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
@@ -29,40 +29,6 @@ if TYPE_CHECKING:
     from data.images.records import ImageSet
 
 log = logging.getLogger(__name__)
-
-
-def _verify(caches: list[Path]) -> None:
-    """Print what is damaged and note it for the next run; CacheError if anything is."""
-    from data.cache.damage import mark_damaged
-    from data.cache.verification import verify_cache
-
-    damaged = []
-    are_known = False
-    for cache in caches:
-        start = time.monotonic()
-        found = verify_cache(cache)
-        rate = found.num_bytes / 1e9 / max(1e-9, time.monotonic() - start)
-        read = f"{found.num_shards} shards, {found.num_bytes / 1e9:.3f} GB, {rate:.1f} GB/s"
-        click.echo(f"{cache}: {found.verdict} ({read})")
-        for line in found.lines():
-            click.echo(f"  {line}")
-        if found.damages:
-            are_known |= any(damage.is_known for damage in found.damages)
-            try:
-                mark_damaged(cache, found)
-                damaged.append(str(cache))
-            except OSError as error:
-                damaged.append(f"{cache} (which cannot be written: {error.strerror or error})")
-    if damaged and not are_known:
-        raise PassingError(
-            f"cannot be checked: {', '.join(damaged)}: some files could not be read, which does "
-            "not say that they are damaged: mend the cause and run the same command again"
-        )
-    if damaged:
-        raise CacheError(
-            f"damaged: {', '.join(damaged)}: run the same command without --verify, "
-            "it computes only what is broken"
-        )
 
 
 def _override(name: str, value: object) -> tuple[str, ...]:
@@ -117,6 +83,7 @@ def extract_features(
     from configs.config_files import load_config
 
     setup_logging(log_level)
+    share_cores()
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *_override("cache.levels", f"[{levels}]" if levels else None),
@@ -125,7 +92,9 @@ def extract_features(
     ))  # fmt: skip
     root = Path(features or Path("features") / settings.data.name)
     if verify:
-        _verify([root / split for split in dict.fromkeys(splits)])
+        from data.cache.verification import verify_and_mark
+
+        verify_and_mark([root / split for split in dict.fromkeys(splits)], click.echo)
         return
 
     from data.cache.manifest import FILE_NAME
@@ -269,11 +238,13 @@ def train_detector(
       train-detector --config kitti
     """
     from configs.config_files import load_config
+    from data.cache.annotations import boxes_sha256
     from data.images.image_sets import load_images
     from extract.accuracy.average_precision import evaluate_detector
     from extract.finetuning.finetune import finetune
 
     setup_logging(log_level)
+    share_cores()
     settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
     _check(settings, (split, val_split), device)
     train_set = load_images(settings.data, split)
@@ -284,8 +255,15 @@ def train_detector(
 
     if not any((~record.ignored).any() for record in val_set.records):
         raise ConfigError(f"train-detector: the split {val_split!r} has no boxes to evaluate on")
+    learned = set(train_set.categories.values())
+    for category, name in val_set.categories.items():
+        if name not in learned and any(
+            (record.category_ids[~record.ignored] == category).any() for record in val_set.records
+        ):
+            log.warning("mAP counts AP 0 for %r: the split %r does not have it", name, split)
     best = finetune(
         settings.detector, train_set, settings.detector_training,
         evaluate=evaluate, device=choose_device(device), resume=not fresh,
+        boxes={split: boxes_sha256(train_set), val_split: boxes_sha256(val_set)},
     )  # fmt: skip
     click.echo(f"best model -> {best}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from configs.cores import share_cores
 from configs.errors import ConfigError, UserError
 from configs.log_setup import setup_logging
 from configs.options import (
@@ -85,6 +86,7 @@ def train_level(
       torchrun --no-python --nproc-per-node 2 train-level --level 0
     """
     setup_logging(log_level)
+    share_cores()
     _check_lambdas(lambdas)
     wanted = level_of(level) if resume in ("auto", "never") else None
     if wanted is None:

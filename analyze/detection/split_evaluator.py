@@ -36,12 +36,20 @@ class SplitEvaluator:
     """Samples that are evaluated."""
     annotations: Path
     label_to_category: Mapping[int, int]
+    category_ids: tuple[int, ...] | None = None
+    """Categories that are evaluated; None: all of which there are boxes."""
+    own_detector: str = ""
+    """See `extract.detector.own_detector.identity_of`; empty where a builder's name says it all."""
 
     @property
     def truth(self) -> str:
-        """SHA-256 of the boxes and of which label means which: boxes may be corrected."""
-        labels = json.dumps(sorted(self.label_to_category.items())).encode()
-        return hashlib.sha256(self.annotations.read_bytes() + labels).hexdigest()
+        """SHA-256 of what mAP depends on beside the cache: boxes, categories, own detector."""
+        told: list[object] = [sorted(self.label_to_category.items())]
+        if self.category_ids is not None:
+            told.append(sorted(self.category_ids))
+        # As before categories could be chosen, so that what was kept then is found.
+        text = json.dumps(told[0] if len(told) == 1 else told) + self.own_detector
+        return hashlib.sha256(self.annotations.read_bytes() + text.encode()).hexdigest()
 
     def accuracy(self, replaced: Mapping[int, MapSource]) -> Accuracy:
         """Return the figures of the split, with the levels in `replaced` taken from there."""
@@ -89,7 +97,9 @@ class SplitEvaluator:
 
     def evaluate(self, detections: Detections) -> Evaluation:
         """Compare detections with the split's boxes; only their images are evaluated."""
-        return evaluate_detections(detections, self.annotations, self.label_to_category)
+        return evaluate_detections(
+            detections, self.annotations, self.label_to_category, self.category_ids
+        )
 
     def levels(
         self,

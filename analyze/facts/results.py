@@ -86,6 +86,19 @@ class Combination:
     """If all its runs have this one lambda."""
     learner: str = ""
     """As of `LevelRow`, if all its runs are of one."""
+    class_ap: tuple[float, ...] = ()
+    """AP (0.50:0.95) of each of the result's `classes`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassFacts:
+    """One class of the data set that is evaluated."""
+
+    name: str
+    num_boxes: int
+    """Of the images that are analysed, ignored ones not counted."""
+    is_known: bool
+    """The detector has a label for it: else its AP is 0, and counts in mAP as that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +117,12 @@ class AnalysisResult:
     """What could not be measured, each with what to do about it."""
     cache_fingerprint: str = ""
     """Of the split's cache."""
+    classes: tuple[ClassFacts, ...] = ()
+    """Those of which boxes count, in the data set's order; empty where no mAP can be had."""
+    class_ap: tuple[float, ...] = ()
+    """AP of each of them from the original features."""
+    only_classes: tuple[str, ...] = ()
+    """If not empty, the only ones that were to be evaluated."""
 
 
 def psnr_db(mse: float, value_range: float) -> float:

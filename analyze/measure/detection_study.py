@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from analyze.detection.heads_on_levels import backbone_keys
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
+from analyze.facts.results import ClassFacts
 from analyze.facts.sent_parts import DROPPED, Part
 from analyze.maps.map_source import MapSource
 from analyze.maps.replacements import CachedMaps, DerivedMaps, DroppedMaps, derivations
@@ -21,7 +23,7 @@ from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
 from extract.accuracy.average_precision import Evaluation
 from extract.accuracy.bootstrap import Accuracy, interval_of, map_draws
-from extract.accuracy.matches import Detections
+from extract.accuracy.matches import Detections, ap_per_category
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ class DetectionStudy:
             self._detections[name] = found
 
     def _key(self, name: _Name) -> dict[str, Any]:
-        return {
+        key: dict[str, Any] = {
             "method": _METHOD,
             "parts": [list(each) for each in name],
             "cache": self._split.cache.content_id,
@@ -116,6 +118,10 @@ class DetectionStudy:
             "images": self._split.num_images,
             "device": self._device,
         }
+        if self._evaluator.own_detector:
+            # The cache's plan covers weights and sizes, and with a builder's name its thresholds.
+            key["detector"] = self._evaluator.own_detector
+        return key
 
     def accuracy(self, parts: Parts) -> Accuracy:
         """Return mAP and its kin, with 95 % intervals over images of mAP and of its drop."""
@@ -135,6 +141,26 @@ class DetectionStudy:
         if name not in self._evaluations:
             self._evaluations[name] = self._evaluator.evaluate(self.detections(parts))
         return self._evaluations[name]
+
+    def classes(self) -> tuple[ClassFacts, ...]:
+        """Return the categories of which boxes count, and whether the detector knows them."""
+        assert self._split.annotations is not None
+        names = self._split.annotations.categories
+        known = set(self._evaluator.label_to_category.values())
+        return tuple(
+            ClassFacts(
+                name=names[each.category_id],
+                num_boxes=int(each.num_truths.sum()),
+                is_known=each.category_id in known,
+            )
+            for each in self.evaluation({}).matches.categories
+            if each.num_truths.any()
+        )
+
+    def class_ap(self, parts: Parts) -> tuple[float, ...]:
+        """Return the AP of each of `classes`."""
+        found = ap_per_category(self.evaluation(parts).matches)
+        return tuple(ap for ap in found.values() if not math.isnan(ap))
 
     def _draws(self, parts: Parts) -> NDArray[Any]:
         name = _name(parts)

@@ -62,6 +62,9 @@ def analysis_result(
         original=detection.accuracy({}) if detection else None,
         combinations=tuple(combination(each, labels, overhead, detection) for each in wanted),
         cache_fingerprint=manifest.fingerprint,
+        classes=detection.classes() if detection else (),
+        class_ap=detection.class_ap({}) if detection else (),
+        only_classes=split.only_classes,
     )
 
 
@@ -87,6 +90,7 @@ def combination(
         accuracy=accuracy,
         lmbda=combined.lmbda,
         learner=learners.pop() if len(learners) == 1 else "",
+        class_ap=detection.class_ap(combined.parts) if detection else (),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -11,17 +13,21 @@ from analyze.detection.heads_on_levels import backbone_keys
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.results import Found, LevelFacts
 from analyze.streams.unsent_levels import KnownMeans, training_cache
-from configs.errors import CacheError, ConfigError
+from configs.errors import CacheError, ConfigError, did_you_mean
+from configs.own_code import is_own
 from configs.schema.config import Config
-from configs.schema.data import DetectorConfig
+from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
 from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import FILE_NAME, Manifest
-from data.images.records import ImageRecord, ImageSet
+from data.images.records import ImageSet
 from data.reading.level_reader import LevelReader
-from extract.detector.class_labels import label_to_category, num_labels
-from extract.detector.freshness import refuse_other_detector, refuse_stale_cache
+from extract.detector.class_labels import head_of, match_labels, unknown_classes
+from extract.detector.freshness import refuse_old_boxes, refuse_other_detector, refuse_stale_cache
 from extract.detector.loading import load_detector
+from extract.detector.own_detector import identity_of
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +43,8 @@ class Split:
     annotations: ImageSet | None
     evaluator: SplitEvaluator | None
     missing: tuple[str, ...]
+    only_classes: tuple[str, ...] = ()
+    """Names of the categories that are evaluated, if not all of them are."""
 
     @property
     def manifest(self) -> Manifest:
@@ -67,12 +75,21 @@ def missing_cache(cache: CacheFolder, split: str, options: str) -> CacheError:
 
 @contextmanager
 def open_split(
-    cache: CacheFolder, split: str, config: Config, *, device: str, limit: int | None, options: str
+    cache: CacheFolder,
+    split: str,
+    config: Config,
+    *,
+    device: str,
+    limit: int | None,
+    classes: Sequence[str] = (),
+    options: str,
 ) -> Iterator[Split]:
     """Open a split's cache and, if there are boxes, the detector's heads.
 
-    The first `limit` images are analysed; `options` are what commands in messages need to reach the
-    same data. Raises CacheError without a cache of the split, if it is stale, or if it holds crops.
+    The first `limit` images are analysed, detection on `classes` alone if there are any; `options`
+    are what commands in messages need to reach the same data. Raises CacheError without a cache of
+    the split, if it or its boxes are stale, or if it holds crops; ConfigError for a class that the
+    data set does not have.
     """
     if not has_cache(cache):
         raise missing_cache(cache, split, options)
@@ -91,8 +108,13 @@ def open_split(
         }
         boxes = _boxes(cache, split)
         found: Found[SplitEvaluator | None] = Found(None, boxes.missing)
+        only: dict[int, str] = {}
         if boxes.result is not None:
-            found = _evaluator(boxes.result, readers, num_images, config.detector, device, options)
+            refuse_old_boxes(cache, boxes.result, config, options)
+            only = _chosen(classes, boxes.result.categories)
+            found = _evaluator(
+                boxes.result, only, readers, num_images, config.detector, device, options
+            )
         yield Split(
             cache=cache,
             train=train,
@@ -102,6 +124,7 @@ def open_split(
             annotations=boxes.result,
             evaluator=found.result,
             missing=found.missing,
+            only_classes=tuple(only.values()),
         )
 
 
@@ -139,37 +162,51 @@ def _boxes(cache: CacheFolder, split: str) -> Found[ImageSet | None]:
     return Found(images)
 
 
-def _counts(record: ImageRecord, categories: Collection[int]) -> bool:
-    """Say whether an image has a box that COCO's evaluation looks for."""
-    return any(
-        not ignored and category in categories
-        for category, ignored in zip(
-            record.category_ids.tolist(), record.ignored.tolist(), strict=True
-        )
-    )
+def _chosen(classes: Sequence[str], categories: Mapping[int, str]) -> dict[int, str]:
+    """Return the categories of these names; ConfigError for a name that there is not."""
+    names = list(categories.values())
+    for name in classes:
+        if name not in names:
+            hint = did_you_mean(name, names) or f": the classes are {', '.join(names)}"
+            raise ConfigError(f"--classes: the data set has no class {name!r}{hint}")
+    return {category: name for category, name in categories.items() if name in classes}
+
+
+def _counted(annotations: ImageSet, image_ids: Collection[int]) -> Counter[int]:
+    """Return category id -> number of boxes that COCO's evaluation looks for, in these images."""
+    counted: Counter[int] = Counter()
+    for record in annotations.records:
+        if record.image_id in image_ids:
+            counted.update(record.category_ids[~record.ignored].tolist())
+    return counted
 
 
 def _evaluator(
     annotations: ImageSet,
+    only: Mapping[int, str],
     readers: dict[int, LevelReader],
     num_images: int,
     config: DetectorConfig,
     device: str,
     options: str,
 ) -> Found[SplitEvaluator | None]:
-    """Return what runs detection, or why it cannot be run."""
+    """Return what runs detection, and what its mAP is to be read with; or why it cannot be run."""
     cache = next(iter(readers.values())).folder
     manifest = cache.manifest
     try:
         detector = load_detector(config, device)
-        labels = label_to_category(
-            detector.classes, num_labels(detector.model), annotations.categories
-        )
     except ConfigError as error:
         return Found(None, (f"no mAP: the detector cannot be built: {error}",))
-    analysed = {sample.image_id for sample in manifest.samples[:num_images]}
-    if not any(_counts(record, labels.values()) for record in annotations.records
-               if record.image_id in analysed):  # fmt: skip
+    try:
+        match = match_labels(detector.classes, head_of(detector.model), annotations.categories)
+    except ConfigError as error:
+        return Found(None, (f"no mAP: {error}",))
+    (_LOG.warning if match.is_guess else _LOG.info)("%s", match.how)
+    categories = only or annotations.categories
+    counted = _counted(annotations, {each.image_id for each in manifest.samples[:num_images]})
+    if not any(
+        counted[category] for category in match.category_of.values() if category in categories
+    ):
         return Found(None, (
             f"no mAP: none of the {num_images} images has a box that counts, of a class that the "
             "detector knows: analyse more of them (--limit), or correct the annotations",
@@ -183,12 +220,27 @@ def _evaluator(
             f"no mAP: the heads need the levels {', '.join(absent)}, which this cache does not "
             f"hold: run extract-features --split {manifest.split}{options} for all levels",
         ))  # fmt: skip
+    notes = [match.how] if match.is_guess else []
+    if unknown := unknown_classes(match.category_of, categories, counted):
+        known = [
+            categories[x] for x in categories if x in match.category_of.values() and counted[x]
+        ]
+        notes.append(
+            f"mAP counts AP 0 for the classes that the detector does not know: {unknown}: leave "
+            f"them out with --classes {shlex.quote(','.join(known))}, or use a detector trained on "
+            "them"
+        )
+        _LOG.warning("%s", notes[-1])
+    builder = config.builder or DEFAULT_BUILDER
     return Found(
         SplitEvaluator(
             detector=detector.model,
             readers=readers,
             indices=range(num_images),
             annotations=cache.path / ANNOTATIONS_NAME,
-            label_to_category=labels,
-        )
+            label_to_category=match.category_of,
+            category_ids=tuple(only) or None,
+            own_detector=identity_of(detector.model, builder) if is_own(builder) else "",
+        ),
+        tuple(notes),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from analyze.facts.results import measured
 from analyze.plots.curve_plots import level_curves_plot, map_plot
 from analyze.plots.figures import Plot, make_plots
+from analyze.report.classes import class_section
 from analyze.report.finding_tables import (
     allocation_table,
     anchor_table,
@@ -78,6 +79,7 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
             title="Detection",
             blocks=(TableBlock(name="detection", table=detection_table(result)),),
         ),
+        class_section(findings),
         _allocation(findings),
         _curves(findings),
         _anchors(findings),
@@ -91,7 +93,8 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
     ]
     return Page(
         title=f"Feature compression by level: {result.dataset}, {result.split}",
-        summary=f"{result.num_images} images, features of {result.detector}.",
+        summary=f"{result.num_images} images, features of {result.detector}."
+        + (f" mAP is of {', '.join(result.only_classes)} alone." if result.only_classes else ""),
         sections=tuple(section for section in sections if section is not None and section.blocks),
     )
 

@@ -6,8 +6,11 @@ Ignored boxes are `iscrowd` 1, which COCO's own evaluation counts as neither hit
 
 from __future__ import annotations
 
+import hashlib
 import json
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -50,6 +53,34 @@ def read_annotations(path: Path, split: str) -> ImageSet:
         ) from None
 
 
+def boxes_sha256(images: ImageSet) -> str:
+    """Return what changes with any box, category or image, and not with where the images lie."""
+    content = _to_coco(images)
+    for image in content["images"]:
+        image["file_name"] = PurePath(image["file_name"]).name
+    return hashlib.sha256(json.dumps(content, allow_nan=False).encode()).hexdigest()
+
+
+def boxes_difference(there: ImageRecord, now: ImageRecord) -> str | None:
+    """Say in words which box of an image another reading of it has otherwise, or None.
+
+    Boxes, categories, ignore flags and areas count, their order does not.
+    """
+    before, after = (sorted(map(_shown, _boxes_of(record, 0))) for record in (there, now))
+    if before == after:
+        return None
+    if len(before) != len(after):
+        return f"{len(before)} boxes there, {len(after)} now"
+    gone, new = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    return f"{min(gone)} there, {min(new)} now"
+
+
+def _shown(box: Mapping[str, Any]) -> str:
+    sides = ", ".join(f"{value:.6g}" for value in box["bbox"])
+    ignored = ", ignored" if box["iscrowd"] else ""
+    return f"[{sides}] of category {box['category_id']}, area {box['area']:.6g}{ignored}"
+
+
 def _seal_of(content: dict[str, Any]) -> str:
     """Return the XXH3-64 of the content as JSON: a flipped digit of a box is still JSON."""
     return xxhash.xxh3_64_hexdigest(json.dumps(content, allow_nan=False).encode())
@@ -58,21 +89,7 @@ def _seal_of(content: dict[str, Any]) -> str:
 def _to_coco(images: ImageSet) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for record in images.records:
-        corners = record.boxes_xyxy.astype(np.float64)
-        sides = corners[:, 2:] - corners[:, :2]
-        xywh = np.concatenate([corners[:, :2], sides], axis=1)
-        areas = xywh[:, 2] * xywh[:, 3] if record.areas_px is None else record.areas_px
-        for row, box in enumerate(xywh.tolist()):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": record.image_id,
-                    "bbox": box,
-                    "area": float(areas[row]),
-                    "category_id": int(record.category_ids[row]),
-                    "iscrowd": int(record.ignored[row]),
-                }
-            )
+        annotations.extend(_boxes_of(record, len(annotations)))
     return {
         "images": [
             {
@@ -86,6 +103,24 @@ def _to_coco(images: ImageSet) -> dict[str, Any]:
         "annotations": annotations,
         "categories": [{"id": key, "name": name} for key, name in images.categories.items()],
     }
+
+
+def _boxes_of(record: ImageRecord, num_before: int) -> list[dict[str, Any]]:
+    corners = record.boxes_xyxy.astype(np.float64)
+    sides = corners[:, 2:] - corners[:, :2]
+    xywh = np.concatenate([corners[:, :2], sides], axis=1)
+    areas = xywh[:, 2] * xywh[:, 3] if record.areas_px is None else record.areas_px
+    return [
+        {
+            "id": num_before + row + 1,
+            "image_id": record.image_id,
+            "bbox": box,
+            "area": float(areas[row]),
+            "category_id": int(record.category_ids[row]),
+            "iscrowd": int(record.ignored[row]),
+        }
+        for row, box in enumerate(xywh.tolist())
+    ]
 
 
 def _from_coco(content: dict[str, Any], split: str) -> ImageSet:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import reduce
@@ -12,6 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from configs.cores import usable_cores
 from configs.errors import CacheError, PassingError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
 from data.cache.cache_folder import CacheFolder
@@ -25,7 +27,7 @@ from data.cache.commit_log import (
     read_log,
 )
 from data.cache.containers import STORES, Store, differing_metadata, rows_of_shard, shards_of
-from data.cache.damage import Damage, Verification
+from data.cache.damage import Damage, Verification, mark_damaged
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.plan import Unit, samples_by_bucket, units_of
 from data.cache.units_due import part_path
@@ -45,7 +47,7 @@ def verify_cache(cache: CacheFolder | Path | str) -> Verification:
     except OSError as error:
         raise PassingError.reading(folder.path / COMMITS_NAME, error) from error
     check = _Check(folder, plan, commits)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         found = list(pool.map(lambda shard: check.shard(*shard), shards_of(manifest)))
     return Verification(
         manifest=manifest,
@@ -60,6 +62,40 @@ def verify_cache(cache: CacheFolder | Path | str) -> Verification:
             *check.statistics(),
         ],
     )
+
+
+def verify_and_mark(caches: Iterable[Path], tell: Callable[[str], object]) -> None:
+    """Verify caches, `tell` lines of what is found, and note damage for the next extraction.
+
+    Raises CacheError if anything is damaged, PassingError if something alone cannot be read.
+    """
+    damaged: list[str] = []
+    are_known = False
+    for cache in caches:
+        start = time.monotonic()
+        found = verify_cache(cache)
+        rate = found.num_bytes / 1e9 / max(1e-9, time.monotonic() - start)
+        read = f"{found.num_shards} shards, {found.num_bytes / 1e9:.3f} GB, {rate:.1f} GB/s"
+        tell(f"{cache}: {found.verdict} ({read})")
+        for line in found.lines():
+            tell(f"  {line}")
+        if found.damages:
+            are_known |= any(damage.is_known for damage in found.damages)
+            try:
+                mark_damaged(cache, found)
+                damaged.append(str(cache))
+            except OSError as error:
+                damaged.append(f"{cache} (which cannot be written: {error.strerror or error})")
+    if damaged and not are_known:
+        raise PassingError(
+            f"cannot be checked: {', '.join(damaged)}: some files could not be read, which does "
+            "not say that they are damaged: mend the cause and run the same command again"
+        )
+    if damaged:
+        raise CacheError(
+            f"damaged: {', '.join(damaged)}: run the same command without --verify, "
+            "it computes only what is broken"
+        )
 
 
 class _Check:

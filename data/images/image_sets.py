@@ -62,6 +62,13 @@ def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> Imag
     Raises ConfigError, one line, if the split does not exist or anything else it names is missing,
     unreadable or malformed.
     """
+    images = read_images(data, split, skip_bad=skip_bad)
+    refuse_empty(images)
+    return images
+
+
+def read_images(data: DataConfig, split: str, *, skip_bad: bool) -> ImageSet:
+    """Return what `load_images` does, and no image at all where none can be used."""
     source = find_split(data, split)
     skipped: list[SkippedImage] = []
     noted = skipped if skip_bad else None
@@ -69,11 +76,9 @@ def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> Imag
         records, categories = read_own(data.format, source, noted)
     else:
         records, categories = FORMATS[data.format](source, noted)
-    images = ImageSet(
+    return ImageSet(
         split=split, records=tuple(records), categories=categories, skipped=tuple(skipped)
     )
-    refuse_empty(images)
-    return images
 
 
 def refuse_empty(images: ImageSet) -> None:
@@ -161,7 +166,7 @@ def readable_images(images: ImageSet, *, num_workers: int, numbered: bool) -> Im
     skipped = list(images.skipped)
     kept: list[ImageRecord] = []
     for record, position, problem in zip(
-        images.records, _positions(images.skipped), problems, strict=False
+        images.records, positions(images.skipped), problems, strict=False
     ):
         if problem is None:
             kept.append(replace(record, image_id=len(kept) + 1) if numbered else record)
@@ -181,7 +186,7 @@ def _problem_of(record: ImageRecord) -> str | None:
     return None
 
 
-def _positions(skipped: Sequence[SkippedImage]) -> Iterator[int]:
+def positions(skipped: Sequence[SkippedImage]) -> Iterator[int]:
     """Places in the split's listing of the images that were not skipped."""
     taken = {image.position for image in skipped}
     return (position for position in count() if position not in taken)

@@ -1,5 +1,5 @@
 """What the operating system and the processor give: files that appear whole, mapped files,
 threads, compiled loops.
 
-May import: nothing of this project.
+May import: configs.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from data.images.image_sets import read_image
 from data.images.records import ImageSet
 from extract.accuracy.bootstrap import Accuracy
 from extract.accuracy.matches import Detections, Matches, matches_of
-from extract.detector.class_labels import label_to_category, num_labels
+from extract.detector.class_labels import head_of, match_labels
 
 # Places in COCOeval.stats; it gives -1 where the split holds no such object.
 _STATISTICS = {"map": 0, "map_50": 1, "small": 3, "medium": 4, "large": 5}
@@ -35,11 +35,15 @@ class Evaluation:
 
 
 def evaluate_detections(
-    detections: Detections, annotations: Path, label_to_category: Mapping[int, int]
+    detections: Detections,
+    annotations: Path,
+    label_to_category: Mapping[int, int],
+    category_ids: Collection[int] | None = None,
 ) -> Evaluation:
     """Compare detections with a COCO file's boxes; only the images of `detections` are evaluated.
 
-    A label without category counts as no detection.
+    A label without category counts as no detection. `category_ids`: of these alone; None: of all
+    categories of which the images have boxes, those that no label means too.
     """
     found = _coco_entries(detections, label_to_category)
     with redirect_stdout(io.StringIO()):
@@ -47,6 +51,8 @@ def evaluate_detections(
         truth.dataset.setdefault("info", {})
         evaluation = COCOeval(truth, _results(truth, found), "bbox")
         evaluation.params.imgIds = sorted(detections.image_ids.tolist())
+        if category_ids is not None:
+            evaluation.params.catIds = sorted(category_ids)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -121,7 +127,7 @@ def evaluate_detector(
         detections[record.image_id] = {
             name: result[name].cpu() for name in ("boxes", "labels", "scores")
         }
-    labels = label_to_category(classes, num_labels(model), images.categories)
+    labels = match_labels(classes, head_of(model), images.categories).category_of
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "annotations.json"
         write_annotations(path, images)

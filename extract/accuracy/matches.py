@@ -137,6 +137,13 @@ def map_per_image(matches: Matches) -> NDArray[Any]:
     return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
 
+def ap_per_category(matches: Matches) -> dict[int, float]:
+    """Return category id -> AP (0.50:0.95) over all images; NaN for one without truths."""
+    once = np.ones((1, len(matches.image_ids)))
+    return {each.category_id: float(_average_precision(each, once)[0])
+            for each in matches.categories}  # fmt: skip
+
+
 def _average_precision(category: CategoryMatches, weights: NDArray[Any]) -> NDArray[Any]:
     """Return the AP of one category, mean over the IoU thresholds, [N]; NaN without truths.
 

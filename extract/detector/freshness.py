@@ -15,9 +15,12 @@ from configs.errors import CacheError, ConfigError, MissingDataError
 from configs.own_code import is_own
 from configs.schema.config import Config
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
+from data.cache.annotations import ANNOTATIONS_NAME, boxes_difference
 from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest, detector_difference
+from data.images.image_sets import positions, read_images
 from data.images.listing import ListedImage, list_files
+from data.images.records import ImageSet
 from data.images.views import is_view
 from extract.detector.weights import file_sha256, weights_file
 
@@ -51,6 +54,74 @@ def refuse_stale_cache(cache: CacheFolder | Path | str, split: str, config: Conf
             f"{cache}: is of another image list ({difference}): correct the paths of "
             f"data.splits.{split}, or run extract-features --split {split} --overwrite"
         )
+
+
+def refuse_old_boxes(cache: CacheFolder, boxes: ImageSet, config: Config, options: str) -> None:
+    """Compare a cache's boxes, categories and ignore flags with the data set's as they are now.
+
+    `options` are what a command in the message needs to reach the same data. What is not on this
+    machine is logged; a configuration without boxes says nothing of them. Raises CacheError, with
+    the file, the first difference and the way out, if they were corrected since the extraction.
+    """
+    manifest, split, data = cache.manifest, cache.manifest.split, config.data
+    if data.format == "scenes":  # they are drawn with their boxes
+        return
+    try:
+        now = read_images(data, split, skip_bad=True)
+        places = [place for place, _ in _taken(manifest, list_files(data, split))]
+    except MissingDataError as error:
+        _LOG.info("%s: its boxes could not be compared with the data set: %s", cache, error)
+        return
+    if not now.categories:
+        return
+    record_at = dict(zip(positions(now.skipped), now.records, strict=False))
+    whole = [record for record in boxes.records if not is_view(record.file)]
+    absent = sum(place not in record_at for place in places)
+    if absent:
+        _LOG.warning(
+            "%s: the boxes of %d of its %d images could not be compared with the data set, as "
+            "these images are not on this machine: they are as they were when it was extracted",
+            cache, absent, len(places),
+        )  # fmt: skip
+    difference = None
+    if boxes.categories != now.categories:
+        difference = f"categories: {boxes.categories} there, {now.categories} now"
+    for place, there in zip(places, whole, strict=True):
+        if difference is None and place in record_at:
+            found = boxes_difference(there, record_at[place])
+            difference = found and f"{record_at[place].file}: {found}"
+    if difference is not None:
+        named = data.splits[split].annotations or f"what {data.format} reads"
+        raise CacheError(
+            f"{cache.path / ANNOTATIONS_NAME}: holds other boxes than {named} ({difference}): "
+            f"{_bring_up_to_date(manifest, config, options)}"
+        )
+
+
+def _bring_up_to_date(manifest: Manifest, config: Config, options: str) -> str:
+    """Return what to do, with the options that made the cache if the configuration lacks them."""
+    if manifest.decoded_from is not None:
+        return (
+            f"run extract-features --split {manifest.split}{options} for the cache that was "
+            "compressed, then compress-features and decompress-features again: all three take the "
+            "boxes over, and compute nothing that is there"
+        )
+    levels = [level.index for level in manifest.levels]
+    given = {
+        "--limit": manifest.image_limit,
+        "--crop": None if manifest.crop == config.cache.crop else manifest.crop,
+        "--dtype": None if manifest.dtype == config.cache.dtype else manifest.dtype,
+        "--container": None if manifest.container == config.cache.container else manifest.container,
+        "--levels": None
+        if config.cache.levels or levels == list(range(len(levels)))
+        else ",".join(map(str, levels)),
+    }
+    more = "".join(f" {name} {value}" for name, value in given.items() if value is not None)
+    more += " --skip-bad-images" * bool(manifest.skipped)
+    return (
+        f"run extract-features --split {manifest.split}{options}{more}, which takes the boxes over "
+        "and computes no feature that is there"
+    )
 
 
 def refuse_other_detector(
@@ -158,14 +229,7 @@ def _sizes_are_known(manifest: Manifest, config: DetectorConfig) -> bool:
 
 def _image_difference(manifest: Manifest, listed: list[ListedImage]) -> str | None:
     """Compare the split's listing, less what extraction left out of it, with the samples."""
-    left_out: dict[str, list[str]] = defaultdict(list)
-    for bad in manifest.skipped:
-        left_out[_first_word(bad.file)].append(bad.file)
-    now = [
-        image
-        for image in listed[: manifest.image_limit]
-        if not any(image.is_in(file) for file in left_out.get(_first_word(image.name), ()))
-    ]
+    now = [image for _, image in _taken(manifest, listed)]
     there = [sample for sample in manifest.samples if not is_view(sample.file)]
     if len(now) != len(there):
         return f"images: {len(there)} there, {len(now)} now"
@@ -177,6 +241,18 @@ def _image_difference(manifest: Manifest, listed: list[ListedImage]) -> str | No
                 f"image list: {image.name} is image {sample.image_id} there, {image.image_id} now"
             )
     return None
+
+
+def _taken(manifest: Manifest, listed: list[ListedImage]) -> list[tuple[int, ListedImage]]:
+    """Return the images of a listing that extraction did not leave out, with their places in it."""
+    left_out: dict[str, list[str]] = defaultdict(list)
+    for bad in manifest.skipped:
+        left_out[_first_word(bad.file)].append(bad.file)
+    return [
+        (place, image)
+        for place, image in enumerate(listed[: manifest.image_limit])
+        if not any(image.is_in(file) for file in left_out.get(_first_word(image.name), ()))
+    ]
 
 
 def _first_word(file: str) -> str:

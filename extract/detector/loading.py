@@ -7,6 +7,7 @@ normalise, pad) and `model.backbone` (image batch in, one map per FPN level out,
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from configs.errors import ConfigError
 from configs.own_code import is_own
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
+from extract.detector.architecture import misfit, num_classes_of
 from extract.detector.builders import build_detector, check_builder
-from extract.detector.class_labels import num_classes_of
+from extract.detector.class_labels import head_of, label_names
 from extract.detector.weights import (
     DEFAULT_WEIGHTS,
     file_sha256,
@@ -29,6 +31,8 @@ from extract.detector.weights import (
     read_named_weights,
     weights_file,
 )
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +43,7 @@ class LoadedDetector:
     """Has `.transform` and `.backbone`; called as torchvision's detectors are."""
     weights_sha256: str
     classes: tuple[str, ...] | None
-    """Label i is classes[i - 1]; None when nobody said."""
+    """As the weights' file names them (see `label_names`); None when nobody said."""
     weights_file_sha256: str | None
     """Hash of the file that held the weights; None if they came from no file."""
 
@@ -60,6 +64,7 @@ def load_detector(config: DetectorConfig, device: str | torch.device = "cpu") ->
         if content.batch_norm_eps is not None:
             set_batch_norm_eps(model, content.batch_norm_eps)
         classes = content.classes
+        _compare_names(classes, num_classes, model, config.checkpoint)
     elif config.weights == "random" or is_own(builder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -81,6 +86,18 @@ def load_detector(config: DetectorConfig, device: str | torch.device = "cpu") ->
         classes=classes,
         weights_file_sha256=None if file is None else file_sha256(file),
     )
+
+
+def _compare_names(
+    classes: tuple[str, ...] | None, num_classes: int | None, model: Any, shown: str
+) -> None:
+    """Warn of names that the weights contradict: features need none, detection does."""
+    if classes is None or num_classes is None:
+        return
+    try:
+        label_names(classes, head_of(model))
+    except ConfigError as error:
+        _LOG.warning("%s: %s", shown, error)
 
 
 def describe_detector(detector: LoadedDetector, config: DetectorConfig) -> dict[str, Any]:
@@ -126,18 +143,39 @@ def backbone_levels(model: Any, batch: Tensor) -> OrderedDict[str, Tensor]:
 def load_state(model: nn.Module, state: Mapping[str, Tensor], shown: str, builder: str) -> None:
     """Copy a state dict into the model; raises ConfigError if it is of another architecture."""
     expected = model.state_dict()
-    # FrozenBatchNorm2d, which torchvision trains with, does not count batches; BatchNorm2d does.
-    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in expected and not k.endswith("num_batches_tracked")]
     differing = [k for k in expected if k in state and expected[k].shape != state[k].shape]
-    if missing or unexpected or differing:
-        first = (missing + unexpected + differing)[0]
+    missing, unexpected = load_fitting(
+        model, {key: state[key] for key in state if key not in differing}, shown
+    )
+    if missing or unexpected:
+        first = (differing + missing + unexpected)[0]
         raise ConfigError(
-            f"{shown}: does not fit detector.builder {builder!r}: {len(missing)} tensors missing, "
-            f"{len(unexpected)} unexpected, {len(differing)} of another shape (first: {first}): "
-            "name the builder that the checkpoint was trained with"
+            f"{shown}: does not fit detector.builder {builder!r}: "
+            f"{len(missing) - len(differing)} tensors missing, {len(unexpected)} unexpected, "
+            f"{len(differing)} of another shape (first: {first}): {misfit(state, expected)}"
         )
-    model.load_state_dict(dict(state), strict=False)
+
+
+def load_fitting(
+    model: nn.Module, state: Mapping[str, Tensor], shown: str
+) -> tuple[list[str], list[str]]:
+    """Copy the tensors that the model has; return the names that lack, and those it does not know.
+
+    Layers' names of torchvision before 0.13, as in its own COCO weights, are understood. Raises
+    ConfigError if one of these is of another shape.
+    """
+    try:
+        found = model.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{shown}: has layers of other shapes: {misfit(state, model.state_dict())}"
+        ) from error
+    # FrozenBatchNorm2d, which torchvision trains with, does not count batches; BatchNorm2d does.
+    missing, unexpected = (
+        [key for key in keys if not key.endswith("num_batches_tracked")]
+        for keys in (found.missing_keys, found.unexpected_keys)
+    )
+    return missing, unexpected
 
 
 def set_batch_norm_eps(model: nn.Module, eps: float) -> None:

@@ -6,10 +6,9 @@ To find a file and hash it takes no torch: what reads one imports it.
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
@@ -17,18 +16,13 @@ from urllib.error import URLError
 from configs.errors import ConfigError
 from configs.own_code import is_own
 from configs.schema.data import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
+from extract.detector.pytorch_files import first_sentence, read_pytorch_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
-# What torch.load raises for files that are something else, or cut short.
-UNREADABLE = (
-    pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, LookupError,
-    ValueError, TypeError, AttributeError, AssertionError,
-)  # fmt: skip
 DEFAULT_WEIGHTS = "COCO_V1"
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,34 +69,32 @@ def existing_checkpoint(name: str) -> Path:
 
 
 def read_checkpoint(name: str) -> DetectorWeights:
-    """Read a checkpoint file, or `builtin:<name>`; never runs code from it (weights_only).
+    """Read a checkpoint file, or `builtin:<name>`; no code in it is run.
 
-    The state dict may be bare or under model, state_dict or model_state_dict; `module.` prefixes
-    of DataParallel are stripped. Raises ConfigError if there is no such file or no state dict.
+    What training loops save is understood: state dicts bare or under the usual keys, the names that
+    torch.compile, DDP, AveragedModel or Lightning make of layers' own, whole models. Raises
+    ConfigError if there is no such file, or no weights in it, and says why.
     """
-    import torch
+    from extract.detector.class_labels import read_names
+    from extract.detector.state_dicts import WRAPPERS, find_state, unwrapped
 
     path = existing_checkpoint(name)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise ConfigError(
-            f"detector checkpoint {name}: not a PyTorch weights file, or damaged: "
-            f"{first_sentence(error)}"
-        ) from error
-    state = _state_dict_in(content)
+        content = read_pytorch_file(path)
+        classes = read_names(content.get("classes")) if isinstance(content, Mapping) else None
+    except ConfigError as error:
+        raise ConfigError(f"detector checkpoint {name}: {error}") from error
+    state = find_state(content)
     if state is None:
         raise ConfigError(
             f"detector checkpoint {name}: holds no state dict, neither bare nor under "
-            f"{', '.join(_WRAPPERS)}"
+            f"{', '.join(WRAPPERS)}: save it with torch.save(model.state_dict(), PATH)"
         )
-    meta = content if "classes" in content else {}
-    classes = meta.get("classes")
     eps = content.get("batch_norm_eps")
     return DetectorWeights(
-        state={key.removeprefix("module."): tensor for key, tensor in state.items()},
-        classes=tuple(str(name) for name in classes) if isinstance(classes, list | tuple) else None,
-        batch_norm_eps=float(eps) if isinstance(eps, float) else None,
+        state=unwrapped(state, root="backbone"),
+        classes=classes,
+        batch_norm_eps=float(eps) if isinstance(eps, Real) else None,
     )
 
 
@@ -156,23 +148,3 @@ def _path_of(name: str) -> Path:
     if name.startswith("builtin:"):
         return _BUILTIN_DIR / f"{name.removeprefix('builtin:')}.pth"
     return Path(name)
-
-
-def _state_dict_in(content: object) -> Mapping[str, Tensor] | None:
-    from torch import Tensor
-
-    if not isinstance(content, Mapping):
-        return None
-    for candidate in (*(content.get(key) for key in _WRAPPERS), content):
-        if (
-            isinstance(candidate, Mapping)
-            and candidate
-            and all(isinstance(value, Tensor) for value in candidate.values())
-        ):
-            return candidate
-    return None
-
-
-def first_sentence(error: BaseException) -> str:
-    """Return the beginning of what an exception says, in one line."""
-    return str(error).strip().split("\n", 1)[0].split(". ", 1)[0][:200] or type(error).__name__

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from configs.cores import usable_cores
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import bar_interval_s
 from configs.schema.data import CacheConfig, DetectorConfig
@@ -204,7 +205,7 @@ def extract(
 def _writing_threads(model: Any) -> int:
     """Return one on a CPU, whose cores compute; several beside a GPU, which is faster than one."""
     on_cpu = next(model.parameters()).device.type == "cpu"
-    return 1 if on_cpu else min(_MOST_WRITING_THREADS, os.cpu_count() or 1)
+    return 1 if on_cpu else min(_MOST_WRITING_THREADS, usable_cores())
 
 
 def _has_statistics(folder: Path, manifest: Manifest) -> bool:

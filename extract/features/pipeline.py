@@ -9,7 +9,6 @@ next one to compute.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from configs.cores import usable_cores
 from data.cache.manifest import Manifest, SampleInfo
 from data.cache.plan import Unit, samples_by_bucket
 from data.images.image_sets import read_planned_image
@@ -51,7 +51,7 @@ def _largest_image(manifest: Manifest, bucket: int) -> int:
 
 def usual_num_workers() -> int:
     """Return how many threads decode for a GPU unless the user says otherwise."""
-    return max(2, min(_MOST_WORKERS, (os.cpu_count() or 1) // 2))
+    return max(2, min(_MOST_WORKERS, usable_cores() // 2))
 
 
 def computed_maps(

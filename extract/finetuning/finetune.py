@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,9 +25,11 @@ from data.images.records import ImageSet
 from data.system.atomic_files import remove_leftovers, write_atomically
 from data.system.locks import held
 from data.system.stop_signals import StopSignals
+from extract.detector.architecture import misfit
 from extract.detector.builders import build_detector
-from extract.detector.loading import set_batch_norm_eps
-from extract.detector.weights import UNREADABLE, first_sentence, read_checkpoint, read_named_weights
+from extract.detector.loading import load_fitting, set_batch_norm_eps
+from extract.detector.pytorch_files import UNREADABLE, first_sentence
+from extract.detector.weights import read_checkpoint, read_named_weights
 from extract.finetuning.detection_dataset import DetectionDataset
 from extract.finetuning.epoch import EpochProgress, train_epoch
 
@@ -44,13 +46,15 @@ def finetune(
     evaluate: Evaluate,
     device: str | torch.device = "cpu",
     resume: bool = True,
+    boxes: Mapping[str, str] | None = None,
 ) -> Path:
     """Train and return the path of best_model.pth; goes on from last_model.pth if there is one.
 
     `evaluate(model, classes)` returns the metrics of the val split; `map` picks the best epoch.
-    Raises ConfigError if the data set has no boxes or the last checkpoint is of other classes;
-    StoppedError, after the state has been saved, if a signal asks to stop; UserError if another
-    process trains there.
+    `boxes` is split -> hash of its boxes, as the last checkpoint then says too. Raises ConfigError
+    if the data set has no boxes, or the last checkpoint is of other classes or boxes; StoppedError,
+    after the state has been saved, if a signal asks to stop; UserError if another process trains
+    there.
     """
     if not train_set.categories:
         raise ConfigError(
@@ -61,7 +65,7 @@ def finetune(
     if len(dataset) == 0:
         raise ConfigError("train-detector: no image of the train split has a box")
     with _locked(Path(settings.save_dir)):
-        run = _Run(detector, classes, settings, device)
+        run = _Run(detector, classes, settings, device, boxes or {})
         if resume and run.last_path.is_file():
             run.resume()
         while run.num_epochs < settings.epochs:
@@ -102,7 +106,9 @@ class _Run:
         classes: tuple[str, ...],
         settings: DetectorTrainingConfig,
         device: str | torch.device,
+        boxes: Mapping[str, str],
     ) -> None:
+        self._boxes = dict(boxes)
         self._classes, self._settings, self._device = classes, settings, device
         self._builder = detector.builder
         self.best_path = Path(settings.save_dir) / "best_model.pth"
@@ -130,6 +136,15 @@ class _Run:
                 f"{self.last_path}: was trained on classes {last['classes']}, the data set has "
                 f"{list(self._classes)}: choose another detector_training.save_dir"
             )
+        # Those of earlier versions do not say of which boxes they are.
+        for split, hashed in self._boxes.items():
+            if last.get("boxes", {}).get(split, hashed) != hashed:
+                raise ConfigError(
+                    f"{self.last_path}: was trained with other boxes or images of the split "
+                    f"{split!r}, which have changed since: run with --fresh (and --detection-"
+                    f"checkpoint {self.last_path} to begin from its weights), or choose another "
+                    "detector_training.save_dir"
+                )
         try:
             self.model.load_state_dict(last["model_state_dict"])
             self._optimizer.load_state_dict(last["optimizer"])
@@ -200,6 +215,7 @@ class _Run:
                 "scheduler": self._scheduler.state_dict(),
                 "epoch": self.num_epochs,
                 "best_map": self._best_map,
+                "boxes": self._boxes,
                 **({"progress": asdict(self._progress)} if metrics is None else {}),
                 **self._common(metrics or {}),
             },
@@ -243,17 +259,16 @@ def start_model(
             else read_named_weights(detector.builder or "", detector.weights or "COCO_V1")
         )
         own = model.state_dict()
-        fitting = {k: v for k, v in start.state.items() if k in own and own[k].shape == v.shape}
+        alike = {k: v for k, v in start.state.items() if k not in own or own[k].shape == v.shape}
+        shown = f"detector.checkpoint {detector.checkpoint}"
+        missing, _ = load_fitting(model, alike, shown)
+        absent = [key for key in missing if key.startswith("backbone.")]
         # FPN layers carry the same names and shapes in every detector; the body must fit as well.
-        backbone = [key for key in own if key.startswith("backbone.")]
-        absent = sum(key not in fitting for key in backbone if "num_batches" not in key)
-        if 2 * absent > len(backbone):
+        if 2 * len(absent) > sum(key.startswith("backbone.") for key in own):
             raise ConfigError(
-                f"detector.checkpoint {detector.checkpoint}: {absent} tensors of its backbone do "
-                f"not fit detector.builder {detector.builder!r}: name the builder it was trained "
-                "with"
+                f"{shown}: {len(absent)} tensors of its backbone do not fit detector.builder "
+                f"{detector.builder!r}: {misfit(start.state, own)}"
             )
-        model.load_state_dict(fitting, strict=False)
         eps = start.batch_norm_eps
         if eps is not None:
             set_batch_norm_eps(model, eps)

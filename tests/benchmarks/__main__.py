@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = (
     "startup",
+    "shared_cores",
     "streaming",
     "crops",
     "one_level",

@@ -9,11 +9,14 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor
 
+from configs.config_files import load_config
+from extract.detector.loading import load_detector
 from tests.support.extraction import error_of
 from tests.support.tiny_study import TinyStudy
 from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of
 from train.cli import train_level
+from train.loop.job import best_model_of
 from train.runs.checkpoint import load_codec, load_weights
 from train.runs.run_folder import RunRecord, find_runs
 
@@ -112,3 +115,30 @@ def test_folder_that_is_no_run_is_one_line(study: TinyStudy, tmp_path: Path) -> 
 def test_resumed_run_takes_no_other_beginning(study: TinyStudy, start: Path) -> None:
     result = call(study, start.parents[1], "--resume", str(start), "--init-from", str(start))
     assert "leave out --set, --batch-size, --warm-start and --init-from" in error_of(result)
+
+
+def test_codecs_of_the_package_are_of_its_detector_and_of_the_quickstarts_model() -> None:
+    config = load_config("quickstart")
+    detector = load_detector(config.detector, "cpu")
+    for level in range(5):
+        codec, info = load_codec(best_model_of("builtin:scenes", level))
+        assert info.level == level
+        assert info.detector_weights_sha256 == detector.weights_sha256
+        assert info.config.model.architecture() == config.model.architecture()
+        assert all(value.isfinite().all() for value in codec.state_dict().values())
+
+
+def test_codec_of_the_package_is_refused_for_features_of_another_detector(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    settings = [f"--set=model.{key}" for key in ("stages=2", "n_hidden=64", "n_channels=96")]
+    result = call(study, tmp_path, "--level", "4", *settings, "--init-from", "builtin:scenes")
+    assert "training.init_from builtin:scenes: a run of detector weights" in error_of(result)
+
+
+@pytest.mark.parametrize("name", ["nothing", "../builtin/scenes", "/scenes", ""])
+def test_name_of_no_codec_of_the_package_is_one_line(
+    study: TinyStudy, tmp_path: Path, name: str
+) -> None:
+    result = call(study, tmp_path, "--level", "4", "--init-from", f"builtin:{name}")
+    assert f"training.init_from builtin:{name}: no such codec of level 4" in error_of(result)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from configs.config_files import dump_config
@@ -28,6 +29,7 @@ from tests.support.tiny_study import (
     with_detector,
 )
 from tests.support.tiny_study import study as study
+from tests.support.torch_cores import cores
 from tests.support.training_process import (
     differences,
     options_of,
@@ -246,6 +248,19 @@ def test_named_run_goes_on_for_more_epochs_with_its_own_settings(
     assert (record.epochs, record.finished) == (32, "all epochs done")
     (run,) = find_runs(finished.parents[1])
     assert (run.config.training.epochs, run.config.training.batch_size) == (32, 1)
+
+
+def test_run_that_goes_on_has_the_threads_of_before_and_leaves_the_next_its_own(
+    study: TinyStudy, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("configs.cores._is_ours", True)
+    monkeypatch.setattr(EpochEnd, "summarise", lambda end: seen.append(torch.get_num_threads()))
+    with cores(2):
+        options = ("--resume", str(finished), "--epochs", "31")
+        assert call(study, finished.parents[1], *options).exit_code == 0
+        assert torch.get_num_threads() == 2
+    assert seen == [RunRecord.load(finished).num_threads] == [1]
 
 
 def test_run_in_use_keeps_its_settings(study: TinyStudy, finished: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from configs.errors import ConfigError
 from configs.schema.data import DetectorConfig
+from data.cache.annotations import boxes_sha256
 from data.images.records import ImageRecord, ImageSet
 from data.images.scenes import CLASSES
 from data.system.locks import held
@@ -184,11 +186,50 @@ def test_last_checkpoint_that_cannot_be_read_for_now_is_no_reason_to_begin_afres
     assert "--fresh" not in error
 
 
+def save_last(folder: Path, **changes: Any) -> Path:
+    """Save a last checkpoint that says of itself what is told, without any weights."""
+    last = folder / "detection" / "last_model.pth"
+    last.parent.mkdir()
+    names = ("model_state_dict", "optimizer", "scheduler", "epoch", "best_map")
+    torch.save(dict.fromkeys(names, 1) | {"classes": list(CLASSES)} | changes, last)
+    return last
+
+
+def test_resume_on_corrected_boxes_is_refused(tmp_path: Path, start: Path) -> None:
+    last = save_last(tmp_path, boxes={"val": "others"})
+    error = error_of(run(tmp_path, start, epochs=1))
+    assert error.startswith(f"{last}: was trained with other boxes or images of the split 'val'")
+    assert (
+        f"run with --fresh (and --detection-checkpoint {last} to begin from its weights)" in error
+    )
+
+
+def test_boxes_hash_changes_with_any_box_and_not_with_the_folder() -> None:
+    record = ImageRecord(
+        image_id=1, file="a/1.png", height=20, width=30,
+        boxes_xyxy=np.array([[1, 2, 3, 4]], dtype=np.float32),
+        category_ids=np.array([1]), ignored=np.array([False]),
+    )  # fmt: skip
+
+    def hash_of(categories: dict[int, str] | None = None, **changes: Any) -> str:
+        records = (replace(record, **changes),)
+        return boxes_sha256(
+            ImageSet(split="val", records=records, categories=categories or {1: "cat"})
+        )
+
+    usual = hash_of()
+    assert hash_of(file="elsewhere/1.png") == usual
+    others = {
+        hash_of(boxes_xyxy=np.array([[1, 2, 3, 5]], dtype=np.float32)),
+        hash_of(category_ids=np.array([2])), hash_of(ignored=np.array([True])),
+        hash_of(areas_px=np.array([3.0])), hash_of(file="a/2.png"), hash_of(categories={1: "dog"}),
+    }  # fmt: skip
+    assert usual not in others
+    assert len(others) == 6
+
+
 def test_resume_on_other_classes_is_refused(tmp_path: Path, start: Path) -> None:
-    assert run(tmp_path, start, epochs=1).exit_code == 0
-    last = tmp_path / "detection" / "last_model.pth"
-    content = torch.load(last, weights_only=True)
-    torch.save(content | {"classes": ["cat"]}, last)
+    save_last(tmp_path, classes=["cat"])
     result = run(tmp_path, start, epochs=2)
     assert result.exit_code == 1
     assert "was trained on classes ['cat']" in result.output
@@ -245,7 +286,7 @@ def test_val_split_without_a_box_is_refused_before_an_epoch_is_trained(
 
 def test_checkpoint_of_another_architecture_is_refused_as_a_start(start: Path) -> None:
     config = DetectorConfig(builder="fasterrcnn_resnet50_fpn", checkpoint=str(start))
-    with pytest.raises(ConfigError, match="name the builder it was trained with"):
+    with pytest.raises(ConfigError, match="name the builder that the checkpoint was"):
         start_model(config, 3, 8)
 
 

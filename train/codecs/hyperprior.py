@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from train.codecs.layers.compressai_parts import (
     bottleneck_likelihood,
     gaussian_likelihood,
 )
+from train.codecs.layers.origin import Origin
 from train.codecs.layers.transforms import (
     CodecSize,
     hyper_analysis,
@@ -71,7 +71,7 @@ class ScaleHyperprior(LevelCodec):
         super().__init__(size, bottleneck_channels=size.n_hidden)
         self.h_a, self.h_s = self._hyper_transforms(size.n_hidden, size.n_channels)
         self.gaussian_conditional = GaussianConditional(None)
-        self._float64: dict[nn.Module, nn.Module] = {}
+        self._float64: dict[nn.Module, tuple[Origin, nn.Module]] = {}
 
     def _hyper_transforms(self, n_hidden: int, n_channels: int) -> tuple[nn.Module, nn.Module]:
         return (
@@ -79,20 +79,13 @@ class ScaleHyperprior(LevelCodec):
             scale_synthesis(n_hidden, n_channels),
         )
 
-    def update_tables(self) -> None:
-        """Compute what coding needs, see LevelCodec; copies in float64 are made anew too."""
-        self._float64.clear()
-        super().update_tables()
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._float64.clear()
-        return super()._apply(*args, **kwargs)
-
     def _kept_in_float64(self, network: nn.Module) -> nn.Module:
-        """As `in_float64`, but once: for coding, whose tables hold until `update_tables` too."""
-        if network not in self._float64:
-            self._float64[network] = in_float64(network)
-        return self._float64[network]
+        """As `in_float64`, but once for the same weights."""
+        origin, copy = self._float64.get(network, (None, None))
+        if origin is None or copy is None or not origin.is_still(network):
+            copy = in_float64(network)
+            self._float64[network] = Origin(network), copy
+        return copy
 
     def _hyper_latents(self, y: Tensor) -> Tensor:
         return self.transformed(self.h_a, pad_to_multiple(y.abs(), 4))

@@ -17,6 +17,7 @@ from train.codecs.entropy.latent_coder import (
     encode,
 )
 from train.codecs.layers.compressai_parts import EntropyBottleneck
+from train.codecs.layers.origin import Origin
 from train.codecs.layers.transforms import CodecSize
 from train.codecs.map_transforms import MapTransforms
 
@@ -66,7 +67,7 @@ class LevelCodec(MapTransforms, ABC):
         self.make_transforms(size)
         self.input_noise = 0.0
         self.noise_share: tuple[int, int, int] | None = None
-        self._tables: dict[str, CodingTables] | None = None
+        self._tables: dict[str, tuple[Origin, CodingTables]] | None = None
 
     @abstractmethod
     def noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -130,8 +131,10 @@ class LevelCodec(MapTransforms, ABC):
         Call it again after every change of the weights. Forward, too, uses the new medians. Raises
         ConfigError for an entropy model that brings no tables.
         """
-        made = {name: coding_tables(module) for name, module in self.named_modules()}
-        self._tables = {name: tables for name, tables in made.items() if tables is not None}
+        made = [(name, module, coding_tables(module)) for name, module in self.named_modules()]
+        self._tables = {
+            name: (Origin(module), tables) for name, module, tables in made if tables is not None
+        }
         self.hold_weights()
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
@@ -139,12 +142,22 @@ class LevelCodec(MapTransforms, ABC):
         self._tables = None
         return super().load_state_dict(state_dict, strict=strict)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        sound = {name: each for name, each in (self._tables or {}).items() if self._has(name)}
+        applied = super()._apply(*args, **kwargs)
+        for name, (origin, tables) in sound.items():
+            module = self.get_submodule(name)
+            if self._tables is not None and origin.has_values_of(module):  # they only moved
+                self._tables[name] = Origin(module), tables
+        return applied
+
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Return {"strings": [[bytes per payload] per sample], "shape": (h, w), "size": (H, W)}.
 
         `shape` is that of the latents y, from which those of all other latents follow. Raises
-        RuntimeError if `update_tables` has not been called, CacheError if latents are not finite.
+        RuntimeError if `update_tables` has not been called since the entropy models' weights
+        changed, CacheError if latents are not finite.
         """
         with self.in_float32():
             y = self.latents(x)
@@ -203,11 +216,20 @@ class LevelCodec(MapTransforms, ABC):
     def tables(self, name: str) -> CodingTables:
         """Return the tables of the entropy model that is the codec's attribute `name`.
 
-        Raises RuntimeError if `update_tables` has not been called.
+        Raises RuntimeError if `update_tables` has not been called since its weights changed.
         """
         if self._tables is None:
             raise RuntimeError("LevelCodec: call update_tables() before compress or decompress")
-        return self._tables[name]
+        if not self._has(name):
+            raise RuntimeError(
+                f"LevelCodec: the weights of {name} have changed: call update_tables() again, "
+                "and decode with these weights"
+            )
+        return self._tables[name][1]
+
+    def _has(self, name: str) -> bool:
+        """Whether the tables of an entropy model are those of its weights."""
+        return self._tables is not None and self._tables[name][0].is_still(self.get_submodule(name))
 
     def _medians(self) -> Tensor:
         medians: Tensor = self.entropy_bottleneck._get_medians().detach()

@@ -87,9 +87,9 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
         self._level_row = row
 
     def hold_weights(self) -> None:
-        """Let g_a and g_s run fast: from now on weights change by `load_state_dict` alone.
+        """Let g_a and g_s run fast from now on: weights are not expected to change often.
 
-        Call it again after every other change.
+        What runs fast is made of them when it first runs, and anew when they have changed.
         """
         self._fast = _fast_transforms()
 
@@ -149,9 +149,12 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
             self.autocast_dtype = kept
 
     def _fast_transform(self, network: nn.Module, values: Tensor) -> FastTransform | None:
-        if self._fast is None or self.layer_by_layer or self.training:
+        if self._fast is None or self.layer_by_layer or self.autocast_dtype is not None:
             return None
-        return None if self.autocast_dtype is not None else self._fast.of(network, values)
+        if self.training:
+            self._fast.clear()  # an optimiser may be about to change the weights
+            return None
+        return self._fast.of(network, values)
 
     def _one_layout(self, values: Tensor) -> Tensor:
         """In eval mode return the values channels last, which convolutions are fastest in.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from configs.cores import threads_for_resumed
 from configs.errors import CacheError
 from data.system.stop_signals import StopSignals
 from train.loop.epoch_end import EpochEnd
@@ -69,6 +70,7 @@ def train_level(
     trains the run.
     """
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # for the run after this
         stack.enter_context(clear_out_of_memory(job.config.training))
         stack.enter_context(clear_compile_errors(job.config.training))
         caches = stack.enter_context(open_caches(job))
@@ -208,6 +210,8 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         record.finished = None
         progress = session.progress
         log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
+        if (num_threads := threads_for_resumed(record.num_threads)) is not None:
+            torch.set_num_threads(num_threads)  # others add in another order
     elif (start := run_to_begin_from(job, record)) is not None:
         weights = load_weights(best_model_of(start, job.level))
         session.codec.load_state_dict(weights)

@@ -79,6 +79,8 @@ class Session:
     def restore(self, model_state: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from a state; the settings have to be those of the run that it is of."""
         self.codec.load_state_dict(model_state)
+        if self.graphs is not None:
+            self.graphs.forget()  # they would go on with the optimisers' tensors of before
         self.optimizer.load_state_dict(state["optimizer"])
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

@@ -49,9 +49,7 @@ class StepGraphs:
         """
         rates = [group["lr"] for group in self._groups()]
         if rates != self._rates:  # a graph keeps the numbers that it was recorded with
-            if self._recorded:
-                torch.cuda.synchronize(x.device)  # the last one may still be under way
-            self._recorded.clear()
+            self.forget()
             self._rates = rates
         key = (key, x.shape, x.stride())
         recorded = self._recorded.get(key)
@@ -65,6 +63,12 @@ class StepGraphs:
         recorded.x.copy_(x)
         recorded.graph.replay()
         return recorded.figures
+
+    def forget(self) -> None:
+        """Forget what is recorded: weights or optimisers lie elsewhere from now on."""
+        for recorded in self._recorded.values():
+            torch.cuda.synchronize(recorded.x.device)  # the last one may still be under way
+        self._recorded.clear()
 
     def _record(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> _Recorded:
         graph, given = torch.cuda.CUDAGraph(), x.clone()

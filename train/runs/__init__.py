@@ -1,4 +1,5 @@
 """A run on disk: folder, record, checkpoints, metrics, summaries, pictures.
 
-May import: configs, configs.schema, data.reading, data.system, train.codecs, train.objective.
+May import: configs, configs.schema, data.reading, data.system, extract.detector, train.codecs,
+train.objective.
 """

@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 import yaml
 
 from configs.config_files import check_config, dump_config
-from configs.errors import ConfigError, PassingError
+from configs.errors import ConfigError
 from configs.own_code import is_own
 from configs.schema.config import Config
 from data.system.atomic_files import sync_folder, write_atomically
+from extract.detector.pytorch_files import UNREADABLE, first_sentence
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
+from train.runs.checkpoint_file import read_content, sealed
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,6 @@ LAST_NAME = "last_model.pth"
 PREVIOUS_NAME = "previous_model.pth"
 
 _CODING_TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
-
-# Appended to a checkpoint, which is a ZIP archive and may have bytes after its end: the magic and
-# the XXH3-64 of all before it, so that a flipped byte cannot become a weight.
-_SEAL_MAGIC = b"FPNLSEAL"
-_SEAL_BYTES = len(_SEAL_MAGIC) + 8
-_UNREADABLE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,8 +98,7 @@ def encode_checkpoint(
         content["training_state"] = training_state
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    data = buffer.getvalue()
-    return data + _SEAL_MAGIC + xxhash.xxh3_64_digest(data)
+    return sealed(buffer.getvalue())
 
 
 def save_best(folder: Path, data: bytes) -> None:
@@ -138,9 +129,9 @@ def load_last(folder: Path) -> dict[str, Any] | None:
         if not path.exists():
             continue
         try:
-            content = _content(path)
+            content = read_content(path)
             content["training_state"]["progress"]
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             problems.append(f"{path}: damaged ({error})")
             continue
         for problem in problems:
@@ -178,8 +169,8 @@ def ready_to_code(codec: LevelCodec, device: str | torch.device) -> LevelCodec:
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Return a checkpoint's model state; raises ConfigError as above."""
     try:
-        weights: dict[str, torch.Tensor] = _content(Path(path))["model_state_dict"]
-    except _UNREADABLE as error:
+        weights: dict[str, torch.Tensor] = read_content(Path(path))["model_state_dict"]
+    except UNREADABLE as error:
         raise _not_a_checkpoint(Path(path), error) from error
     return weights
 
@@ -199,30 +190,21 @@ def hash_model(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such checkpoint: run train-level first") from None
-    except OSError as error:
-        raise PassingError.reading(path, error) from error
-    body, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
-    if seal != _SEAL_MAGIC + xxhash.xxh3_64_digest(body):
-        raise ValueError("its checksum does not match")
-    content: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    return content
-
-
 def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
     """Return the codec as it was stored, on the CPU, and what is known of its run; raises as above.
 
     `ready_to_code` is what it still needs before it codes.
     """
     try:
-        content = _content(path)
+        content = read_content(path)
         config = check_config(yaml.safe_load(content["config"]), str(path))
         state = content["model_state_dict"]
         num_levels, num_channels = state["mean"].shape
+        if num_levels != len(content["levels"]):
+            raise ConfigError(
+                f"{path}: says that it serves {len(content['levels'])} levels, its weights are of "
+                f"{num_levels}: write the levels that it was trained for, or train them again"
+            )
         codec = _codec_of(path, config, num_channels, num_levels)
         _load(codec, state, path, config.model.name)
         info = RunInfo(
@@ -236,7 +218,7 @@ def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
             model_sha256=hash_model(state),
             num_parameters=sum(parameter.numel() for parameter in codec.parameters()),
         )
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _not_a_checkpoint(path, error) from error
     return codec, info
 
@@ -252,16 +234,16 @@ def _load(codec: LevelCodec, state: dict[str, torch.Tensor], path: Path, model: 
     try:
         codec.load_state_dict(state)
     except RuntimeError as error:
-        if not is_own(model):
-            raise
+        do = "bring back the code that it was trained with" if is_own(model) else (
+            "write the settings that it was trained with"
+        )  # fmt: skip
         raise ConfigError(
-            f"{path}: its weights do not fit {model} as it is now: bring back the code that it was "
-            "trained with, or train this level again"
+            f"{path}: its weights do not fit {model} as it is now: {do}, or train this level again"
         ) from error
 
 
 def _not_a_checkpoint(path: Path, error: Exception) -> ConfigError:
     return ConfigError(
-        f"{path}: not a checkpoint of train-level, or damaged ({type(error).__name__}): "
+        f"{path}: not a checkpoint of train-level, or damaged ({first_sentence(error)}): "
         "train this level again, or remove the run folder"
     )

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from analyze.streams.ensemble import (
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import FILE_NAME, StreamsIndex
 from configs.errors import CacheError, ConfigError
-from data.cache.annotations import ANNOTATIONS_NAME
+from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
 from data.cache.manifest import Manifest
 from data.cache.verification import verify_cache
 from data.reading.level_reader import LevelReader
@@ -207,6 +207,22 @@ def test_interrupted_work_goes_on_and_gives_the_same_bytes(sent: Sent, tmp_path:
     again = decompress(streams, tmp_path / "decoded")
     assert "3 images (0 new)" in again.output
     assert verify_cache(tmp_path / "decoded" / "val").damages == []
+
+
+def test_boxes_that_were_corrected_are_taken_over_by_files_that_are_there(
+    sent: Sent, tmp_path: Path
+) -> None:
+    features, streams, decoded = (tmp_path / name for name in ("features", "streams", "decoded"))
+    shutil.copytree(sent.study.val_cache, features / "val")
+    shutil.copytree(sent.streams, streams)
+    shutil.copytree(sent.decoded, decoded)
+    boxes = read_annotations(features / "val" / ANNOTATIONS_NAME, "val")
+    renamed = dict.fromkeys(boxes.categories, "thing")
+    write_annotations(features / "val" / ANNOTATIONS_NAME, replace(boxes, categories=renamed))
+    ensemble = ensemble_of_runs(sent.runs, Manifest.load(features / "val").levels, LoadedModels())
+    assert compress_cache(features / "val", ensemble, streams).num_new_images == 0
+    assert decompress_folder(streams, decoded).num_new_images == 0
+    assert read_annotations(decoded / "val" / ANNOTATIONS_NAME, "val").categories == renamed
 
 
 def test_dropped_level_is_the_training_splits_mean(sent: Sent, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from data.cache.manifest import Manifest
 from data.images.image_sets import load_images, read_image
 from data.reading.level_reader import LevelReader
 from extract.accuracy.average_precision import mean_average_precision
-from extract.detector.class_labels import label_to_category
+from extract.detector.class_labels import ClassHead, match_labels
 from extract.detector.loading import load_detector
 from tests.support.datasets import save_image
 from tests.support.extraction import must_extract, plan_of, write_config
@@ -146,7 +146,8 @@ def test_analysis_has_the_detectors_map_at_the_fixed_size(
             for sample, image in zip(manifest.samples, tensors_of(manifest), strict=True)
         }
     categories = load_images(settings.data, "val").categories
-    labels = label_to_category(None, len(categories), categories)
+    head = ClassHead(num_outputs=len(categories) + 1, has_background=True)
+    labels = match_labels(None, head, categories).category_of
     expected = mean_average_precision(detections, folder / ANNOTATIONS_NAME, labels)
     assert expected["map"] > 0.3
     assert result.original is not None

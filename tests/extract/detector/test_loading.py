@@ -15,7 +15,7 @@ from configs.errors import ConfigError
 from configs.schema.data import DetectorConfig
 from data.cache.manifest import Manifest
 from extract.detector.builders import fasterrcnn_mobilenet_v2_fpn, fpn_builders
-from extract.detector.class_labels import label_to_category, num_labels
+from extract.detector.class_labels import head_of
 from extract.detector.loading import backbone_levels, hash_weights, load_detector
 from extract.detector.pyramid import level_shapes, measure_levels
 from tests.support.extraction import error_of, must_extract, run_extract, write_config
@@ -103,7 +103,7 @@ def test_checkpoint_is_read_in_every_usual_wrapping_and_sizes_the_head(
     sha256 = saved(tmp_path / "own.pth", 4, wrap)
     detector = load_detector(config_of(OWN, checkpoint=str(tmp_path / "own.pth")))
     assert detector.weights_sha256 == sha256
-    assert num_labels(detector.model) == 3
+    assert head_of(detector.model).num_labels == 3
     assert detector.classes is None
 
 
@@ -137,11 +137,11 @@ def test_checkpoint_of_another_architecture_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a PyTorch weights file, or damaged"),
+        (b"", "is empty: fetch or save it again"),
         (b"these are no weights", "not a PyTorch weights file, or damaged"),
         ([1, 2, 3], "holds no state dict, neither bare nor under model, state_dict"),
         ({"epoch": 3}, "holds no state dict, neither bare nor under model, state_dict"),
-        (nn.Linear(1, 1), "not a PyTorch weights file, or damaged: Weights only load failed"),
+        (nn.Linear(1, 1), "does not fit detector.builder .*: name the builder that the checkpoint"),
     ],
 )
 def test_file_that_holds_no_weights_is_one_line(
@@ -185,7 +185,7 @@ def test_torchvision_weights_put_where_the_message_says_are_used(
     torch.save(model.state_dict(), path)
     detector = load_detector(config_of("keypointrcnn_resnet50_fpn", weights="COCO_V1"))
     assert detector.weights_sha256 == hash_weights(model)
-    assert num_labels(detector.model) == 1
+    assert head_of(detector.model).num_labels == 1
     assert detector.classes == ("person",)
 
 
@@ -260,15 +260,6 @@ def test_builder_or_weights_that_do_not_exist_are_refused_by_name(
 def test_all_builders_have_a_pyramid_by_name() -> None:
     assert "fasterrcnn_resnet50_fpn" in fpn_builders()
     assert not [name for name in fpn_builders() if "ssd" in name]
-
-
-def test_labels_are_matched_by_name_then_by_count_then_taken_as_ids() -> None:
-    categories = {7: "Dog", 3: "cat"}
-    assert label_to_category(("cat", "dog"), 2, categories) == {1: 3, 2: 7}
-    assert label_to_category(None, 2, categories) == {1: 3, 2: 7}
-    assert label_to_category(None, 90, categories) == {3: 3, 7: 7}
-    with pytest.raises(ConfigError, match=r"the detector's 5 classes .* match none"):
-        label_to_category(("a", "b", "c", "d", "e"), 5, categories)
 
 
 def test_device_may_be_a_text_or_a_torch_device() -> None:

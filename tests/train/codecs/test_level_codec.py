@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from compressai.models.utils import conv, deconv
 from configs.errors import ConfigError
 from configs.schema.training import ModelConfig
 from tests.support.tiny_codecs import (
+    HYPERPRIORS,
     NAMES,
     NUM_CHANNELS,
     PROVENANCE,
@@ -23,7 +25,9 @@ from tests.support.tiny_codecs import (
     tiny_model,
 )
 from tests.support.tiny_study import tiny_config
+from tests.support.weight_changes import CHANGES
 from train.codecs.catalogue import build_codec
+from train.codecs.layers.compressai_parts import EntropyModel
 from train.codecs.level_codec import LevelCodec
 from train.loop.session import make_optimizers
 from train.objective.rate_distortion import rate_bits, rate_distortion
@@ -192,3 +196,53 @@ def test_real_bits_are_within_1_percent_of_the_estimate_plus_a_few_bytes(name: s
     ends_bits = 8 * 2 * len(payloads)
     assert estimated > 100 * ends_bits, "a map too small proves nothing"
     assert abs(num_real_bits - estimated) <= 0.01 * estimated + ends_bits
+
+
+@pytest.mark.parametrize("change", ["in place", "by their data", "fused Adam", "other parameters"])
+@torch.no_grad()
+def test_tables_of_other_weights_than_those_of_now_code_nothing(
+    codec: LevelCodec, change: str
+) -> None:
+    x = features(16, 16)
+    strings = codec.compress(x)["strings"]
+    CHANGES[change](codec.entropy_bottleneck)
+    for use in (lambda: codec.compress(x), lambda: codec.decompress(strings, (1, 1), (16, 16))):
+        with pytest.raises(RuntimeError, match=r"entropy_bottleneck have changed: call update_tab"):
+            use()
+    codec.update_tables()
+    packed = codec.compress(x)
+    decoded = codec.decompress(packed["strings"], packed["shape"], packed["size"])
+    assert torch.equal(decoded["x_hat"], codec(x)["x_hat"])
+
+
+@torch.no_grad()
+def test_tables_move_with_the_weights_but_not_through_another_precision(codec: LevelCodec) -> None:
+    x = features(16, 16)
+    strings = codec.compress(x)["strings"]
+    codec.to(memory_format=torch.channels_last)
+    codec.double().float()
+    codec.share_memory()
+    assert codec.compress(x)["strings"] == strings
+    codec.bfloat16().float()
+    with pytest.raises(RuntimeError, match="have changed"):
+        codec.compress(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("joint_autoregressive", change) for change in sorted(CHANGES.keys() - {"rounded"})]
+    + [(name, "fused Adam") for name in HYPERPRIORS[:2]],
+)
+@torch.no_grad()
+def test_hyperprior_codes_with_the_side_networks_of_now(name: str, change: str) -> None:
+    codec, x = ready_codec(name), features(40, 24)
+    before = codec.compress(x)["strings"]
+    for network in (codec.h_s, *codec.children()):
+        if not isinstance(network, EntropyModel) and network not in (codec.g_a, codec.g_s):
+            CHANGES[change](network)
+    packed = codec.compress(x)
+    decoded = codec.decompress(packed["strings"], packed["shape"], packed["size"])["x_hat"]
+    fresh = deepcopy(codec)
+    fresh.update_tables()
+    assert packed["strings"] == fresh.compress(x)["strings"] != before
+    assert torch.equal(decoded, codec(x)["x_hat"])

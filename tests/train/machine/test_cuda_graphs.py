@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from data.reading.transfer import on_device
 from tests.benchmarks.codec_training import trainer
 from tests.support.extraction import TinyCache
-from train.machine.cuda_graphs import StepGraphs
+from train.machine.cuda_graphs import StepGraphs, _Recorded
 
 MODELS = (
     "factorized_prior_specific_level",
@@ -62,3 +64,21 @@ def test_steps_of_an_optimiser_that_counts_on_the_cpu_are_computed_as_usual() ->
     graphs = StepGraphs([torch.optim.Adam(layer.parameters(), fused=False)])
     values = [graphs.run("key", torch.full((1, 2), float(i)), torch.sum) for i in range(6)]
     assert [float(value) for value in values] == [0, 2, 4, 6, 8, 10]
+
+
+def test_session_put_back_forgets_the_steps_that_were_recorded(
+    zarr_cache: TinyCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would go on with the optimiser's numbers of before, which lie elsewhere."""
+    sizes = {"n_hidden": 8, "n_channels": 8}
+    waited_for: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited_for.append)
+    with trainer(
+        zarr_cache.folder, 2, precision="float32", batch_size=2, model=sizes
+    ) as training:  # fmt: skip
+        session = training.session
+        graphs = session.graphs = StepGraphs([session.optimizer])
+        graphs._recorded["key"] = _Recorded(Any, torch.zeros(1), torch.zeros(1))  # type: ignore[arg-type]
+        session.restore(session.codec.state_dict(), session.state())
+        assert not graphs._recorded
+        assert waited_for == [torch.device("cpu")]

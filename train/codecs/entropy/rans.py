@@ -6,7 +6,7 @@ state, so a string costs one byte more than its symbols and not eight. The decod
 find that 1 and no byte left; so little redundancy notices most alterations, not all: files need a
 checksum. It reads no byte outside its string and ends for any string.
 
-The loops are compiled by Numba, when first used, and kept compiled in __pycache__.
+The loops are compiled by Numba, when first used, and kept compiled in the user's cache folder.
 """
 
 from __future__ import annotations

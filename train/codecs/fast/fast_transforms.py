@@ -12,10 +12,12 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
 
 from train.codecs.fast.fast_layers import FastConv, FastDeconv, FastLayer, Maps, Sides
 from train.codecs.fast.winograd import LANES
 from train.codecs.layers.compressai_parts import GDN
+from train.codecs.layers.origin import Origin
 
 
 class _Normalise:
@@ -73,23 +75,32 @@ class FastTransform:
 
 
 class FastTransforms:
-    """The fast versions of networks, made when first used, until `clear`."""
+    """The fast versions of networks, made when first used, and anew for other weights."""
 
     def __init__(self) -> None:
-        self._made: dict[nn.Module, FastTransform] = {}
+        self._made: dict[nn.Module, tuple[Origin, FastTransform]] = {}
 
     def clear(self) -> None:
-        """Forget them: the weights have changed."""
+        """Forget them: the weights may change."""
         self._made.clear()
 
     def of(self, network: nn.Module, values: Tensor) -> FastTransform | None:
         """Return the fast version of a network if it has one that suits the values."""
         is_plain = values.dtype == torch.float32 and values.device.type == "cpu"
-        if not is_plain or _needs_gradients(network, values):
+        if not is_plain or _is_hooked(network):
             return None
-        if network not in self._made and _is_known(network):
-            self._made[network] = FastTransform(network)
-        return self._made.get(network)
+        if _needs_gradients(network, values):
+            self._made.pop(network, None)  # who asks for them will use them
+            return None
+        origin, made = self._made.get(network, (None, None))
+        if origin is not None and origin.is_still(network):
+            return made
+        if not _is_known(network):
+            self._made.pop(network, None)
+            return None
+        made = FastTransform(network)
+        self._made[network] = Origin(network), made
+        return made
 
 
 def _needs_gradients(network: nn.Module, values: Tensor) -> bool:
@@ -98,10 +109,19 @@ def _needs_gradients(network: nn.Module, values: Tensor) -> bool:
     )
 
 
+def _is_hooked(network: nn.Module) -> bool:
+    """Whether anybody wants to see, or to change, what the layers get and give."""
+    everywhere = (torch_modules._global_forward_pre_hooks, torch_modules._global_forward_hooks)
+    return any(everywhere) or any(
+        module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module)
+        for module in network.modules()
+    )
+
+
 def _is_known(network: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether a network is a chain of 5x5 layers of stride 2 and GDN, of suitable weights."""
     # Subclasses compute something else: GDN1, MaskedConv2d.
-    return isinstance(network, nn.Sequential) and all(
+    return type(network) is nn.Sequential and all(
         type(module) is GDN or _is_known_layer(module) for module in network
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from configs.schema.training import ModelConfig
 from tests.support.torch_cores import cores
+from tests.support.weight_changes import CHANGES
 from train.codecs.catalogue import MODELS, build_codec
 from train.codecs.fast import winograd
 from train.codecs.layers.compressai_parts import MaskedConv2d
@@ -176,11 +177,10 @@ def test_gradients_training_and_other_types_get_the_layers() -> None:
 
 
 @torch.no_grad()
-def test_new_weights_are_used_once_the_tables_are_made_anew() -> None:
+def test_loaded_weights_are_used_once_the_tables_are_made_anew() -> None:
     codec, x = ready_codec(), maps(40, 70)
     before = codec(x)["x_hat"]
     codec.g_s[-1].bias.add_(3.0)
-    codec.update_tables()
     assert_close(codec(x)["x_hat"], plain(codec)(x)["x_hat"])
     assert not torch.allclose(codec(x)["x_hat"], before)
     state = ready_codec().state_dict()
@@ -209,3 +209,86 @@ def test_networks_of_other_layers_are_left_alone() -> None:
         codec.update_tables()
         assert codec._fast.of(codec.g_a, x) is None
     assert codec._fast.of(codec.g_s, x) is not None
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_changed_weights_are_those_that_run(change: str) -> None:
+    codec, x = ready_codec(), maps(40, 70)
+    before = codec(x)["x_hat"]
+    for network in (codec.g_a, codec.g_s):
+        CHANGES[change](network)
+        after = codec(x)["x_hat"]
+        assert_close(after, plain(codec)(x)["x_hat"])
+        assert not torch.equal(after, before)
+        assert codec._fast is not None and codec._fast.of(network, x) is not None
+        before = after
+
+
+def test_training_goes_on_after_the_tables_and_forward_follows_it() -> None:
+    codec, x = ready_codec(), maps(40, 70)
+    codec.requires_grad_(True)
+    with torch.no_grad():
+        before = codec(x)["x_hat"]
+    optimizer = torch.optim.Adam(codec.g_s[-1:].parameters(), lr=0.1, fused=True)
+    codec.train()
+    for _ in range(20):
+        optimizer.zero_grad()
+        codec(x)["x_hat"].square().mean().backward()
+        # Only of values that nobody looks at.
+        codec.g_s[-1].weight.grad[:, :16] = codec.g_s[-1].bias.grad[:4] = 0
+        optimizer.step()
+    codec.eval()
+    with torch.no_grad():
+        after = codec(x)["x_hat"]
+        assert_close(after, plain(codec)(x)["x_hat"])
+    assert not torch.allclose(after, before)
+
+
+@torch.no_grad()
+def test_hooks_see_and_change_what_the_layers_give() -> None:
+    codec, x = ready_codec(), maps(40, 70)
+    usual = codec(x)["x_hat"]
+    seen: list[torch.Size] = []
+    doubled = codec.g_s.register_forward_hook(lambda *given: 2 * given[2])
+    watch = codec.g_a[1].register_forward_pre_hook(lambda *given: seen.append(given[1][0].shape))
+    twice = codec(x)["x_hat"]
+    assert_close(twice, plain(codec)(x)["x_hat"])
+    assert seen[0] == (1, 48, 24, 40)
+    doubled.remove()
+    watch.remove()
+    assert not torch.allclose(twice, usual)
+    assert torch.equal(codec(x)["x_hat"], usual), "the fast way again"
+    everywhere = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, given: seen.append(type(module))
+    )
+    codec(x)
+    everywhere.remove()
+    assert torch.nn.ConvTranspose2d in seen
+    codec.g_a[0].forward = torch.zeros_like
+    assert codec._fast is not None and codec._fast.of(codec.g_a, x) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_normed_by_a_hook_are_computed_anew() -> None:
+    codec, x = ready_codec(), maps(40, 70)
+    torch.nn.utils.weight_norm(codec.g_s[-1]).requires_grad_(False)
+    with torch.no_grad():
+        before = codec(x)["x_hat"]
+        codec.g_s[-1].weight_g.data.mul_(2)
+        after = codec(x)["x_hat"]
+        assert not torch.allclose(after, before)
+        assert torch.equal(after, plain(codec)(x)["x_hat"])
+
+
+class Louder(torch.nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = 2 * super().forward(x)
+        return result
+
+
+@torch.no_grad()
+def test_own_forward_of_a_chain_of_layers_is_what_runs() -> None:
+    codec, x = ready_codec(), maps(40, 70)
+    codec.g_s = Louder(*codec.g_s)
+    assert_close(codec(x)["x_hat"], plain(codec)(x)["x_hat"])
