@@ -20,7 +20,7 @@ from analyze.anchors.catalogue import find_anchor
 from analyze.curves.comparison import compare
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
 from analyze.detection.split_evaluator import SplitEvaluator
-from analyze.facts.candidates import Candidate
+from analyze.facts.candidates import Candidate, plan_of
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Found
 from analyze.facts.sent_parts import DERIVED, DROPPED, Part, parts_of
@@ -118,7 +118,8 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
             detection = DetectionStudy(split, split.evaluator, decoded, kept, models.device)
         runs = [measured_run(run, split, decoded, models, kept) for run in newest.result]
         bits_beside = overhead(split.manifest, split.num_images)
-        result = analysis_result(split, runs, bits_beside, detection)
+        plan = plan_of(request.config, split.readers)
+        result = analysis_result(split, runs, bits_beside, detection, plan)
 
         sensitivity: Found[Sensitivity | None] = Found(None)
         if wanted.sensitivity:

@@ -74,7 +74,8 @@ def find_config(name: str | None) -> Path:
 def load_config(name: str | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration (see `find_config`) and apply `section.key=value` overrides.
 
-    Several, with commas between them, are read one over the other: `mine.yaml,fast`.
+    Several, with commas between them, are read one over the other: `mine.yaml,fast`. An override
+    counts for all levels, whatever `levels` says of them; one of `levels.0...` for that one.
     Raises ConfigError with one line that names the key, the file and the nearest valid name.
     """
     raw: dict[str, Any] = {}
@@ -84,14 +85,33 @@ def load_config(name: str | None = None, overrides: Iterable[str] = ()) -> Confi
         raw = _merged(raw, read_yaml(path, each or path.name))
     shown = name or path.name
     origin: dict[tuple[str, ...], str] = {}
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"--set {override}: write it as section.key=value")
-        keys = tuple(key.strip().split("."))
+    given = [(_keys(override), override) for override in overrides]
+    # What is said of one level counts more than what is said of all, in whatever order.
+    for keys, override in sorted(given, key=lambda each: each[0][0] == "levels"):
+        text = override.partition("=")[2]
+        _forget_in_levels(raw, keys)
         _assign(raw, keys, _parse(text, f"--set {override}"), f"--set {override}")
-        origin[keys] = f"--set {override}"
+        origin[tuple(map(str, keys))] = f"--set {override}"
     return check_config(raw, shown, origin)
+
+
+def _keys(override: str) -> tuple[Any, ...]:
+    key, separator, _ = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}: write it as section.key=value")
+    section, *below = key.strip().split(".")
+    # YAML reads a level's number as one.
+    return section, *(int(k) if section == "levels" and k.isdecimal() else k for k in below)
+
+
+def _forget_in_levels(raw: dict[str, Any], keys: tuple[Any, ...]) -> None:
+    """Remove a key from the sections of all levels, as what is given for all now counts."""
+    levels = raw.get("levels")
+    for section in list(levels.values()) if isinstance(levels, dict) else []:
+        for key in keys[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(keys[-1], None)
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +155,9 @@ def check_config(
 
 def dump_config(config: Config) -> str:
     """Return the whole configuration as YAML text that `load_config` reads back unchanged."""
-    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False)
+    content = config.model_dump(mode="json", by_alias=True)
+    levels = {int(level): sections for level, sections in content.pop("levels").items()}
+    return yaml.safe_dump(content | ({"levels": levels} if levels else {}), sort_keys=False)
 
 
 def _parse(text: str, shown: str) -> Any:
@@ -152,7 +174,7 @@ def _parse(text: str, shown: str) -> Any:
         loader.dispose()
 
 
-def _assign(raw: dict[str, Any], keys: tuple[str, ...], value: Any, shown: str) -> None:
+def _assign(raw: dict[str, Any], keys: tuple[Any, ...], value: Any, shown: str) -> None:
     section = raw
     for key in keys[:-1]:
         below = section.setdefault(key, {})
@@ -166,7 +188,7 @@ def _assign(raw: dict[str, Any], keys: tuple[str, ...], value: Any, shown: str) 
 
 def _describe(error: ValidationError, shown: str, origin: Mapping[tuple[str, ...], str]) -> str:
     first = error.errors()[0]
-    location = tuple(str(part) for part in first["loc"])
+    location = tuple(str(part) for part in first["loc"] if part != "[key]")
     key = ".".join(location)
     is_unknown = first["type"] == "extra_forbidden"
     where = next(

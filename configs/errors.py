@@ -10,6 +10,8 @@ class UserError(Exception):
     """A mistake that the user can mend; its text says what, where, and what to do next."""
 
     exit_code = 1
+    met_by_all = False
+    """Processes that train together all meet it at one point, and can go on together."""
 
 
 class ConfigError(UserError):
@@ -31,7 +33,7 @@ class BadImageError(ConfigError):
 
 
 class MachineError(UserError):
-    """Memory or a disk takes no more. Of several processes one alone may meet it."""
+    """Memory or a disk takes no more."""
 
 
 class StoppedError(UserError):
@@ -60,6 +62,20 @@ class PassingError(UserError):
 
 class CacheError(UserError):
     """The feature cache is missing, incomplete, damaged or stale."""
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """Return the first line of an error that says that memory does not suffice, None of others.
+
+    On a CPU torch raises a plain RuntimeError, whose text alone tells it.
+    """
+    text = str(error)
+    told = isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "out of memory" in text
+    )
+    if not told and not isinstance(error, MemoryError):
+        return None
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

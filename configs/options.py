@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from configs.errors import ConfigError, UserError
+from configs.errors import ConfigError, UserError, lack_of_memory
 from configs.log_setup import LOG_LEVELS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -104,9 +104,10 @@ def _tidy_at_sigterm() -> Iterator[None]:
 
 
 def run_command(function: Command) -> Command:
-    """Turn UserError into a line on stderr and its exit code; other errors keep their traceback.
+    """Turn UserError into a line on stderr and its exit code, and a lack of memory into a line.
 
-    SIGTERM ends a command in order: what is temporary goes, what is whole stays.
+    Other errors keep their traceback. SIGTERM ends a command in order: what is temporary goes, what
+    is whole stays.
     """
 
     @functools.wraps(function)
@@ -121,6 +122,13 @@ def run_command(function: Command) -> Command:
             shown = click.ClickException(" ".join(str(error).split()))
             shown.exit_code = error.exit_code  # type: ignore[misc]
             raise shown from error
+        except (MemoryError, RuntimeError) as error:
+            if (lack := lack_of_memory(error)) is None:
+                raise
+            raise click.ClickException(
+                "out of memory: an image is worked on for each core: OMP_NUM_THREADS=1 takes one "
+                f"at a time; on a GPU try --device cpu: {lack}"
+            ) from error
 
     return wrapper  # type: ignore[return-value]
 

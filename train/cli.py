@@ -82,6 +82,7 @@ def train_level(
     \b
       train-level --level 0
       train-level --level all --lambda 0.01 --lambda 0.03 --jobs 2
+      train-level --level all --config mine.yaml,per_level
       train-level --level random
       torchrun --no-python --nproc-per-node 2 train-level --level 0
     """
@@ -96,12 +97,13 @@ def train_level(
     from configs.config_files import load_config
 
     given = {"training.epochs": epochs, "training.batch_size": batch_size}
-    settings = load_config(config, (
+    changed = (
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *(f"{key}={value}" for key, value in given.items() if value is not None),
         *(("training.warm_start=true",) if warm_start else ()),
         *(() if init_from is None else (f"training.init_from={json.dumps(init_from)}",)),
-    ))  # fmt: skip
+    )
+    settings = load_config(config, changed)
     if detection_checkpoint and not Path(detection_checkpoint).is_file():
         # A configuration may name a checkpoint that only another machine has; an option may not.
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
@@ -126,7 +128,11 @@ def train_level(
         if wanted is None:
             jobs = [_resumed(job, Path(resume), level, lambdas, epochs)]
         else:
-            jobs = _grid(job, wanted, lambdas)
+            trials = [
+                load_config(config, (*changed, f"training.lambda={lmbda!r}"))
+                for lmbda in dict.fromkeys(lambdas)
+            ]
+            jobs = _grid(job, wanted, trials or [settings])
         study = run_study(
             jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
         )
@@ -163,18 +169,13 @@ def _check_resumed(folder: str, *, has_settings: bool) -> None:
         raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
 
 
-def _grid(job: Job, level: int | str, lambdas: tuple[float, ...]) -> list[Job]:
+def _grid(job: Job, level: int | str, trials: list[Config]) -> list[Job]:
     from data.cache.cache_folder import CacheFolder
 
     levels = [level]
     if level == "all":
         levels = [each.index for each in CacheFolder.of(job.train_cache).manifest.levels]
-    trials = [_with_lambda(job.config, lmbda) for lmbda in dict.fromkeys(lambdas)]
-    return [
-        replace(job, level=number, config=trial)
-        for number in levels
-        for trial in trials or [job.config]
-    ]
+    return [replace(job, level=number, config=trial) for number in levels for trial in trials]
 
 
 def _resumed(
@@ -190,8 +191,11 @@ def _resumed(
             "leave out --level and --lambda"
         )
     if epochs is not None and epochs != config.training.epochs:
-        if config.training.lr_schedule.name == "cosine":
-            raise ConfigError(f"--resume {folder}: a cosine schedule fixes its number of epochs")
+        if epochs < record.epochs:
+            raise ConfigError(
+                f"--resume {folder}: has {record.epochs} epochs behind it: --epochs {epochs} would "
+                "be fewer: name more, or start a new run with --resume never"
+            )
         training = config.training.model_copy(update={"epochs": epochs})
         config = config.model_copy(update={"training": training})
     return replace(job, level=record.level, config=config, resume=folder)
@@ -222,8 +226,3 @@ def _fail(failed: list[RunOutcome], num_jobs: int) -> None:
     error = UserError("; ".join(texts))
     error.exit_code = max(outcome.exit_code for outcome in failed)
     raise error
-
-
-def _with_lambda(config: Config, lmbda: float) -> Config:
-    training = config.training.model_copy(update={"lmbda": lmbda})
-    return config.model_copy(update={"training": training})

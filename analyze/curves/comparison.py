@@ -40,13 +40,13 @@ def compare(result: AnalysisResult, points: Sequence[AnchorPoint]) -> tuple[Comp
     the levels that can be derived.
     """
     learners = list(dict.fromkeys(row.learner for row in result.rows))
-    whole = [each for each in result.combinations if each.lmbda is not None]
+    whole = [each for each in result.combinations if each.is_planned]
     derived = [each for each in whole if "derived" in each.parts.values()]
     pyramids = [
         pyramid_curve(
             [each for each in derived or whole if each.learner == learner], _name(learner)
         )
-        for learner in learners
+        for learner in dict.fromkeys([*learners, *(each.learner for each in whole)])
     ]
     found = [_compared("all levels", pyramids, anchor_pyramid_curves(points))]
     for level in sorted({row.facts.level for row in result.rows}):

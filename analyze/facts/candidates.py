@@ -6,10 +6,21 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.own_code import code_of, is_own
 from configs.schema.config import Config
 from configs.schema.training import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedLevel:
+    """What one configuration has for a level of its pyramid."""
+
+    level: int
+    learner: str
+    """See `learner`."""
+    lmbda: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +36,8 @@ class Candidate:
     model_sha256: str = ""
     code: str = ""
     """See `codec_code`."""
+    plan: tuple[PlannedLevel, ...] = ()
+    """The pyramid of its configuration, where levels differ in it: see `plan_of`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +49,9 @@ class Pyramid:
     lmbda: float | None = None
     """The lambda of all its runs; None if they differ."""
     model: str | None = None
+    """The learner of all its runs, or all learners of one plan; None if neither."""
+    is_planned: bool = False
+    """One configuration has these runs, as their levels' own settings or as common ones."""
 
 
 def learner(config: Config) -> str:
@@ -47,6 +63,21 @@ def learner(config: Config) -> str:
     return _model(config.model) + ("" if distortion == "mse" else f" {distortion}")
 
 
+def plan_of(config: Config, levels: Iterable[int] = ()) -> tuple[PlannedLevel, ...]:
+    """Return the pyramid of a configuration whose `levels` have lambdas or learners of their own.
+
+    It is of `levels` and of those that the configuration names. Empty where all are alike: such
+    runs find each other by lambda and learner.
+    """
+    numbers = sorted({*levels, *config.levels})
+    of_levels = [(level, config.of_level(level, numbers)) for level in numbers]
+    plan = tuple(
+        PlannedLevel(level=level, learner=learner(own), lmbda=own.training.lmbda)
+        for level, own in of_levels
+    )
+    return plan if len({(each.learner, each.lmbda) for each in plan}) > 1 else ()
+
+
 def codec_code(model: ModelConfig) -> str:
     """Return what, beside its weights, a codec of the user's own codes by; empty for ours.
 
@@ -56,16 +87,37 @@ def codec_code(model: ModelConfig) -> str:
 
 
 def learner_labels(runs: Iterable[Candidate]) -> dict[str, str]:
-    """Return `Candidate.model` -> what tells it from the others in words, as short as they allow.
+    """Return `Candidate.model`, and that of a planned pyramid -> what tells it from the others.
 
-    Nothing if there is one only; the distortion if all models are of one name.
+    As short as they allow: nothing if there is one only, or if one plan has all runs; the
+    distortion if all models are of one name.
     """
+    runs = list(runs)
     learners = sorted({run.model for run in runs})
-    if len(learners) < 2:
-        return dict.fromkeys(learners, "")
-    if len({each.partition(" ")[0] for each in learners}) > 1:
-        return {each: each for each in learners}
-    return {each: each.partition(" ")[2] or "mse" for each in learners}
+    plans = {plan: _planned_learner(plan) for plan in dict.fromkeys(run.plan for run in runs)}
+    mixed = {name: plan for plan, name in plans.items() if name not in ("", *learners)}
+    if len(learners) < 2 or (len(mixed) == 1 and _is_one_plans(runs, *mixed.values())):
+        return dict.fromkeys([*learners, *mixed], "")
+    labels = {each: each for each in learners}
+    if len({each.partition(" ")[0] for each in learners}) == 1:
+        labels = {each: each.partition(" ")[2] or "mse" for each in learners}
+    return labels | {name: _planned_learner(plan, labels) for name, plan in mixed.items()}
+
+
+def _is_one_plans(runs: Iterable[Candidate], plan: Sequence[PlannedLevel]) -> bool:
+    planned = {(each.level, each.learner) for each in plan}
+    return all((run.level, run.model) in planned for run in runs)
+
+
+def _planned_learner(plan: Sequence[PlannedLevel], labels: Mapping[str, str] | None = None) -> str:
+    """Return the learner of a plan, or its learners and their levels: `a at 0, b at 1 and 2`."""
+    levels: dict[str, list[str]] = {}
+    for each in plan:
+        name = labels.get(each.learner, each.learner) if labels else each.learner
+        levels.setdefault(name, []).append(str(each.level))
+    if len(levels) < 2:
+        return "".join(levels)
+    return ", ".join(f"{name} at {' and '.join(at)}" for name, at in levels.items())
 
 
 def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -80,12 +132,16 @@ def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def pyramids(
-    candidates: Sequence[Candidate], levels: Sequence[int], optional: Collection[int] = ()
+    candidates: Sequence[Candidate],
+    levels: Sequence[int],
+    optional: Collection[int] = (),
+    plan: tuple[PlannedLevel, ...] = (),
 ) -> list[Pyramid]:
-    """Return a pyramid for each model and lambda with every level; if none, each level's best run.
+    """Return a pyramid for each learner and lambda with every level, and for each complete plan.
 
-    Best is the smallest validation loss. `optional` levels may lack: a decoder can derive them.
-    Empty when some other level has no run at all.
+    Plans are those of the runs' configurations, and `plan`. If nothing is complete: each level's
+    best run, of the smallest validation loss. `optional` levels may lack: a decoder can derive
+    them. Empty when some other level has no run at all.
     """
     required = set(levels) - set(optional)
     alike: dict[tuple[str, float], dict[int, Candidate]] = {}
@@ -96,23 +152,46 @@ def pyramids(
         if held is None or candidate.best_validation_loss < held.best_validation_loss:
             best[candidate.level] = candidate
     labels = learner_labels(candidates)
+
+    def pyramid(lambdas: str, runs: dict[int, Candidate], model: str, **more: Any) -> Pyramid:
+        label = f", {labels[model]}" if labels.get(model) else ""
+        return Pyramid(
+            name=f"all levels, lambda {lambdas}{label}", runs=_in_order(runs, levels),
+            model=model, is_planned=True, **more,
+        )  # fmt: skip
+
     complete = [
-        Pyramid(
-            name=f"all levels, lambda {lmbda:.3g}"
-            + (f", {labels[model]}" if labels[model] else ""),
-            runs=_in_order(runs, levels),
-            lmbda=lmbda,
-            model=model,
-        )
+        pyramid(f"{lmbda:.3g}", runs, model, lmbda=lmbda)
         for (model, lmbda), runs in sorted(alike.items())
         if required <= set(runs)
     ]
+    for each in dict.fromkeys([*(run.plan for run in candidates), plan]):
+        runs = planned_runs(each, candidates)
+        if each and required <= set(runs):
+            of_levels = [planned.lmbda for planned in each if planned.level in levels]
+            complete.append(
+                pyramid(
+                    ", ".join(f"{lmbda:.3g}" for lmbda in of_levels), runs, _planned_learner(each),
+                    lmbda=of_levels[0] if len(set(of_levels)) == 1 else None,
+                )
+            )  # fmt: skip
     if complete:
         return complete
     if required <= set(best):
         name = "all levels, best run of each (no lambda has every level)"
         return [Pyramid(name=name, runs=_in_order(best, levels))]
     return []
+
+
+def planned_runs(
+    plan: Iterable[PlannedLevel], candidates: Iterable[Candidate]
+) -> dict[int, Candidate]:
+    """Return level -> the run that a plan has for it; by whose configuration it was does not count.
+
+    A study leaves a level that is trained already to the run that it finds.
+    """
+    wanted = {(each.level, each.learner, each.lmbda) for each in plan}
+    return {run.level: run for run in candidates if (run.level, run.model, run.lmbda) in wanted}
 
 
 def _model(model: ModelConfig) -> str:

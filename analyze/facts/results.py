@@ -85,7 +85,9 @@ class Combination:
     lmbda: float | None = None
     """If all its runs have this one lambda."""
     learner: str = ""
-    """As of `LevelRow`, if all its runs are of one."""
+    """As of `LevelRow`, if all its runs are of one, or of one configuration."""
+    is_planned: bool = False
+    """One configuration has these runs: a point of their learner's curve."""
     class_ap: tuple[float, ...] = ()
     """AP (0.50:0.95) of each of the result's `classes`."""
 

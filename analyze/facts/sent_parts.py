@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from analyze.facts.candidates import Candidate, Pyramid
@@ -62,6 +62,10 @@ class Combined:
     name: str
     parts: dict[int, Part]
     lmbda: float | None = None
+    learner: str | None = None
+    """As `Pyramid.model`."""
+    is_planned: bool = False
+    """As of `Pyramid`."""
 
 
 def sent_pyramids(
@@ -75,15 +79,19 @@ def sent_pyramids(
     for pyramid in pyramids:
         parts = {level: part_of[str(run.folder)] for level, run in pyramid.runs.items()}
         derived = sorted(derivable)
+        sent = Combined(
+            name=pyramid.name, parts=parts, lmbda=pyramid.lmbda, learner=pyramid.model,
+            is_planned=pyramid.is_planned,
+        )  # fmt: skip
         if set(derived) <= parts.keys():
-            combined.append(Combined(name=pyramid.name, parts=parts, lmbda=pyramid.lmbda))
+            combined.append(sent)
         if derived:
             names = " and ".join(map(str, derived))
             combined.append(
-                Combined(
+                replace(
+                    sent,
                     name=f"{pyramid.name}, level {names} derived",
                     parts=parts | dict.fromkeys(derived, DERIVED),
-                    lmbda=pyramid.lmbda,
                 )
             )
     return combined

@@ -7,7 +7,14 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 
-from analyze.facts.candidates import Candidate, codec_code, learner, learner_labels, newest_runs
+from analyze.facts.candidates import (
+    Candidate,
+    codec_code,
+    learner,
+    learner_labels,
+    newest_runs,
+    plan_of,
+)
 from analyze.facts.results import AnalysisResult, Found, LevelRow
 from analyze.measure.split import level_facts, missing_cache
 from analyze.streams.unsent_levels import training_cache
@@ -63,6 +70,7 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
                     model=learner(run.config),
                     model_sha256=run.model_sha256,
                     code=codec_code(run.config.model),
+                    plan=plan_of(run.config),
                 )
             )
     return TrainedRuns(special=tuple(special), random=tuple(random))

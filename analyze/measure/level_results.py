@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from analyze.facts.candidates import learner_labels, pyramids
+from analyze.facts.candidates import PlannedLevel, learner_labels, pyramids
 from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow
 from analyze.facts.sent_parts import (
     Combined,
@@ -26,16 +26,18 @@ def analysis_result(
     runs: Sequence[MeasuredRun],
     overhead: Overhead,
     detection: DetectionStudy | None,
+    plan: tuple[PlannedLevel, ...] = (),
 ) -> AnalysisResult:
     """Return what each run reaches alone and what whole pyramids reach.
 
-    `detection` is None where no mAP can be had; nothing is derived then either.
+    `plan` is of the analysis' own configuration: its pyramid counts, too. `detection` is None where
+    no mAP can be had; nothing is derived then either.
     """
     manifest, facts = split.manifest, split.facts()
     derivable = detection.derivations if detection else {}
     candidates = [each.run for each in runs]
     wanted = sent_pyramids(
-        pyramids(candidates, sorted(facts), derivable), parts_of(runs), derivable
+        pyramids(candidates, sorted(facts), derivable, plan), parts_of(runs), derivable
     )  # fmt: skip
     if detection:
         sources = {level: each.source_level for level, each in derivable.items()}
@@ -79,7 +81,10 @@ def combination(
     accuracy = detection.accuracy(combined.parts) if detection else None
     if accuracy is not None:
         _LOG.info("%s: mAP %.4f", combined.name, accuracy.map)
-    learners = {labels[part.run.model] for part in combined.parts.values() if part.run is not None}
+    models = {part.run.model for part in combined.parts.values() if part.run is not None}
+    if combined.learner is not None:
+        models = {combined.learner}
+    learners = {labels.get(model, "") for model in models}
     return Combination(
         name=combined.name,
         parts={
@@ -90,6 +95,7 @@ def combination(
         accuracy=accuracy,
         lmbda=combined.lmbda,
         learner=learners.pop() if len(learners) == 1 else "",
+        is_planned=combined.is_planned,
         class_ap=detection.class_ap(combined.parts) if detection else (),
     )
 

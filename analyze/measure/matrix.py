@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyze.facts.candidates import Candidate, codec_code, learner
+from analyze.facts.candidates import Candidate, codec_code, learner, planned_runs
 from analyze.facts.kept_results import Kept
 from analyze.maps.map_source import as_batch
 from analyze.measure.model_cost import ModelCost, PyramidCost, model_cost, pyramid_cost
@@ -88,7 +88,8 @@ class Matrix:
 def matrix_runs(
     runs: Sequence[Candidate], random_runs: Sequence[Path], models: LoadedModels
 ) -> tuple[Path, ...]:
-    """Choose the rows: the runs of one model and one lambda, level by level, then the random one.
+    """Choose the rows: the runs of one model and one lambda, or of one configuration whose levels
+    have their own, level by level, then the random one.
 
     It is the lambda at which most models are compared, one with a random-level run before one
     without; of several the one in the middle. `runs` hold one run for each model, lambda and level
@@ -98,6 +99,9 @@ def matrix_runs(
     special: dict[tuple[str, float], dict[int, Path]] = defaultdict(dict)
     for run in runs:
         special[run.model, run.lmbda][run.level] = run.folder
+    for plan in dict.fromkeys(run.plan for run in runs if run.plan):
+        for level, run in planned_runs(plan, runs).items():
+            special[repr(plan), 0.0][level] = run.folder
     whole: dict[tuple[str, float], Path] = {}
     for folder in sorted(random_runs, key=lambda path: path.name):
         info = models.info(folder)

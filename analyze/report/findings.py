@@ -37,9 +37,9 @@ class Findings:
 
 
 def map_series(findings: Findings) -> list[Series]:
-    """Return mAP against bits per pixel: pyramids of one lambda, all sent and derived, anchors."""
+    """Return mAP against bits per pixel: planned pyramids, all sent and derived, anchors."""
     result = findings.result
-    whole = [each for each in result.combinations if each.lmbda is not None]
+    whole = [each for each in result.combinations if each.is_planned]
     series = []
     for learner in dict.fromkeys(each.learner for each in whole):
         own = [each for each in whole if each.learner == learner]

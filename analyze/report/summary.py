@@ -42,7 +42,7 @@ def summary(findings: Findings) -> str:
 
 
 def _is_sent_whole(each: Combination) -> bool:
-    return each.lmbda is not None and "derived" not in each.parts.values()
+    return each.is_planned and "derived" not in each.parts.values()
 
 
 def _some_of(pyramids: list[Combination]) -> list[Combination]:

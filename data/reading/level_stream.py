@@ -27,6 +27,8 @@ from data.system.threads import run_ahead
 
 _READY_BLOCKS = 1
 _SHARD_WINDOW = 4
+# Whole maps of a fine level are far larger than crops; 64 MiB in float32 keep a device busy.
+_MOST_VALUES = 16 * 2**20
 # A few cores saturate the memory; more would only disturb the caller's computation.
 _COPYING_CORES = 4
 
@@ -179,14 +181,19 @@ def _filled(epoch: Epoch, blocks: list[Block], ring: _Ring) -> Iterator[tuple[Te
 def whole_map_batches(
     reader: LevelReader, batch_size: int, indices: Sequence[int] | None = None
 ) -> Iterator[Batch]:
-    """Yield every sample once as whole maps, one shape at a time, in the order of the manifest."""
+    """Yield every sample once as whole maps, one shape at a time, in the order of the manifest.
+
+    A batch is of at most `batch_size` maps, and of at most 16 Mi values, but of one map at least:
+    what it takes does not grow with the batches of crops that training takes.
+    """
     wanted = range(reader.num_samples) if indices is None else indices
     by_shape: dict[tuple[int, int, int], list[int]] = {}
     for index in wanted:
         by_shape.setdefault(reader.shape(index), []).append(index)
-    for (height, width, _), members in by_shape.items():
-        for start in range(0, len(members), batch_size):
-            group = members[start : start + batch_size]
+    for (height, width, channels), members in by_shape.items():
+        num_maps = max(1, min(batch_size, _MOST_VALUES // (height * width * channels)))
+        for start in range(0, len(members), num_maps):
+            group = members[start : start + num_maps]
             stacked = np.stack([reader.sample(index) for index in group])
             yield Batch(
                 features=torch.from_numpy(stacked).permute(0, 3, 1, 2),

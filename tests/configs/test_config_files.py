@@ -73,8 +73,11 @@ def test_every_packaged_configuration_loads_by_name_and_by_path(name: str) -> No
 
 def test_the_packaged_configurations_are_the_documented_ones() -> None:
     assert packaged_names() == sorted(
-        [DEFAULT_NAME, "coco", "kitti", "voc", "fast", "folder", "quickstart", "train_detector"]
-    )
+        [
+            DEFAULT_NAME, "coco", "fast", "folder", "kitti", "per_level", "quickstart",
+            "train_detector", "voc",
+        ]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["coco", "kitti", "voc", "folder"])

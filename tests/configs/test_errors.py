@@ -28,6 +28,32 @@ BAD_FILES = [
         "mine.yaml: unknown key 'data.splits.train.image': did you mean 'images'?",
     ),
     (
+        "levels: {0: {trainings: {lambda: 0.1}}}",
+        "mine.yaml: unknown key 'levels.0.trainings': did you mean 'training'?",
+    ),
+    (
+        "levels: {0: {detector: {min_size: 3}}}",
+        "mine.yaml: unknown key 'levels.0.detector'; valid here are model, training, validation",
+    ),
+    (
+        "levels: {0: {training: {lambda: -1}}}",
+        "mine.yaml: levels.0.training.lambda: -1 is not allowed: Input should be greater than or "
+        "equal to 0",
+    ),
+    (
+        "levels: {all: {training: {lambda: 1}}}",
+        "mine.yaml: levels.all: 'all' is not allowed: Input should be a valid integer",
+    ),
+    (
+        "levels: {0: {}, '0': {}}",
+        "mine.yaml: configuration: levels.0 is given twice: remove one",
+    ),
+    (
+        "levels: {1: {model: {options: {kernel: 5}}}}",
+        "mine.yaml: levels.1.model.options: factorized_prior_specific_level has no options, as a "
+        "codec of your own may: remove them",
+    ),
+    (
         "training: {batch_size: many}",
         "mine.yaml: training.batch_size: 'many' is not allowed: Input should be a valid integer",
     ),
@@ -105,7 +131,12 @@ BAD_OVERRIDES = [
     (
         "foo.bar=1",
         "--set foo.bar=1: unknown key 'foo'; valid here are data, detector, cache, model, "
-        "training, validation, detector_training",
+        "training, validation, detector_training, levels",
+    ),
+    (
+        "levels.0.training.lambdas=0.1",
+        "--set levels.0.training.lambdas=0.1: unknown key 'levels.0.training.lambdas': did you "
+        "mean 'lambda'?",
     ),
     (
         "trainning.lr_schedule.factor=0.1",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import os
+import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -31,11 +33,29 @@ def options_of(study: TinyStudy, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def start_training(options: Sequence[str], output: Path) -> BaseProcess:
+def start_training(
+    options: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
+) -> BaseProcess:
     """Start the command in a process of its own; what it prints goes to a file."""
-    process = _PROCESSES.Process(target=_train, args=(list(options), output))
+    process = _PROCESSES.Process(target=_train, args=(list(options), output, environment or {}))
     process.start()
     return process
+
+
+def start_ranks(options: Sequence[str], outputs: Sequence[Path]) -> list[BaseProcess]:
+    """Start processes that train together, as torchrun does, but that nobody ends for another."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": f"{port}",
+        "WORLD_SIZE": f"{len(outputs)}",
+    }
+    return [
+        start_training(options, output, {**together, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"})
+        for rank, output in enumerate(outputs)
+    ]
 
 
 def wait_for(process: BaseProcess, condition: Callable[[], bool], timeout_s: float = 300) -> None:
@@ -78,7 +98,8 @@ def _without_times(state: Any) -> Any:
     return state
 
 
-def _train(options: list[str], output: Path) -> None:
+def _train(options: list[str], output: Path, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
     torch.set_num_threads(1)
     with output.open("w", encoding="utf-8") as file:
         sys.stdout = sys.stderr = file

@@ -8,18 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from configs.errors import UserError
 from configs.schema.config import Config
+from data.reading.level_reader import LevelReader
 from data.reading.level_stream import whole_map_batches
 from train.loop.job import Caches, level_weights
-from train.loop.loss_watch import rate_collapsed, warn_of_collapse
+from train.loop.loss_watch import DivergedError, rate_collapsed, warn_of_collapse
 from train.loop.session import Session, step_scheduler
 from train.loop.validation import Validation, mean_validation, validate
 from train.machine.distributed import World
+from train.machine.interruption import clear_out_of_memory
 from train.objective.catalogue import weights_of
 from train.objective.rate_distortion import Distortion
 from train.runs.metrics import EpochMetrics, RunLog, read_rows, write_rows
-from train.runs.run_folder import RunRecord
+from train.runs.run_folder import ALL_DONE, RunRecord
 from train.runs.summaries import (
     analyse_samples,
     quantile_spread,
@@ -52,10 +53,7 @@ class EpochEnd:
         self._log: RunLog | None = None
         if world.writes:
             self._log = RunLog(folder, kept=session.progress.epoch - 1)
-            num_fixed = min(config.validation.num_samples, caches.val[0].num_samples)
-            self._fixed = [
-                list(whole_map_batches(reader, 1, range(num_fixed))) for reader in caches.val
-            ]
+            self._fixed = range(min(config.validation.num_samples, caches.val[0].num_samples))
 
     def close_epoch(
         self, trained: dict[str, float], between_batches: Callable[[], None] = lambda: None
@@ -66,7 +64,9 @@ class EpochEnd:
         """
         config, progress, epoch = self._config, self._session.progress, self._session.progress.epoch
         parts = None
-        if epoch % config.validation.interval == 0 or epoch == config.training.epochs:
+        # The one that closes a run steers nothing: with more epochs it would not have been.
+        steers = epoch % config.validation.interval == 0
+        if steers or epoch == config.training.epochs:
             parts = self._validate(between_batches)
         result = None if parts is None else mean_validation(parts, self._weights)
         metrics = EpochMetrics(
@@ -81,7 +81,7 @@ class EpochEnd:
             self._log.add(metrics)
             log.info("level %s %s", self._record.level, metrics.line())
         if result is not None and not math.isfinite(result.loss):
-            raise UserError(
+            raise DivergedError(
                 f"level {self._record.level}: the validation loss became nan or infinite in epoch "
                 f"{epoch}: the checkpoints in {self._folder} are of before it; lower "
                 "training.learning_rate"
@@ -89,8 +89,8 @@ class EpochEnd:
         improved = False
         if parts is not None and result is not None:
             self._write_diagnostics(metrics, parts, result)
-            improved = self._compare(metrics, result.loss)
-        step_scheduler(self._session, config, result.loss if result else None)
+            improved = self._compare(metrics, result.loss, steers)
+        step_scheduler(self._session, config, result.loss if result and steers else None)
         progress.epoch, progress.step = epoch + 1, 0
         progress.epoch_seconds = progress.epoch_waited = 0.0
         self._session.sums.zero_()
@@ -101,7 +101,7 @@ class EpochEnd:
         progress, settings = self._session.progress, self._config.training
         if settings.early_stopping.enabled and progress.stale >= settings.early_stopping.patience:
             return f"no progress in {progress.stale} validations"
-        return "all epochs done" if progress.epoch > settings.epochs else None
+        return ALL_DONE if progress.epoch > settings.epochs else None
 
     def summarise(self) -> None:
         """Write training_summary.txt."""
@@ -127,22 +127,24 @@ class EpochEnd:
         parts = []
         for row, reader in enumerate(self._caches.val):
             codec.use_level(row)
-            parts.append(
-                validate(
-                    codec, reader, settings.batch_size, settings.lmbda, self._session.device,
-                    distortion=self.distortions[row], world=self._world,
-                    between_batches=between_batches,
-                )
-            )  # fmt: skip
+            with clear_out_of_memory(_whole_maps_need_less(reader)):
+                parts.append(
+                    validate(
+                        codec, reader, settings.batch_size, settings.lmbda, self._session.device,
+                        distortion=self.distortions[row], world=self._world,
+                        between_batches=between_batches,
+                    )
+                )  # fmt: skip
         return parts
 
-    def _compare(self, metrics: EpochMetrics, loss: float) -> bool:
+    def _compare(self, metrics: EpochMetrics, loss: float, steers: bool) -> bool:
         """Keep the best loss and early stopping's count; say if this loss is the best."""
         progress, stopping = self._session.progress, self._config.training.early_stopping
         # The best model is simply the best; early stopping asks for a fall of min_delta in all.
-        progress.stale += 1
-        if loss < progress.progress_loss - stopping.min_delta:
-            progress.progress_loss, progress.stale = loss, 0
+        if steers:
+            progress.stale += 1
+            if loss < progress.progress_loss - stopping.min_delta:
+                progress.progress_loss, progress.stale = loss, 0
         improved = loss < progress.best_loss
         if improved:
             progress.best_loss, progress.best = loss, asdict(metrics)
@@ -157,13 +159,13 @@ class EpochEnd:
         write_diagnostics(self._folder, metrics, session.codec, result.channel_bits)
         self._log.add_latents(metrics.epoch, result.channel_bits, quantile_spread(session.codec))
         for row, (level, part) in enumerate(zip(self._caches.levels, parts, strict=True)):
-            if self._fixed[row]:
+            if self._fixed:
                 session.codec.use_level(row)
-                files = [sample.file for sample in self._caches.val[row].manifest.samples]
+                reader = self._caches.val[row]
+                files = [sample.file for sample in reader.manifest.samples]
+                batches = whole_map_batches(reader, 1, self._fixed)  # read anew: they may be many
                 folder = self._folder / "level_analysis" / f"level_{level}" / f"lambda_{lmbda:g}"
-                picture = analyse_samples(
-                    folder, metrics.epoch, session.codec, self._fixed[row], files
-                )
+                picture = analyse_samples(folder, metrics.epoch, session.codec, batches, files)
                 self._log.add_picture(f"features/level_{level}", picture, metrics.epoch)
             if len(parts) > 1:
                 self._add_level_row(metrics.epoch, level, part)
@@ -186,3 +188,13 @@ class EpochEnd:
         rows = [row for row in before if (int(row[0]), int(row[1])) < (epoch, level)]
         rows.append([str(epoch), str(level), *(f"{v!r}" for v in (part.loss, part.mse, part.bpp))])
         write_rows(path, [_LEVELS_HEADER, *rows])
+
+
+def _whole_maps_need_less(reader: LevelReader) -> str:
+    """Say what to do if the memory does not suffice to validate: the batch is not at fault."""
+    height, width, channels = max(map(reader.shape, range(reader.num_samples)), key=math.prod)
+    return (
+        f"level {reader.info.index} is validated on whole maps, of up to {height} x {width} x "
+        f"{channels} values, a few at a time: stop what else takes memory (fewer --jobs), lower "
+        "model.n_hidden, or extract with a smaller detector.min_size"
+    )

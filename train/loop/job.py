@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from train.objective.catalogue import weights_fingerprint
 from train.runs.checkpoint import BEST_NAME, read_run_info
 from train.runs.run_folder import RANDOM, RunRecord, code_fingerprints, run_parent
 
+log = logging.getLogger(__name__)
+
 _BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
 
 
@@ -29,7 +32,8 @@ _BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
 class Job:
     """One run to train: `level` is a number or `random`; `out` replaces the folder of the runs.
 
-    `resume`: a run folder to go on with; `warm_start`: one whose best model to begin from.
+    `resume`: a run folder to go on with; `continues`: a finished one with fewer epochs, of which a
+    copy goes on; `warm_start`: one whose best model to begin from.
     """
 
     train_cache: CacheFolder | Path
@@ -39,12 +43,33 @@ class Job:
     device: str
     out: Path | None = None
     resume: Path | None = None
+    continues: Path | None = None
     warm_start: Path | None = None
 
     @property
     def parent(self) -> Path:
         """The folder in which this level's runs lie."""
         return run_parent(self.config, self.level, self.out)
+
+    def settled(self) -> Job:
+        """Return the job with the settings of its level, where the configuration has `levels`.
+
+        Raises ConfigError if `levels` names one that there is not.
+        """
+        if not self.config.levels:
+            return self
+        if self.level == RANDOM:
+            log.warning("levels: what single levels have of their own is not for --level random")
+            return replace(self, config=self.config.model_copy(update={"levels": {}}))
+        held = [each.index for each in CacheFolder.of(self.train_cache).manifest.levels]
+        unknown = sorted(set(self.config.levels) - set(held))
+        # A cache may hold but some of a detector's levels; the settings are of them all.
+        if unknown and self.config.cache.levels is None:
+            raise ConfigError(
+                f"levels.{unknown[0]}: {self.train_cache} holds the levels "
+                f"{', '.join(map(str, held))}: correct the number, or leave it out"
+            )
+        return replace(self, config=self.config.of_level(int(self.level), held))
 
     def fingerprints(self) -> dict[str, str]:
         """Return the fingerprints of both caches, of a file of channel weights, and of own code."""

@@ -24,6 +24,12 @@ _NO_RATE_BPP = 1e-3
 _SHOWN_IDS = 8
 
 
+class DivergedError(UserError):
+    """A loss is nan or infinite: it is that of all processes, and seen by all after one step."""
+
+    met_by_all = True
+
+
 class LossWatch:
     """Notices the first step whose loss is not finite, without waiting for the device each step."""
 
@@ -35,7 +41,7 @@ class LossWatch:
         """Step, level and sample numbers of the steps since the last look."""
 
     def see(self, step: int, batch: Batch, value: Tensor) -> None:
-        """Note a step's loss, a scalar; raises UserError (on a GPU, at the next `look`)."""
+        """Note a step's loss, a scalar; raises DivergedError (on a GPU, at the next `look`)."""
         self._seen.append((step, batch.level, batch.indices))
         bad = torch.where(value.isfinite(), math.inf, float(step))
         self._first_bad = torch.minimum(self._first_bad, bad)
@@ -43,7 +49,7 @@ class LossWatch:
             self.look()
 
     def look(self) -> None:
-        """Raise UserError if a step's loss was not finite; waits for the device."""
+        """Raise DivergedError if a step's loss was not finite; waits for the device."""
         first_bad = float(self._first_bad)
         if math.isinf(first_bad):
             self._seen.clear()
@@ -52,9 +58,11 @@ class LossWatch:
         samples = self._readers[level].manifest.samples
         ids = [str(samples[index].image_id) for index in indices.tolist()]
         more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
-        raise UserError(
-            f"level {level}: the loss became nan or infinite at step {step} (images "
-            f"{', '.join(ids[:_SHOWN_IDS])}{more}): the checkpoints are of before it; "
+        # Of several processes one may have none of a batch's images.
+        images = f" (images {', '.join(ids[:_SHOWN_IDS])}{more})" if ids else ""
+        raise DivergedError(
+            f"level {level}: the loss became nan or infinite at step {step}{images}: "
+            "the checkpoints are of before it; "
             "lower training.learning_rate, or training.optimizer.clip_max_norm"
         )
 

@@ -7,7 +7,9 @@ import logging
 import os
 import platform
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,10 @@ import torch
 
 from configs.cores import threads_for_resumed
 from configs.errors import CacheError
+from configs.schema.config import Config
+from data.reading.level_stream import LevelStream, MixedLevelStream
 from data.system.stop_signals import StopSignals
+from train.codecs.level_codec import LevelCodec
 from train.loop.epoch_end import EpochEnd
 from train.loop.job import (
     Caches,
@@ -35,16 +40,20 @@ from train.loop.steps import train_epoch
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import (
     TrainingInterruptedError,
+    batches_need_less,
     clear_compile_errors,
     clear_disk_errors,
     clear_out_of_memory,
 )
 from train.machine.precision import autocast_dtype, choose_precision
 from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
+from train.objective.rate_distortion import Distortion
 from train.runs.checkpoint import hash_model, load_last, load_weights
 from train.runs.run_folder import (
+    ALL_DONE,
     RunRecord,
     code_fingerprints,
+    copy_run,
     locked,
     make_run_folder,
     save_config,
@@ -69,17 +78,14 @@ def train_level(
     asks to stop; UserError if the loss is not finite, memory does not suffice, or another process
     trains the run.
     """
+    job = job.settled()
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # for the run after this
-        stack.enter_context(clear_out_of_memory(job.config.training))
+        stack.enter_context(clear_out_of_memory(batches_need_less(job.config.training)))
         stack.enter_context(clear_compile_errors(job.config.training))
-        caches = stack.enter_context(open_caches(job))
-        if job.resume is None:
-            # Before the codec is seeded: to look at a checkpoint draws random numbers.
-            refuse_other_kind(job, caches)
-        session = _begin(job, caches, world)
-        # Before the run is taken up, with its random numbers: to load a detector draws some.
-        weighing = distortions(job.config, caches.train, job.device)
+        prepared = world.together(lambda: _prepare(job, stack, world))
+        caches, codec, weighing = prepared.caches, prepared.codec, prepared.distortions
+        session = new_session(codec, world.wrap(codec), prepared.stream, job.config, job.device)
         folder = world.from_first(lambda: _open_folder(job, caches, world))
         world.from_first(lambda: stack.enter_context(locked(folder)))
         stop = stop or stack.enter_context(StopSignals())
@@ -138,6 +144,11 @@ def _run(
         if world.size == 1 and stop.received is not None:
             leave()
 
+    if (reason := end.reason_to_stop()) not in (None, ALL_DONE) and job.resume is not None:
+        log.warning(
+            "%s: early stopping has ended it (%s), as it would with any number of epochs: a run "
+            "with --set training.early_stopping.enabled=false is another one", job.resume, reason,
+        )  # fmt: skip
     while (reason := end.reason_to_stop()) is None:
         trained = train_epoch(
             session, job.config.training, levels=caches.levels, distortions=end.distortions,
@@ -149,15 +160,33 @@ def _run(
     return reason
 
 
-def _begin(job: Job, caches: Caches, world: World) -> Session:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    caches: Caches
+    codec: LevelCodec
+    stream: LevelStream | MixedLevelStream
+    distortions: Sequence[Distortion]
+
+
+def _prepare(job: Job, stack: ExitStack, world: World) -> _Prepared:
+    """Open and make all that can be refused before processes have to act together."""
+    caches = stack.enter_context(open_caches(job))
+    if job.resume is None and job.continues is None:
+        # Before the codec is seeded: to look at a checkpoint draws random numbers.
+        refuse_other_kind(job, caches)
     for reader in caches.train:
         warn_of_large_features(reader)
     codec = make_codec(job, caches)
     codec.input_noise = job.config.training.input_noise
     if job.config.training.compile:
         codec.compile_transforms()
-    stream = make_stream(job, caches, world)
-    return new_session(codec, world.wrap(codec), stream, job.config, job.device)
+    return _Prepared(
+        caches=caches,
+        codec=codec,
+        stream=make_stream(job, caches, world),
+        # Before the run is taken up, with its random numbers: to load a detector draws some.
+        distortions=distortions(job.config, caches.train, job.device),
+    )
 
 
 def _open_folder(job: Job, caches: Caches, world: World) -> Path:
@@ -183,6 +212,14 @@ def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
         return job.resume
     settings = job.config.training
     folder = make_run_folder(job.parent, job.config, datetime.now())
+    if job.continues is not None:
+        record = RunRecord.load(job.continues)
+        copy_run(job.continues, folder)
+        record.continued.append({"run": str(job.continues), "epochs": record.epochs})
+        record.finished = None
+        record.save(folder)
+        log.info("%s: has %d epochs: a copy goes on", job.continues, record.epochs)
+        return folder
     RunRecord(
         level=job.level,
         lmbda=settings.lmbda,
@@ -207,13 +244,16 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
     there = world.from_first(lambda: load_last(folder))
     if there is not None:
         session.restore(there["model_state_dict"], there["training_state"])
-        record.finished = None
         progress = session.progress
+        if record.finished is not None and progress.epoch <= job.config.training.epochs:
+            record.continued.append({"run": str(folder), "epochs": record.epochs})
+            _tell_of_cosine(job.config, session)
+        record.finished = None
         log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
         if (num_threads := threads_for_resumed(record.num_threads)) is not None:
             torch.set_num_threads(num_threads)  # others add in another order
     elif (start := run_to_begin_from(job, record)) is not None:
-        weights = load_weights(best_model_of(start, job.level))
+        weights = world.from_first(lambda: load_weights(best_model_of(start, job.level)))
         session.codec.load_state_dict(weights)
         record.warm_start = {"run": start, "model_sha256": hash_model(weights)}
         log.info("beginning from the best model of %s", start)
@@ -226,3 +266,13 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
         save_config(folder, job.config)
         record.save(folder)
     return record
+
+
+def _tell_of_cosine(config: Config, session: Session) -> None:
+    schedule, epochs = config.training.lr_schedule, config.training.epochs
+    if schedule.enabled and schedule.name == "cosine":
+        log.warning(
+            "the cosine goes on as it is over %d epochs, at a learning rate of %.2e: the run is "
+            "not what %d epochs from the start would have made", epochs,
+            session.optimizer.param_groups[0]["lr"], epochs,
+        )  # fmt: skip

@@ -77,13 +77,22 @@ class Session:
         }
 
     def restore(self, model_state: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Go on from a state; the settings have to be those of the run that it is of."""
+        """Go on from a state; the settings have to be those of the run that it is of.
+
+        The number of epochs may be another: a cosine then goes on as the new number has it.
+        """
         self.codec.load_state_dict(model_state)
         if self.graphs is not None:
             self.graphs.forget()  # they would go on with the optimisers' tensors of before
         self.optimizer.load_state_dict(state["optimizer"])
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.LambdaLR):
+            # As the last step of the schedule set it, to the bit, unless the epochs are others.
+            factors = [factor(self.scheduler.last_epoch) for factor in self.scheduler.lr_lambdas]
+            rates = zip(self.scheduler.base_lrs, factors, strict=True)
+            for group, (rate, factor) in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
         self.stream.load_state_dict(state["stream"])
         self.progress = Progress(**state["progress"])
         self.sums.copy_(state["sums"])

@@ -142,26 +142,36 @@ class Step:
         session, codec = self._session, self._session.codec
         row = self._rows[batch.level]
         codec.use_level(row)
+        sizes, weight = batch.sizes, 1.0
+        if not len(x):
+            # Of a batch of fewer maps than ranks. A map that counts nothing stands in: neither
+            # kernels nor code of the user's own have to know what to do with none.
+            x = x.new_zeros((1, *x.shape[1:])).contiguous(memory_format=torch.channels_last)
+            sizes, weight = torch.tensor([x.shape[-2:]]), 0.0
         if self._world.size > 1:
             codec.noise_share = (batch.first_row, len(x), batch.batch_rows)
         if self._cutmix:
             x = cutmix(
-                x, batch.sizes, self._cutmix,
-                first_row=batch.first_row, batch_rows=batch.batch_rows,
-            )  # fmt: skip
-        compute = partial(self._computed, row, batch.sizes, batch.batch_positions)
-        if session.graphs is not None and not has_padding(batch.sizes, *x.shape[-2:]):
+                x, sizes, self._cutmix, first_row=batch.first_row, batch_rows=batch.batch_rows
+            )
+        compute = partial(self._computed, row, sizes, batch.batch_positions, weight)
+        if session.graphs is not None and not has_padding(sizes, *x.shape[-2:]):
             figures = session.graphs.run(row, x, compute)
         else:
             figures = compute(x)
         # Loss, MSE and BPP are this rank's parts; the sums, which are saved, are of all ranks.
         parts = self._world.add_up(figures[:3])
         session.sums += torch.cat([parts, figures[3:]])
-        # The norm is of all ranks' gradients: if one loss is not finite, all of them notice.
-        self._watch.see(session.progress.step + 1, batch, figures[0] + figures[4])
+        # Of all ranks, as the norm is: if one loss is not finite, all of them notice.
+        self._watch.see(session.progress.step + 1, batch, parts[0] + figures[4])
 
-    def _computed(self, row: int, sizes: Tensor, positions: int, x: Tensor) -> Tensor:
-        """Make the step; return loss, MSE, BPP, auxiliary loss and gradient norm, float32 [5]."""
+    def _computed(
+        self, row: int, sizes: Tensor, positions: int, weight: float, x: Tensor
+    ) -> Tensor:
+        """Make the step; return loss, MSE, BPP, auxiliary loss and gradient norm, float32 [5].
+
+        `weight`: 0 if `x` only stands in for a rank's part of a batch, otherwise 1.
+        """
         session, codec = self._session, self._session.codec
         session.optimizer.zero_grad(set_to_none=True)
         session.aux_optimizer.zero_grad(set_to_none=True)
@@ -170,14 +180,15 @@ class Step:
             distortion=self._distortions[row], positions=positions,
         )  # fmt: skip
         # The ranks' gradients are averaged; each rank's loss is its part of the batch's sum.
-        (loss * self._world.size).backward()  # type: ignore[no-untyped-call]
+        (loss * weight * self._world.size).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
         session.optimizer.step()
         aux = codec.aux_loss()
         if aux.requires_grad:
             aux.backward()  # type: ignore[no-untyped-call]
         session.aux_optimizer.step()
-        return torch.stack([value.detach() for value in (loss, mse, bpp, aux, norm)])
+        figures = torch.stack([value.detach() for value in (loss, mse, bpp)]) * weight
+        return torch.cat([figures, torch.stack([aux.detach(), norm.detach()])])
 
 
 def _means(session: Session) -> dict[str, float]:

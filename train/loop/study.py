@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from configs.errors import MachineError, UserError
+from configs.errors import UserError
 from configs.log_setup import setup_logging
 from data.cache.cache_folder import CacheFolder
 from data.system.stop_signals import StopSignals
@@ -24,7 +24,7 @@ from train.loop.job import Job
 from train.loop.run import train_level
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import TrainingInterruptedError
-from train.runs.run_folder import same_run_before
+from train.runs.run_folder import ALL_DONE, same_run_before, shorter_run_before
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +57,14 @@ class _Worker:
 def chains_of(jobs: Sequence[Job]) -> list[list[Job]]:
     """Cut a study into what has to be trained in order.
 
-    With a warm start that is each level by itself, its lambdas in ascending order; every run alone
+    With a warm start that is a level by itself, its lambdas in ascending order; every run alone
     otherwise.
     """
-    if not any(job.config.training.warm_start for job in jobs):
-        return [[job] for job in jobs]
-    chains: dict[int | str, list[Job]] = {}
-    for job in sorted(jobs, key=lambda job: job.config.training.lmbda):
-        chains.setdefault(job.level, []).append(job)
-    order = list(dict.fromkeys(job.level for job in jobs))
-    return [chains[level] for level in order]
+    chains: dict[tuple[int | str, int | None], list[Job]] = {}
+    for place, job in enumerate(jobs):
+        alone = None if job.config.training.warm_start else place
+        chains.setdefault((job.level, alone), []).append(job)
+    return [sorted(chain, key=lambda job: job.config.training.lmbda) for chain in chains.values()]
 
 
 def run_study(
@@ -75,9 +73,10 @@ def run_study(
     """Train all jobs, `num_jobs` at a time with the cores shared out; yield each as it ends.
 
     `go_on`: skip runs that are finished and resume those that are not; otherwise all begin anew. A
-    run that fails does not keep the others from being trained; a signal ends the study.
+    run that fails does not keep the others from being trained; a signal ends the study. Raises
+    ConfigError before any begins if a job's settings are not for its caches.
     """
-    chains = chains_of(jobs)
+    chains = chains_of([job.settled() for job in jobs])
     with StopSignals() as stop:
         if num_jobs > 1 and len(chains) > 1:
             yield from _run_at_once(chains, go_on, num_jobs, log_level, stop)
@@ -120,6 +119,14 @@ def _run_one(
                 return RunOutcome(job=job, folder=known[0], was_finished=True)
             if known is not None:
                 job = replace(job, resume=known[0])
+            else:
+                shorter = world.from_first(
+                    lambda: shorter_run_before(job.parent, job.config, fingerprints)
+                )
+                if shorter is not None and shorter[1].finished != ALL_DONE:
+                    # Early stopping would end it there whatever the number of epochs.
+                    return RunOutcome(job=job, folder=shorter[0], was_finished=True)
+                job = replace(job, continues=None if shorter is None else shorter[0])
         if before is not None and before.folder is None:
             raise UserError(
                 f"not trained, as it begins from the best model of lambda "
@@ -130,7 +137,7 @@ def _run_one(
     except TrainingInterruptedError as error:
         return RunOutcome(job=job, folder=None, error=str(error), exit_code=error.exit_code)
     except UserError as error:
-        if world.size > 1 and isinstance(error, MachineError):
+        if world.size > 1 and not error.met_by_all:
             raise  # the others know nothing of it: they wait for this process, in this run
         return RunOutcome(job=job, folder=None, error=str(error), exit_code=1)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -55,10 +57,27 @@ class World:
             except UserError as error:
                 box[1] = error
         dist.broadcast_object_list(box, src=0)
-        if box[1] is not None:
-            raise box[1]
+        _raise(box[1:])
         value: Value = box[0]
         return value
+
+    def together(self, make: Callable[[], Value]) -> Value:
+        """Return what `make` returns, which every rank calls, and which asks nothing of the others.
+
+        A UserError that it raises on any rank is raised on all.
+        """
+        if self.size == 1:
+            return make()
+        made: list[Value] = []
+        error: UserError | None = None
+        try:
+            made.append(make())
+        except UserError as raised:
+            error = raised
+        errors: list[UserError | None] = [None] * self.size
+        dist.all_gather_object(errors, error)
+        _raise(errors)
+        return made[0]
 
     def any(self, flag: bool, device: str) -> bool:
         """Say whether the flag is set on any rank; every rank has to ask."""
@@ -79,6 +98,14 @@ class World:
 
 
 ALONE = World()
+
+
+def _raise(errors: Iterable[UserError | None]) -> None:
+    """Raise the first error, if there is one; every rank has to have the same."""
+    for error in errors:
+        if error is not None:
+            error.met_by_all = True
+            raise error
 
 
 @contextmanager
@@ -103,11 +130,21 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield World(rank=dist.get_rank(), size=size), device
-    except RuntimeError as error:
-        if not any(text in str(error) for text in _LOST_PEER):
-            raise
-        raise UserError(
-            "torchrun: another process of this training has ended: its line says why"
-        ) from error
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        if dist.get_backend() == "nccl":
+            # To take it down takes all ranks, and the others wait for this one somewhere else.
+            atexit.register(_leave_at_once, getattr(error, "exit_code", 1))
+        else:
+            dist.destroy_process_group()
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST_PEER):
+            raise UserError(
+                "torchrun: another process of this training has ended: its line says why"
+            ) from error
+        raise
+    dist.destroy_process_group()
+
+
+def _leave_at_once(exit_code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

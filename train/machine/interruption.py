@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-from configs.errors import ConfigError, MachineError, StoppedError
+from configs.errors import ConfigError, MachineError, StoppedError, lack_of_memory
 from configs.schema.training import TrainingConfig
 
 
@@ -35,24 +33,20 @@ def clear_disk_errors(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def clear_out_of_memory(settings: TrainingConfig) -> Iterator[None]:
-    """Turn a lack of memory into a line that says which setting to lower."""
+def clear_out_of_memory(advice: str) -> Iterator[None]:
+    """Turn a lack of memory into a line that says what to do: `advice`."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError.
-        text = str(error)
-        if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError)
-            or "can't allocate memory" in text
-            or "out of memory" in text
-        ):
+    except (MemoryError, RuntimeError) as error:
+        if (lack := lack_of_memory(error)) is None:
             raise
-        crop = f" or training.crop ({settings.crop})" if settings.crop else ""
-        raise MachineError(
-            f"out of memory: lower training.batch_size ({settings.batch_size}){crop}: "
-            f"{text.splitlines()[0] if text else type(error).__name__}"
-        ) from error
+        raise MachineError(f"out of memory: {advice}: {lack}") from error
+
+
+def batches_need_less(settings: TrainingConfig) -> str:
+    """Say what to do if the memory does not suffice for a training batch."""
+    crop = f"lower training.crop ({settings.crop})" if settings.crop else "set training.crop (64)"
+    return f"lower training.batch_size ({settings.batch_size}) or {crop}"
 
 
 @contextmanager

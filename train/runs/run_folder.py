@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from configs.own_code import code_of, is_own
 from configs.schema.config import Config
 from data.system.atomic_files import remove_leftovers, write_atomically
 from data.system.locks import held
-from train.runs.checkpoint import BEST_NAME
+from train.runs.checkpoint import BEST_NAME, LAST_NAME
 
 _LOG = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
 RECORD_NAME = "run.json"
+SUMMARY_NAME = "training_summary.txt"
 RANDOM = "random"
+ALL_DONE = "all epochs done"
+"""Why a run is finished that nothing stopped early."""
 _LOCK_NAME = "training.lock"
 # Where and how often files are written, and how a GPU is asked, does not make another run.
 _NOT_OF_THE_RUN = {"save_dir", "random_level_save_dir", "save_interval_s", "cuda_graphs"}
@@ -61,6 +65,8 @@ class RunRecord:
     """Why it is this precision, where `training.precision` is auto."""
     warm_start: dict[str, str] | None = None
     """Folder and model hash of the run whose best model this one began from."""
+    continued: list[dict[str, Any]] = field(default_factory=list)
+    """Of a run that was finished and got more epochs: `run` (folder) and `epochs`, each time."""
     seconds: float = 0.0
     samples_per_s: float = 0.0
     epochs: int = 0
@@ -138,13 +144,11 @@ def same_run_before(
     """
     code = code_fingerprints(config)
     of_other_code = None
-    for folder in sorted(parent.glob("run_*"), reverse=True):
-        try:
-            record, there = RunRecord.load(folder), load_run_config(folder)
-        except ConfigError:
-            continue  # of an older version, or damaged: not to be gone on with
+    for folder, record, there in _runs_in(parent):
         if _settings(there) != _settings(config):
             continue
+        if record.continued and _fixes_epochs(config):
+            continue  # its learning rates are not those of a run that has so many epochs
         if record.cache_fingerprints == fingerprints:
             return folder, record
         if of_other_code is None and {**record.cache_fingerprints, **code} == fingerprints:
@@ -155,6 +159,56 @@ def same_run_before(
             of_other_code, " or ".join(code), of_other_code,
         )  # fmt: skip
     return None
+
+
+def shorter_run_before(
+    parent: Path, config: Config, fingerprints: Mapping[str, str]
+) -> tuple[Path, RunRecord] | None:
+    """Return the finished run that is the same but for fewer epochs, of several the longest.
+
+    More epochs make of it what a run that has them from the start becomes. None where they do not:
+    a cosine goes by their number from the first one on.
+    """
+    if _fixes_epochs(config):
+        return None
+    found = [
+        (record.epochs, folder, record)
+        for folder, record, there in _runs_in(parent)
+        if record.finished is not None
+        and (folder / LAST_NAME).is_file()
+        and record.cache_fingerprints == fingerprints
+        and there.training.epochs < config.training.epochs
+        and _settings(there, "epochs") == _settings(config, "epochs")
+    ]
+    return max(found, key=lambda run: run[:2])[1:] if found else None
+
+
+def copy_run(source: Path, folder: Path) -> None:
+    """Copy what a run has written to a folder that is there; `run.json` is left to the caller.
+
+    Without it nothing takes the folder for a run to go on with.
+    """
+    left = {RECORD_NAME, CONFIG_NAME, BEST_NAME, _LOCK_NAME, SUMMARY_NAME}
+    shutil.copytree(
+        source, folder, dirs_exist_ok=True,
+        ignore=lambda where, names: left & set(names) if Path(where) == source else set(),
+    )  # fmt: skip
+    # Last: a folder with a best model in it is analysed.
+    shutil.copy2(source / BEST_NAME, folder / BEST_NAME)
+
+
+def _runs_in(parent: Path) -> Iterator[tuple[Path, RunRecord, Config]]:
+    """Yield the runs of a folder, newest first."""
+    for folder in sorted(parent.glob("run_*"), reverse=True):
+        try:
+            yield folder, RunRecord.load(folder), load_run_config(folder)
+        except ConfigError:
+            continue  # of an older version, or damaged: not to be gone on with
+
+
+def _fixes_epochs(config: Config) -> bool:
+    schedule = config.training.lr_schedule
+    return schedule.enabled and schedule.name == "cosine"
 
 
 def code_fingerprints(config: Config) -> dict[str, str]:
@@ -216,8 +270,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    training = config.training.model_dump(exclude=_NOT_OF_THE_RUN)
+def _settings(config: Config, *but: str) -> dict[str, Any]:
+    training = config.training.model_dump(exclude={*_NOT_OF_THE_RUN, *but})
     return {
         "model": config.model.architecture(),
         "training": training,

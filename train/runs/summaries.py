@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from data.reading.level_stream import Batch
 from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
 from train.runs.metrics import EpochMetrics
-from train.runs.run_folder import RunRecord
+from train.runs.run_folder import SUMMARY_NAME, RunRecord
 
 _DEAD_CHANNEL_BITS = 1e-3  # per latent position; below it a latent channel carries nothing
 
@@ -89,11 +90,11 @@ def write_summary(
         f"Cache Fingerprint: {record.cache_fingerprints['train']}",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in record.versions.items()),
     ]
-    (folder / "training_summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / SUMMARY_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def analyse_samples(
-    folder: Path, epoch: int, codec: LevelCodec, batches: list[Batch], files: list[str]
+    folder: Path, epoch: int, codec: LevelCodec, batches: Iterable[Batch], files: list[str]
 ) -> NDArray[Any]:
     """Write epoch_<n>.json and .png of the fixed val samples; return the picture [h, w, 3]."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ def two_learners() -> AnalysisResult:
                 Combination(
                     name=f"lambda {lmbda}, {learner}", parts={0: "run"}, bits_per_pixel=rate,
                     accuracy=accuracy(0.1 * rate * better), lmbda=lmbda, learner=learner,
+                    is_planned=True,
                 )
             )  # fmt: skip
     return result_of(rows, combinations)

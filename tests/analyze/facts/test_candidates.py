@@ -13,6 +13,8 @@ from analyze.facts.candidates import (
     learner,
     learner_labels,
     newest_runs,
+    plan_of,
+    pyramids,
 )
 from analyze.facts.sent_parts import Part
 from configs.config_files import check_config
@@ -83,3 +85,77 @@ def test_what_is_kept_of_our_codecs_stays_under_their_weights_alone() -> None:
     assert codec_code(config.model) == ""
     run = candidate(config, model_sha256="0" * 64)
     assert Part(kind="run", run=run).identity == f"run {'0' * 64}"
+
+
+WEIGHTED = {"distortion": "object_weighted"}
+
+
+def runs_of(
+    levels: dict[int, Any], numbers: range = range(3), loss: float = 1.0
+) -> list[Candidate]:
+    """The runs that train-level makes of one configuration of three levels."""
+    config = check_config({"levels": levels}, "test")
+    own = {level: config.of_level(level, range(3)) for level in numbers}
+    return [
+        Candidate(
+            folder=Path(f"run_{level}_{loss}"), level=level, lmbda=each.training.lmbda,
+            best_validation_loss=loss, model=learner(each), plan=plan_of(each),
+        )
+        for level, each in own.items()
+    ]  # fmt: skip
+
+
+def test_levels_of_one_configuration_are_one_learner_and_one_pyramid() -> None:
+    """Whatever their lambdas, stages, models and distortions are."""
+    for own in ({"lambda": 0.5}, {"lambda": 0.5, **WEIGHTED}, WEIGHTED):
+        runs = runs_of({0: {"training": own, "model": {"stages": 2}}})
+        (pyramid,) = pyramids(runs, range(3))
+        assert pyramid.runs == {run.level: run for run in runs}
+        assert pyramid.is_planned
+        labels = learner_labels(runs)
+        assert [labels[run.model] for run in runs] == ["", "", ""]
+        assert labels[pyramid.model or "missing"] == ""
+    mixed_models = runs_of({1: {"model": {"name": "scale_hyperprior"}}})
+    assert set(learner_labels(mixed_models).values()) == {""}
+    assert pyramids(mixed_models, range(3))[0].lmbda == 0.001
+
+
+def test_a_planned_pyramid_is_named_by_the_lambdas_of_its_levels() -> None:
+    (pyramid,) = pyramids(runs_of({0: {"training": {"lambda": 0.5}}}), range(3))
+    assert (pyramid.name, pyramid.lmbda) == ("all levels, lambda 0.5, 0.001, 0.001", None)
+
+
+def test_two_configurations_make_two_points_and_share_the_runs_that_they_have_in_common() -> None:
+    low = runs_of({0: {"training": {"lambda": 0.5}}})
+    # Of the second only level 0 was trained: the study found the others finished.
+    high = runs_of({0: {"training": {"lambda": 0.1}}}, range(1), loss=2.0)
+    found = pyramids([*low, *high], range(3))
+    assert [each.name for each in found] == [
+        "all levels, lambda 0.5, 0.001, 0.001",
+        "all levels, lambda 0.1, 0.001, 0.001",
+    ]
+    assert found[1].runs == {0: high[0], 1: low[1], 2: low[2]}
+    assert {each.model for each in found} == {"factorized_prior_specific_level"}
+
+
+def test_a_mixture_beside_one_model_for_all_says_which_level_has_which() -> None:
+    plain = runs_of({})
+    mixed = runs_of({0: {"training": WEIGHTED}}, range(1))
+    found = pyramids([*plain, *mixed], range(3))
+    labels = learner_labels([*plain, *mixed])
+    assert [labels[each.model or ""] for each in found] == [
+        "mse",
+        "object_weighted at 0, mse at 1 and 2",
+    ]
+    assert [labels[run.model] for run in (plain[0], mixed[0])] == ["mse", "object_weighted"]
+
+
+def test_the_configuration_of_the_analysis_plans_a_pyramid_of_runs_that_there_are() -> None:
+    first, second = (
+        runs_of({}),
+        runs_of({level: {"training": {"lambda": 0.5}} for level in range(3)}),
+    )
+    plan = plan_of(check_config({"levels": {0: {"training": {"lambda": 0.5}}}}, "test"), range(3))
+    (*_, planned) = pyramids([*first, *second], range(3), (), plan)
+    assert planned.runs == {0: second[0], 1: first[1], 2: first[2]}
+    assert plan_of(check_config({}, "test"), range(3)) == ()

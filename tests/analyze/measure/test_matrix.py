@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import analyze.measure.matrix
-from analyze.facts.candidates import Candidate
+from analyze.facts.candidates import Candidate, PlannedLevel
 from analyze.facts.kept_results import Kept
 from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
 from analyze.measure.model_cost import model_cost
@@ -249,6 +249,18 @@ def test_rows_are_of_the_lambda_that_the_random_model_has(runs: list[Path]) -> N
     middle = tuple(Path(f"run_{level}_0.1") for level in range(3))
     assert matrix_runs([*special, *others], [], models) == middle
     assert matrix_runs([], [runs[5]], models) == (runs[5],)
+    plan = tuple(
+        PlannedLevel(level=level, learner=special[0].model, lmbda=lmbda)
+        for level, lmbda in enumerate((0.1, 0.01, 1.0))
+    )
+    planned = [
+        dataclasses.replace(each, plan=plan)
+        for each in others
+        if (each.level < 2) == (each.lmbda < 1.0)
+    ]
+    assert matrix_runs(planned, [], models) == tuple(
+        Path(f"run_{each.level}_{each.lmbda}") for each in plan
+    )
     assert matrix_runs([], [], models) == ()
 
 

@@ -100,6 +100,7 @@ def result() -> AnalysisResult:
                     drop_interval=Interval(low=-0.01, high=0.0909),
                 ),
                 lmbda=0.001,
+                is_planned=True,
             ),
         ),
         missing=(),

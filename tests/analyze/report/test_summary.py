@@ -21,6 +21,7 @@ def pyramid(lmbda: float, bits: float, value: float, *, derived: bool = False) -
     return Combination(
         name=name, parts=parts, bits_per_pixel=bits, accuracy=accuracy(value, 0.7 - value),
         lmbda=lmbda,
+        is_planned=True,
     )  # fmt: skip
 
 

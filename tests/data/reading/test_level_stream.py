@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from configs.errors import CacheError
+from data.reading import level_stream
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch, LevelStream, whole_map_batches
 from data.reading.order import batch_shares, crop_fractions, epoch_order
@@ -313,3 +315,32 @@ def test_whole_map_batches_hold_each_sample_once_and_one_shape_at_a_time(
 
 def test_whole_map_batches_of_chosen_samples_hold_those_only(reader: LevelReader) -> None:
     assert sorted(indices_of(list(whole_map_batches(reader, 4, [5, 2])))) == [2, 5]
+
+
+@pytest.mark.parametrize("num_maps", [1, 2])
+def test_whole_map_batches_are_bounded_by_their_values_whatever_the_batch_size(
+    reader: LevelReader, monkeypatch: pytest.MonkeyPatch, num_maps: int
+) -> None:
+    largest = max(int(np.prod(reader.shape(index))) for index in range(8))
+    monkeypatch.setattr(level_stream, "_MOST_VALUES", num_maps * largest - (num_maps == 1))
+    batches = list(whole_map_batches(reader, 100))
+    assert sorted(indices_of(batches)) == list(range(8))
+    assert all(
+        batch.features.numel() <= num_maps * largest or len(batch.indices) == 1 for batch in batches
+    )
+    assert max(len(batch.indices) for batch in batches) >= num_maps
+
+
+def test_a_whole_map_of_800_by_1088_pixels_is_a_batch_at_the_finest_level() -> None:
+    class Large:
+        info = SimpleNamespace(index=0)
+        num_samples = 3
+
+        def shape(self, index: int) -> tuple[int, int, int]:
+            return 200, 272, 256
+
+        def sample(self, index: int) -> Any:
+            return np.broadcast_to(np.float16(index), self.shape(index))
+
+    sizes = [len(batch.indices) for batch in whole_map_batches(Large(), 32)]  # type: ignore[arg-type]
+    assert sizes == [1, 1, 1]

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from configs.errors import UserError
+from configs.errors import MachineError, UserError
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch
 from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.tiny_study import study as study
 from tests.support.training_process import training_state
+from train.loop import epoch_end
 from train.loop.job import Job
 from train.loop.loss_watch import LossWatch, warn_of_large_features
 from train.loop.run import train_level
@@ -153,3 +154,18 @@ def test_disk_that_takes_no_more_is_one_line_and_the_run_goes_on_later(
     assert not list(run.glob("*.part"))
     assert train_level(replace(job, resume=run)) == run
     assert training_state(run / "last_model.pth")["epoch"] == 2
+
+
+def test_lack_of_memory_while_whole_maps_are_validated_does_not_blame_the_batch(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(epoch_end, "validate", lacking)
+    with pytest.raises(
+        MachineError,
+        match=r"^out of memory: level 4 is validated on whole maps, of up to 2 x 2 x 256 values.*"
+        r"fewer --jobs.*can't allocate memory",
+    ):
+        train_level(job_of(study, tmp_path, epochs=1))

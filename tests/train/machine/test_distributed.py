@@ -15,7 +15,12 @@ from click.testing import CliRunner
 
 from tests.support.tiny_study import TinyStudy
 from tests.support.tiny_study import study as study
-from tests.support.training_process import options_of, rows_without_times, training_state
+from tests.support.training_process import (
+    options_of,
+    rows_without_times,
+    start_ranks,
+    training_state,
+)
 from train.cli import train_level
 from train.runs.run_folder import RunRecord
 
@@ -60,20 +65,72 @@ def alone(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return only_run(out)
 
 
-def test_two_processes_have_the_loss_curve_of_one(
-    study: TinyStudy, alone: Path, tmp_path: Path
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_several_processes_have_the_loss_curve_of_one(
+    study: TinyStudy, alone: Path, tmp_path: Path, num_processes: int
 ) -> None:
-    process = torchrun(study, tmp_path, 2)
-    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, stderr
+    """Of four, two have nothing of the last batch of an epoch, and one nothing to validate."""
+    outputs = [tmp_path / f"output_{rank}" for rank in range(num_processes)]
+    ranks = start_ranks(options_of(study, tmp_path, *SETTINGS), outputs)
+    for rank, output in zip(ranks, outputs, strict=True):
+        rank.join(TIMEOUT_S)
+        assert rank.exitcode == 0, output.read_text()
     run = only_run(tmp_path)
-    assert stdout == f"level 2, lambda 0.001 -> {run}\n"
-    assert RunRecord.load(run).num_processes == 2
+    assert f"level 2, lambda 0.001 -> {run}\n" in outputs[0].read_text()
+    assert RunRecord.load(run).num_processes == num_processes
     for ours, theirs in zip(rows_without_times(run), rows_without_times(alone), strict=True):
         for name, value in theirs.items():
             assert float(ours[name]) == pytest.approx(float(value), rel=1e-5), name
     # Written once: two writers would have doubled the rows and the folder.
     assert len(rows_without_times(run)) == 4
+
+
+OWN = """
+import os
+
+calls = 0
+
+
+def of_one(x_hat, x):  # met by one process alone, in its second step
+    global calls
+    calls += os.environ["RANK"] == "1"
+    assert len(x), "asked for the error of no maps"
+    error = (x_hat - x).square()
+    return error.sum() if calls == 2 else error
+
+
+if os.environ["RANK"] == "1":
+    def at_the_start(x_hat, x): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "others_say"),
+    [
+        ("of_one", "another process of this training has ended: its line says why"),
+        # Known before anything begins, of both runs of the study.
+        ("at_the_start", "has no 'at_the_start'"),
+    ],
+)
+def test_what_one_process_alone_meets_ends_all_and_is_told(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, others_say: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_ranks.py").write_text(OWN)
+    outputs = [tmp_path / "output_0", tmp_path / "output_1"]
+    options = options_of(
+        study, tmp_path, *SETTINGS, "--batch-size", "1", "--lambda", "0.1", "--lambda", "0.2",
+        "--set", f"training.distortion=own_ranks:{name}",
+    )  # fmt: skip
+    ranks = start_ranks(options, outputs)
+    for rank in ranks:
+        rank.join(TIMEOUT_S)
+        assert rank.exitcode == 1
+    assert others_say in outputs[0].read_text()
+    said = outputs[1].read_text()
+    assert "training.distortion: 'own_ranks:of_one' returns []" in said or others_say in said
+    assert len(list(tmp_path.glob("*/run_*"))) == (1 if name == "of_one" else 0)
 
 
 def test_processes_that_are_told_to_stop_save_once_and_go_on(
@@ -109,12 +166,15 @@ def test_error_of_the_process_that_writes_is_one_of_all_and_the_next_run_is_trai
     record.save(run)
     for name in ("last_model.pth", "previous_model.pth"):
         (run / name).write_bytes(b"nothing")
-    process = torchrun(study, tmp_path, 2, *grid, "--lambda", "0.01")
-    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 1
-    assert "level 2, lambda 0.001: " in stderr
-    assert "start the run anew with --resume never" in stderr
-    assert stdout.startswith("level 2, lambda 0.01 -> ")
+    outputs = [tmp_path / "output_0", tmp_path / "output_1"]
+    options = options_of(study, tmp_path, *SETTINGS, *grid, "--lambda", "0.01")
+    for rank in start_ranks(options, outputs):
+        rank.join(TIMEOUT_S)
+        assert rank.exitcode == 1
+    said = outputs[0].read_text()
+    assert "level 2, lambda 0.001: " in said
+    assert "start the run anew with --resume never" in said
+    assert "level 2, lambda 0.01 -> " in said
 
 
 def test_disk_that_one_process_alone_finds_full_ends_the_study_with_a_line(

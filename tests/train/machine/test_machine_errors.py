@@ -8,7 +8,11 @@ from torch._dynamo.exc import TorchDynamoException
 
 from configs.errors import ConfigError, UserError
 from tests.support.tiny_study import tiny_config
-from train.machine.interruption import clear_compile_errors, clear_out_of_memory
+from train.machine.interruption import (
+    batches_need_less,
+    clear_compile_errors,
+    clear_out_of_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,17 +27,19 @@ def test_lack_of_memory_says_which_setting_to_lower(error: BaseException) -> Non
     with (
         pytest.raises(
             UserError,
-            match=r"^out of memory: lower training.batch_size \(4\) or training.crop \(64\): ",
+            match=r"^out of memory: lower training.batch_size \(4\) or lower training.crop \(64\):",
         ),
-        clear_out_of_memory(tiny_config().training),
+        clear_out_of_memory(batches_need_less(tiny_config().training)),
     ):
         raise error
 
 
 def test_real_lack_of_memory_is_recognised() -> None:
     with (
-        pytest.raises(UserError, match="out of memory"),
-        clear_out_of_memory(tiny_config(crop=None).training),
+        pytest.raises(
+            UserError, match=r"lower training.batch_size \(4\) or set training.crop \(64\)"
+        ),
+        clear_out_of_memory(batches_need_less(tiny_config(crop=None).training)),
     ):
         torch.empty(2**60)
 
@@ -41,7 +47,7 @@ def test_real_lack_of_memory_is_recognised() -> None:
 def test_other_errors_of_torch_keep_their_traceback() -> None:
     with (
         pytest.raises(RuntimeError, match="must match"),
-        clear_out_of_memory(tiny_config().training),
+        clear_out_of_memory("do this"),
     ):
         torch.zeros(2) + torch.zeros(3)
 
