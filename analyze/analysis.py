@@ -36,6 +36,7 @@ from analyze.measure.find_runs import (
 from analyze.measure.level_rate_distortion import measured_run
 from analyze.measure.level_results import analysis_result
 from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
+from analyze.measure.next_step import next_step
 from analyze.measure.split import Split, has_cache, open_split
 from analyze.plots.picture_study import level_pictures, worst
 from analyze.report.findings import Findings
@@ -97,7 +98,11 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         result, trained = trained_only(
             folders, cache, models, split=request.split, options=request.options
         )
-        return Findings(result=result, trained=trained)
+        step = next_step(
+            request.split, request.options, known_splits=request.config.data.splits,
+            has_cache=False, has_runs=bool(trained), no_detection=(),
+        )  # fmt: skip
+        return Findings(result=dataclasses.replace(result, next_step=step), trained=trained)
     with ExitStack() as stack:
         split = stack.enter_context(
             open_split(
@@ -152,6 +157,14 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                     *suggestions.missing,
                 ),
                 combinations=(*result.combinations, *chosen),
+                next_step=next_step(
+                    request.split,
+                    request.options,
+                    known_splits=request.config.data.splits,
+                    has_cache=True,
+                    has_runs=bool(runs),
+                    no_detection=split.missing,
+                ),
             ),
             allocation=allocation.result,
             sensitivity=sensitivity.result,

@@ -23,6 +23,7 @@ from configs.options import (
     detection_checkpoint_option,
     features_option,
     run_command,
+    split_name,
     with_detection_checkpoint,
 )
 
@@ -37,7 +38,12 @@ _PACKAGES = (
 
 @click.command(context_settings={"show_default": True})
 @common_options
-@click.option("--split", default="val", help="Split whose cache is compressed and evaluated.")
+@click.option(
+    "--split",
+    callback=split_name,
+    default="val",
+    help="Split whose cache is compressed and evaluated.",
+)
 @click.option(
     "--checkpoints", default="checkpoints", type=click.Path(path_type=Path),
     help="Folder in which runs are looked for.",
@@ -128,7 +134,10 @@ def analyze_levels(
 
     from configs.config_files import dump_config, load_config
 
-    settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
+    # A run knows its configuration: without --config it is that of the first run named.
+    known = [run / "config.yaml" for run in run_dirs if (run / "config.yaml").is_file()]
+    source = known[0] if config is None and known else config
+    settings = load_config(source, with_detection_checkpoint(overrides, detection_checkpoint))
 
     from analyze.allocation.search import Target
     from analyze.analysis import AnalysisRequest, Wanted, analyze
@@ -152,7 +161,7 @@ def analyze_levels(
         device=choose_device(device),
         limit=limit,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
-        options=_options(config, features, detection_checkpoint),
+        options=_options(source, features, detection_checkpoint),
     )
     wanted = Wanted(
         target=Target(kind=kind, value=value),
@@ -220,7 +229,7 @@ def target_of(
     return targets[0] if targets else None  # type: ignore[return-value]
 
 
-def _options(config: str | None, features: str | None, checkpoint: str | None) -> str:
+def _options(config: str | Path | None, features: str | None, checkpoint: str | None) -> str:
     """The options that another command needs to work on the same data, with a leading space."""
     given = {
         "--config": config, "--features": features, "--detection-checkpoint": checkpoint,

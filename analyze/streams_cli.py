@@ -10,7 +10,7 @@ import click
 from configs.cores import share_cores
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
-from configs.options import choose_device, machine_options, run_command
+from configs.options import choose_device, machine_options, run_command, split_name
 
 # What a command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
@@ -39,7 +39,9 @@ fast_cpu_option = click.option(
     "--features", required=True, type=click.Path(path_type=Path), metavar="DIR",
     help="Folder that holds the splits' caches.",
 )  # fmt: skip
-@click.option("--split", default="val", help="Split whose cache is compressed.")
+@click.option(
+    "--split", callback=split_name, default="val", help="Split whose cache is compressed."
+)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Folder that receives one file per image, and an index.",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ DEFAULT_NAME = "train_factorized_prior_specific_level_fpn"
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads 5e-5 as a number and refuses a key given twice."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return the value of a node; for `!!int x` and 2024-13-45, too, errors are YAML's own."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{shown_value(node.value)} is no {kind}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -30,15 +40,20 @@ _Loader.add_implicit_resolver(
 )
 
 
+_MERGE = "tag:yaml.org,2002:merge"  # of `<<`, which takes in the keys of another mapping
+
+
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == _MERGE:
+            continue
+        where = f"{node.start_mark.name}: line {key_node.start_mark.line + 1}"
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise ConfigError(f"{where}: the key {shown_value(key)} is no text: write a name")
         if key in seen:
-            raise ConfigError(
-                f"{node.start_mark.name}: line {key_node.start_mark.line + 1}: "
-                f"the key '{key}' is given twice: remove one"
-            )
+            raise ConfigError(f"{where}: the key '{key}' is given twice: remove one")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -71,26 +86,29 @@ def find_config(name: str | None) -> Path:
     )
 
 
-def load_config(name: str | None = None, overrides: Iterable[str] = ()) -> Config:
+def load_config(name: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration (see `find_config`) and apply `section.key=value` overrides.
 
-    Several, with commas between them, are read one over the other: `mine.yaml,fast`. An override
-    counts for all levels, whatever `levels` says of them; one of `levels.0...` for that one.
+    Several, with commas between them, are read one over the other: `mine.yaml,fast`; a Path is one.
+    An override counts for all levels, whatever `levels` says of them; one of `levels.0...` for that
+    one.
     Raises ConfigError with one line that names the key, the file and the nearest valid name.
     """
     raw: dict[str, Any] = {}
-    names: list[str | None] = [None] if name is None else list(name.split(","))
+    names: list[str | None] = [None] if name is None else [str(name)]
+    if isinstance(name, str):
+        names = list(name.split(","))
     for each in names:
         path = find_config(each)
         raw = _merged(raw, read_yaml(path, each or path.name))
-    shown = name or path.name
+    shown = str(name or path.name)
     origin: dict[tuple[str, ...], str] = {}
     given = [(_keys(override), override) for override in overrides]
     # What is said of one level counts more than what is said of all, in whatever order.
     for keys, override in sorted(given, key=lambda each: each[0][0] == "levels"):
         text = override.partition("=")[2]
         _forget_in_levels(raw, keys)
-        _assign(raw, keys, _parse(text, f"--set {override}"), f"--set {override}")
+        _assign(raw, keys, parse_yaml(text, f"--set {override}"), f"--set {override}")
         origin[tuple(map(str, keys))] = f"--set {override}"
     return check_config(raw, shown, origin)
 
@@ -135,11 +153,13 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
         raise PassingError.reading(shown, error) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{shown}: cannot be read: {error}") from error
-    content = _parse(text, shown)
+    content = parse_yaml(text, shown)
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{shown}: holds {content!r}: write sections such as `training:` instead")
+        raise ConfigError(
+            f"{shown}: holds {shown_value(content)}: write sections such as `training:` instead"
+        )
     return content
 
 
@@ -160,18 +180,52 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(content | ({"levels": levels} if levels else {}), sort_keys=False)
 
 
-def _parse(text: str, shown: str) -> Any:
-    loader = _Loader(text)
-    loader.name = shown
+_MOST_VALUES = 1_000_000
+
+
+def parse_yaml(text: str, shown: str) -> Any:
+    """Return what YAML text says; ConfigError, in which `shown` says where it stands, if nothing.
+
+    Aliases may not make more of it than a million values: some lines of them make billions.
+    """
     try:
-        return loader.get_single_data()
+        loader = _Loader(text)
+        loader.name = shown
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _num_values(node, {}) > _MOST_VALUES:
+            raise ConfigError(f"{shown}: its aliases make more than a million values: write less")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ConfigError(f"{shown}: not valid YAML: nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise ConfigError(f"{shown}: {where}not valid YAML: {problem}") from None
-    finally:
-        loader.dispose()
+
+
+def _num_values(node: Any, known: dict[int, int]) -> int:
+    """Return how many values a node is, those that an alias names counted each time."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 1  # one that holds itself is told when it is made
+        below = node.value
+        if isinstance(node, yaml.MappingNode):
+            below = [each for pair in node.value for each in pair]
+        known[id(node)] += sum(_num_values(each, known) for each in below)
+    return known[id(node)]
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
+def shown_value(value: object) -> str:
+    """Return a value as messages show it: what is long, or holds much, cut short."""
+    return _SHORT.repr(value)
 
 
 def _assign(raw: dict[str, Any], keys: tuple[Any, ...], value: Any, shown: str) -> None:
@@ -188,7 +242,9 @@ def _assign(raw: dict[str, Any], keys: tuple[Any, ...], value: Any, shown: str) 
 
 def _describe(error: ValidationError, shown: str, origin: Mapping[tuple[str, ...], str]) -> str:
     first = error.errors()[0]
-    location = tuple(str(part) for part in first["loc"] if part != "[key]")
+    location = tuple(str(part) for part in first["loc"])
+    if location[-1:] == ("[key]",):
+        location = location[:-2]  # of a name that is itself what is wrong, and is shown
     key = ".".join(location)
     is_unknown = first["type"] == "extra_forbidden"
     where = next(
@@ -208,14 +264,15 @@ def _describe(error: ValidationError, shown: str, origin: Mapping[tuple[str, ...
     given = first.get("input")
     if first["type"] == "literal_error":
         hint = did_you_mean(str(given), re.findall(r"'([^']+)'", first["msg"]))
-        return f"{where}: {key}: {given!r} is not allowed: {problem}{hint}"
+        return f"{where}: {key}: {shown_value(given)} is not allowed: {problem}{hint}"
     if first["type"] == "model_type":
         return (
-            f"{where}: {key}: {given!r} is not allowed: write a section, or {{}} for its defaults"
+            f"{where}: {key}: {shown_value(given)} is not allowed: "
+            "write a section, or {} for its defaults"
         )
     if isinstance(given, dict | BaseModel):
         return f"{where}: {key or 'configuration'}: {problem}"
-    return f"{where}: {key}: {given!r} is not allowed: {problem}"
+    return f"{where}: {key}: {shown_value(given)} is not allowed: {problem}"
 
 
 def _valid_names(location: tuple[str, ...]) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +17,21 @@ import click
 
 from configs.errors import ConfigError, UserError, lack_of_memory
 from configs.log_setup import LOG_LEVELS
+from configs.schema.folder_names import path_component
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def split_name(
+    context: click.Context, parameter: click.Parameter, value: str | tuple[str, ...]
+) -> str | tuple[str, ...]:
+    """Return the value of --split, as its callback; a usage error if it cannot name a folder."""
+    for name in (value,) if isinstance(value, str) else value:
+        try:
+            path_component(name)
+        except ValueError as error:
+            raise click.BadParameter(f"{name!r}: {error}", context, parameter) from None
+    return value
 
 
 def common_options(command: Command) -> Command:
@@ -112,6 +127,7 @@ def run_command(function: Command) -> Command:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        _escape_what_cannot_be_shown()
         try:
             with _tidy_at_sigterm():
                 return function(*args, **kwargs)
@@ -131,6 +147,13 @@ def run_command(function: Command) -> Command:
             ) from error
 
     return wrapper  # type: ignore[return-value]
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Show what the terminal's encoding lacks as `\\udcff`: a name on a disk may be no UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def choose_device(name: str) -> str:

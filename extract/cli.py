@@ -19,6 +19,7 @@ from configs.options import (
     detection_checkpoint_option,
     features_option,
     run_command,
+    split_name,
     with_detection_checkpoint,
 )
 
@@ -36,7 +37,14 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 
 
 @click.command(name="extract-features")
-@click.option("--split", "splits", multiple=True, required=True, help="Split (repeatable).")
+@click.option(
+    "--split",
+    "splits",
+    callback=split_name,
+    multiple=True,
+    required=True,
+    help="Split (repeatable).",
+)
 @click.option("--levels", metavar="0,1,..", help="Levels to store; default: all.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored type.")
 @click.option("--crop", type=click.IntRange(1), help="Store random crops (training only).")
@@ -92,7 +100,7 @@ def extract_features(
     ))  # fmt: skip
     root = Path(features or Path("features") / settings.data.name)
     if verify:
-        from data.cache.verification import verify_and_mark
+        from data.verification.check import verify_and_mark
 
         verify_and_mark([root / split for split in dict.fromkeys(splits)], click.echo)
         return
@@ -219,8 +227,16 @@ def _tell_skipped(images: ImageSet, what: str) -> None:
 
 
 @click.command(name="train-detector")
-@click.option("--split", default="train", show_default=True, help="Split to learn from.")
-@click.option("--val-split", default="val", show_default=True, help="Split that picks the best.")
+@click.option(
+    "--split", callback=split_name, default="train", show_default=True, help="Split to learn from."
+)
+@click.option(
+    "--val-split",
+    callback=split_name,
+    default="val",
+    show_default=True,
+    help="Split that picks the best.",
+)
 @click.option("--fresh", is_flag=True, help="Start anew even if there is a last checkpoint.")
 @detection_checkpoint_option
 @common_options

@@ -20,6 +20,7 @@ from configs.options import (
     detection_checkpoint_option,
     features_option,
     run_command,
+    split_name,
     with_detection_checkpoint,
 )
 
@@ -39,8 +40,16 @@ log = logging.getLogger(__name__)
     "--level", metavar="0..4|all|random",
     help="FPN level to train, all of them one by one, or one model on randomly drawn levels.",
 )  # fmt: skip
-@click.option("--split", default="train", show_default=True, help="Split to learn from.")
-@click.option("--val-split", default="val", show_default=True, help="Split to validate on.")
+@click.option(
+    "--split", callback=split_name, default="train", show_default=True, help="Split to learn from."
+)
+@click.option(
+    "--val-split",
+    callback=split_name,
+    default="val",
+    show_default=True,
+    help="Split to validate on.",
+)
 @click.option(
     "--lambda",
     "lambdas",
@@ -91,8 +100,7 @@ def train_level(
     _check_lambdas(lambdas)
     wanted = level_of(level) if resume in ("auto", "never") else None
     if wanted is None:
-        has_settings = overrides or batch_size is not None or warm_start or init_from is not None
-        _check_resumed(resume, has_settings=bool(has_settings))
+        _check_resumed(Path(resume))
 
     from configs.config_files import load_config
 
@@ -103,7 +111,9 @@ def train_level(
         *(("training.warm_start=true",) if warm_start else ()),
         *(() if init_from is None else (f"training.init_from={json.dumps(init_from)}",)),
     )
-    settings = load_config(config, changed)
+    # A run knows its configuration: without --config it is the run's.
+    own = Path(resume, "config.yaml") if wanted is None and config is None else None
+    settings = load_config(own or config, changed)
     if detection_checkpoint and not Path(detection_checkpoint).is_file():
         # A configuration may name a checkpoint that only another machine has; an option may not.
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
@@ -126,7 +136,7 @@ def train_level(
             device=torch_device, out=None if out is None else Path(out),
         )  # fmt: skip
         if wanted is None:
-            jobs = [_resumed(job, Path(resume), level, lambdas, epochs)]
+            jobs = [_resumed(job, Path(resume), level, lambdas, epochs, changed)]
         else:
             trials = [
                 load_config(config, (*changed, f"training.lambda={lmbda!r}"))
@@ -159,14 +169,11 @@ def _check_lambdas(lambdas: tuple[float, ...]) -> None:
             raise ConfigError(f"--lambda {lmbda}: use a finite number, 0 or more")
 
 
-def _check_resumed(folder: str, *, has_settings: bool) -> None:
-    if has_settings:
-        raise ConfigError(
-            f"--resume {folder}: a run goes on with its own settings: "
-            "leave out --set, --batch-size, --warm-start and --init-from"
-        )
-    if not Path(folder).is_dir():
+def _check_resumed(folder: Path) -> None:
+    if not folder.is_dir():
         raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"--resume {folder}: no run: it holds no config.yaml: name a run folder")
 
 
 def _grid(job: Job, level: int | str, trials: list[Config]) -> list[Job]:
@@ -179,10 +186,20 @@ def _grid(job: Job, level: int | str, trials: list[Config]) -> list[Job]:
 
 
 def _resumed(
-    job: Job, folder: Path, level: str | None, lambdas: tuple[float, ...], epochs: int | None
-) -> Job:
-    """Return the job of a run folder: its own settings, with more epochs if they were asked for."""
-    from train.runs.run_folder import RunRecord, load_run_config
+    job: Job, folder: Path, level: str | None, lambdas: tuple[float, ...], epochs: int | None,
+    changed: tuple[str, ...],
+) -> Job:  # fmt: skip
+    """Return the job of a run folder: its own settings, with more epochs if they were asked for.
+
+    `changed` are all options' overrides: where data set and detector lie may be another place now.
+    """
+    from configs.config_files import load_config
+    from train.runs.run_folder import (
+        CONFIG_NAME,
+        RunRecord,
+        difference_of_settings,
+        load_run_config,
+    )
 
     record, config = RunRecord.load(folder), load_run_config(folder)
     if level not in (None, str(record.level)) or lambdas not in ((), (record.lmbda,)):
@@ -198,7 +215,13 @@ def _resumed(
             )
         training = config.training.model_copy(update={"epochs": epochs})
         config = config.model_copy(update={"training": training})
-    return replace(job, level=record.level, config=config, resume=folder)
+    now = load_config(folder / CONFIG_NAME, changed)
+    if (difference := difference_of_settings(config, now)) is not None:
+        raise ConfigError(
+            f"--resume {folder}: a run goes on with its own settings ({difference}): leave that "
+            "out, or start another run with --resume never"
+        )
+    return replace(job, level=record.level, config=now, resume=folder)
 
 
 def _tell(outcome: RunOutcome, world: World, num_jobs: int) -> bool:

@@ -19,6 +19,7 @@ from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
 from analyze.maps.map_source import as_batch
 from analyze.maps.replacements import NoisyMaps, water_filled
+from configs.plain_json import parse_json
 from data.system.atomic_files import write_atomically
 from extract.accuracy.matches import Detections
 
@@ -95,7 +96,7 @@ def measure_sensitivity(
         "truth": evaluator.truth,
         "images": [int(index) for index in evaluator.indices],
         "levels": sorted(evaluator.readers),
-        "settings": json.loads(json.dumps(asdict(settings))),
+        "settings": parse_json(json.dumps(asdict(settings))),
     }
     found = kept.get(key)
     if found is not None:
@@ -107,12 +108,17 @@ def measure_sensitivity(
 
 
 def write_weights(path: Path, sensitivity: Sensitivity) -> None:
-    """Write the file that `training.channel_weights` names: level -> weights, mean 1."""
+    """Write `weights_text` atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, weights_text(sensitivity).encode())
+
+
+def weights_text(sensitivity: Sensitivity) -> str:
+    """Return the file that `training.channel_weights` names: level -> weights, mean 1."""
     levels = {
         str(level): sensitivity.channel_weights(level).tolist() for level in sensitivity.groups
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"levels": levels}).encode())
+    return json.dumps({"levels": levels})
 
 
 def _level_curves(

@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from configs.plain_json import parse_json
 from data.system.atomic_files import remove_leftovers, write_atomically
 
 _LOG = logging.getLogger(__name__)
@@ -54,12 +55,12 @@ class Kept:
                 raise ValueError("its checksum differs")
             with np.load(io.BytesIO(body), allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
-            facts = json.loads(str(arrays.pop(_FACTS)))
-            if json.loads(str(arrays.pop(_KEY))) != json.loads(_canonical(key)):
+            facts = dict(parse_json(str(arrays.pop(_FACTS))))
+            if parse_json(str(arrays.pop(_KEY))) != parse_json(_canonical(key)):
                 raise ValueError("it is of another key")
         except FileNotFoundError:
             return None
-        except (OSError, LookupError, ValueError) as error:
+        except (OSError, LookupError, ValueError, TypeError) as error:
             _LOG.warning("%s: cannot be used (%s): measuring again", path, error)
             return None
         return KeptResult(facts=facts, arrays=arrays)

@@ -117,6 +117,8 @@ class AnalysisResult:
     combinations: tuple[Combination, ...]
     missing: tuple[str, ...] = ()
     """What could not be measured, each with what to do about it."""
+    next_step: str = ""
+    """What to type next, where runs, boxes or the split's cache are missing."""
     cache_fingerprint: str = ""
     """Of the split's cache."""
     classes: tuple[ClassFacts, ...] = ()

@@ -142,7 +142,7 @@ def trained_only(
 ) -> tuple[AnalysisResult, tuple[TrainedRun, ...]]:
     """Return the levels of the train cache beside the missing one, and the best epochs of all runs.
 
-    Raises CacheError where there is no train cache, or no run, either.
+    Raises CacheError where there is no train cache either.
     """
     missing = missing_cache(cache, split, options)
     beside = training_cache(cache)
@@ -151,8 +151,6 @@ def trained_only(
     except CacheError:
         raise missing from None
     runs = newest_runs(trained_runs(folders, beside, models).special)
-    if not runs:
-        raise missing
     labels = learner_labels(runs)
     result = AnalysisResult(
         dataset=manifest.dataset,
@@ -167,6 +165,11 @@ def trained_only(
         missing=(
             f"{missing}: without it there are no bitstreams and no detection, only what training "
             "noted of each run's best epoch on its own val split",
+            *(
+                ()
+                if runs
+                else (f"no level has a trained run: run train-level --level all{options}",)
+            ),
         ),
     )
     trained = (_best_epoch(run, labels[run.model], models.info(run.folder).epoch) for run in runs)

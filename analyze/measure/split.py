@@ -106,7 +106,7 @@ def open_split(
             )
             for info in manifest.levels
         }
-        boxes = _boxes(cache, split)
+        boxes = _boxes(cache, split, options)
         found: Found[SplitEvaluator | None] = Found(None, boxes.missing)
         only: dict[int, str] = {}
         if boxes.result is not None:
@@ -149,15 +149,16 @@ def level_facts(manifest: Manifest) -> list[LevelFacts]:
     ]
 
 
-def _boxes(cache: CacheFolder, split: str) -> Found[ImageSet | None]:
+def _boxes(cache: CacheFolder, split: str, options: str) -> Found[ImageSet | None]:
     try:
         images = read_annotations(cache.path / ANNOTATIONS_NAME, split)
     except CacheError as error:
         return Found(None, (f"no mAP: {error}",))
     if not images.categories:
         return Found(None, (
-            f"no mAP: the split {split!r} was extracted without boxes: name its "
-            "annotations in the configuration and run extract-features again",
+            f"no mAP: the split {split!r} was extracted without boxes: name "
+            f"data.splits.{split}.annotations in the configuration, then run "
+            f"extract-features --split {split}{options}",
         ))  # fmt: skip
     return Found(images)
 

@@ -5,64 +5,100 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from analyze.detection.sensitivity import write_weights
+from analyze.detection.sensitivity import weights_text
 from analyze.report.findings import Findings
-from analyze.report.page import plots_of, tables_of
+from analyze.report.page import Page, plots_of, tables_of
 from analyze.report.page_formats import page_html, page_markdown
 from analyze.report.sections import ReportOrigin, make_page
 from analyze.report.tables import csv_text
-from analyze.streams.ensemble import write_ensemble
+from analyze.streams.ensemble import ensemble_text
+from configs.errors import ConfigError
+from configs.plain_json import parse_json
+from data.system.atomic_files import encoded
 
 _JSON = "report.json"
-_WRITTEN_BY_OTHERS = ("ensemble.yaml", "channel_weights.json", "index.html")
+_INDEX = "index.html"
+_PLOTS = "plots"
 
 
 def write_report(findings: Findings, provenance: ReportOrigin, folder: Path | str) -> Path:
-    """Fill `folder` (made if need be) and return the path of its index.html."""
+    """Fill `folder` (made if need be) and return the path of its index.html.
+
+    An earlier report stays until all of this one lies beside it. Raises ConfigError if the folder
+    cannot be written.
+    """
     folder = Path(folder)
-    page = make_page(findings, provenance)
-    _remove_earlier(folder)
-    plots = folder / "plots"
-    plots.mkdir(parents=True, exist_ok=True)
-    files: dict[str, bytes] = {}
+    files = _files(make_page(findings, provenance), findings, folder)
+    files[_JSON] = _json(findings, provenance, list(files))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".new-") as beside:
+            for name, content in files.items():
+                path = Path(beside, name)
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content if isinstance(content, bytes) else encoded(content))
+            _swap_in(folder, Path(beside), list(files))
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or folder}: the report cannot be written "
+            f"({error.strerror or error}): make room, or choose another --report"
+        ) from error
+    return folder / _INDEX
+
+
+def _files(page: Page, findings: Findings, folder: Path) -> dict[str, str | bytes]:
+    """Return name -> content of all files but report.json."""
+    files: dict[str, str | bytes] = {}
     for plot in plots_of(page):
-        files[f"plots/{plot.name}.png"] = plot.light_png
-        files[f"plots/{plot.name}.svg"] = plot.svg
+        files[f"{_PLOTS}/{plot.name}.png"] = plot.light_png
+        files[f"{_PLOTS}/{plot.name}.svg"] = plot.svg
     for block in tables_of(page):
-        files[f"{block.name}.csv"] = csv_text(block.table).encode()
-    files["report.md"] = page_markdown(page, plots.name).encode()
-    content = _json(findings, provenance, [*files, *_WRITTEN_BY_OTHERS])
-    for name, data in ({_JSON: content.encode()} | files).items():
-        (folder / name).write_bytes(data)
+        files[f"{block.name}.csv"] = csv_text(block.table)
     if findings.allocation is not None:
-        write_ensemble(
-            folder / "ensemble.yaml",
-            findings.allocation.ensemble,
-            note=findings.allocation.combination.name,
+        files["ensemble.yaml"] = ensemble_text(
+            findings.allocation.ensemble, folder, note=findings.allocation.combination.name
         )
     if findings.sensitivity is not None:
-        write_weights(folder / "channel_weights.json", findings.sensitivity)
-    index = folder / "index.html"
-    index.write_text(page_html(page), encoding="utf-8")
-    return index
+        files["channel_weights.json"] = weights_text(findings.sensitivity)
+    files["report.md"] = page_markdown(page, _PLOTS)
+    files[_INDEX] = page_html(page)
+    return files
 
 
-def _remove_earlier(folder: Path) -> None:
-    """Remove the files of an earlier report, which would be taken for this one's."""
+def _swap_in(folder: Path, beside: Path, names: Sequence[str]) -> None:
+    """Move a report's files to their places, then remove those that only an earlier one had.
+
+    report.json, which says what is an earlier report's, comes last.
+    """
+    earlier = _files_of_earlier(folder)
+    (folder / _PLOTS).mkdir(exist_ok=True)
+    for name in names:
+        if name == _JSON:
+            for path in earlier - {folder / each for each in names}:
+                path.unlink()
+        (beside / name).replace(folder / name)
+
+
+def _files_of_earlier(folder: Path) -> set[Path]:
+    """Return the files of an earlier report, which would be taken for this one's."""
     try:
-        names = json.loads((folder / _JSON).read_text(encoding="utf-8"))["files"]
-        paths = [folder / name for name in names]
-    except (OSError, ValueError, LookupError, TypeError):
-        return  # there is none
-    for path in paths:
+        names = parse_json((folder / _JSON).read_bytes())["files"]
+        paths = {folder / name for name in names}
         # Whoever may have changed the list: nothing elsewhere.
-        if path.resolve().is_relative_to(folder.resolve()) and path.is_file():
-            path.unlink()
+        return {
+            path
+            for path in paths
+            if path.resolve().is_relative_to(folder.resolve()) and path.is_file()
+        }
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()  # there is none
 
 
 def _json(findings: Findings, provenance: ReportOrigin, files: list[str]) -> str:

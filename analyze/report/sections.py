@@ -93,7 +93,8 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
     ]
     return Page(
         title=f"Feature compression by level: {result.dataset}, {result.split}",
-        summary=f"{result.num_images} images, features of {result.detector}."
+        summary=(f"Next: {result.next_step}. " if result.next_step else "")
+        + f"{result.num_images} images, features of {result.detector}."
         + (f" mAP is of {', '.join(result.only_classes)} alone." if result.only_classes else ""),
         sections=tuple(section for section in sections if section is not None and section.blocks),
     )

@@ -17,12 +17,13 @@ def summary(findings: Findings) -> str:
     """Return the original's mAP, whole pyramids, the allocation and the cheapest rival of its mAP.
 
     Of a split that could not be analysed: what training noted. Of levels that make no whole
-    pyramid: a line for each of them.
+    pyramid: a line for each of them. Where something is missing, the first line says what to type.
     """
     result = findings.result
+    step = f"next: {result.next_step}\n" if result.next_step else ""
     if findings.trained:
-        return plain_text(trained_table(findings.trained))
-    head = (
+        return step + plain_text(trained_table(findings.trained))
+    head = step + (
         f"{result.dataset} {result.split}: {result.num_images} images, detector {result.detector}"
     )
     pyramids = [each for each in result.combinations if _is_sent_whole(each)]

@@ -188,7 +188,9 @@ def markdown(table: Table) -> str:
     words = word_columns(table)
     rule = tuple(":--" if place in words else "--:" for place in range(len(table.titles)))
     lines: Sequence[tuple[str, ...]] = [table.titles, rule, *table.cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    # A name may hold what ends a cell or a line.
+    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def csv_text(table: Table) -> str:

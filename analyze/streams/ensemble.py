@@ -13,20 +13,24 @@ Run folders are relative to the file's own folder.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from configs.config_files import read_yaml
+from configs.config_files import read_yaml, shown_value
 from configs.errors import ConfigError
 from data.cache.manifest import LevelInfo
-from data.system.atomic_files import write_atomically
+from data.system.atomic_files import encoded, write_atomically
 from train.runs.loaded_models import LoadedModels
 
 _DROPPED = "dropped"
+_LEVEL = re.compile(r"[0-9]{1,3}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _RUN_KEYS = {"run", "model_sha256", "lambda"}
 
 
@@ -135,8 +139,10 @@ def parse_levels(levels: Mapping[Any, Any], path: Path) -> Ensemble:
     """
     found: dict[int, EnsembleLevel] = {}
     for key, how in levels.items():
-        if not str(key).isdigit():
-            raise ConfigError(f"{path}: {key!r} is no level: levels are 0, 1, ..")
+        if not _LEVEL.fullmatch(str(key)) or int(key) in found:
+            raise ConfigError(
+                f"{path}: {shown_value(key)} is no level, or one twice: levels are 0, 1, .."
+            )
         found[int(key)] = _parse_level(how, path, int(key))
     for level, entry in found.items():
         if isinstance(entry, DerivedLevel) and not (entry.source < level and entry.source in found):
@@ -144,13 +150,17 @@ def parse_levels(levels: Mapping[Any, Any], path: Path) -> Ensemble:
     return Ensemble(dict(sorted(found.items())))
 
 
-def write_ensemble(path: Path | str, ensemble: Ensemble, *, note: str = "") -> None:
-    """Write ensemble.yaml atomically; `note`, a line, is a comment on how it was chosen."""
+def write_ensemble(path: Path | str, ensemble: Ensemble) -> None:
+    """Write ensemble.yaml atomically."""
     path = Path(path)
-    content = {"levels": plain_levels(ensemble, path.parent)}
+    write_atomically(path, encoded(ensemble_text(ensemble, path.parent)))
+
+
+def ensemble_text(ensemble: Ensemble, folder: Path, *, note: str = "") -> str:
+    """Return an ensemble.yaml of `folder`; `note`, a line, is a comment on how it was chosen."""
+    content = {"levels": plain_levels(ensemble, folder)}
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
-    head = f"# {note}\n" if note else ""
-    write_atomically(path, (head + text).encode())
+    return (f"# {note}\n" if note else "") + text
 
 
 def plain_levels(ensemble: Ensemble, folder: Path) -> dict[int, Any]:
@@ -175,8 +185,9 @@ def _parse_level(how: Any, path: Path, level: int) -> EnsembleLevel:
         return DerivedLevel(source=how["derived_from"])
     if keys == _RUN_KEYS and isinstance(how["run"], str):
         sha256, lmbda = how["model_sha256"], how["lambda"]
-        is_hash = isinstance(sha256, str) and len(sha256) == 64
-        if is_hash and isinstance(lmbda, int | float) and not isinstance(lmbda, bool):
+        is_hash = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
+        is_weight = type(lmbda) in (int, float) and isfinite(lmbda)
+        if is_hash and is_weight and "\0" not in how["run"]:
             run = path.parent / how["run"]
             return CodedLevel(run=run, model_sha256=sha256, lmbda=float(lmbda))
     raise ConfigError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from analyze.streams.ensemble import DroppedLevel, Ensemble, parse_levels, plain_levels
 from configs.errors import CacheError, ConfigError, PassingError
+from configs.plain_json import parse_json
 from data.cache.manifest import Manifest
 from data.system.atomic_files import write_atomically
 
@@ -35,7 +36,7 @@ class StreamsIndex:
         """Read a folder's index; CacheError if it is missing, damaged or of another format."""
         path = folder / FILE_NAME
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = parse_json(path.read_bytes())
             version = raw["format_version"]
             if version == FORMAT_VERSION:
                 return cls._from_json(raw, path)
@@ -66,7 +67,7 @@ class StreamsIndex:
             "cache_fingerprint": self.manifest.fingerprint,
             "levels": plain_levels(self.ensemble, folder),
             "means": means,
-            "manifest": json.loads(self.manifest.to_json()),
+            "manifest": parse_json(self.manifest.to_json()),
         }
         write_atomically(folder / FILE_NAME, (json.dumps(raw, indent=1) + "\n").encode())
 
@@ -91,6 +92,8 @@ class StreamsIndex:
             channels = manifest.level(level).num_channels
             if isinstance(how, DroppedLevel) and means[level].shape != (channels,):
                 raise ValueError(f"level {level} has {len(means[level])} means")
+        if not all(np.isfinite(mean).all() for mean in means.values()):
+            raise ValueError("means are not finite")
         return cls(
             ensemble=ensemble,
             ensemble_id=bytes.fromhex(raw["ensemble_id"]),

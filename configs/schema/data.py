@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from configs.schema.section import (
     Fraction,
     NonNegative,
+    PathComponent,
     Positive,
     PositiveFloat,
     SchemaSection,
@@ -17,6 +18,9 @@ from configs.schema.section import (
 )
 
 FORMAT_NAMES = ("coco", "kitti", "voc", "folder", "scenes")
+
+Container = Literal["zarr", "hdf5"]
+StoredType = Literal["float16", "float32"]
 
 SCENES_BUILDER = "fasterrcnn_mobilenet_v2_fpn"
 SCENES_WEIGHTS = "builtin:scenes"
@@ -77,10 +81,10 @@ def _builtin_splits() -> dict[str, SplitConfig]:
 class DataConfig(SchemaSection):
     """The data set: its name (caches land in features/<name>/<split>), format and splits."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "scenes"
+    name: Annotated[PathComponent, Field(pattern=r"^[\w.-]+$")] = "scenes"
     format: Annotated[str, ours_or_own(*FORMAT_NAMES)] = "scenes"
     """What the files are, or your own `package.module:function` (see data.images.formats)."""
-    splits: Annotated[dict[str, SplitConfig], Field(min_length=1)] = Field(
+    splits: Annotated[dict[PathComponent, SplitConfig], Field(min_length=1)] = Field(
         default_factory=_builtin_splits
     )
     classes: list[str] | None = None
@@ -112,8 +116,8 @@ class DetectorConfig(SchemaSection):
 class CacheConfig(SchemaSection):
     """How features are stored."""
 
-    container: Literal["zarr", "hdf5"] = "zarr"
-    dtype: Literal["float16", "float32"] = "float16"
+    container: Container = "zarr"
+    dtype: StoredType = "float16"
     shard_megabytes: PositiveFloat = 128.0
     """Size of one shard in MiB; a shard holds at least one sample."""
     levels: Annotated[list[NonNegative], Field(min_length=1)] | None = None

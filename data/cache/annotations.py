@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import xxhash
 
 from configs.errors import CacheError, PassingError
+from configs.plain_json import parse_json
 from data.images.records import ImageRecord, ImageSet
 from data.system.atomic_files import write_atomically
 
@@ -37,7 +39,7 @@ def write_annotations(path: Path, images: ImageSet) -> None:
 def read_annotations(path: Path, split: str) -> ImageSet:
     """Return what `write_annotations` wrote. Raises CacheError if it is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         info = content.pop("info", {})
         if info.get(_SEAL, seal := _seal_of(content)) != seal:
             raise ValueError("its checksum differs")
@@ -124,14 +126,37 @@ def _boxes_of(record: ImageRecord, num_before: int) -> list[dict[str, Any]]:
 
 
 def _from_coco(content: dict[str, Any], split: str) -> ImageSet:
-    rows: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    """Build the images; ValueError, KeyError or TypeError if a value is not what it should be."""
+    images, categories = content["images"], content["categories"]
+    _require_kind(int, images, "id", "height", "width")
+    _require_kind(str, images, "file_name")
+    _require_kind(int, categories, "id")
+    _require_kind(str, categories, "name")
+    rows: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+    names = {category["id"]: category["name"] for category in categories}
+    if len(rows) != len(images) or len(names) != len(categories):
+        raise ValueError("an id is there twice")
     for annotation in content["annotations"]:
         rows[annotation["image_id"]].append(annotation)
+        if annotation["category_id"] not in names:
+            raise ValueError(f"no category has the id {annotation['category_id']}")
+        numbers = (*annotation["bbox"], annotation["area"])
+        if len(numbers) != 5 or not all(type(x) in (int, float) and isfinite(x) for x in numbers):
+            raise ValueError(f"box and area of annotation {annotation['id']} are {numbers}")
+        if annotation["iscrowd"] not in (0, 1):
+            raise ValueError(f"iscrowd of annotation {annotation['id']} is no 0 or 1")
     return ImageSet(
         split=split,
-        records=tuple(_record(image, rows[image["id"]]) for image in content["images"]),
-        categories={category["id"]: category["name"] for category in content["categories"]},
+        records=tuple(_record(image, rows[image["id"]]) for image in images),
+        categories=names,
     )
+
+
+def _require_kind(kind: type, entries: list[dict[str, Any]], *keys: str) -> None:
+    for entry in entries:
+        for key in keys:
+            if type(entry[key]) is not kind:
+                raise ValueError(f"{key} is {entry[key]!r}")
 
 
 def _record(image: dict[str, Any], rows: list[dict[str, Any]]) -> ImageRecord:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from configs.errors import PassingError
 from data.cache.commit_log import FILE_NAME as LOG_NAME
-from data.cache.commit_log import Commit, hash_log, read_log
+from data.cache.commit_log import Commit, fitting, hash_log, read_log
 from data.cache.manifest import FILE_NAME, Manifest
 
 
@@ -54,10 +54,10 @@ class CacheFolder:
         """The one that the commits are of, and that the manifest is to have; None: not said."""
         return self._log[0]
 
-    @property
+    @cached_property
     def commits(self) -> Mapping[int, Commit]:
         """Unit -> what the log says of it, without statistics; empty where there is no log."""
-        return self._log[1]
+        return self._log[1] and fitting(self._log[1], self.manifest)
 
     @cached_property
     def content_id(self) -> str:

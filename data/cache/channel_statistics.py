@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
+from configs.plain_json import parse_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +86,8 @@ class ChannelStatistics:
     def from_json(cls, text: str) -> ChannelStatistics:
         """Inverse of `to_json`; raises CacheError if the text is damaged."""
         try:
-            raw = json.loads(text)
-            return cls(
+            raw = parse_json(text)
+            statistics = cls(
                 count=int(raw["count"]),
                 mean=_decode(raw["mean"]),
                 m2=_decode(raw["m2"]),
@@ -95,8 +96,17 @@ class ChannelStatistics:
                 cast_squared_error=float(raw["cast_squared_error"]),
                 cast_max_error=float(raw["cast_max_error"]),
             )
+            statistics._require_sound()
         except (ValueError, KeyError, TypeError) as error:
             raise CacheError(f"the statistics are damaged: {error}") from error
+        return statistics
+
+    def _require_sound(self) -> None:
+        arrays = (self.mean, self.m2, self.minimum, self.maximum)
+        if self.count < 1 or len({len(array) for array in arrays}) != 1:
+            raise ValueError(f"they are of {self.count} values of {[*map(len, arrays)]} channels")
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError("they are not finite")
 
 
 def _encode(value: object) -> object:

@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
+from configs.plain_json import parse_json
 from data.cache.channel_statistics import ChannelStatistics
 from data.cache.manifest import Manifest
 from data.cache.plan import units_of
@@ -57,9 +59,12 @@ class Commit:
     def from_json(cls, raw: dict[str, Any], *, statistics: bool = True) -> Commit:
         """Inverse of `to_line`, parsed; ValueError, KeyError or TypeError if it is damaged."""
         parts = raw["statistics"] if statistics else {}
+        checksums = {int(level): list(sums) for level, sums in raw["xxh3"].items()}
+        for text in chain.from_iterable(checksums.values()):
+            int(text, 16)
         return cls(
             unit=int(raw["unit"]),
-            checksums={int(level): list(sums) for level, sums in raw["xxh3"].items()},
+            checksums=checksums,
             statistics={int(k): ChannelStatistics.from_json(v) for k, v in parts.items()},
         )
 
@@ -104,6 +109,25 @@ def read_log(cache: Path, *, statistics: bool = True) -> tuple[str | None, dict[
     return plan, commits
 
 
+def fitting(commits: Mapping[int, Commit], manifest: Manifest) -> dict[int, Commit]:
+    """Return the commits of the plan's units that say something of each sample at each level.
+
+    What another plan's log says, or one that somebody wrote by hand, is as if it were not there.
+    """
+    channels = {level.index: level.num_channels for level in manifest.levels}
+    found: dict[int, Commit] = {}
+    for unit in units_of(manifest):
+        commit = commits.get(unit.index)
+        if (
+            commit is not None
+            and commit.checksums.keys() == channels.keys()
+            and all(len(sums) == unit.num_rows for sums in commit.checksums.values())
+            and all(channels.get(k) == len(v.mean) for k, v in commit.statistics.items())
+        ):
+            found[unit.index] = commit
+    return found
+
+
 def hash_log(cache: Path) -> str:
     """Return the XXH3-128 of the log's whole lines: another one, another content of the cache.
 
@@ -128,7 +152,7 @@ def _unsealed(line: bytes) -> dict[str, Any]:
     body, _, seal = line.rpartition(b',"line":"')
     if seal != xxhash.xxh3_64_hexdigest(body).encode() + b'"}':
         raise ValueError("its checksum differs")
-    raw: dict[str, Any] = json.loads(body + b"}")
+    raw: dict[str, Any] = parse_json(body + b"}")
     return raw
 
 

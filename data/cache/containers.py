@@ -26,6 +26,8 @@ class Store(Protocol):
         self, cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
     ) -> dict[Path, bytes]: ...
 
+    def former_metadata(self, files: dict[Path, bytes]) -> dict[Path, bytes]: ...
+
     def create_shard(
         self,
         path: Path,
@@ -65,17 +67,23 @@ def level_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, by
 def differing_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:
     """Return those of the level's metadata files that are missing or hold something else.
 
-    Raises PassingError if the system refuses one.
+    What a version before wrote means the same, and stays. Raises PassingError if the system refuses
+    one.
     """
     wanted = level_metadata(cache, manifest, level)
-    return {path: content for path, content in wanted.items() if not _holds(path, content)}
+    former = STORES[manifest.container].former_metadata(wanted)
+    return {
+        path: content
+        for path, content in wanted.items()
+        if _content_of(path) not in (content, former[path])
+    }
 
 
-def _holds(path: Path, content: bytes) -> bool:
+def _content_of(path: Path) -> bytes | None:
     try:
-        return path.read_bytes() == content
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return False
+        return None
     except OSError as error:
         raise PassingError.reading(path, error) from error
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from configs.errors import CacheError
 from data.cache.manifest import Manifest
+from data.system.mapped_files import lie_apart
 
 # A file that is there is whole, and a cache has one writer: HDF5's own locks would only refuse what
 # somebody else has open, and all files where the file system has no locks.
@@ -43,6 +44,11 @@ def level_metadata(
     """Return a README.txt of the attributes; the shards themselves carry them too."""
     lines = [f"{key}: {value}" for key, value in attributes.items()]
     return {level_folder(cache, level) / "README.txt": ("\n".join(lines) + "\n").encode()}
+
+
+def former_metadata(files: dict[Path, bytes]) -> dict[Path, bytes]:
+    """Return `level_metadata` as versions before wrote it, which is as this one does."""
+    return files
 
 
 def create_shard(
@@ -83,25 +89,31 @@ def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int
     OSError if the system refuses it, which says nothing of what it holds.
     """
     del capacity  # HDF5 knows the number of chunks itself
-    offsets = np.full(num_samples, -1, dtype=np.int64)
+    found: dict[int, int] = {}
     try:
         with h5py.File(path, "r", locking=_NO_LOCKS) as file:
             dataset = file["features"]
-            if dataset.shape[0] != num_samples or not dataset.chunks or dataset.compression:
+            if (
+                not isinstance(dataset, h5py.Dataset)
+                or not dataset.chunks
+                or dataset.shape[0] != num_samples
+                or dataset.id.get_create_plist().get_nfilters()
+            ):
                 raise CacheError(f"{path}: the shard is of another shape")
 
             def note(chunk: Any) -> None:
                 if chunk.size == sample_bytes:
-                    offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+                    found[chunk.chunk_offset[0]] = chunk.byte_offset
 
             dataset.id.chunk_iter(note)
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if (refusal := _refusal_of_system(error, path)) is not None:
             raise refusal from error
         raise CacheError(f"{path}: the shard is damaged: {error}") from error
-    if (offsets < 0).any() or int(offsets.max()) + sample_bytes > path.stat().st_size:
+    offsets = [found.get(row, -1) for row in range(num_samples)]
+    if not lie_apart(offsets, sample_bytes, path.stat().st_size):
         raise CacheError(f"{path}: the shard is truncated or of another shape")
-    return offsets
+    return np.array(offsets, dtype=np.int64)
 
 
 def _refusal_of_system(error: Exception, path: Path) -> OSError | None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from configs.errors import CacheError, PassingError
+from configs.plain_json import parse_json
+from configs.schema.data import Container, StoredType
+from configs.schema.section import NonNegative, PathComponent, Positive, first_problem
+from data.cache.detector_facts import detector_difference, detector_facts
 from data.system.atomic_files import write_atomically
 
 FORMAT_VERSION = 1
@@ -21,21 +26,19 @@ _COMPARED = (
     "decoded_from", "format_version", "dataset", "split", "container", "dtype", "crop",
     "augmentation",
 )  # fmt: skip
-# Where weights came from is told, not compared: their hash says whether they are the same.
-# `configured` (the sizes as the configuration gave them) and the hash of the weights' file let
-# training compare without building the detector.
-_INFORMATIVE = {"checkpoint", "weights", "classes", "weights_file_sha256", "configured"}
+_Int64 = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+_MOST_BYTES = 2**62  # of a bucket at a level; offsets in files are int64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LevelInfo:
     """One stored FPN level, measured on the detector itself."""
 
-    index: int
+    index: NonNegative
     key: str
-    stride_px: int
-    num_channels: int
-    derived_from: int | None
+    stride_px: Positive
+    num_channels: Positive
+    derived_from: NonNegative | None
     """Level of which this one is exactly [::2, ::2] (torchvision's `pool`), else None."""
 
 
@@ -43,11 +46,11 @@ class LevelInfo:
 class BucketInfo:
     """The images of one padded input size; `level_shapes` and `samples_per_shard` go by level."""
 
-    height_px: int
-    width_px: int
-    num_samples: int
-    level_shapes: dict[int, tuple[int, int]]
-    samples_per_shard: dict[int, int]
+    height_px: Positive
+    width_px: Positive
+    num_samples: Positive
+    level_shapes: dict[int, tuple[Positive, Positive]]
+    samples_per_shard: dict[int, Positive]
 
     def num_shards(self, level: int) -> int:
         """Return how many shards this bucket has at a level."""
@@ -66,14 +69,14 @@ class BucketInfo:
 class SampleInfo:
     """One image: original size, resized size before padding, and its row in its bucket."""
 
-    image_id: int
+    image_id: _Int64
     file: str
-    height: int
-    width: int
-    input_height: int
-    input_width: int
-    bucket: int
-    row: int
+    height: Positive
+    width: Positive
+    input_height: Positive
+    input_width: Positive
+    bucket: NonNegative
+    row: NonNegative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,17 +92,17 @@ class Manifest:
     """The plan of one split's cache; equal plans give byte-identical caches."""
 
     format_version: int
-    dataset: str
-    split: str
-    container: str
-    dtype: str
-    crop: int | None = None
+    dataset: PathComponent
+    split: PathComponent
+    container: Container
+    dtype: StoredType
+    crop: Positive | None = None
     """Maps are cut to at most crop x crop positions (see `stored_corner`); None: whole."""
-    detector: dict[str, Any]
+    detector: Annotated[dict[str, Any], AfterValidator(detector_facts)]
     levels: tuple[LevelInfo, ...]
     buckets: tuple[BucketInfo, ...]
     samples: tuple[SampleInfo, ...]
-    image_limit: int | None = None
+    image_limit: Positive | None = None
     """Only so many images of the split's listing were taken, from its start. Told, not compared."""
     skipped: tuple[SkippedInfo, ...] = ()
     """Images of the listing that are no samples, in its order. Told, not compared."""
@@ -116,13 +119,14 @@ class Manifest:
         """
         path = cache / FILE_NAME
         try:
-            raw = json.loads(path.read_bytes() if content is None else content)
+            raw = parse_json(path.read_bytes() if content is None else content)
             version = raw["format_version"]
             if version == FORMAT_VERSION:
                 return cls.from_json(raw)
         except (FileNotFoundError, NotADirectoryError):
             raise CacheError(
-                f"{cache}: holds no feature cache: run extract-features --split {cache.name}"
+                f"{cache}: holds no feature cache: run extract-features --split {cache.name}, or "
+                "name the folder that holds it with --features"
             ) from None
         except OSError as error:
             raise PassingError.reading(path, error) from error
@@ -138,36 +142,20 @@ class Manifest:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Manifest:
-        """Build a manifest from its JSON form."""
+        """Build a manifest from its JSON form.
+
+        Whoever reads one may then believe it: ValueError if it lacks something, or its parts
+        contradict each other.
+        """
         fields = list(raw["sample_fields"])
-        buckets = [
-            BucketInfo(
-                height_px=bucket["height_px"],
-                width_px=bucket["width_px"],
-                num_samples=bucket["num_samples"],
-                level_shapes={int(k): (v[0], v[1]) for k, v in bucket["level_shapes"].items()},
-                samples_per_shard={int(k): v for k, v in bucket["samples_per_shard"].items()},
-            )
-            for bucket in raw["buckets"]
-        ]
-        return cls(
-            format_version=raw["format_version"],
-            dataset=raw["dataset"],
-            split=raw["split"],
-            container=raw["container"],
-            dtype=raw["dtype"],
-            crop=raw.get("crop"),
-            detector=raw["detector"],
-            levels=tuple(LevelInfo(**level) for level in raw["levels"]),
-            buckets=tuple(buckets),
-            samples=tuple(
-                SampleInfo(**dict(zip(fields, row, strict=True))) for row in raw["samples"]
-            ),
-            image_limit=raw["image_limit"],
-            skipped=tuple(SkippedInfo(**image) for image in raw["skipped"]),
-            augmentation=raw.get("augmentation"),
-            decoded_from=raw.get("decoded_from"),
-        )
+        samples = [dict(zip(fields, row, strict=True)) for row in raw["samples"]]
+        try:
+            manifest = _MANIFEST.validate_python(raw | {"samples": samples})
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from None
+        if (problem := _contradiction_in(manifest)) is not None:
+            raise ValueError(problem)
+        return manifest
 
     def to_json(self) -> str:
         """Return the JSON text; samples are rows of values under one list of field names."""
@@ -251,14 +239,39 @@ class Manifest:
         return None
 
 
-def detector_difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say in words the first fact that differs between two detectors' descriptions, or None."""
-    for key in sorted((there.keys() | now.keys()) - _INFORMATIVE):
-        if there.get(key) != now.get(key):
-            return f"detector {key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
+def _contradiction_in(manifest: Manifest) -> str | None:
+    """Say in words in what the parts of a manifest do not fit together; None if they do."""
+    indices = [level.index for level in manifest.levels]
+    if not indices or indices != sorted(set(indices)):
+        return f"its levels are {indices}"
+    for level in manifest.levels:
+        if level.derived_from is not None and level.derived_from >= level.index:
+            return f"level {level.index} is derived from level {level.derived_from}"
+    if len({bucket.array_name for bucket in manifest.buckets}) != len(manifest.buckets):
+        return "two of its buckets are of one size"
+    for number, bucket in enumerate(manifest.buckets):
+        counts = bucket.samples_per_shard
+        if not bucket.level_shapes.keys() == counts.keys() == set(indices):
+            return f"bucket {number} is not of its levels"
+        # A unit of work, a shard of the level with the fewest, never straddles two shards.
+        unit, most = min(counts.values()), bucket.num_samples
+        if any(count > most or (count % unit and count != most) for count in counts.values()):
+            return f"bucket {number} of {most} samples has {[*counts.values()]} in a shard"
+        if any(most * manifest.sample_bytes(level, number) > _MOST_BYTES for level in indices):
+            return f"bucket {number} is larger than any disk"
+    rows = [0] * len(manifest.buckets)
+    for sample in manifest.samples:
+        if sample.bucket >= len(rows) or sample.row != rows[sample.bucket]:
+            return f"image {sample.image_id} is in bucket {sample.bucket}, row {sample.row}"
+        bucket = manifest.buckets[sample.bucket]
+        if sample.input_height > bucket.height_px or sample.input_width > bucket.width_px:
+            return f"image {sample.image_id} is larger than its bucket {sample.bucket}"
+        rows[sample.bucket] += 1
+    if not rows or rows != [bucket.num_samples for bucket in manifest.buckets]:
+        return f"its buckets have {rows} images"
+    if len({sample.image_id for sample in manifest.samples}) != len(manifest.samples):
+        return "two of its images have one id"
     return None
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:20]}...'"
+_MANIFEST = TypeAdapter(Manifest)

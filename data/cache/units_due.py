@@ -17,7 +17,7 @@ def levels_due(
 ) -> dict[int, frozenset[int]]:
     """Return unit -> levels to be stored; an empty set for a unit that is whole.
 
-    A shard's file is looked at for its size and index only; `data.cache.verification` reads it all.
+    A shard's file is looked at for its size and index only; `data.verification.check` reads it all.
     Raises PassingError if the system refuses one: it may be whole.
     """
     levels = frozenset(level.index for level in manifest.levels)

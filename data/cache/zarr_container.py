@@ -16,8 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
+from configs.plain_json import parse_json
 from data.cache.manifest import Manifest
+from data.system.mapped_files import lie_apart
 
+_AXES = ("sample", "height", "width", "channel")
 _ABSENT = np.uint64(2**64 - 1)
 _CRC_BYTES = 4
 
@@ -61,11 +64,21 @@ def level_metadata(
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "fill_value": 0.0,
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-            "dimension_names": ["sample", "height", "width", "channel"],
+            # xarray takes a group for one data set, in which a dimension has one size.
+            "dimension_names": [*(f"{name}_{bucket.array_name}" for name in _AXES[:3]), _AXES[3]],
             "attributes": attributes | {"input_size_px": [bucket.height_px, bucket.width_px]},
         }
         files[folder / bucket.array_name / "zarr.json"] = json.dumps(array, indent=1).encode()
     return files
+
+
+def former_metadata(files: dict[Path, bytes]) -> dict[Path, bytes]:
+    """Return `level_metadata` as versions before wrote it: with one name for all buckets' axes."""
+    former = {path: parse_json(content) for path, content in files.items()}
+    for array in former.values():
+        if "dimension_names" in array:
+            array["dimension_names"] = _AXES
+    return {path: json.dumps(array, indent=1).encode() for path, array in former.items()}
 
 
 def create_shard(
@@ -101,9 +114,8 @@ def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int
     if len(footer) != index_bytes or google_crc32c.value(encoded) != int.from_bytes(crc, "little"):
         raise CacheError(f"{path}: the shard's index is damaged")
     index = np.frombuffer(encoded, dtype="<u8").reshape(capacity, 2)[:num_samples]
-    offsets = index[:, 0].astype(np.int64)
-    if (index[:, 1] != sample_bytes).any() or (
-        offsets + sample_bytes > file_bytes - index_bytes
-    ).any():
+    if (index[:, 1] != sample_bytes).any() or not lie_apart(
+        index[:, 0].tolist(), sample_bytes, file_bytes - index_bytes
+    ):
         raise CacheError(f"{path}: the shard is truncated or of another shape")
-    return offsets
+    return index[:, 0].astype(np.int64)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import BadImageError, ConfigError, did_you_mean
+from configs.plain_json import parse_json
 from data.images.files import Listed, image_size_hw, read_text
 from data.images.formats import SplitSource
 from data.images.labels import LabelledBox, finite, make_record, skip_or_raise
@@ -83,11 +84,13 @@ def _size_of(file: Path, entry: Mapping[str, Any], where: str) -> tuple[int, int
 
 def _load(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{path}: line {error.lineno}: not valid JSON ({error.msg}): correct or fetch it again"
         ) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: cannot be read ({error}): correct or fetch it again") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: not a COCO file: it has to hold images and annotations")
     return content

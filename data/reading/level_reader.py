@@ -43,7 +43,7 @@ class LevelReader:
         self.cache = self.folder.path
         self.manifest = self.folder.manifest
         self.info: LevelInfo = self.manifest.level(level)
-        self.statistics = _read_statistics(self.cache, level)
+        self.statistics = _read_statistics(self.cache, self.info)
         self._shards = [
             (bucket, shard)
             for bucket, info in enumerate(self.manifest.buckets)
@@ -218,8 +218,8 @@ class LevelReader:
             )
 
 
-def _read_statistics(cache: Path, level: int) -> ChannelStatistics:
-    path = statistics_path(cache, level)
+def _read_statistics(cache: Path, level: LevelInfo) -> ChannelStatistics:
+    path = statistics_path(cache, level.index)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -230,9 +230,12 @@ def _read_statistics(cache: Path, level: int) -> ChannelStatistics:
     except OSError as error:
         raise PassingError.reading(path, error) from error
     try:
-        return ChannelStatistics.from_json(text)
+        statistics = ChannelStatistics.from_json(text)
+        if (found := len(statistics.mean)) != level.num_channels:
+            raise CacheError(f"the statistics are of {found} channels, not {level.num_channels}")
     except CacheError as error:
         raise CacheError(f"{path}: {error}: remove it and run extract-features again") from error
+    return statistics
 
 
 class LevelDataset(Dataset[Tensor]):

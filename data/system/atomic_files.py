@@ -33,6 +33,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def encoded(text: str) -> bytes:
+    """Return text as UTF-8; names in it that are none, as on many a disk, with `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def _locked_part(path: Path) -> tuple[BinaryIO, Path]:
     while True:
         part = path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")

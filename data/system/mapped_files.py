@@ -95,6 +95,17 @@ class MappedFiles:
         return True
 
 
+def lie_apart(starts: Sequence[int], num_bytes: int, file_bytes: int) -> bool:
+    """Say whether runs of `num_bytes` that begin at `starts` lie in a file and do not overlap.
+
+    `starts` are Python's integers, which do not wrap: a file may claim anything below 2^64.
+    """
+    ordered = sorted(starts)
+    ends = [start + num_bytes for start in ordered]
+    apart = all(end <= start for end, start in zip(ends, ordered[1:], strict=False))
+    return apart and ordered[0] >= 0 and ends[-1] <= file_bytes
+
+
 def page_ranges(starts: NDArray[Any], num_bytes: int) -> list[tuple[int, int]]:
     """Return (start, length) of the pages of runs of `num_bytes` that begin at `starts`, joined.
 

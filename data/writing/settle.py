@@ -44,13 +44,19 @@ def settle_cache(
         raise CacheError(
             f"{folder}: holds a cache of another plan ({difference}): "
             + (f"add --skip-bad-images, as it left out {left_out}, or " if left_out else "")
-            + "add --overwrite to replace it, or choose another --features"
+            + _ways_out(manifest)
         )
     if there.committed_sha256 is None and there.manifest_sha256 is not None:
         log_file.name_plan(there.manifest_sha256)
     # Each time: a crash may have come before it, and boxes may be mended without new features.
     write_annotations(folder / ANNOTATIONS_NAME, images)
     return there
+
+
+def _ways_out(manifest: Manifest) -> str:
+    if manifest.decoded_from is not None:
+        return "choose another --out"
+    return "choose another --features; --overwrite would remove this cache for the new one"
 
 
 def _with_mended_manifest(there: CacheFolder, manifest: Manifest) -> CacheFolder:

@@ -22,7 +22,8 @@ from torch import Tensor
 from configs.errors import CacheError
 from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
-from data.cache.commit_log import Commit, CommitLog, read_commits
+from data.cache.commit_log import FILE_NAME as LOG_NAME
+from data.cache.commit_log import Commit, CommitLog, fitting, read_commits
 from data.cache.containers import differing_metadata, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit, units_of, units_of_rows
@@ -201,7 +202,12 @@ class CacheWriter:
 
     def finish(self) -> None:
         """Write each level's merged statistics, once every unit is committed."""
-        commits = read_commits(self._cache)
+        commits = fitting(read_commits(self._cache), self._manifest)
+        if any(unit.index not in commits for unit in self._units):
+            raise CacheError(
+                f"{self._cache / LOG_NAME}: was changed meanwhile, or was not written by us: "
+                "remove it and run the same command again"
+            )
         for level in self._manifest.levels:
             parts = [commits[unit.index].statistics[level.index] for unit in self._units]
             merged = reduce(ChannelStatistics.merged_with, parts)

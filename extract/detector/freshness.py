@@ -17,7 +17,8 @@ from configs.schema.config import Config
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
 from data.cache.annotations import ANNOTATIONS_NAME, boxes_difference
 from data.cache.cache_folder import CacheFolder
-from data.cache.manifest import Manifest, detector_difference
+from data.cache.detector_facts import detector_difference
+from data.cache.manifest import Manifest
 from data.images.image_sets import positions, read_images
 from data.images.listing import ListedImage, list_files
 from data.images.records import ImageSet
@@ -40,8 +41,8 @@ def refuse_stale_cache(cache: CacheFolder | Path | str, split: str, config: Conf
     difference = _settings_difference(manifest, split, config)
     if difference is not None:
         raise CacheError(
-            f"{cache}: was not made with these settings ({difference}): use the settings that made "
-            f"it, or run extract-features --split {split} --overwrite"
+            f"{cache}: was not made with these settings ({difference}): name the configuration "
+            f"that made it with --config, {_elsewhere(split)}"
         )
     _compare_detector(manifest, cache, config.detector)
     try:
@@ -52,7 +53,7 @@ def refuse_stale_cache(cache: CacheFolder | Path | str, split: str, config: Conf
     if difference is not None:
         raise CacheError(
             f"{cache}: is of another image list ({difference}): correct the paths of "
-            f"data.splits.{split}, or run extract-features --split {split} --overwrite"
+            f"data.splits.{split}, {_elsewhere(split)}"
         )
 
 
@@ -135,14 +136,19 @@ def refuse_other_detector(
         raise CacheError(
             f"{cache}: holds features of detector weights {_shown(there)}, the configuration names "
             f"{_shown(now)}: name the checkpoint that made the cache with --detection-checkpoint, "
-            f"or run extract-features --split {manifest.split} --overwrite"
+            f"{_elsewhere(manifest.split)}"
         )
     difference = detector_difference(there, now)
     if difference is not None:
         raise CacheError(
-            f"{cache}: was not made with these settings ({difference}): use the settings that made "
-            f"it, or run extract-features --split {manifest.split} --overwrite"
+            f"{cache}: was not made with these settings ({difference}): name the configuration "
+            f"that made it with --config, {_elsewhere(manifest.split)}"
         )
+
+
+def _elsewhere(split: str) -> str:
+    """The way out that leaves the cache as it is: it may be right, and the settings wrong."""
+    return f"or extract anew into another folder: extract-features --split {split} --features DIR"
 
 
 def _settings_difference(manifest: Manifest, split: str, config: Config) -> str | None:

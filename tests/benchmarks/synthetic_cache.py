@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.schema.data import Container
 from data.cache.channel_statistics import ChannelStatistics
 from data.cache.commit_log import Commit, CommitLog
 from data.cache.containers import STORES, rows_of_shard
@@ -26,6 +27,11 @@ from data.writing.writer import CacheWriter
 
 NUM_CHANNELS = 256
 _DISTINCT_SAMPLES = 32
+_DETECTOR = {
+    "builder": "synthetic", "checkpoint": None, "weights": None, "weights_sha256": "",
+    "weights_file_sha256": None, "configured": {"min_size": None, "max_size": None},
+    "min_size": 800, "max_size": 1333, "resize": None, "size_divisible": 1,
+}  # fmt: skip
 
 
 def random_map(index: int, shape: tuple[int, int, int]) -> NDArray[Any]:
@@ -38,7 +44,7 @@ def plan_cache(
     num_samples: int,
     level_shapes: Mapping[int, tuple[int, int]],
     *,
-    container: str = "zarr",
+    container: Container = "zarr",
     num_channels: int = NUM_CHANNELS,
     shard_megabytes: float = 128,
 ) -> tuple[Manifest, ImageSet]:
@@ -68,8 +74,7 @@ def plan_cache(
     )  # fmt: skip
     manifest = Manifest(
         format_version=FORMAT_VERSION, dataset="synthetic", split="train", container=container,
-        dtype="float16", detector={"builder": "synthetic"}, levels=levels, buckets=buckets,
-        samples=samples,
+        dtype="float16", detector=_DETECTOR, levels=levels, buckets=buckets, samples=samples,
     )  # fmt: skip
     return manifest, ImageSet(split="train", records=records, categories={})
 

@@ -457,6 +457,7 @@ def test_without_a_val_cache_the_report_has_what_training_noted_and_the_command_
     report = tmp_path / "report"
     result = analyse(study, checkpoints, report, "--split", "test")
     assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"next: analyze-levels --split train {options_for(study)}\n")
     assert "missing: " in result.output
     assert "no cache of the split 'test': run extract-features --split test" in result.output
     assert "run extract-features --split test" in (report / "index.html").read_text()
@@ -469,6 +470,65 @@ def test_without_a_val_cache_the_report_has_what_training_noted_and_the_command_
         assert f"Best Validation MSE: {float(row['mse']):.6f}" in summary
         assert f"Best Validation BPP: {float(row['estimated_bpp']):.6f}" in summary
     assert [row["stride_px"] for row in rows_of(report)] == ["4", "8", "16", "32", "64"]
+
+
+def options_for(study: TinyStudy) -> str:
+    return f"--config {study.config_file} --features {study.root}"
+
+
+def first_lines(report: Path) -> tuple[str, str]:
+    """What page and Markdown say first below their titles."""
+    page = (report / "index.html").read_text(encoding="utf-8")
+    text = (report / "report.md").read_text(encoding="utf-8")
+    return page.partition("</h1><p>")[2].partition("</p>")[0], text.splitlines()[2]
+
+
+def test_without_runs_the_report_is_there_and_its_first_line_is_what_to_type(
+    study: TinyStudy, tmp_path: Path, undrawn: None
+) -> None:
+    result = analyse(study, tmp_path / "nowhere", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    step = f"train-level --level all {options_for(study)}"
+    assert result.stdout.splitlines()[0] == f"next: {step}"
+    assert all(
+        line.startswith(f"Next: {step}. 3 images, ") for line in first_lines(tmp_path / "report")
+    )
+    assert "original features" in (tmp_path / "report" / "detection.csv").read_text()
+
+
+def test_without_runs_and_val_cache_the_report_has_the_train_cache_s_levels(
+    study: TinyStudy, tmp_path: Path, undrawn: None
+) -> None:
+    features = tmp_path / "features"
+    features.mkdir()
+    (features / "train").symlink_to(study.train_cache)
+    result = analyse(study, tmp_path / "nowhere", tmp_path / "report", features=features)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0] == (
+        f"next: extract-features --split val --config {study.config_file} --features {features}"
+    )
+    assert "missing: no level has a trained run: run train-level --level all" in result.stdout
+    assert [row["stride_px"] for row in rows_of(tmp_path / "report")] == [
+        "4",
+        "8",
+        "16",
+        "32",
+        "64",
+    ]
+
+
+def test_run_that_is_named_is_analysed_by_its_own_configuration(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    run = next(checkpoints.glob("*_level_4/run_*"))
+    arguments = [run, "--features", study.root, "--report", tmp_path / "report", "--split"]
+    options = [*map(str, arguments), "test", "--log-level", "warning"]
+    # The built-in configuration has a split test, the run's own has not.
+    result = CliRunner().invoke(analyze_levels, options)
+    assert result.exit_code == 0, result.output
+    config = run / "config.yaml"
+    step = f"next: analyze-levels --split train --config {config} --features {study.root}\n"
+    assert result.stdout.startswith(step)
 
 
 def test_without_any_cache_the_error_is_one_line_with_the_command_to_run(
@@ -532,6 +592,8 @@ def test_split_without_boxes_gives_rates_and_says_why_there_is_no_map(
     result = analyse(study, checkpoints, tmp_path / "report", features=features)
     assert result.exit_code == 0, result.output
     assert f"missing: no mAP: {why}" in result.output
+    (line,) = (line for line in result.stdout.splitlines() if f"no mAP: {why}" in line)
+    assert result.stdout.splitlines()[0] == f"next: {line.rpartition(': ')[2]}"
     assert "missing: no allocation: a target of mAP needs boxes" in result.output
     assert all(row["map"] == "" and row["real_bpp"] for row in rows_of(tmp_path / "report"))
 

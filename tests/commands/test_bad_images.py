@@ -164,8 +164,8 @@ def test_run_without_the_option_on_a_cache_made_with_it_says_to_add_it(
     error = error_of(run_extract(config, tmp_path / "cache"))
     assert error == (
         f"{tmp_path}/cache/train: holds a cache of another plan (images: 7 there, 8 now): add "
-        "--skip-bad-images, as it left out 1, or add --overwrite to replace it, or choose another "
-        "--features"
+        "--skip-bad-images, as it left out 1, or choose another --features; --overwrite would "
+        "remove this cache for the new one"
     )
     result = run_extract(config, tmp_path / "cache", SKIP)
     assert result.stdout.startswith("train: all 7 images are in ")

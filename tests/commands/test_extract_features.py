@@ -157,7 +157,9 @@ def test_cache_of_another_plan_is_refused_and_the_difference_named(
     before = fingerprints(zarr_cache.folder)
     error = error_of(run_extract(zarr_cache.config, zarr_cache.folder.parent, *options))
     assert error.startswith(f"{zarr_cache.folder}: holds a cache of another plan ({difference}")
-    assert error.endswith("add --overwrite to replace it, or choose another --features")
+    assert error.endswith(
+        "choose another --features; --overwrite would remove this cache for the new one"
+    )
     assert fingerprints(zarr_cache.folder) == before
 
 

@@ -432,6 +432,55 @@ def test_run_that_another_process_trains_is_left_alone(
     assert call(study, out, *SETTINGS, *SAVE_ALWAYS).exit_code == 0
 
 
+def resume(run: Path, study: TinyStudy, *options: str) -> Result:
+    """Go on with a run without saying what its configuration was."""
+    arguments = ["--resume", run, "--features", study.root, "--device", "cpu", *options]
+    return CliRunner().invoke(train_level, [str(each) for each in arguments])
+
+
+@pytest.mark.parametrize(
+    "same",
+    [(), ("--set", "training.learning_rate=0.01"), ("--batch-size", "1"), ("--epochs", "30")],
+    ids=str,
+)
+def test_run_goes_on_by_its_own_configuration(
+    study: TinyStudy, finished: Path, same: tuple[str, ...]
+) -> None:
+    result = resume(finished, study, *same)
+    assert result.exit_code == 0, result.output
+    assert f"level 1, lambda 0.001 -> {finished}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (("--batch-size", "3"), "training.batch_size is 1 there, 3 now"),
+        (("--set", "model.stages=2"), "model.stages is 4 there, 2 now"),
+        (("--set", "training.lambda=0.5"), "training.lambda is 0.001 there, 0.5 now"),
+        (("--warm-start",), "training.warm_start is False there, True now"),
+        (("--set", "validation.interval=9"), "validation.interval is 1 there, 9 now"),
+    ],
+)
+def test_setting_that_is_not_the_run_s_own_is_named_and_nothing_else_advised(
+    study: TinyStudy, finished: Path, other: tuple[str, ...], difference: str
+) -> None:
+    line = resume(finished, study, *other).stderr.splitlines()[-1]
+    assert line == (
+        f"Error: --resume {finished}: a run goes on with its own settings ({difference}): "
+        "leave that out, or start another run with --resume never"
+    )
+
+
+def test_run_whose_cache_was_made_otherwise_is_told_so_and_no_cache_is_to_be_replaced(
+    study: TinyStudy, finished: Path
+) -> None:
+    for options in (("--set", "detector.min_size=64"), ("--config", "kitti")):
+        result = resume(finished, study, *options)
+        assert result.exit_code == 1
+        assert "was not made with these settings (" in result.stderr
+        assert "--overwrite" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -48,9 +48,9 @@ OTHER_BUILDER = (
     "--set", "detector.checkpoint=null", "--set", "detector.weights=random",
 )  # fmt: skip
 WAY_OUT = {
-    "extraction": "--overwrite to replace it, or choose another --features",
-    "training": "run extract-features --split train --overwrite",
-    "analysis": "run extract-features --split val --overwrite",
+    "extraction": "another --features; --overwrite would remove this cache for the new one",
+    "training": "into another folder: extract-features --split train --features DIR",
+    "analysis": "into another folder: extract-features --split val --features DIR",
 }
 
 

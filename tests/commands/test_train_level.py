@@ -83,12 +83,18 @@ def test_set_overrides_the_file(study: TinyStudy) -> None:
 def test_missing_cache_names_the_command_that_makes_it(study: TinyStudy) -> None:
     for level in ("0", "all"):
         line = the_line(call(study, "--level", level, features=Path("nowhere")))
-        assert line == ("nowhere/train: holds no feature cache: run extract-features --split train")
+        assert line == (
+            "nowhere/train: holds no feature cache: run extract-features --split train, "
+            "or name the folder that holds it with --features"
+        )
 
 
 def test_missing_val_cache_is_found_before_training(study: TinyStudy) -> None:
     line = the_line(call(study, "--level", "0", "--val-split", "test"))
-    assert line == (f"{study.root}/test: holds no feature cache: run extract-features --split test")
+    assert line == (
+        f"{study.root}/test: holds no feature cache: run extract-features --split test, "
+        "or name the folder that holds it with --features"
+    )
     assert not Path("checkpoints").exists()
 
 

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from analyze.cli import analyze_levels
+from analyze.streams_cli import compress_features
 from configs.config_files import load_config
 from configs.errors import ConfigError
+from configs.options import run_command
+from configs.plain_json import parse_json
+from extract.cli import extract_features, train_detector
+from train.cli import train_level
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        extract_features, train_detector, train_level, analyze_levels, compress_features
+    )
+}  # fmt: skip
 
 BAD_FILES = [
     (
@@ -52,6 +68,24 @@ BAD_FILES = [
         "levels: {1: {model: {options: {kernel: 5}}}}",
         "mine.yaml: levels.1.model.options: factorized_prior_specific_level has no options, as a "
         "codec of your own may: remove them",
+    ),
+    (
+        "data: {name: '..'}",
+        "mine.yaml: data.name: '..' is not allowed: a folder gets this name: "
+        "write a short one, without '/' and not '..'",
+    ),
+    (
+        "data: {splits: {../val: {num_scenes: 3}}}",
+        "mine.yaml: data.splits: '../val' is not allowed: a folder gets this name: "
+        "write a short one, without '/' and not '..'",
+    ),
+    (
+        "? [a, b]\n: c",
+        "mine.yaml: line 1: the key ['a', 'b'] is no text: write a name",
+    ),
+    (
+        "training:\n  epochs: 2024-13-45",
+        "mine.yaml: line 2, column 11: not valid YAML: '2024-13-45' is no timestamp",
     ),
     (
         "training: {batch_size: many}",
@@ -165,3 +199,98 @@ def test_an_unknown_configuration_names_the_nearest_packaged_one() -> None:
         "--config kity: no such file, and no packaged configuration of that name"
         ": did you mean 'kitti'?"
     )
+
+
+# What PyYAML takes for valid, or fails at in its own way.
+ODD = [
+    "? {a: 1}\n: c", "? !!seq [1]\n: c", "1: 2", "true: 2", "null: 3", "? 2024-01-01\n: 1",
+    "a: !!int x", "a: !!float x", "a: !!bool x", "a: !!timestamp x", "a: !!binary '='",
+    f"a: {'9' * 5000}", "[" * 5000, "{a: " * 5000, "&a [*a]", "&a {a: *a}", "<<: 3", "a: \x07",
+    "--- a\n--- b", "!!set {a, b}", "!!python/object:os.system {}", "x" * 10**5,
+    "training: {epochs: .nan}", "training: {learning_rate: .inf}", "training: &t {epochs: *t}",
+    "&a [1,1,1,1,1,1,1,1,1]\n",
+]  # fmt: skip
+NO_NAMES = ["..", ".", "", "../val", "/etc", "a/b", "a\\b", "a\0b", "a\nb", "x" * 256]
+
+
+@pytest.mark.parametrize("text", ODD, ids=lambda text: ascii(text[:30]))
+def test_odd_yaml_is_one_short_line_that_names_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value)) < len(str(path)) + 250
+    with pytest.raises(ConfigError, match=r"--set training\.crop="):
+        load_config(None, [f"training.crop={text}"])
+
+
+def test_aliases_that_make_billions_of_values_are_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [1, 1]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
+    path = tmp_path / "mine.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"mine\.yaml: its aliases make more than a million values"
+    ):
+        load_config(str(path))
+
+
+def test_keys_of_another_mapping_are_merged_in(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "data:\n  splits:\n    train: &one {num_scenes: 3, scene_seed: 1}\n"
+        "    val: {<<: *one, scene_seed: 2}\n",
+        encoding="utf-8",
+    )
+    val = load_config(str(path)).data.splits["val"]
+    assert (val.num_scenes, val.scene_seed) == (3, 2)
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
+@pytest.mark.parametrize("key", ["data.name", "data.splits"])
+def test_name_that_a_folder_gets_is_one_component_of_a_path(key: str, name: str) -> None:
+    value = json.dumps(name if key == "data.name" else {name: {"num_scenes": 3}})
+    with pytest.raises(ConfigError, match=f"{key}: .* is not allowed: a folder gets this name"):
+        load_config(None, [f"{key}={value}"])
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"a":' * 10**5, "9" * 5000, "{", "", b"\xff{"])
+def test_odd_json_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_json(text)
+
+
+def test_all_json_is_read_in_one_place() -> None:
+    """Python's own reader raises RecursionError, too, which nobody expects of it."""
+    sources = [
+        path
+        for package in ("analyze", "configs", "data", "extract", "train")
+        for path in (Path(__file__).parents[2] / package).rglob("*.py")
+        if "json.load" in path.read_text(encoding="utf-8")
+    ]
+    assert {path.name for path in sources} == {"plain_json.py"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_command_shows_what_the_terminal_s_encoding_lacks_with_escapes(encoding: str) -> None:
+    @click.command()
+    @run_command
+    def tell() -> None:
+        click.echo("a\udcff \u4e2d")
+        click.echo("b\udcff \u4e2d", err=True)
+        raise ConfigError("c\udcff: no such file")
+
+    script = CliRunner(charset=encoding).invoke(tell)
+    assert script.exit_code == 1
+    assert r"a\udcff" in script.output
+    assert r"Error: c\udcff: no such file" in script.output
+
+
+@pytest.mark.parametrize("command", [
+    "extract-features", "train-detector", "train-level", "analyze-levels", "compress-features",
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["..", "../val", ""])
+def test_split_on_the_command_line_is_one_component_of_a_path(command: str, name: str) -> None:
+    result = CliRunner().invoke(COMMANDS[command], ["--split", name])
+    assert result.exit_code == 2
+    assert f"{name!r}: a folder gets this name" in result.output

@@ -80,8 +80,7 @@ def test_a_mistyped_option_is_refused_before_anything_heavy_is_loaded(command: s
         ),
         (
             "train-level --resume tests --set training.epochs=1",
-            "--resume tests: a run goes on with its own settings: "
-            "leave out --set, --batch-size, --warm-start and --init-from",
+            "--resume tests: no run: it holds no config.yaml: name a run folder",
         ),
         (
             "train-level --resume nowhere",

@@ -54,10 +54,10 @@ from train.runs.run_folder import (
     RunRecord,
     code_fingerprints,
     copy_run,
-    locked,
     make_run_folder,
     save_config,
 )
+from train.runs.run_lock import locked
 
 log = logging.getLogger(__name__)
 

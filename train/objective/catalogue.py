@@ -9,7 +9,6 @@ of. It has to be differentiable in x_hat. On a GPU it is recorded with the step 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from configs.errors import ConfigError
 from configs.own_code import is_own, load_own
+from configs.plain_json import parse_json
 from configs.schema.config import Config
 from configs.schema.training import TrainingConfig
 from data.reading.level_reader import LevelReader
@@ -68,7 +68,7 @@ def weights_of(settings: TrainingConfig, reader: LevelReader) -> NDArray[Any]:
 def _read(path: Path, level: int, num_channels: int) -> NDArray[Any]:
     where = f"training.channel_weights {path}"
     try:
-        levels = json.loads(path.read_text(encoding="utf-8"))["levels"]
+        levels = parse_json(path.read_bytes())["levels"]
         weights = np.asarray(levels[str(level)], dtype=np.float64)
     except FileNotFoundError:
         raise ConfigError(f"{where}: no such file") from None

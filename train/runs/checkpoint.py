@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from configs.config_files import check_config, dump_config
+from configs.config_files import check_config, dump_config, parse_yaml
 from configs.errors import ConfigError
 from configs.own_code import is_own
 from configs.schema.config import Config
@@ -197,7 +196,7 @@ def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
     """
     try:
         content = read_content(path)
-        config = check_config(yaml.safe_load(content["config"]), str(path))
+        config = check_config(parse_yaml(str(content["config"]), str(path)), str(path))
         state = content["model_state_dict"]
         num_levels, num_channels = state["mean"].shape
         if num_levels != len(content["levels"]):

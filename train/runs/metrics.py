@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -61,7 +62,11 @@ class RunLog:
         num_columns = len(fields(EpochMetrics))
         rows = [row for row in read_rows(self._path, num_columns) if int(row[0]) <= kept]
         write_rows(self._path, [[field.name for field in fields(EpochMetrics)], *rows])
-        self._board = SummaryWriter(str(folder), purge_step=kept + 1)
+        # TensorBoard takes names in UTF-8 alone; by its number an open folder has another one.
+        self._folder = os.open(folder, os.O_RDONLY)
+        is_utf_8 = os.fsencode(folder).decode(errors="ignore") == str(folder)
+        name = str(folder) if is_utf_8 else f"/proc/self/fd/{self._folder}"
+        self._board = SummaryWriter(name, purge_step=kept + 1)
 
     def add(self, metrics: EpochMetrics) -> None:
         """Record one epoch."""
@@ -86,6 +91,7 @@ class RunLog:
     def close(self) -> None:
         """Close the event file."""
         self._board.close()
+        os.close(self._folder)
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:

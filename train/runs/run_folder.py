@@ -7,19 +7,22 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from configs.config_files import check_config, dump_config, read_yaml
-from configs.errors import ConfigError, PassingError, UserError
+from configs.errors import ConfigError, PassingError
 from configs.own_code import code_of, is_own
+from configs.plain_json import parse_json
 from configs.schema.config import Config
-from data.system.atomic_files import remove_leftovers, write_atomically
-from data.system.locks import held
+from configs.schema.section import first_problem
+from data.system.atomic_files import write_atomically
 from train.runs.checkpoint import BEST_NAME, LAST_NAME
+from train.runs.run_lock import LOCK_NAME
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,7 +32,6 @@ SUMMARY_NAME = "training_summary.txt"
 RANDOM = "random"
 ALL_DONE = "all epochs done"
 """Why a run is finished that nothing stopped early."""
-_LOCK_NAME = "training.lock"
 # Where and how often files are written, and how a GPU is asked, does not make another run.
 _NOT_OF_THE_RUN = {"save_dir", "random_level_save_dir", "save_interval_s", "cuda_graphs"}
 
@@ -44,12 +46,22 @@ class Run:
     config: Config
 
 
+def _level(level: int | str) -> int | str:
+    """Return the level of a run, which names its folder; ValueError for what is none."""
+    if level == RANDOM or (type(level) is int and level >= 0):
+        return level
+    raise ValueError(f"{level!r} is no level")
+
+
+_START_KEYS = Literal["run", "model_sha256"]
+
+
 @dataclass(kw_only=True, slots=True)
 class RunRecord:
     """run.json: where a run's numbers come from. `finished` says why it ended, None before."""
 
-    level: int | str
-    lmbda: float
+    level: Annotated[int | str, BeforeValidator(_level)]
+    lmbda: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     cache_fingerprints: dict[str, str]
     """Of the train and val caches, a file of channel weights if there is one, and own code."""
     detector_weights_sha256: str
@@ -63,7 +75,7 @@ class RunRecord:
     started: str
     precision_reason: str = ""
     """Why it is this precision, where `training.precision` is auto."""
-    warm_start: dict[str, str] | None = None
+    warm_start: Annotated[dict[_START_KEYS, str], Field(min_length=2)] | None = None
     """Folder and model hash of the run whose best model this one began from."""
     continued: list[dict[str, Any]] = field(default_factory=list)
     """Of a run that was finished and got more epochs: `run` (folder) and `epochs`, each time."""
@@ -84,13 +96,17 @@ class RunRecord:
         """
         path = Path(folder) / RECORD_NAME
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError) as error:
+            return _RECORD.validate_python(parse_json(path.read_bytes()))
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+            reason = first_problem(error) if isinstance(error, ValidationError) else error
             raise ConfigError(
-                f"{path}: missing or damaged ({error}): start the run anew with --resume never"
+                f"{path}: missing or damaged ({reason}): start the run anew with --resume never"
             ) from error
         except OSError as error:
             raise PassingError.reading(path, error) from error
+
+
+_RECORD = TypeAdapter(RunRecord)
 
 
 def run_parent(config: Config, level: int | str, out: Path | None) -> Path:
@@ -133,6 +149,19 @@ def load_run_config(folder: Path | str) -> Config:
     """Read a run's config.yaml; raises ConfigError if it is missing or wrong."""
     path = Path(folder) / CONFIG_NAME
     return check_config(read_yaml(path, str(path)), str(path))
+
+
+def difference_of_settings(there: Config, now: Config) -> str | None:
+    """Say in words the first setting in which two runs would differ, or None."""
+    for section in ("model", "training", "validation"):
+        mine, theirs = (
+            getattr(config, section).model_dump(mode="json", by_alias=True)
+            for config in (now, there)
+        )
+        for key, value in mine.items():
+            if value != theirs[key]:
+                return f"{section}.{key} is {theirs[key]!r} there, {value!r} now"
+    return None
 
 
 def same_run_before(
@@ -188,7 +217,7 @@ def copy_run(source: Path, folder: Path) -> None:
 
     Without it nothing takes the folder for a run to go on with.
     """
-    left = {RECORD_NAME, CONFIG_NAME, BEST_NAME, _LOCK_NAME, SUMMARY_NAME}
+    left = {RECORD_NAME, CONFIG_NAME, BEST_NAME, LOCK_NAME, SUMMARY_NAME}
     shutil.copytree(
         source, folder, dirs_exist_ok=True,
         ignore=lambda where, names: left & set(names) if Path(where) == source else set(),
@@ -245,29 +274,6 @@ def open_run(folder: Path | str, level: int | None = None) -> Run:
         raise ConfigError(f"{folder}: holds no finished run ({BEST_NAME} and {CONFIG_NAME})")
     config = load_run_config(folder)
     return Run(folder=folder, level=level, lmbda=config.training.lmbda, config=config)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; raises UserError if another one trains in it.
-
-    The system lets go of the lock when a process dies, however it does.
-    """
-    path = folder / _LOCK_NAME
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(held(path))
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another process trains this run: wait for it, "
-                "or start a new one with --resume never"
-            ) from None
-        except OSError as error:
-            raise ConfigError(
-                f"{path}: cannot be locked ({error.strerror}): choose another --out"
-            ) from error
-        remove_leftovers(folder)
-        yield
 
 
 def _settings(config: Config, *but: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.reading.level_stream import Batch
+from data.system.atomic_files import encoded, write_atomically
 from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
 from train.runs.metrics import EpochMetrics
@@ -58,7 +59,7 @@ def write_diagnostics(
         + ", ".join(f"{channel} ({float(channel_bits[channel]):.3f})" for channel in top),
     ]
     path = folder / f"training_diagnostics_epoch_{metrics.epoch}.txt"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_bytes(encoded("\n".join(lines) + "\n"))
 
 
 def write_summary(
@@ -90,7 +91,7 @@ def write_summary(
         f"Cache Fingerprint: {record.cache_fingerprints['train']}",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in record.versions.items()),
     ]
-    (folder / SUMMARY_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomically(folder / SUMMARY_NAME, encoded("\n".join(lines) + "\n"))
 
 
 def analyse_samples(

@@ -35,6 +35,7 @@ from analyze.report.tables import (
     shown,
     word_columns,
 )
+from configs.errors import ConfigError
 from extract.accuracy.bootstrap import Accuracy, Interval
 
 PROVENANCE = ReportOrigin(
@@ -145,8 +146,8 @@ def test_files_of_an_earlier_report_go_and_nothing_else(
     folder = tmp_path / "report"
     write_report(Findings(result=result), PROVENANCE, folder)
     content = json.loads((folder / "report.json").read_text())
-    assert {"levels.csv", "report.md", "ensemble.yaml", "index.html"} <= set(content["files"])
-    content["files"] += ["allocation.csv", "../elsewhere.csv"]
+    assert {"levels.csv", "report.md", "index.html"} <= set(content["files"])
+    content["files"] += ["allocation.csv", "ensemble.yaml", "../elsewhere.csv"]
     (folder / "report.json").write_text(json.dumps(content))
     for path in ("ensemble.yaml", "allocation.csv", "notes.csv", "../elsewhere.csv"):
         (folder / path).write_text("of an earlier report, or of somebody's own")
@@ -155,6 +156,59 @@ def test_files_of_an_earlier_report_go_and_nothing_else(
     assert not (folder / "allocation.csv").exists()
     assert (folder / "notes.csv").exists()
     assert (tmp_path / "elsewhere.csv").exists()
+
+
+# As Python reads the file name b"a\xff|b.jpg" of a disk.
+NO_UTF_8, ESCAPED = "a\udcff|b.jpg", r"a\udcff|b.jpg"
+
+
+def test_report_shows_names_that_are_no_utf_8_with_escapes(
+    result: AnalysisResult, tmp_path: Path, undrawn: None
+) -> None:
+    measurement = result.rows[0].measurement
+    assert measurement is not None
+    row = replace(result.rows[0], measurement=replace(measurement, run=f"runs/{NO_UTF_8}"))
+    combination = replace(result.combinations[0], name=NO_UTF_8)
+    odd = replace(
+        result, rows=(row,), combinations=(combination,), missing=(f"no mAP: {NO_UTF_8}",)
+    )
+    origin = replace(PROVENANCE, command=f"analyze-levels {NO_UTF_8}")
+    page = write_report(Findings(result=odd), origin, tmp_path).read_text(encoding="utf-8")
+    for text in (f"analyze-levels {ESCAPED}", f"no mAP: {ESCAPED}", f"runs/{ESCAPED}"):
+        assert text in page
+    assert ESCAPED in (tmp_path / "detection.csv").read_text(encoding="utf-8")
+    # A bar would end the cell.
+    assert "| a\\udcff\\|b.jpg |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    content = json.loads((tmp_path / "report.json").read_text(encoding="ascii"))
+    assert content["result"]["missing"] == [f"no mAP: {NO_UTF_8}"]
+
+
+@pytest.mark.parametrize("fails", ["making", "writing"])
+def test_earlier_report_stays_as_it_was_until_the_next_one_is_whole(
+    result: AnalysisResult, tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+) -> None:  # fmt: skip
+    folder = tmp_path / "report"
+    write_report(Findings(result=result), PROVENANCE, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def write_some(path: Path, content: bytes) -> None:
+        if path.name == "report.md":
+            fail()
+        with path.open("wb") as file:
+            file.write(content)
+
+    if fails == "making":
+        monkeypatch.setattr("analyze.report.report_folder.page_html", fail)
+    else:
+        monkeypatch.setattr(Path, "write_bytes", write_some)
+    with pytest.raises((OSError, ConfigError), match="No space left on device"):
+        write_report(Findings(result=replace(result, num_images=1)), PROVENANCE, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not list(folder.glob(".new-*"))
 
 
 def test_cells_show_the_measured_numbers(result: AnalysisResult) -> None:

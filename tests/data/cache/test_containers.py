@@ -6,12 +6,15 @@ import json
 import resource
 import shutil
 from pathlib import Path
+from typing import Any
 
+import google_crc32c
 import h5py
 import numpy as np
 import pytest
 
 from configs.errors import CacheError
+from data.cache import hdf5_container, zarr_container
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.manifest import FILE_NAME, Manifest
 from data.reading.level_reader import LevelReader
@@ -87,7 +90,8 @@ def test_zarr_arrays_carry_dimension_names_level_stride_and_units(zarr_cache: Ti
         group = zarr.open_group(zarr_cache.folder / f"level_{level.index}.zarr", mode="r")
         for bucket in zarr_cache.manifest.buckets:
             array = group[bucket.array_name]
-            assert array.metadata.dimension_names == AXES
+            own = tuple(f"{name}_{bucket.array_name}" for name in AXES[:3])
+            assert array.metadata.dimension_names == (*own, "channel")
             assert array.chunks == (1, *array.shape[1:])
             assert array.attrs["input_size_px"] == [bucket.height_px, bucket.width_px]
             for attributes in (group.attrs, array.attrs):
@@ -96,6 +100,25 @@ def test_zarr_arrays_carry_dimension_names_level_stride_and_units(zarr_cache: Ti
                 assert attributes["stride_px"] == level.stride_px
                 assert attributes["units"] == "detector feature value (dimensionless)"
                 assert attributes["detector"] == "fasterrcnn_mobilenet_v2_fpn"
+
+
+def test_dimension_of_a_level_s_group_has_one_size(zarr_cache: TinyCache) -> None:
+    # As xarray.open_dataset(folder, group=...) asks for.
+    for folder in zarr_cache.folder.glob("level_*.zarr"):
+        sizes: dict[str, set[int]] = {}
+        for path in folder.glob("*/zarr.json"):
+            array = json.loads(path.read_text())
+            for name, size in zip(array["dimension_names"], array["shape"], strict=True):
+                sizes.setdefault(name, set()).add(size)
+        assert len(sizes) == 3 * 3 + 1
+        assert all(len(found) == 1 for found in sizes.values()), sizes
+
+
+def test_xarray_opens_a_level_s_group(zarr_cache: TinyCache) -> None:
+    xarray = pytest.importorskip("xarray")
+    for level in LEVELS:
+        found = xarray.open_zarr(zarr_cache.folder / f"level_{level}.zarr", consolidated=False)
+        assert set(found) == {bucket.array_name for bucket in zarr_cache.manifest.buckets}
 
 
 def test_hdf5_shards_carry_dimension_names_level_stride_and_units(tiny_cache: TinyCache) -> None:
@@ -163,6 +186,55 @@ def test_damaged_index_is_one_line_that_names_the_shard(copied: TinyCache) -> No
     assert str(caught.value).startswith(f"level 2, {path}: the shard")
     assert "damaged" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+BEYOND = [2**64 - 2, 2**64 - 24, 2**63, 2**63 - 8, 2**62]
+
+
+@pytest.mark.parametrize("offset", [*BEYOND, 2**64 - 1, 8, 17], ids=hex)
+def test_zarr_index_that_leads_out_of_the_file_or_into_another_sample_is_refused(
+    tmp_path: Path, offset: int
+) -> None:
+    path = tmp_path / "c.0.0.0.0"
+    zarr_container.create_shard(path, 3, 3, (2, 2, 2), "float16", {})
+    index = np.array([[0, 16], [offset, 16], [32, 16]], dtype="<u8").tobytes()
+    crc = google_crc32c.value(index).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes()[:48] + index + crc)
+    with pytest.raises(CacheError, match="truncated or of another shape"):
+        zarr_container.shard_offsets(path, 3, 3, 16)
+
+
+def chunked_file(path: Path, **filters: Any) -> list[int]:
+    """Write three chunks of 16 bytes, with an index that has no checksum; say where they lie."""
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset(
+            "features", data=np.arange(24, dtype="<f2").reshape(3, 2, 2, 2), chunks=(1, 2, 2, 2),
+            **filters,
+        )  # fmt: skip
+        return [dataset.id.get_chunk_info(row).byte_offset for row in range(3)]
+
+
+@pytest.mark.parametrize("offset", [*BEYOND, 2**64 - 1, None], ids=str)
+def test_hdf5_index_that_leads_out_of_the_file_or_into_another_sample_is_refused(
+    tmp_path: Path, offset: int | None
+) -> None:
+    path = tmp_path / "shard-00000.h5"
+    first, second, _ = chunked_file(path)
+    assert hdf5_container.shard_offsets(path, 3, 3, 16)[:2].tolist() == [first, second]
+    written, wanted = (
+        number.to_bytes(8, "little") for number in (second, first + 8 if offset is None else offset)
+    )
+    assert path.read_bytes().count(written) == 1
+    path.write_bytes(path.read_bytes().replace(written, wanted))
+    with pytest.raises(CacheError, match=r"shard is (truncated|damaged)"):
+        hdf5_container.shard_offsets(path, 3, 3, 16)
+
+
+@pytest.mark.parametrize("name", ["shuffle", "fletcher32"])
+def test_hdf5_chunks_that_a_filter_has_changed_are_refused(tmp_path: Path, name: str) -> None:
+    chunked_file(tmp_path / "shard-00000.h5", **{name: True})
+    with pytest.raises(CacheError, match="of another shape"):
+        hdf5_container.shard_offsets(tmp_path / "shard-00000.h5", 3, 3, 16)
 
 
 def test_removed_shard_is_named_and_the_next_run_computes_it_again(copied: TinyCache) -> None:

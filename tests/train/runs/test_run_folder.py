@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -16,17 +16,18 @@ import pytest
 import yaml
 
 from configs.config_files import check_config
-from configs.errors import PassingError, UserError
+from configs.errors import ConfigError, PassingError
 from configs.schema.config import Config
 from train.runs.run_folder import (
     CONFIG_NAME,
     RECORD_NAME,
     RunRecord,
     code_fingerprints,
-    locked,
     make_run_folder,
     same_run_before,
 )
+
+NO_LEVELS = ["..", "../../x", "", "7", -1, True, None, [0], 1.5]
 
 SETTINGS = {"model": {"stages": 2}, "training": {"epochs": 3}}
 CACHES = {"train": "a" * 64, "val": "b" * 64}
@@ -106,29 +107,6 @@ def test_what_is_ours_has_no_code_in_the_record() -> None:
     assert code_fingerprints(with_model()) == {}
 
 
-def test_run_is_held_by_one_process_though_the_lock_is_let_go_while_another_opens_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file that the second has opened is then the lock of nobody."""
-    flock, done = fcntl.flock, []
-    first = locked(tmp_path)
-    first.__enter__()
-
-    def after_the_first(handle: int, kind: int) -> None:
-        if not done:
-            done.append(first.__exit__(None, None, None))
-        flock(handle, kind)
-
-    monkeypatch.setattr(fcntl, "flock", after_the_first)
-    with (
-        locked(tmp_path),
-        pytest.raises(UserError, match="another process trains"),
-        locked(tmp_path),
-    ):
-        raise AssertionError("two processes hold one run")
-    assert not list(tmp_path.iterdir())
-
-
 def test_run_that_cannot_be_read_for_now_is_not_begun_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,3 +125,36 @@ def test_run_that_cannot_be_read_for_now_is_not_begun_anew(
             with pytest.raises(PassingError, match=rf"{name}: cannot be read \(Too many open"):
                 same_run_before(tmp_path, config, CACHES)
     assert same_run_before(tmp_path, config, CACHES) is not None
+
+
+@pytest.mark.parametrize("level", NO_LEVELS, ids=repr)
+def test_level_of_a_record_which_names_folders_is_a_number_or_random(
+    tmp_path: Path, level: object
+) -> None:
+    folder = make_run(tmp_path, with_model())
+    content = json.loads((folder / RECORD_NAME).read_text())
+    (folder / RECORD_NAME).write_text(json.dumps(content | {"level": level}))
+    with pytest.raises(ConfigError, match=r"run\.json: missing or damaged \(level") as caught:
+        RunRecord.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+ODD_RECORDS = [
+    ({"lmbda": "0.1x"}, "lmbda"),
+    ({"lmbda": float("nan")}, "lmbda"),
+    ({"cache_fingerprints": []}, "cache_fingerprints"),
+    ({"warm_start": {}}, "warm_start"),
+    ({"warm_start": {"model_sha256": "a", "folder": "b"}}, "warm_start"),
+    ({"seconds": None}, "seconds"),
+]
+
+
+@pytest.mark.parametrize(("changes", "key"), ODD_RECORDS, ids=lambda value: str(value)[:30])
+def test_record_whose_values_cannot_be_is_refused_in_one_line_that_says_which(
+    tmp_path: Path, changes: dict[str, Any], key: str
+) -> None:
+    folder = make_run(tmp_path, with_model())
+    content = json.loads((folder / RECORD_NAME).read_text())
+    (folder / RECORD_NAME).write_text(json.dumps(content | changes))
+    with pytest.raises(ConfigError, match=rf"missing or damaged \({key}.*: start the run anew"):
+        RunRecord.load(folder)

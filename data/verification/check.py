@@ -23,14 +23,15 @@ from data.cache.commit_log import (
     Commit,
     checksum,
     expected_checksums,
+    fitting,
     hash_log,
     read_log,
 )
 from data.cache.containers import STORES, Store, differing_metadata, rows_of_shard, shards_of
-from data.cache.damage import Damage, Verification, mark_damaged
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.plan import Unit, samples_by_bucket, units_of
 from data.cache.units_due import part_path
+from data.verification.damage import Damage, Verification, mark_damaged
 
 
 def verify_cache(cache: CacheFolder | Path | str) -> Verification:
@@ -107,7 +108,7 @@ class _Check:
         self._folder, self._cache = folder, folder.path
         self._manifest = manifest = folder.manifest
         self._plan_sha256 = plan_sha256
-        self._commits = commits
+        self._commits = commits = fitting(commits, manifest)
         self._by_bucket = samples_by_bucket(manifest)
         self._expected = {
             level.index: expected_checksums(manifest, commits, level.index)

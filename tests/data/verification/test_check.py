@@ -22,12 +22,12 @@ from configs.errors import CacheError, PassingError
 from data.cache.annotations import read_annotations, write_annotations
 from data.cache.commit_log import CommitLog, read_commits
 from data.cache.containers import STORES
-from data.cache.damage import mark_damaged
 from data.cache.plan import Unit, units_of
 from data.cache.units_due import levels_due
-from data.cache.verification import verify_cache
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream
+from data.verification.check import verify_cache
+from data.verification.damage import mark_damaged
 from data.writing.stored_sample import SampleCaster
 from data.writing.writer import CacheWriter
 from tests.support.extraction import TinyCache, error_of, fingerprints, run_extract, shard_bytes
@@ -209,7 +209,7 @@ def test_damage_in_a_folder_that_cannot_be_written_is_told_all_the_same(
     def refuse(*args: object) -> None:
         raise PermissionError(30, "Read-only file system")
 
-    monkeypatch.setattr("data.cache.damage.CommitLog", refuse)
+    monkeypatch.setattr("data.verification.damage.CommitLog", refuse)
     error = error_of(extract(copied, "--verify"))
     assert "which cannot be written" in error
 
