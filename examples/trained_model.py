@@ -9,7 +9,7 @@ from pathlib import Path
 from data import LevelDataset
 from train import load_codec
 
-newest = sorted(Path("checkpoints").rglob("best_model.pth"))[-1:]
+newest = sorted(Path("checkpoints").glob("*_level_*/run_*/best_model.pth"))[-1:]
 model = Path(sys.argv[1], "best_model.pth") if len(sys.argv) > 1 else newest[0]
 cache = sys.argv[2] if len(sys.argv) > 2 else "features/scenes/val"
 

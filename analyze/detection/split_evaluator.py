@@ -18,6 +18,7 @@ from tqdm import tqdm
 from analyze.detection.heads_on_levels import detect_from_levels, remembered_heads
 from analyze.detection.roi_align import fast_pooling
 from analyze.maps.map_source import MapSource, as_batch
+from data.cache.annotations import boxes_of
 from data.reading.level_reader import LevelReader
 from data.system.threads import num_threads, per_image
 from extract.accuracy.average_precision import Evaluation, evaluate_detections
@@ -49,7 +50,10 @@ class SplitEvaluator:
             told.append(sorted(self.category_ids))
         # As before categories could be chosen, so that what was kept then is found.
         text = json.dumps(told[0] if len(told) == 1 else told) + self.own_detector
-        return hashlib.sha256(self.annotations.read_bytes() + text.encode()).hexdigest()
+        # Results were kept under the whole file before caches said where their images lay.
+        with_paths = next(iter(self.readers.values())).manifest.image_files is None
+        boxes = boxes_of(self.annotations, with_paths=with_paths)
+        return hashlib.sha256(boxes + text.encode()).hexdigest()
 
     def accuracy(self, replaced: Mapping[int, MapSource]) -> Accuracy:
         """Return the figures of the split, with the levels in `replaced` taken from there."""

@@ -27,6 +27,7 @@ from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
 from data.cache.plan import samples_by_bucket
 from data.images.records import ImageRecord, ImageSet
+from data.system.linked_folders import files_below
 from data.system.threads import per_image
 from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
@@ -201,6 +202,17 @@ def _hash_of(run: Path, models: LoadedModels) -> str | None:
         return None
 
 
+def _best_models(checkpoints: Path) -> list[Path]:
+    """Return all best models, those in linked folders too: runs often lie on another disk."""
+    try:
+        return sorted(path for path in files_below(checkpoints) if path.name == BEST_NAME)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or checkpoints}: cannot be read ({error.strerror}): "
+            "name the folder that holds the runs with --checkpoints"
+        ) from None
+
+
 def _folder_of(how: CodedLevel, checkpoints: Path | None, level: int, models: LoadedModels) -> Path:
     is_there = (how.run / BEST_NAME).is_file()
     if is_there and models.info(how.run).model_sha256 == how.model_sha256:
@@ -208,7 +220,7 @@ def _folder_of(how: CodedLevel, checkpoints: Path | None, level: int, models: Lo
     if checkpoints is not None:
         # Runs that were moved as they were come first: to open every checkpoint takes long.
         moved = checkpoints / how.run.parent.name / how.run.name / BEST_NAME
-        for path in (moved, *sorted(checkpoints.rglob(BEST_NAME))):
+        for path in (moved, *_best_models(checkpoints)):
             if path.is_file() and _hash_of(path.parent, models) == how.model_sha256:
                 return path.parent
     raise ConfigError(

@@ -89,6 +89,8 @@ class DataConfig(SchemaSection):
     )
     classes: list[str] | None = None
     """kitti, voc, own: names that count as objects, in label order. None: the format's usual."""
+    exif: Literal["apply", "ignore", "refuse"] = "apply"
+    """Images that EXIF says are to be turned: turn them upright, take them as stored, or refuse."""
 
 
 class DetectorConfig(SchemaSection):

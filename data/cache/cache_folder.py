@@ -62,8 +62,10 @@ class CacheFolder:
     @cached_property
     def content_id(self) -> str:
         """What tells this cache from others with the same plan, too: of other images, or mended."""
+        # Of an older manifest the fingerprint is that of its file, and ids were made so.
+        with_plan = self.manifest.image_files is None
         with self._reading_log():
-            return f"{self.manifest.fingerprint} {hash_log(self.path)}"
+            return f"{self.manifest.fingerprint} {hash_log(self.path, with_plan=with_plan)}"
 
     @cached_property
     def _manifest_file(self) -> bytes | None:

@@ -128,15 +128,17 @@ def fitting(commits: Mapping[int, Commit], manifest: Manifest) -> dict[int, Comm
     return found
 
 
-def hash_log(cache: Path) -> str:
+def hash_log(cache: Path, *, with_plan: bool) -> str:
     """Return the XXH3-128 of the log's whole lines: another one, another content of the cache.
 
-    Samples that were found damaged and mended change it, too, even if they are as they were.
+    Samples that were found damaged and mended change it, too, even if they are as they were. The
+    line that names the manifest changes with paths in it, and is left out unless `with_plan`.
     """
     digest = xxhash.xxh3_128()
     with contextlib.suppress(FileNotFoundError), (cache / FILE_NAME).open("rb") as file:
         for line in file:
-            if line.endswith(b"\n"):
+            is_whole = line.endswith(b"\n")
+            if is_whole and (with_plan or not line.startswith(b'{"plan":')):
                 digest.update(line)
     return digest.hexdigest()
 

@@ -13,7 +13,7 @@ from configs.schema.section import Positive
 # Where weights came from is told, not compared: their hash says whether they are the same.
 # `configured` (the sizes as the configuration gave them) and the hash of the weights' file let
 # training compare without building the detector.
-_INFORMATIVE = {"checkpoint", "weights", "classes", "weights_file_sha256", "configured"}
+INFORMATIVE = {"checkpoint", "weights", "classes", "weights_file_sha256", "configured"}
 
 _Number = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -51,7 +51,7 @@ def detector_facts(raw: dict[str, Any]) -> dict[str, Any]:
 
 def detector_difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Say in words the first fact that differs between two detectors' descriptions, or None."""
-    for key in sorted((there.keys() | now.keys()) - _INFORMATIVE):
+    for key in sorted((there.keys() | now.keys()) - INFORMATIVE):
         if there.get(key) != now.get(key):
             return f"detector {key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
     return None

@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,8 @@ from configs.errors import CacheError, PassingError
 from configs.plain_json import parse_json
 from configs.schema.data import Container, StoredType
 from configs.schema.section import NonNegative, PathComponent, Positive, first_problem
-from data.cache.detector_facts import detector_difference, detector_facts
+from data.cache.detector_facts import INFORMATIVE, detector_difference, detector_facts
+from data.images.records import ImageFiles
 from data.system.atomic_files import write_atomically
 
 FORMAT_VERSION = 1
@@ -26,7 +28,6 @@ _COMPARED = (
     "decoded_from", "format_version", "dataset", "split", "container", "dtype", "crop",
     "augmentation",
 )  # fmt: skip
-_Int64 = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 _MOST_BYTES = 2**62  # of a bucket at a level; offsets in files are int64
 
 
@@ -69,7 +70,7 @@ class BucketInfo:
 class SampleInfo:
     """One image: original size, resized size before padding, and its row in its bucket."""
 
-    image_id: _Int64
+    image_id: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
     file: str
     height: Positive
     width: Positive
@@ -77,6 +78,9 @@ class SampleInfo:
     input_width: Positive
     bucket: NonNegative
     row: NonNegative
+
+
+_facts_of = attrgetter(*(x.name for x in dataclasses.fields(SampleInfo) if x.name != "file"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +114,8 @@ class Manifest:
     """How further views of the images (`data.images.views`) were drawn; None: the images alone."""
     decoded_from: str | None = None
     """Models and cache that decompress-features made this cache of; None: a detector made it."""
+    image_files: ImageFiles | None = None
+    """Where the images lay; their `file` begins with that folder. None: of an older program."""
 
     @classmethod
     def load(cls, cache: Path, content: bytes | None = None) -> Manifest:
@@ -164,14 +170,15 @@ class Manifest:
             for field in dataclasses.fields(self)
             if field.name not in ("levels", "buckets", "samples", "skipped")
         }
-        for name in ("augmentation", "decoded_from"):
-            # Most caches have none; their fingerprints, which checkpoints carry, stay as they were.
+        for name in ("augmentation", "decoded_from", "image_files"):
+            # Many caches have none: what is written of them stays as it was.
             if raw[name] is None:
                 del raw[name]
+        if self.image_files is not None:
+            raw["image_files"] = dataclasses.asdict(self.image_files)
         fields = [field.name for field in dataclasses.fields(SampleInfo)]
-        raw["levels"] = [dataclasses.asdict(level) for level in self.levels]
-        raw["buckets"] = [dataclasses.asdict(bucket) for bucket in self.buckets]
-        raw["skipped"] = [dataclasses.asdict(image) for image in self.skipped]
+        for name in ("levels", "buckets", "skipped"):
+            raw[name] = [dataclasses.asdict(each) for each in getattr(self, name)]
         raw["sample_fields"] = fields
         head = json.dumps(raw, indent=1)[:-2]
         rows = ",\n  ".join(
@@ -186,7 +193,23 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of manifest.json; checkpoints carry it, so that a resumed run meets its cache."""
+        """SHA-256 of what is compared; checkpoints carry it, so that a resumed run meets its cache.
+
+        So paths do not count. Of a manifest that does not say where its images lay, it is `sha256`.
+        """
+        if (files := self.image_files) is None:
+            return self.sha256
+        facts = {name: getattr(self, name) for name in _COMPARED}
+        facts["detector"] = {k: v for k, v in self.detector.items() if k not in INFORMATIVE}
+        facts["levels"] = [dataclasses.asdict(level) for level in self.levels]
+        facts["buckets"] = [dataclasses.asdict(bucket) for bucket in self.buckets]
+        facts["samples"] = [(files.name_of(x.file), *_facts_of(x)) for x in self.samples]
+        facts["images"] = files.xxh3
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the manifest.json that `save` writes."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def level(self, index: int) -> LevelInfo:
@@ -224,16 +247,18 @@ class Manifest:
                 return f"{name}: {theirs!r} there, {mine!r} now"
         if (difference := detector_difference(other.detector, self.detector)) is not None:
             return difference
-        if [x.index for x in self.levels] != [x.index for x in other.levels]:
-            return (
-                f"levels: {[x.index for x in other.levels]} there, "
-                f"{[x.index for x in self.levels]} now"
-            )
+        there, here = [x.index for x in other.levels], [x.index for x in self.levels]
+        if there != here:
+            return f"levels: {there} there, {here} now"
         if len(self.samples) != len(other.samples):
             return f"images: {len(other.samples)} there, {len(self.samples)} now"
-        for mine_sample, their_sample in zip(self.samples, other.samples, strict=True):
-            if mine_sample != their_sample:
-                return f"image list: {their_sample.file} there, {mine_sample.file} now"
+        for sample, its in zip(self.samples, other.samples, strict=True):
+            if dataclasses.replace(its, file=sample.file) != sample:
+                return f"image list: {its.file} there, {sample.file} now"
+        before, now = ([x.file for x in plan.samples] for plan in (other, self))
+        files = self.image_files or ImageFiles()
+        if difference := files.difference_from(other.image_files, before=before, now=now):
+            return difference
         if self.levels != other.levels or self.buckets != other.buckets:
             return "levels, buckets or shard size"
         return None

@@ -9,9 +9,9 @@ from typing import Any
 
 from configs.errors import BadImageError, ConfigError, did_you_mean
 from configs.plain_json import parse_json
-from data.images.files import Listed, image_size_hw, read_text
+from data.images.files import Listed, read_text, refuse_other_size
 from data.images.formats import SplitSource
-from data.images.labels import LabelledBox, finite, make_record, skip_or_raise
+from data.images.labels import LabelledBox, finite, flag, make_record, skip_or_raise
 from data.images.records import ImageRecord, SkippedImage
 
 _MAX_INT64 = 2**63 - 1
@@ -23,29 +23,27 @@ def read_coco(
     """Return the records in the file's (or the list's) order, and category id -> name.
 
     Crowds become ignored boxes. An image may be listed by id, file name or path.
-    Raises ConfigError if the JSON is malformed or contradicts itself. An image that is missing or
-    unreadable goes to `skipped`, or raises BadImageError without it.
+    Raises ConfigError if the JSON is malformed or contradicts itself. An image that is missing,
+    unreadable or of another size than the JSON says goes to `skipped`, or raises BadImageError
+    without it.
     """
     images, annotations, listed = source.image_folder(), source.coco_file(), source.listed()
     content = _load(annotations)
-    categories = {
-        _integer(entry, "id", where): _string(entry, "name", where)
-        for entry, where in _entries(content, "categories", annotations)
-    }
+    categories = _categories(content, annotations)
     files = _files(content, annotations)
     boxes = _boxes(content, annotations, files, categories)
     records = []
     for position, image_id in enumerate(_wanted(files, images, listed, annotations)):
         entry, where = files[image_id]
-        file = images / _string(entry, "file_name", where)
+        path = images / _string(entry, "file_name", where)
         try:
-            size_hw = _size_of(file, entry, where)
+            file, size_hw = _located(source, path, entry, where)
         except BadImageError as error:
             skip_or_raise(error, skipped, position)
             continue
         records.append(
             make_record(
-                image_id=image_id, file=str(file), size_hw=size_hw, boxes=boxes.get(image_id, [])
+                image_id=image_id, file=file, size_hw=size_hw, boxes=boxes.get(image_id, [])
             )
         )
     return records, categories
@@ -73,13 +71,29 @@ def _files(
     return files
 
 
-def _size_of(file: Path, entry: Mapping[str, Any], where: str) -> tuple[int, int]:
-    if not file.is_file():
+def _categories(content: Mapping[str, Any], annotations: Path) -> dict[int, str]:
+    categories: dict[int, str] = {}
+    for entry, where in _entries(content, "categories", annotations):
+        category_id = _integer(entry, "id", where)
+        if category_id in categories:
+            raise ConfigError(f"{where}: category id {category_id} is there twice: remove one")
+        categories[category_id] = _string(entry, "name", where)
+    return categories
+
+
+def _located(
+    source: SplitSource, path: Path, entry: Mapping[str, Any], where: str
+) -> tuple[str, tuple[int, int]]:
+    """Return what to name an image by, and its size, which has to be the one that the JSON says."""
+    said_hw = _size_hw(entry, where) if "height" in entry else None
+    if not path.is_file():
         raise BadImageError(
-            f"{where}: {file} does not exist: check the folder of the images",
-            file=str(file), reason="no such image",
+            f"{where}: {path} does not exist: check the folder of the images",
+            file=str(path), reason="no such image",
         )  # fmt: skip
-    return _size_hw(entry, where) if "height" in entry else image_size_hw(file)
+    file, size_hw = source.located(path)
+    refuse_other_size(file, size_hw, said_hw or size_hw)
+    return file, size_hw
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -129,33 +143,50 @@ def _boxes(
             raise ConfigError(
                 f"{where}: no category has the id {category_id}: the categories are {known}"
             )
-        bbox = entry.get("bbox")
-        if not isinstance(bbox, list) or len(bbox) != 4:
-            raise ConfigError(f"{where}: bbox is {bbox!r}: write [x, y, width, height]")
-        try:
-            x, y, width, height = (finite(number) for number in bbox)
-        except ValueError as error:
-            raise ConfigError(f"{where}: bbox: {error}: write [x, y, width, height]") from None
         boxes.setdefault(image_id, []).append(
             LabelledBox(
-                xyxy=(x, y, x + width, y + height),
+                xyxy=_box(entry, where),
                 category_id=category_id,
-                ignored=bool(entry.get("iscrowd", 0)),
+                ignored=_is_crowd(entry, where),
                 area_px=_area(entry, where),
             )
         )
     return boxes
 
 
+def _box(entry: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:
+    bbox, remedy = entry.get("bbox"), "write [x, y, width, height]"
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise ConfigError(f"{where}: bbox is {bbox!r}: {remedy}")
+    try:
+        x, y, width, height = (finite(number) for number in bbox)
+    except ValueError as error:
+        raise ConfigError(f"{where}: bbox: {error}: {remedy}") from None
+    for name, side in (("width", width), ("height", height)):
+        if side < 0:
+            raise ConfigError(f"{where}: bbox: {name} {side:g} is less than 0: {remedy}")
+    return x, y, x + width, y + height
+
+
+def _is_crowd(entry: Mapping[str, Any], where: str) -> bool:
+    try:
+        return flag(entry.get("iscrowd"))
+    except ValueError as error:
+        raise ConfigError(f"{where}: iscrowd: {error}: write 0 or 1") from None
+
+
 def _area(entry: Mapping[str, Any], where: str) -> float | None:
     if entry.get("area") is None:
         return None
     try:
-        return finite(entry["area"])
+        area = finite(entry["area"])
+        if area < 0:
+            raise ValueError(f"{area:g} is less than 0")
     except ValueError as error:
         raise ConfigError(
             f"{where}: area: {error}: write it in px, or leave it out"
         ) from None  # fmt: skip
+    return area
 
 
 def _wanted(

@@ -1,22 +1,35 @@
-"""Files of one split: which images there are, their sizes from the headers, and their pixels."""
+"""Files of one split: which images there are, their sizes from the headers, and their pixels.
+
+A camera stores an image as its sensor saw it, and in EXIF how to turn it upright. An image with
+such an orientation is named by its path and by what is done about it: `a.jpg#orientation=6` is
+turned upright, `a.jpg#orientation=1` is as stored. So a cache's manifest says by itself what each
+of its samples shows.
+"""
 
 from __future__ import annotations
 
 import errno
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from configs.errors import BadImageError, ConfigError, MissingDataError
+from data.system.linked_folders import files_below
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 # What Pillow raises for damaged files, format by format.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+
+UPRIGHT = 1
+"""The EXIF orientation of an image that is stored as it is to be seen; the others are 2 to 8."""
+_ORIENTED = re.compile(r"#orientation=([1-8])(?=#|$)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +79,32 @@ def read_image_list(path: Path) -> list[Listed]:
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Return the images of a folder, sorted by path. Raises MissingDataError if there is none."""
-    found = folder.rglob("*") if recursive else folder.glob("*")
-    images = sorted(
-        path
-        for path in found
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    """Return the images of a folder, sorted by path; `recursive` with those of its subfolders.
+
+    A link that leads nowhere is an image that is missing. Raises MissingDataError if there is none,
+    or a subfolder is a link that leads nowhere; ConfigError if a folder cannot be read.
+    """
+    try:
+        found = [
+            path
+            for path in (files_below(folder) if recursive else folder.iterdir())
+            if not path.name.startswith(".")
+        ]
+        for path in found if recursive else ():
+            if not path.suffix and path.is_symlink() and not path.exists():
+                raise MissingDataError(
+                    f"{path}: is a link that leads nowhere: mend it, or remove it"
+                )
+        images = sorted(
+            path
+            for path in found
+            if path.suffix.lower() in SUFFIXES
+            and (path.is_file() or (path.is_symlink() and not path.exists()))
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or folder}: cannot be read ({error.strerror}): check disk and rights"
+        ) from None
     if not images:
         kinds = " ".join(suffix[1:] for suffix in SUFFIXES)
         raise MissingDataError(f"{folder}: holds no image ({kinds}): name the folder of the images")
@@ -100,19 +132,54 @@ def missing_image(listed: Listed, file: Path, base: str) -> BadImageError:
     )  # fmt: skip
 
 
+def oriented(file: str, orientation: int) -> str:
+    """Return what names the image as it is seen in an orientation."""
+    return f"{file}#orientation={orientation}"
+
+
+def split_orientation(file: str) -> tuple[str, int | None]:
+    """Return an image's own file, and the orientation that its name asks for, if any."""
+    found = _ORIENTED.search(file)
+    if found is None:
+        return file, None
+    return file[: found.start()] + file[found.end() :], int(found[1])
+
+
 def image_size_hw(path: Path) -> tuple[int, int]:
-    """Return (height, width) in px as stored, from the header alone; EXIF rotation is ignored."""
+    """Return (height, width) in px of the image turned upright, from the header alone."""
+    (height, width), orientation = read_header(path)
+    return (width, height) if swaps_sides(orientation) else (height, width)
+
+
+def swaps_sides(orientation: int) -> bool:
+    """Say whether an image of this orientation is turned by a quarter to be seen upright."""
+    return orientation >= 5
+
+
+def read_header(path: Path) -> tuple[tuple[int, int], int]:
+    """Return (height, width) in px as stored, and the EXIF orientation, without any pixel.
+
+    Pillow turns TIFF upright by itself when it decodes, so that such a file is stored upright.
+    Raises BadImageError if the file is missing, damaged or too large.
+    """
     try:
         with Image.open(path) as image:
-            return image.height, image.width
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
+            if image.format != "TIFF":
+                return (image.height, image.width), _orientation_of(image)
+            # Pillow 13 gives the size after turning, 10 before.
+            tags: Any = image.tag_v2
+            width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
+            is_turned = swaps_sides(_known(tags.get(ExifTags.Base.Orientation)))
+            return ((width, height) if is_turned else (height, width)), UPRIGHT
+    except (*_DAMAGED, KeyError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from None
 
 
-def decode_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """Return uint8 [H, W, 3] RGB as stored, without EXIF rotation; alpha is dropped.
+def decode_rgb(path: Path, orientation: int | None = None) -> npt.NDArray[np.uint8]:
+    """Return uint8 [H, W, 3] RGB, turned upright from this orientation; alpha is dropped.
 
-    Raises BadImageError if the file is missing, damaged, too large or of more than 8 bits.
+    None: as stored. Raises BadImageError if the file is missing, damaged, too large, of more than
+    8 bits, or no longer of this orientation.
     """
     try:
         with Image.open(path) as image:
@@ -120,9 +187,67 @@ def decode_rgb(path: Path) -> npt.NDArray[np.uint8]:
             if image.mode.startswith(("I", "F")):
                 reason = f"pixels of more than 8 bits (mode {image.mode})"
                 raise _bad(path, reason, "convert it to 8 bits")
-            return np.array(image.convert("RGB"), dtype=np.uint8)
+            before = UPRIGHT if image.format == "TIFF" else _orientation_of(image)
+            is_told = "exif" in image.info
+            pixels = np.array(image.convert("RGB"), dtype=np.uint8)
+            if orientation not in (None, UPRIGHT, before):
+                reason = f"its EXIF orientation is {before}, and was {orientation}"
+                raise _bad(path, reason, "run extract-features anew")
+            if image.format == "PNG" and not is_told and _orientation_behind(image) != UPRIGHT:
+                # Nobody who looks at headers alone can know of it.
+                raise _bad(path, "its EXIF orientation stands behind its pixels", "save it anew")
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from None
+    return _turned(pixels, orientation or UPRIGHT)
+
+
+def _orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation that is known by now; a block that is broken says nothing."""
+    try:
+        # PNG's own `getexif` would decode the pixels.
+        exif = Image.Image.getexif(image)
+    except (*_DAMAGED, TypeError, KeyError):
+        return UPRIGHT
+    return _known(exif.get(ExifTags.Base.Orientation))
+
+
+def _orientation_behind(image: Image.Image) -> int:
+    """Return the orientation in a block that was met while the pixels were decoded."""
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+    except (*_DAMAGED, TypeError, KeyError):
+        return UPRIGHT
+    return _known(exif.get(ExifTags.Base.Orientation))
+
+
+def _known(orientation: object) -> int:
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else UPRIGHT
+
+
+def _turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    if swaps_sides(orientation):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def refuse_other_size(file: str, found_hw: tuple[int, int], said_hw: tuple[int, int]) -> None:
+    """Raise BadImageError if an image is not of the size that the data set says."""
+    if found_hw == said_hw:
+        return
+    found, said = (f"{height}x{width}" for height, width in (found_hw, said_hw))
+    path, orientation = split_orientation(file)
+    remedy = "mend the annotations"
+    if orientation is not None and found_hw == said_hw[::-1]:
+        # It is turned, or would be: the annotations are of the other way to see it.
+        other = "apply" if orientation == UPRIGHT else "ignore"
+        remedy += f", or set data.exif to {other} if all of them are so"
+    reason = f"is {found} px, the data set says {said}"
+    raise BadImageError(f"{path}: {reason}: {remedy}", file=file, reason=reason)
 
 
 def _unreadable(path: Path, error: Exception) -> ConfigError:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import BadImageError
-from data.images.files import Listed, image_size_hw, list_images, missing_image
+from data.images.files import Listed, list_images, missing_image
 from data.images.formats import SplitSource
 from data.images.labels import make_record, skip_or_raise
 from data.images.records import ImageRecord, SkippedImage
@@ -25,14 +25,12 @@ def read_folder(
     records: list[ImageRecord] = []
     for position, image in enumerate(_wanted(images, source.listed())):
         try:
-            file = image if isinstance(image, Path) else _listed_file(images, image)
-            size_hw = image_size_hw(file)
+            path = image if isinstance(image, Path) else _listed_file(images, image)
+            file, size_hw = source.located(path)
         except BadImageError as error:
             skip_or_raise(error, skipped, position)
             continue
-        records.append(
-            make_record(image_id=len(records) + 1, file=str(file), size_hw=size_hw, boxes=())
-        )
+        records.append(make_record(image_id=len(records) + 1, file=file, size_hw=size_hw, boxes=()))
     return records, {}
 
 

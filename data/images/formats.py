@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError, MissingDataError
+from configs.errors import BadImageError, ConfigError, MissingDataError
 from configs.own_code import load_own, own_code
 from configs.schema.data import SplitConfig
-from data.images.files import Listed, read_image_list
+from data.images.files import (
+    UPRIGHT,
+    Listed,
+    oriented,
+    read_header,
+    read_image_list,
+    swaps_sides,
+)
 from data.images.records import ImageRecord, SkippedImage
 
 
@@ -24,6 +31,26 @@ class SplitSource:
     """Where the settings stand, `data.splits.<split>`."""
     classes: Sequence[str] | None = None
     """`data.classes`: names that count as objects, in label order. None: the format's usual."""
+    exif: str = "apply"
+    """`data.exif`: what becomes of images that EXIF says are to be turned."""
+
+    def located(self, path: Path) -> tuple[str, tuple[int, int]]:
+        """Return what a record names an image by, and its (height, width) in px, by `data.exif`.
+
+        The header alone is read. Raises BadImageError if the image is missing or unreadable, or is
+        to be turned and may not be.
+        """
+        (height, width), orientation = read_header(path)
+        if orientation == UPRIGHT:
+            return str(path), (height, width)
+        if self.exif == "ignore":
+            return oriented(str(path), UPRIGHT), (height, width)
+        if self.exif == "refuse":
+            reason = f"is to be turned (EXIF orientation {orientation})"
+            remedy = "turn its pixels, or set data.exif to apply or ignore"
+            raise BadImageError(f"{path}: {reason}: {remedy}", file=str(path), reason=reason)
+        size_hw = (width, height) if swaps_sides(orientation) else (height, width)
+        return oriented(str(path), orientation), size_hw
 
     def named_folder(self) -> Path:
         """Return the folder of the images, which may not be there. ConfigError if it is not set."""
@@ -88,7 +115,8 @@ Format = Callable[
 an order that is always the same, with ids of their own; categories are id -> name, none where there
 are no boxes. An image that cannot be used is put into `skipped` with its place in the order, or
 raises BadImageError where `skipped` is None; `data.images.labels.skip_or_raise` does either.
-Pixels are not read here: `ImageRecord.file` is a path of an image that Pillow opens. `train-level`
+Pixels are not read here: `ImageRecord.file` is a path of an image that Pillow opens, as
+`SplitSource.located` returns it with the size to which `data.exif` leads. `train-level`
 asks again which images the split has, if the function can be imported there.
 """
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,14 @@ from configs.own_code import is_own
 from configs.schema.data import DataConfig
 from data.images import scenes
 from data.images.coco import read_coco
-from data.images.files import decode_rgb
+from data.images.files import decode_rgb, refuse_other_size, split_orientation
 from data.images.folder import read_folder
 from data.images.formats import Format, SplitSource, read_own
 from data.images.kitti import read_kitti
-from data.images.labels import LabelledBox, make_record
+from data.images.labels import LabelledBox, make_record, skip_or_raise
 from data.images.listing import find_split, scene_file
-from data.images.records import ImageRecord, ImageSet, SkippedImage
-from data.images.views import split_view
+from data.images.records import ImageFiles, ImageRecord, ImageSet, SkippedImage, hash_files
+from data.images.views import is_view, split_view
 from data.images.voc import read_voc
 
 _SCENE_FILE = re.compile(r"scene:(\d+):(\d+)")
@@ -57,8 +57,9 @@ FORMATS: dict[str, Format] = {
 def load_images(data: DataConfig, split: str, *, skip_bad: bool = False) -> ImageSet:
     """Return the images of a split in a fixed order: sizes, boxes and categories, no pixels.
 
-    Sizes come from the image headers, for COCO from its JSON. An image that is missing or has no
-    readable header raises BadImageError, or is among the result's `skipped` with `skip_bad`.
+    Sizes come from the image headers, after `data.exif`; where labels say a size, too, it has to be
+    that. An image that is missing, has no readable header or another size raises BadImageError, or
+    is among the result's `skipped` with `skip_bad`.
     Raises ConfigError, one line, if the split does not exist or anything else it names is missing,
     unreadable or malformed.
     """
@@ -73,12 +74,61 @@ def read_images(data: DataConfig, split: str, *, skip_bad: bool) -> ImageSet:
     skipped: list[SkippedImage] = []
     noted = skipped if skip_bad else None
     if is_own(data.format):
-        records, categories = read_own(data.format, source, noted)
+        named, categories = read_own(data.format, source, noted)
+        records = _located(source, named, noted)
     else:
         records, categories = FORMATS[data.format](source, noted)
+    skipped.sort(key=lambda image: image.position)
     return ImageSet(
-        split=split, records=tuple(records), categories=categories, skipped=tuple(skipped)
-    )
+        split=split, records=tuple(records), categories=categories, skipped=tuple(skipped),
+        folder=source.settings.images,
+    )  # fmt: skip
+
+
+def _located(
+    source: SplitSource, records: Sequence[ImageRecord], skipped: list[SkippedImage] | None
+) -> list[ImageRecord]:
+    """Return an own format's records by `data.exif`, which it need not know of."""
+    located = []
+    places = list(islice(positions(skipped or ()), len(records)))
+    for position, record in zip(places, records, strict=True):
+        try:
+            located.append(_as_seen(source, record))
+        except BadImageError as error:
+            skip_or_raise(error, skipped, position)
+    return located
+
+
+def _as_seen(source: SplitSource, record: ImageRecord) -> ImageRecord:
+    is_said = is_view(record.file) or split_orientation(record.file)[1] is not None
+    if is_said or record.file.startswith("scene:"):
+        return record
+    file, size_hw = source.located(Path(record.file))
+    refuse_other_size(file, size_hw, (record.height, record.width))
+    return replace(record, file=file)
+
+
+def image_files(images: ImageSet) -> ImageFiles:
+    """Return where a split's files lie now, and what other files of these names do not have."""
+    files = list(dict.fromkeys(_own_file(record.file) for record in images.records))
+    if files[0].startswith("scene:"):
+        return ImageFiles()
+    here = ImageFiles(folder=_folder_of(files, images.folder))
+    return replace(here, xxh3=hash_files(here.folder, [here.name_of(file) for file in files]))
+
+
+def _own_file(file: str) -> str:
+    return split_orientation(split_view(file)[0])[0]
+
+
+def _folder_of(files: Sequence[str], named: str | None) -> str:
+    """Return the named folder if all files lie in it, else the deepest one in which they all do."""
+    if named is not None and all(file.startswith(f"{Path(named)}/") for file in files):
+        return str(Path(named))
+    try:
+        return os.path.commonpath([str(Path(file).parent) for file in files])
+    except ValueError:  # some are relative, some are not
+        return ""
 
 
 def refuse_empty(images: ImageSet) -> None:
@@ -96,10 +146,11 @@ def refuse_empty(images: ImageSet) -> None:
 
 
 def read_image(file: str) -> npt.NDArray[np.uint8]:
-    """Return uint8 [H, W, 3] RGB of a path or `scene:<seed>:<index>`, without EXIF rotation.
+    """Return uint8 [H, W, 3] RGB of a path or `scene:<seed>:<index>`, as stored.
 
-    A name with the ending of a view (`data.images.views`) gives that view. Raises ConfigError that
-    names the file if it cannot be read: BadImageError if it is to blame.
+    A name with an orientation (`data.images.files`) gives it turned, one with the ending of a view
+    (`data.images.views`) gives that view. Raises ConfigError that names the file if it cannot be
+    read: BadImageError if it is to blame.
     """
     own_file, view = split_view(file)
     image = _whole_image(own_file)
@@ -108,7 +159,8 @@ def read_image(file: str) -> npt.NDArray[np.uint8]:
 
 def _whole_image(file: str) -> npt.NDArray[np.uint8]:
     if not file.startswith("scene:"):
-        return decode_rgb(Path(file))
+        path, orientation = split_orientation(file)
+        return decode_rgb(Path(path), orientation)
     match = _SCENE_FILE.fullmatch(file)
     if match is None:
         raise ConfigError(f"{file}: no built-in scene: write scene:<seed>:<index>")
@@ -118,10 +170,8 @@ def _whole_image(file: str) -> npt.NDArray[np.uint8]:
 def read_planned_image(file: str, size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Return `read_image`. Raises BadImageError if it is not of the size that the data set says."""
     image = read_image(file)
-    if image.shape[:2] != size_hw:
-        found, expected = (f"{height}x{width}" for height, width in (image.shape[:2], size_hw))
-        reason = f"is {found} px, the data set says {expected}"
-        raise BadImageError(f"{file}: {reason}: mend the annotations", file=file, reason=reason)
+    height, width = image.shape[:2]
+    refuse_other_size(file, (height, width), size_hw)
     return image
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
 from data.images.files import read_text
 from data.images.formats import SplitSource
-from data.images.labels import ClassNumbers, LabelledBox, finite, read_labelled_images
+from data.images.labels import (
+    ClassNumbers,
+    ImageLabels,
+    LabelledBox,
+    finite,
+    ordered,
+    read_labelled_images,
+)
 from data.images.records import ImageRecord, SkippedImage
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
@@ -16,6 +24,8 @@ CLASSES = ("Car", "Pedestrian", "Cyclist")
 SKIPPED = ("Van", "Truck", "Person_sitting", "Tram", "Misc")
 
 DONT_CARE = "DontCare"
+
+_NUMBERS = ("truncated", "occluded", "alpha", "left", "top", "right", "bottom")
 
 
 def read_kitti(
@@ -27,13 +37,12 @@ def read_kitti(
     Raises ConfigError if a file is missing or unreadable, or a line is malformed; bad images go to
     `skipped` if it is a list.
     """
-    images, labels, listed = source.image_folder(), source.label_folder(), source.listed()
+    labels = source.label_folder()
     known = ClassNumbers(source.classes, usual=CLASSES, skipped=SKIPPED)
     if labels is None:
-        return read_labelled_images(images, listed, None, lambda path: [], skipped), {}
+        return read_labelled_images(source, None, lambda path: ImageLabels(), skipped), {}
     records = read_labelled_images(
-        images,
-        listed,
+        source,
         lambda image: labels / f"{image.stem}.txt",
         lambda path: _read_labels(path, known),
         skipped,
@@ -42,7 +51,7 @@ def read_kitti(
     return records, known.categories
 
 
-def _read_labels(path: Path, known: ClassNumbers) -> list[LabelledBox]:
+def _read_labels(path: Path, known: ClassNumbers) -> ImageLabels:
     boxes: list[LabelledBox] = []
     for line_number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split()
@@ -54,11 +63,7 @@ def _read_labels(path: Path, known: ClassNumbers) -> list[LabelledBox]:
                 f"{where}: {len(fields)} fields, but a KITTI label has 15 (type, truncated, "
                 "occluded, alpha, left, top, right, bottom, ...): correct the line"
             )
-        try:
-            left, top, right, bottom = (finite(field) for field in fields[4:8])
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}: correct the line") from None
-        xyxy = (left, top, right, bottom)
+        xyxy = _box(fields, where)
         if fields[0] == DONT_CARE:
             boxes += [
                 LabelledBox(xyxy=xyxy, category_id=category_id, ignored=True)
@@ -68,4 +73,21 @@ def _read_labels(path: Path, known: ClassNumbers) -> list[LabelledBox]:
         category_id = known.number_of(fields[0], where)
         if category_id is not None:
             boxes.append(LabelledBox(xyxy=xyxy, category_id=category_id))
-    return boxes
+    return ImageLabels(boxes=boxes)
+
+
+def _box(fields: Sequence[str], where: str) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom); a type of two words would shift all columns."""
+    numbers = {}
+    for name, field in zip(_NUMBERS, fields[1:], strict=False):
+        try:
+            numbers[name] = finite(field)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {name}: {error}: correct the line") from None
+    left, top, right, bottom = (numbers[side] for side in _NUMBERS[3:])
+    try:
+        ordered(left, right, ("left", "right"))
+        ordered(top, bottom, ("top", "bottom"))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}: correct the line") from None
+    return left, top, right, bottom

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from configs.errors import BadImageError, ConfigError, did_you_mean
-from data.images.files import Listed, find_image, image_size_hw, list_images
+from data.images.files import Listed, find_image, list_images, refuse_other_size
+from data.images.formats import SplitSource
 from data.images.records import ImageRecord, SkippedImage
 
 
@@ -26,16 +28,31 @@ class LabelledBox:
     """Of the object's outline, if the file has it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageLabels:
+    """What one label file says: boxes, and the image's (height, width) in px if it has them."""
+
+    boxes: Sequence[LabelledBox] = ()
+    size_hw: tuple[int, int] | None = None
+
+
 def make_record(
     *, image_id: int, file: str, size_hw: tuple[int, int], boxes: Sequence[LabelledBox]
 ) -> ImageRecord:
     """Return the record of one image.
 
     As in torchvision's reference training, boxes are clipped to the image and those without area
-    are dropped.
+    are dropped. Raises ConfigError for a box that is none: not finite, or ending before it begins.
     """
     height, width = size_hw
     xyxy = np.array([box.xyxy for box in boxes], dtype=np.float64).reshape(-1, 4)
+    is_box = np.isfinite(xyxy).all(1) & (xyxy[:, 2:] >= xyxy[:, :2]).all(1)
+    if not is_box.all():
+        number = int(is_box.argmin())
+        raise ConfigError(
+            f"{file}: box {number + 1} is {xyxy[number].tolist()}: "
+            "write left, top, right and bottom in px"
+        )
     xyxy = np.clip(xyxy, 0.0, [width, height, width, height]).astype(np.float32)
     has_area = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
     known = [box.area_px for box in boxes]
@@ -47,8 +64,10 @@ def make_record(
         # Some boxes without: all by their boxes, rather than by two measures.
         areas_px=None if None in known else np.array(known, dtype=np.float64)[has_area],
         boxes_xyxy=xyxy[has_area],
-        category_ids=np.array([box.category_id for box in boxes], dtype=np.int64)[has_area],
-        ignored=np.array([box.ignored for box in boxes], dtype=np.bool_)[has_area],
+        category_ids=np.array([operator.index(box.category_id) for box in boxes], dtype=np.int64)[
+            has_area
+        ],
+        ignored=np.array([flag(box.ignored) for box in boxes], dtype=np.bool_)[has_area],
     )
 
 
@@ -101,38 +120,42 @@ class ClassNumbers:
 
 
 def read_labelled_images(
-    images: Path,
-    listed: Sequence[Listed] | None,
+    source: SplitSource,
     label_file: Callable[[Path], Path] | None,
-    read_labels: Callable[[Path], list[LabelledBox]],
+    read_labels: Callable[[Path], ImageLabels],
     skipped: list[SkippedImage] | None,
 ) -> list[ImageRecord]:
     """Return the records of images that have one label file each, numbered from 1.
 
     `label_file` maps an image to its labels; None: no boxes. Without a list, all images of the
-    folder, sorted. Raises ConfigError if a label file is missing or wrong. An image that is missing
-    or unreadable goes to `skipped`, or raises BadImageError without it.
+    folder, sorted. Raises ConfigError if a label file is missing or wrong. An image that is
+    missing, unreadable or of another size than its labels say goes to `skipped`, or raises
+    BadImageError without it.
     """
+    images, listed = source.image_folder(), source.listed()
     wanted: Sequence[Listed | Path] = list_images(images) if listed is None else listed
     records: list[ImageRecord] = []
     for position, image in enumerate(wanted):
         try:
-            file = image if isinstance(image, Path) else find_image(images, image)
+            path = image if isinstance(image, Path) else find_image(images, image)
             # Labels first: a mistake in them is told even where the image is bad.
-            boxes = [] if label_file is None else _boxes(label_file(file), file, read_labels)
-            size_hw = image_size_hw(file)
+            labels = (
+                ImageLabels() if label_file is None else _read(label_file(path), path, read_labels)
+            )
+            file, size_hw = source.located(path)
+            refuse_other_size(file, size_hw, labels.size_hw or size_hw)
         except BadImageError as error:
             skip_or_raise(error, skipped, position)
             continue
         records.append(
-            make_record(image_id=len(records) + 1, file=str(file), size_hw=size_hw, boxes=boxes)
-        )
+            make_record(
+                image_id=len(records) + 1, file=file, size_hw=size_hw, boxes=labels.boxes
+            )
+        )  # fmt: skip
     return records
 
 
-def _boxes(
-    labels: Path, image: Path, read_labels: Callable[[Path], list[LabelledBox]]
-) -> list[LabelledBox]:
+def _read(labels: Path, image: Path, read_labels: Callable[[Path], ImageLabels]) -> ImageLabels:
     if not labels.is_file():
         raise ConfigError(
             f"{labels}: no such label file for {image}: add it, or leave the image out "
@@ -149,9 +172,14 @@ def skip_or_raise(error: BadImageError, skipped: list[SkippedImage] | None, posi
 
 
 def finite(text: object) -> float:
-    """Return a finite number. Raises ValueError otherwise, for the caller to say where."""
+    """Return a finite number. Raises ValueError otherwise, for the caller to say where.
+
+    A text that is a number in plain digits is one, as in files that are all text anyway.
+    """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise ValueError(f"{text!r} is not a number")
+    if isinstance(text, str) and ("_" in text or not text.isascii()):
+        raise ValueError(f"{text!r} is not a number")  # though Python would take it for one
     try:
         value = float(text)
     except (ValueError, OverflowError):
@@ -159,3 +187,21 @@ def finite(text: object) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text!r} is not a finite number")
     return value
+
+
+def flag(value: object) -> bool:
+    """Return what 0 and 1 say, be they numbers, text, or false and true; None says no.
+
+    Raises ValueError otherwise, for the caller to say where: any other text is not empty, too.
+    """
+    if value is None or value in ("0", ""):
+        return False
+    if value == "1" or (isinstance(value, (int, float, np.bool_)) and value in (0, 1)):
+        return bool(value)
+    raise ValueError(f"{value!r} is neither 0 nor 1")
+
+
+def ordered(first: float, last: float, sides: tuple[str, str]) -> None:
+    """Raise ValueError, for the caller to say where, if a box ends before it begins."""
+    if last < first:
+        raise ValueError(f"{sides[1]} {last:g} is less than {sides[0]} {first:g}")

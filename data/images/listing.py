@@ -9,7 +9,7 @@ from configs.errors import ConfigError, did_you_mean
 from configs.own_code import is_own
 from configs.schema.data import DataConfig
 from data.images.coco import list_coco
-from data.images.files import SUFFIXES, list_images
+from data.images.files import SUFFIXES, list_images, split_orientation
 from data.images.formats import SplitSource, read_own
 from data.images.records import SkippedImage
 
@@ -35,7 +35,7 @@ class ListedImage:
         """Whether a file is this image, in whatever folder the data set lies there."""
         path = PurePath(self.name)
         tail = "/" + (path.name if path.is_absolute() else str(path))
-        found = PurePath(file)
+        found = PurePath(split_orientation(file)[0])
         if f"/{found}".endswith(tail):
             return True
         return found.suffix.lower() in SUFFIXES and f"/{found.with_suffix('')}".endswith(tail)
@@ -114,7 +114,7 @@ def find_split(data: DataConfig, split: str) -> SplitSource:
         raise ConfigError(
             f"{where}.images: is not set: name the folder of the images, or an image_list"
         )
-    return SplitSource(settings=source, key=where, classes=data.classes)
+    return SplitSource(settings=source, key=where, classes=data.classes, exif=data.exif)
 
 
 def has_numbers(data: DataConfig) -> bool:

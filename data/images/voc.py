@@ -8,7 +8,15 @@ from xml.etree import ElementTree
 from configs.errors import ConfigError
 from data.images.files import read_bytes
 from data.images.formats import SplitSource
-from data.images.labels import ClassNumbers, LabelledBox, finite, read_labelled_images
+from data.images.labels import (
+    ClassNumbers,
+    ImageLabels,
+    LabelledBox,
+    finite,
+    flag,
+    ordered,
+    read_labelled_images,
+)
 from data.images.records import ImageRecord, SkippedImage
 
 CLASSES = (
@@ -43,13 +51,12 @@ def read_voc(
     Difficult objects become ignored boxes. Raises ConfigError if a file is missing or unreadable;
     bad images go to `skipped` if it is a list.
     """
-    images, labels, listed = source.image_folder(), source.label_folder(), source.listed()
+    labels = source.label_folder()
     known = ClassNumbers(source.classes, usual=CLASSES)
     if labels is None:
-        return read_labelled_images(images, listed, None, lambda path: [], skipped), {}
+        return read_labelled_images(source, None, lambda path: ImageLabels(), skipped), {}
     records = read_labelled_images(
-        images,
-        listed,
+        source,
         lambda image: labels / f"{image.stem}.xml",
         lambda path: _read_labels(path, known),
         skipped,
@@ -58,7 +65,7 @@ def read_voc(
     return records, known.categories
 
 
-def _read_labels(path: Path, known: ClassNumbers) -> list[LabelledBox]:
+def _read_labels(path: Path, known: ClassNumbers) -> ImageLabels:
     try:
         root = ElementTree.fromstring(read_bytes(path))
     except ElementTree.ParseError as error:
@@ -68,14 +75,32 @@ def _read_labels(path: Path, known: ClassNumbers) -> list[LabelledBox]:
     boxes = []
     for number, node in enumerate(root.findall("object"), start=1):
         where = f"{path}: object {number}"
-        category_id = known.number_of((node.findtext("name") or "").strip(), where)
-        if category_id is None:
-            continue
-        difficult = (node.findtext("difficult") or "0").strip() == "1"
-        boxes.append(
-            LabelledBox(xyxy=_box(node, where), category_id=category_id, ignored=difficult)
-        )
-    return boxes
+        name = (node.findtext("name") or "").strip()
+        if not name:
+            raise ConfigError(f"{where}: no <name>: add it")
+        xyxy, category_id = _box(node, where), known.number_of(name, where)
+        try:
+            difficult = flag((node.findtext("difficult") or "").strip())
+        except ValueError as error:
+            raise ConfigError(f"{where}: difficult: {error}: correct it") from None
+        if category_id is not None:
+            boxes.append(LabelledBox(xyxy=xyxy, category_id=category_id, ignored=difficult))
+    return ImageLabels(boxes=boxes, size_hw=_size_hw(root, path))
+
+
+def _size_hw(root: ElementTree.Element, path: Path) -> tuple[int, int] | None:
+    """Return the image's (height, width) in px; None where tools left it out, or wrote zeros."""
+    sides = []
+    for side in ("height", "width"):
+        text = (root.findtext(f"size/{side}") or "0").strip()
+        try:
+            value = finite(text)
+        except ValueError as error:
+            raise ConfigError(f"{path}: size: {side}: {error}: correct it") from None
+        if value < 0 or not value.is_integer():
+            raise ConfigError(f"{path}: size: {side}: {text!r} is no size in px: correct it")
+        sides.append(int(value))
+    return (sides[0], sides[1]) if any(sides) else None
 
 
 def _box(node: ElementTree.Element, where: str) -> tuple[float, float, float, float]:
@@ -89,4 +114,9 @@ def _box(node: ElementTree.Element, where: str) -> tuple[float, float, float, fl
             sides.append(finite(text.strip()))
         except ValueError as error:
             raise ConfigError(f"{where}: {side}: {error}: correct it") from None
+    try:
+        ordered(sides[0], sides[2], ("xmin", "xmax"))
+        ordered(sides[1], sides[3], ("ymin", "ymax"))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}: correct it") from None
     return sides[0] - 1, sides[1] - 1, sides[2], sides[3]

@@ -43,7 +43,7 @@ def verify_cache(cache: CacheFolder | Path | str) -> Verification:
     folder = CacheFolder.of(cache)
     manifest = folder.manifest
     try:
-        log_id = hash_log(folder.path)
+        log_id = hash_log(folder.path, with_plan=True)
         plan, commits = read_log(folder.path)
     except OSError as error:
         raise PassingError.reading(folder.path / COMMITS_NAME, error) from error

@@ -72,7 +72,7 @@ def mark_damaged(cache: Path | str, found: Verification) -> None:
         for index in damage.samples:
             damaged.setdefault(unit_of[index], set()).add(damage.level or 0)
     with CommitLog(cache) as log:
-        if hash_log(cache) != found.log_id:
+        if hash_log(cache, with_plan=True) != found.log_id:
             raise PassingError(
                 f"{cache}: an extraction wrote to it while it was checked, so nothing is marked as "
                 "damaged: run the same command again"

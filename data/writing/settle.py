@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -39,13 +40,10 @@ def settle_cache(
             _remove_cache(folder)
         manifest.save(folder)
         there = CacheFolder(folder)
-    elif (difference := manifest.difference_from(there.manifest)) is not None:
-        left_out = len(there.manifest.skipped) if not manifest.skipped else 0
-        raise CacheError(
-            f"{folder}: holds a cache of another plan ({difference}): "
-            + (f"add --skip-bad-images, as it left out {left_out}, or " if left_out else "")
-            + _ways_out(manifest)
-        )
+    else:
+        _refuse_other_plan(there, manifest)
+        if (lay := there.manifest.samples[0].file) != (lies := manifest.samples[0].file):
+            log.info("%s: its images are reached by another path now: %s was %s", folder, lies, lay)
     if there.committed_sha256 is None and there.manifest_sha256 is not None:
         log_file.name_plan(there.manifest_sha256)
     # Each time: a crash may have come before it, and boxes may be mended without new features.
@@ -59,12 +57,28 @@ def _ways_out(manifest: Manifest) -> str:
     return "choose another --features; --overwrite would remove this cache for the new one"
 
 
+def _refuse_other_plan(there: CacheFolder, manifest: Manifest) -> None:
+    difference = manifest.difference_from(there.manifest)
+    if difference is None:
+        return
+    left_out = len(there.manifest.skipped) if not manifest.skipped else 0
+    raise CacheError(
+        f"{there}: holds a cache of another plan ({difference}): "
+        + (f"add --skip-bad-images, as it left out {left_out}, or " if left_out else "")
+        + _ways_out(manifest)
+    )
+
+
 def _with_mended_manifest(there: CacheFolder, manifest: Manifest) -> CacheFolder:
-    """Write the manifest anew if its file is damaged or gone and the commits are of this plan."""
-    if there.committed_sha256 == manifest.fingerprint != there.manifest_sha256:
-        log.warning("%s: was damaged or gone: it is written anew", there.path / FILE_NAME)
-        manifest.save(there.path)
-        return CacheFolder(there.path)
+    """Write the manifest anew if its file is damaged or gone and the commits are of this plan.
+
+    They may be of the one that an older program wrote for it.
+    """
+    for plan in (manifest, dataclasses.replace(manifest, image_files=None)):
+        if there.committed_sha256 == plan.sha256 != there.manifest_sha256:
+            log.warning("%s: was damaged or gone: it is written anew", there.path / FILE_NAME)
+            plan.save(there.path)
+            return CacheFolder(there.path)
     return there
 
 

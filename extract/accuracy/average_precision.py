@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from data.cache.annotations import write_annotations
-from data.images.image_sets import read_image
+from data.images.image_sets import read_planned_image
 from data.images.records import ImageSet
 from extract.accuracy.bootstrap import Accuracy
 from extract.accuracy.matches import Detections, Matches, matches_of
@@ -121,7 +121,8 @@ def evaluate_detector(
     device = next(model.parameters()).device
     detections = {}
     for record in images.records:
-        image = torch.from_numpy(read_image(record.file)).permute(2, 0, 1).float().div_(255)
+        pixels = read_planned_image(record.file, (record.height, record.width))
+        image = torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
         with torch.inference_mode():
             result = model([image.to(device)])[0]
         detections[record.image_id] = {

@@ -19,6 +19,7 @@ from data.cache.annotations import ANNOTATIONS_NAME, boxes_difference
 from data.cache.cache_folder import CacheFolder
 from data.cache.detector_facts import detector_difference
 from data.cache.manifest import Manifest
+from data.images.files import UPRIGHT, split_orientation
 from data.images.image_sets import positions, read_images
 from data.images.listing import ListedImage, list_files
 from data.images.records import ImageSet
@@ -164,6 +165,8 @@ def _settings_difference(manifest: Manifest, split: str, config: Config) -> str 
         augmentation = config.data.splits[split].augmentation
         now_drawn = None if augmentation is None else augmentation.model_dump(mode="json")
         pairs.append(("augmentation", manifest.augmentation, now_drawn))
+    if (exif := _exif_of(manifest)) is not None:
+        pairs.append(("exif", exif, config.data.exif))
     for name in ("min_size", "max_size"):
         if (size := getattr(detector, name)) is not None:
             pairs.append((f"detector {name}", there[name], size))
@@ -175,6 +178,14 @@ def _settings_difference(manifest: Manifest, split: str, config: Config) -> str 
         if made_with != now:
             return f"{name}: {made_with!r} there, {now!r} now"
     return None
+
+
+def _exif_of(manifest: Manifest) -> str | None:
+    """Return the `data.exif` that made a cache; None if none of its images would be turned."""
+    found = {split_orientation(sample.file)[1] for sample in manifest.samples} - {None}
+    if not found:
+        return None
+    return "ignore" if found == {UPRIGHT} else "apply"
 
 
 def _compare_detector(manifest: Manifest, cache: Path, config: DetectorConfig) -> None:

@@ -30,7 +30,7 @@ from data.cache.plan import (
     plan_samples,
     resized_size,
 )
-from data.images.image_sets import read_image
+from data.images.image_sets import image_files, read_image
 from data.images.records import ImageSet
 from data.system.threads import limit_cores
 from data.writing.settle import settle_cache
@@ -111,6 +111,7 @@ def plan_extraction(
         samples=samples,
         image_limit=images.limit,
         augmentation=images.augmentation,
+        image_files=image_files(images),
         skipped=tuple(SkippedInfo(file=bad.file, reason=bad.reason) for bad in images.skipped),
     )
 
@@ -141,11 +142,18 @@ def extract(
         commit_log = CommitLog(folder)
     except OSError as error:
         there = CacheFolder(folder)
-        if there.manifest_sha256 is not None and is_complete(there, manifest):
-            # A finished cache on a read-only disk: there is nothing to write.
-            return Extracted(
-                num_images=len(manifest.samples), num_new_images=0, num_new_bytes=0, seconds=0.0
-            )
+        if there.manifest_sha256 is not None:
+            if (difference := manifest.difference_from(there.manifest)) is not None:
+                raise CacheError(
+                    f"{folder}: cannot be written ({error.strerror}), and holds a cache of another "
+                    f"plan ({difference}): use the settings that made it, or choose another "
+                    "--features"
+                ) from error
+            if is_complete(there, manifest):
+                # A finished cache on a read-only disk: there is nothing to write.
+                return Extracted(
+                    num_images=len(manifest.samples), num_new_images=0, num_new_bytes=0, seconds=0.0
+                )
         raise CacheError(
             f"{folder}: cannot be written ({error.strerror}): choose another --features"
         ) from error

@@ -24,6 +24,7 @@ from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.manifest import Manifest
 from data.cache.plan import padded_size, plan_samples, resized_size
 from data.cache.units_due import levels_due
+from data.images.image_sets import image_files
 from data.images.records import ImageSet
 from extract.detector.freshness import is_made_with
 
@@ -101,4 +102,5 @@ def _plan_of(made: Manifest, images: ImageSet, config: CacheConfig) -> Manifest 
     return dataclasses.replace(
         made, container=config.container, dtype=config.dtype, crop=config.crop,
         buckets=buckets, samples=samples, augmentation=images.augmentation, decoded_from=None,
+        image_files=image_files(images),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.errors import ConfigError, PassingError, StoppedError, UserError
 from configs.own_code import is_own
@@ -30,7 +30,7 @@ from extract.detector.builders import build_detector
 from extract.detector.loading import load_fitting, set_batch_norm_eps
 from extract.detector.pytorch_files import UNREADABLE, first_sentence
 from extract.detector.weights import read_checkpoint, read_named_weights
-from extract.finetuning.detection_dataset import DetectionDataset
+from extract.finetuning.detection_dataset import DetectionDataset, drop_slivers
 from extract.finetuning.epoch import EpochProgress, train_epoch
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,8 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.model, self._eps = start_model(detector, len(classes) + 1, settings.boxes_per_image)
         self.model.to(device)
+        if isinstance(self.model.transform, nn.Module):
+            self.model.transform.register_forward_hook(drop_slivers)
         self._optimizer = torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=settings.learning_rate,

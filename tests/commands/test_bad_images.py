@@ -258,7 +258,9 @@ def test_kitti_image_without_readable_header_is_skipped_with_its_labels(
 def test_label_error_is_never_skipped(kitti: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "labels" / name).write_text("Car 0 0 0 1 2 x 4\n")
     error = error_of(run_extract(kitti, tmp_path / "cache", SKIP))
-    assert error == f"{tmp_path}/labels/{name}: line 1: 'x' is not a number: correct the line"
+    assert (
+        error == f"{tmp_path}/labels/{name}: line 1: right: 'x' is not a number: correct the line"
+    )
 
 
 def test_failure_of_the_disk_is_never_taken_for_a_bad_image(

@@ -115,7 +115,10 @@ def test_truncated_image_stops_with_its_name_and_committed_units_are_used_next_t
     result = run_extract(photos, tmp_path / "cache")
     assert "train: 2 images, " in result.output
     whole = must_extract(photos, tmp_path / "undisturbed")
-    assert fingerprints(tmp_path / "cache" / "train") == fingerprints(whole)
+    found, expected = fingerprints(tmp_path / "cache" / "train"), fingerprints(whole)
+    for files in (found, expected):  # the plan was made of the damaged file
+        del files["manifest.json"], files["commits.jsonl"]
+    assert found == expected
 
 
 def test_image_of_another_size_than_the_annotations_say_is_named(
@@ -132,7 +135,7 @@ def test_image_of_another_size_than_the_annotations_say_is_named(
     error = error_of(run_extract(write_config(tmp_path / "coco.yaml", coco), tmp_path / "cache"))
     assert error == (
         f"{file}: is 96x128 px, the data set says 99x128: mend the annotations, "
-        "or run with --skip-bad-images --overwrite"
+        "or run with --skip-bad-images"
     )
 
 

@@ -278,6 +278,10 @@ def open_run(folder: Path | str, level: int | None = None) -> Run:
 
 def _settings(config: Config, *but: str) -> dict[str, Any]:
     training = config.training.model_dump(exclude={*_NOT_OF_THE_RUN, *but})
+    if training.get("channel_weights", "variance") != "variance":
+        training["channel_weights"] = "a file"  # whose content is among the fingerprints
+    if training.get("init_from") is not None:
+        training["init_from"] = str(Path(training["init_from"]).resolve())
     return {
         "model": config.model.architecture(),
         "training": training,

@@ -84,6 +84,20 @@ def test_coco_areas_are_the_files_own_where_every_box_of_an_image_has_one(coco: 
         load("coco", **wrong)
 
 
+@pytest.mark.parametrize("crowd", [("0", "1"), (0, True), (None, 1.0)])
+def test_coco_numbers_that_are_text_are_read_as_what_they_say(
+    coco: Any, crowd: tuple[object, object]
+) -> None:
+    def as_text(content: dict[str, Any]) -> None:
+        for entry, iscrowd in zip(content["annotations"], crowd, strict=False):
+            entry["bbox"] = [str(number) for number in entry["bbox"]]
+            entry["iscrowd"] = iscrowd
+
+    found, usual = (load("coco", **coco(*change)).records[0] for change in ((as_text,), ()))
+    assert found.boxes_xyxy.tolist() == usual.boxes_xyxy.tolist()
+    assert found.ignored.tolist()[:2] == [False, True]
+
+
 @pytest.mark.parametrize("name", ["7", "sub/a.png", "{images}/sub/a.png"])
 def test_coco_image_list_takes_ids_names_and_paths(coco: Any, tmp_path: Path, name: str) -> None:
     keys = coco()
@@ -114,6 +128,38 @@ COCO_MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "bbox not a number": (
         lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]),
         "annotations entry 1: bbox: nan is not a finite number: write [x, y, width, height]",
+    ),
+    "bbox true": (
+        lambda c: c["annotations"][0].update(bbox=[1, 2, True, 4]),
+        "annotations entry 1: bbox: True is not a number: write [x, y, width, height]",
+    ),
+    "bbox negative": (
+        lambda c: c["annotations"][0].update(bbox=[1, 2, 3, -4]),
+        "annotations entry 1: bbox: height -4 is less than 0: write [x, y, width, height]",
+    ),
+    "bbox text": (
+        lambda c: c["annotations"][0].update(bbox=[1, 2, "3px", 4]),
+        "annotations entry 1: bbox: '3px' is not a number: write [x, y, width, height]",
+    ),
+    "area negative": (
+        lambda c: c["annotations"][0].update(area=-3),
+        "annotations entry 1: area: -3 is less than 0: write it in px, or leave it out",
+    ),
+    "crowd in words": (
+        lambda c: c["annotations"][0].update(iscrowd="false"),
+        "annotations entry 1: iscrowd: 'false' is neither 0 nor 1: write 0 or 1",
+    ),
+    "width is text": (
+        lambda c: c["images"][0].update(width="33"),
+        "images entry 1: width is '33': write a whole number",
+    ),
+    "category is true": (
+        lambda c: c["annotations"][0].update(category_id=True),
+        "annotations entry 1: category_id is True: write a whole number",
+    ),
+    "category twice": (
+        lambda c: c["categories"][1].update(id=18),
+        "categories entry 2: category id 18 is there twice: remove one",
     ),
     "id twice": (
         lambda c: c["images"][1].update(id=42),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from configs.config_files import load_config
 from configs.errors import BadImageError, CacheError, ConfigError, MissingDataError
@@ -95,6 +96,30 @@ def test_bad_image_of_an_own_format_is_an_error_or_left_out(module: str) -> None
     images = load_images(data_of(f"{module}:read"), "val", skip_bad=True)
     assert [record.image_id for record in images.records] == [30]
     assert [bad.position for bad in images.skipped] == [0]
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_turned_image_of_an_own_format_follows_the_setting(module: str, exif: str) -> None:
+    def save_turned(name: str, orientation: int) -> None:
+        tags = Image.Exif()
+        tags[0x0112] = orientation
+        with Image.open(f"images/{name}.png") as image:
+            image.save(f"images/{name}.png", exif=tags)
+
+    save_turned("b", 3)  # of the same size either way
+    Path(f"{module}.py").write_text(MODULE)
+    data = data_of(f"{module}:read").model_copy(update={"exif": exif})
+    first, second = load_images(data, "val").records
+    assert first.file == f"images/b.png#orientation={3 if exif == 'apply' else 1}"
+    assert second.file == "images/a.png"
+    save_turned("a", 8)  # MODULE takes the upright size, whatever the setting
+    if exif == "ignore":
+        with pytest.raises(BadImageError, match=r"is 64x96 px, the data set says 96x64"):
+            load_images(data, "val")
+        (record,) = load_images(data, "val", skip_bad=True).records
+        assert record.image_id == 70
+    else:
+        assert load_images(data, "val").records[1].height == 96
 
 
 @pytest.mark.parametrize("good", ["ac", "", "b"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError
+from data.images.labels import LabelledBox, flag, make_record
 from tests.support.datasets import load, one_line, save_image
 
 KITTI_LABELS = """\
@@ -101,8 +102,18 @@ def test_without_labels_there_are_neither_boxes_nor_categories(kitti: Any, forma
             "7 fields, but a KITTI label has 15 (type, truncated, occluded, alpha, "
             "left, top, right, bottom, ...): correct the line",
         ),
-        ("Car 0 0 0 1 2 x 4 1 1 1 1 1 1 1", "'x' is not a number: correct the line"),
-        ("Car 0 0 0 1 2 inf 4 1 1 1 1 1 1 1", "'inf' is not a finite number: correct the line"),
+        ("Car 0 0 0 1 2 x 4 1 1 1 1 1 1 1", "right: 'x' is not a number: correct the line"),
+        ("Car 0 0 0 1 2 3_0 4 1 1 1 1 1 1 1", "right: '3_0' is not a number: correct the line"),
+        (
+            "Car 0 0 0 1 2 inf 4 1 1 1 1 1 1 1",
+            "right: 'inf' is not a finite number: correct the line",
+        ),
+        (
+            "Person sitting 0.00 0 -0.20 7.5 4.25 20 30.75 1 1 1 1 1 1 0",
+            "truncated: 'sitting' is not a number: correct the line",
+        ),
+        ("Car 0 0 0 9 2 3 4", "right 3 is less than left 9: correct the line"),
+        ("DontCare 0 0 0 1 5 3 4", "bottom 4 is less than top 5: correct the line"),
         ("car 0 0 0 1 2 3 4", "unknown class 'car': did you mean 'Car'?"),
         ("zebra 0 0 0 1 2 3 4", "unknown class 'zebra': name your classes in data.classes"),
     ],
@@ -184,10 +195,81 @@ def test_listed_id_without_image_is_named_with_its_line(voc: Any, tmp_path: Path
         ("<name>dog", "<name>dogg", "object 1: unknown class 'dogg': did you mean 'dog'?"),
         ("<ymax>20<", "<ymax>2O<", "object 1: ymax: '2O' is not a number: correct it"),
         ("<ymax>20</ymax>", "", "object 1: no <bndbox> with <ymax>: add it"),
+        ("<ymax>20<", "<ymax>nan<", "object 1: ymax: 'nan' is not a finite number: correct it"),
+        ("<ymax>20<", "<ymax>\u0662<", "object 1: ymax: '\u0662' is not a number: correct it"),
+        ("<ymax>20<", "<ymax>2<", "object 1: ymax 2 is less than ymin 3.5: correct it"),
+        ("<name>dog<", "<name> <", "object 1: no <name>: add it"),
+        (
+            "<difficult>1<",
+            "<difficult>true<",
+            "object 2: difficult: 'true' is neither 0 nor 1: correct it",
+        ),
+        (
+            "<source>",
+            "<size><width>33</width><height>tall</height></size><source>",
+            "size: height: 'tall' is not a number: correct it",
+        ),
+        (
+            "<source>",
+            "<size><width>-33</width><height>21</height></size><source>",
+            "size: width: '-33' is no size in px: correct it",
+        ),
     ],
 )
 def test_mistake_in_a_voc_file_is_named(voc: Any, old: str, new: str, message: str) -> None:
     path = voc["annotations"] / "2008_000007.xml"
-    path.write_text(VOC_LABELS.replace(old, new), encoding="latin-1")
+    text = VOC_LABELS.replace(old, new).replace("ISO-8859-1", "UTF-8")
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=one_line(f"{path}: {message}")):
         load("voc", **voc)
+
+
+@pytest.mark.parametrize("size", ["", "<width>0</width><height>0</height>", "<width/><height/>"])
+def test_voc_size_that_tools_left_empty_is_not_compared(voc: Any, size: str) -> None:
+    path = voc["annotations"] / "2008_000003.xml"
+    path.write_text(f"<annotation><size>{size}</size></annotation>")
+    assert len(load("voc", **voc).records) == 2
+
+
+def test_voc_flag_with_room_around_it_or_none_is_read(voc: Any) -> None:
+    path = voc["annotations"] / "2008_000007.xml"
+    text = VOC_LABELS.replace("<difficult>0</difficult>", "<difficult/>")
+    text = text.replace("<difficult>1<", "<difficult> 1\n<")
+    path.write_text(text, encoding="latin-1")
+    assert load("voc", **voc).records[1].ignored.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(0, False), (1, True), (False, False), (True, True), (1.0, True), ("0", False), ("1", True),
+     ("", False), (None, False)],
+)  # fmt: skip
+def test_flag_is_what_it_plainly_says(value: object, says: bool) -> None:
+    assert flag(value) is says
+
+
+@pytest.mark.parametrize("value", ["false", "no", " ", 2, -1, 0.5, float("nan"), [], [0], {}])
+def test_flag_is_never_true_because_it_is_not_empty(value: object) -> None:
+    with pytest.raises(ValueError, match="is neither 0 nor 1"):
+        flag(value)
+
+
+@pytest.mark.parametrize(
+    "xyxy", [(1, 2, float("nan"), 4), (1, 2, float("inf"), 4), (5, 2, 3, 4), (1, 9, 3, 4)]
+)
+def test_box_of_an_own_format_that_is_none_is_refused(xyxy: Any) -> None:
+    good = LabelledBox(xyxy=(1, 2, 3, 4), category_id=1)
+    boxes = [good, LabelledBox(xyxy=xyxy, category_id=1)]
+    with pytest.raises(ConfigError, match=r"^a.png: box 2 is \[.*\]: write left, top, right and "):
+        make_record(image_id=1, file="a.png", size_hw=(9, 9), boxes=boxes)
+
+
+def test_flag_and_category_of_an_own_format_are_read_as_they_are_meant() -> None:
+    def record_of(**values: Any) -> Any:
+        box = LabelledBox(**({"xyxy": (1, 2, 3, 4), "category_id": 1} | values))
+        return make_record(image_id=1, file="a.png", size_hw=(9, 9), boxes=[box])
+
+    assert record_of(ignored="0").ignored.tolist() == [False]
+    for category_id in ("1", 1.5):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            record_of(category_id=category_id)

@@ -39,15 +39,6 @@ def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     assert np.array_equal(read_image(str(tmp_path / "alpha.png")), PIXELS)
 
 
-def test_exif_rotation_changes_neither_size_nor_pixels(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(read_image(str(tmp_path / "turned.png")), PIXELS)
-    (record,) = load("folder", images=tmp_path).records
-    assert (record.height, record.width) == (7, 5)
-
-
 def test_truncated_image_passes_its_header_and_fails_when_read(tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.jpg", 64, 48)
     path.write_bytes(path.read_bytes()[:-900])

@@ -324,3 +324,30 @@ def test_weights_file_is_where_the_weights_are_read_from(
     assert builtin is not None and builtin.is_file()
     assert weights_file(DetectorConfig(weights="random")) is None
     assert weights_file(DetectorConfig(builder="mine:build")) is None
+
+
+@pytest.mark.parametrize(
+    ("orientation", "made", "others"),
+    [(6, "apply", ("ignore", "refuse")), (1, "ignore", ("apply", "refuse"))],
+)
+def test_cache_of_turned_images_is_refused_under_another_exif_setting(
+    photos: Photos, tmp_path: Path, orientation: int, made: str, others: tuple[str, ...]
+) -> None:
+    shutil.copytree(photos.features / "val", tmp_path / "val")
+    path = tmp_path / "val/manifest.json"
+    path.write_text(path.read_text().replace('4.png"', f'4.png#orientation={orientation}"'))
+    refuse_stale_cache(
+        tmp_path / "val", "val", load_config(str(photos.config), (f"data.exif={made}",))
+    )
+    for other in others:
+        config = load_config(str(photos.config), (f"data.exif={other}",))
+        with pytest.raises(CacheError, match=rf"\(exif: '{made}' there, '{other}' now\)"):
+            refuse_stale_cache(tmp_path / "val", "val", config)
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore", "refuse"])
+def test_exif_setting_makes_no_difference_where_no_image_is_turned(
+    photos: Photos, exif: str
+) -> None:
+    config = load_config(str(photos.config), (f"data.exif={exif}",))
+    refuse_stale_cache(photos.features / "val", "val", config)

@@ -68,6 +68,28 @@ def test_how_a_cpu_computes_does_not_make_another_run(run: Path) -> None:
     assert found(run, with_model(fast_cpu="never"))
 
 
+def test_path_of_a_file_of_channel_weights_does_not_make_another_run(tmp_path: Path) -> None:
+    def with_weights(path: str) -> Config:
+        training = {"distortion": "channel_weighted", "channel_weights": path}
+        return check_config({"training": training}, "test")
+
+    run = make_run(tmp_path, with_weights("/here/weights.json"))
+    assert found(run, with_weights("weights.json"))  # whose content the fingerprints compare
+    assert not found(run, with_weights("variance"))
+
+
+def test_start_that_is_named_by_another_path_does_not_make_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started_from(path: str) -> Config:
+        return check_config({"training": {"init_from": path}}, "test")
+
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path, started_from(f"{tmp_path}/start"))
+    assert found(run, started_from("start"))
+    assert not found(run, started_from("other"))
+
+
 def test_another_model_or_other_options_make_another_run(run: Path) -> None:
     assert not found(run, with_model(stages=3))
     own = [with_model(name="own:Codec", options={"width": width}) for width in (1, 2)]
