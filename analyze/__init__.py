@@ -4,7 +4,7 @@
 
 May import: analyze.allocation, analyze.anchors, analyze.curves, analyze.detection, analyze.facts,
 analyze.measure, analyze.plots, analyze.report, analyze.streams, configs, configs.schema,
-data.cache, train.runs.
+data.cache, data.system, train.runs.
 """
 
 from typing import TYPE_CHECKING

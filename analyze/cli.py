@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -169,6 +171,7 @@ def analyze_levels(
         sensitivity=sensitivity,
         suggest_lambda=suggest_lambda,
     )
+    click.get_current_context().with_resource(_alone_in(folder))
     findings = analyze(request, wanted, folder, Kept(kept or folder.parent / "kept"))
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     provenance = ReportOrigin(
@@ -184,6 +187,33 @@ def analyze_levels(
     for line in findings.result.missing:
         click.echo(f"missing: {line}")
     click.echo(f"tables, curves and pictures: {page}")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a report's folder, made if need be, against other analyses; ConfigError if one has it.
+
+    What cannot be written there is told by whoever is to write it.
+    """
+    from data.system.locks import held
+
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_if_empty, folder)
+            stack.enter_context(held(folder / "report.lock"))
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: another analysis writes its report here: choose another --report"
+            ) from None
+        except OSError:
+            pass
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def target_of(

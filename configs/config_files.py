@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.errors import ConfigError, did_you_mean
+from configs.errors import ConfigError, PassingError, did_you_mean
 from configs.schema.config import Config
 
 PACKAGED_DIR = Path(__file__).parent
@@ -147,7 +147,11 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; an empty file is an empty mapping."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            raise ConfigError(f"{shown}: cannot be read: {error}") from error
+        raise PassingError.reading(shown, error) from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{shown}: cannot be read: {error}") from error
     content = parse_yaml(text, shown)
     if content is None:

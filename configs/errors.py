@@ -36,6 +36,30 @@ class MachineError(UserError):
     """Memory or a disk takes no more."""
 
 
+class StoppedError(UserError):
+    """A command was stopped by a signal, after it had saved what it had."""
+
+    def __init__(self, message: str, number: int) -> None:
+        """Take the line for the user and the signal's number."""
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class PassingError(UserError):
+    """The system refuses a file for now: busy, too many are open, a disk that does not answer.
+
+    It says nothing of what the file holds, so nobody may conclude that it is damaged or missing.
+    """
+
+    @classmethod
+    def reading(cls, path: object, error: OSError) -> PassingError:
+        """Return the line for the user about a file that could not be read."""
+        return cls(
+            f"{path}: cannot be read ({error.strerror or error}), which does not say that it is "
+            "damaged: mend the cause and run the same command again"
+        )
+
+
 class CacheError(UserError):
     """The feature cache is missing, incomplete, damaged or stale."""
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import functools
 import io
 import json
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -89,17 +93,47 @@ def with_detection_checkpoint(overrides: tuple[str, ...], path: str | None) -> t
     return (*overrides, f"detector.checkpoint={json.dumps(path)}", "detector.weights=null")
 
 
+class _Terminated(SystemExit):
+    """SIGTERM came: as an exception, so that temporary folders go, and files are closed."""
+
+
+@contextmanager
+def _tidy_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `_Terminated`, once; who has a better way to stop replaces that."""
+    is_ours = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if not is_ours:
+        yield
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one acts at once
+        raise _Terminated(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def run_command(function: Command) -> Command:
     """Turn UserError into a line on stderr and its exit code, and a lack of memory into a line.
 
-    Other errors keep their traceback.
+    Other errors keep their traceback. SIGTERM ends a command in order: what is temporary goes, what
+    is whole stays.
     """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         _escape_what_cannot_be_shown()
         try:
-            return function(*args, **kwargs)
+            with _tidy_at_sigterm():
+                return function(*args, **kwargs)
+        except _Terminated:
+            click.echo("Error: stopped by SIGTERM: the same command goes on from there", err=True)
+            raise
         except UserError as error:
             shown = click.ClickException(" ".join(str(error).split()))
             shown.exit_code = error.exit_code  # type: ignore[misc]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from configs.cores import share_cores
-from configs.errors import BadImageError, CacheError, ConfigError
+from configs.errors import BadImageError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
@@ -31,29 +30,6 @@ if TYPE_CHECKING:
     from data.images.records import ImageSet
 
 log = logging.getLogger(__name__)
-
-
-def _verify(caches: list[Path]) -> None:
-    """Print what is damaged and note it for the next run; CacheError if anything is."""
-    from data.cache.verification import mark_damaged, verify_cache
-
-    damaged = []
-    for cache in caches:
-        start = time.monotonic()
-        found = verify_cache(cache)
-        rate = found.num_bytes / 1e9 / max(1e-9, time.monotonic() - start)
-        read = f"{found.num_shards} shards, {found.num_bytes / 1e9:.3f} GB, {rate:.1f} GB/s"
-        click.echo(f"{cache}: {'damaged' if found.damages else 'whole'} ({read})")
-        for line in found.lines():
-            click.echo(f"  {line}")
-        if found.damages:
-            marked = mark_damaged(cache, found)
-            damaged.append(f"{cache}{'' if marked else ' (which cannot be written)'}")
-    if damaged:
-        raise CacheError(
-            f"damaged: {', '.join(damaged)}: run the same command without --verify, "
-            "it computes only what is broken"
-        )
 
 
 def _override(name: str, value: object) -> tuple[str, ...]:
@@ -124,7 +100,9 @@ def extract_features(
     ))  # fmt: skip
     root = Path(features or Path("features") / settings.data.name)
     if verify:
-        _verify([root / split for split in dict.fromkeys(splits)])
+        from data.verification.check import verify_and_mark
+
+        verify_and_mark([root / split for split in dict.fromkeys(splits)], click.echo)
         return
 
     from data.cache.manifest import FILE_NAME

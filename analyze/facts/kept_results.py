@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from configs.plain_json import parse_json
-from data.system.atomic_files import write_atomically
+from data.system.atomic_files import remove_leftovers, write_atomically
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ class Kept:
 
     def __init__(self, folder: Path | str | None) -> None:
         self._folder = None if folder is None else Path(folder)
+        if self._folder is not None:
+            remove_leftovers(self._folder)
 
     def get(self, key: Mapping[str, Any]) -> KeptResult | None:
         """Return what was kept under `key`; None if there is nothing, or nothing that is whole."""

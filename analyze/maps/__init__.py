@@ -1,4 +1,4 @@
 """Maps that may stand for a level: decoded, derived, dropped, noisy.
 
-May import: data.reading.
+May import: configs, data.reading, data.system.
 """

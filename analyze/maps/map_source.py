@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from configs.errors import MachineError
+from data.system.placed_writes import take_space, write_all
 
 
 class MapSource(Protocol):
@@ -24,35 +30,59 @@ def as_batch(values: NDArray[Any]) -> torch.Tensor:
 
 
 class DecodedMaps:
-    """Memory-mapped [H, W, C] maps of differing H and W in one file, in the cache's own dtype."""
+    """[H, W, C] maps of differing H and W in one file, in the cache's own dtype.
+
+    They are written as files are, and read through a mapping: a page that the disk has no room for
+    would end the process if it were written through one.
+    """
 
     def __init__(
         self, file: Path, shapes: Sequence[tuple[int, int, int]], dtype: np.dtype[Any]
     ) -> None:
+        """Lay the file out; MachineError if the disk is full, as in `write`."""
         sizes = [height * width * channels for height, width, channels in shapes]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._shapes = list(shapes)
         self._file = file
-        self._values: NDArray[Any] = np.memmap(
-            file, dtype=dtype, mode="w+", shape=(int(self._starts[-1]),)
-        )
+        self._dtype = dtype
+        num_values = int(self._starts[-1])
+        with self._clear_full_disk():
+            with file.open("wb") as opened:
+                opened.truncate(num_values * dtype.itemsize)
+                take_space(opened.fileno(), num_values * dtype.itemsize)
+            self._handle = os.open(file, os.O_RDWR)
+        self._close = weakref.finalize(self, os.close, self._handle)
+        self._values: NDArray[Any] = np.memmap(file, dtype=dtype, mode="r", shape=(num_values,))
 
     def write(self, index: int, values: NDArray[Any]) -> None:
         """Store map number `index`, float [H, W, C]; beyond float16's range it is clipped."""
-        if self._values.dtype == np.float16:
+        if self._dtype == np.float16:
             limit = np.finfo(np.float16).max
             if np.abs(values).max(initial=0) > limit:
                 values = np.clip(values, -limit, limit)
-        self._slice(index)[:] = values.reshape(-1)
+        assert values.shape == self._shapes[index]
+        content = np.ascontiguousarray(values, dtype=self._dtype).reshape(-1).view(np.uint8).data
+        offset = int(self._starts[index]) * self._dtype.itemsize
+        with self._clear_full_disk():
+            write_all(self._handle, content, offset)
 
     def read(self, index: int) -> NDArray[Any]:
-        """Return map number `index` as [H, W, C], a view of the file."""
-        return self._slice(index).reshape(self._shapes[index])
+        """Return map number `index` as [H, W, C], a read-only view of the file."""
+        values = self._values[self._starts[index] : self._starts[index + 1]]
+        return values.reshape(self._shapes[index])
 
     def discard(self) -> None:
         """Free the disk space; the maps cannot be read afterwards."""
-        self._values = np.zeros(0, dtype=self._values.dtype)
+        self._values = np.zeros(0, dtype=self._dtype)
+        self._close()
         self._file.unlink(missing_ok=True)
 
-    def _slice(self, index: int) -> NDArray[Any]:
-        return self._values[self._starts[index] : self._starts[index + 1]]
+    @contextmanager
+    def _clear_full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise MachineError(
+                f"{self._file}: decoded maps cannot be written ({error.strerror or error}): make "
+                "room, or name a folder on another disk with --report; what was measured is kept"
+            ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,9 +20,14 @@ from configs.errors import CacheError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
-from data.system.atomic_files import write_atomically
+from data.system.atomic_files import remove_leftovers, write_atomically
+from data.system.locks import held
 from data.system.threads import per_image
 from train.runs.loaded_models import LoadedModels
+
+_LOG = logging.getLogger(__name__)
+
+_LOCK_NAME = "compressing.lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +86,8 @@ def compress_cache(
 ) -> Compressed:
     """Write the split's files into `out`; goes on where an earlier call stopped.
 
+    Waits for another call that writes there.
+
     `models` are those that are read already, and say on which device; without, on the CPU. Raises
     CacheError if the cache is missing, of crops, or damaged, or if `out` holds another ensemble's
     or another cache's files; ConfigError for runs or levels that do not fit.
@@ -105,11 +113,18 @@ def compress_cache(
             for info in manifest.levels
         }
         try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(
+                held(
+                    out / _LOCK_NAME,
+                    waiting=lambda: _LOG.info("%s: another process writes here: waiting", out),
+                )
+            )
             _settle(out, index, cache.path)
             return _compress(readers, codec, out, show_progress=show_progress)
         except OSError as error:
             raise CacheError(
-                f"{error.filename or out}: cannot be written ({error.strerror or error}): "
+                f"{error.filename or out}: cannot be read or written ({error.strerror or error}): "
                 "mend it and run the same command again, whole files stay"
             ) from error
 
@@ -123,8 +138,12 @@ def _settle(out: Path, index: StreamsIndex, cache: Path) -> None:
                 f"{out}: holds features compressed otherwise ({difference}): "
                 "choose another --out, or remove the folder"
             )
-    image_path(out, 0).parent.mkdir(parents=True, exist_ok=True)
-    # Without boxes the features still decode; the decoded cache then has none either.
+    images_folder = image_path(out, 0).parent
+    images_folder.mkdir(exist_ok=True)
+    for folder in (out, images_folder):
+        remove_leftovers(folder)
+    # Without boxes the features still decode; the decoded cache then has none either. What cannot
+    # be read for now is no reason to leave them out.
     with contextlib.suppress(CacheError):
         images = read_annotations(cache / ANNOTATIONS_NAME, index.manifest.split)
         write_annotations(out / ANNOTATIONS_NAME, images)

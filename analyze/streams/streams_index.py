@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyze.streams.ensemble import DroppedLevel, Ensemble, parse_levels, plain_levels
-from configs.errors import CacheError, ConfigError
+from configs.errors import CacheError, ConfigError, PassingError
 from configs.plain_json import parse_json
 from data.cache.manifest import Manifest
 from data.system.atomic_files import write_atomically
@@ -44,7 +44,9 @@ class StreamsIndex:
             raise CacheError(
                 f"{folder}: holds no compressed features: run compress-features first"
             ) from None
-        except (ValueError, LookupError, TypeError, AttributeError, OSError, ConfigError) as error:
+        except OSError as error:
+            raise PassingError.reading(path, error) from error
+        except (ValueError, LookupError, TypeError, AttributeError, ConfigError) as error:
             raise CacheError(
                 f"{path}: is damaged ({error}): run compress-features into another folder"
             ) from error

@@ -1,4 +1,4 @@
-"""What a cache is on disk: plan, manifest, commits, checksums, containers, verification.
+"""What a cache is on disk: plan, manifest, commits, checksums, containers.
 
 May import: configs, configs.schema, data.images, data.system.
 """

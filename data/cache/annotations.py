@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from configs.errors import CacheError
+from configs.errors import CacheError, PassingError
 from configs.plain_json import parse_json
 from data.images.records import ImageRecord, ImageSet
 from data.system.atomic_files import write_atomically
@@ -46,7 +46,9 @@ def read_annotations(path: Path, split: str) -> ImageSet:
         return _from_coco(content, split)
     except FileNotFoundError:
         raise CacheError(f"{path}: no such file: run extract-features for this split") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except OSError as error:
+        raise PassingError.reading(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CacheError(
             f"{path}: damaged ({type(error).__name__}: {error}): "
             "run extract-features again to repair it"

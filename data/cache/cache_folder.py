@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from configs.errors import CacheError
+from configs.errors import PassingError
 from data.cache.commit_log import FILE_NAME as LOG_NAME
 from data.cache.commit_log import Commit, fitting, hash_log, read_log
 from data.cache.manifest import FILE_NAME, Manifest
@@ -63,7 +64,8 @@ class CacheFolder:
         """What tells this cache from others with the same plan, too: of other images, or mended."""
         # Of an older manifest the fingerprint is that of its file, and ids were made so.
         with_plan = self.manifest.image_files is None
-        return f"{self.manifest.fingerprint} {hash_log(self.path, with_plan=with_plan)}"
+        with self._reading_log():
+            return f"{self.manifest.fingerprint} {hash_log(self.path, with_plan=with_plan)}"
 
     @cached_property
     def _manifest_file(self) -> bytes | None:
@@ -73,11 +75,19 @@ class CacheFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
+            raise PassingError.reading(path, error) from error
 
     @cached_property
     def _log(self) -> tuple[str | None, Mapping[int, Commit]]:
-        return read_log(self.path, statistics=False)
+        with self._reading_log():
+            return read_log(self.path, statistics=False)
+
+    @contextmanager
+    def _reading_log(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PassingError.reading(self.path / LOG_NAME, error) from error
 
     def __reduce__(self) -> tuple[type[CacheFolder], tuple[Path]]:
         return CacheFolder, (self.path,)  # another process opens it itself

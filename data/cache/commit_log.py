@@ -9,7 +9,6 @@ what the stored bytes have to be.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -28,6 +27,8 @@ from configs.plain_json import parse_json
 from data.cache.channel_statistics import ChannelStatistics
 from data.cache.manifest import Manifest
 from data.cache.plan import units_of
+from data.system.atomic_files import remove_leftovers
+from data.system.locks import open_locked
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def fitting(commits: Mapping[int, Commit], manifest: Manifest) -> dict[int, Comm
 
 
 def hash_log(cache: Path, *, with_plan: bool) -> str:
-    """Return the XXH3-128 of the log as it lies there: another one, another content of the cache.
+    """Return the XXH3-128 of the log's whole lines: another one, another content of the cache.
 
     Samples that were found damaged and mended change it, too, even if they are as they were. The
     line that names the manifest changes with paths in it, and is left out unless `with_plan`.
@@ -136,7 +137,8 @@ def hash_log(cache: Path, *, with_plan: bool) -> str:
     digest = xxhash.xxh3_128()
     with contextlib.suppress(FileNotFoundError), (cache / FILE_NAME).open("rb") as file:
         for line in file:
-            if with_plan or not line.startswith(b'{"plan":'):
+            is_whole = line.endswith(b"\n")
+            if is_whole and (with_plan or not line.startswith(b'{"plan":')):
                 digest.update(line)
     return digest.hexdigest()
 
@@ -162,12 +164,14 @@ class CommitLog:
     def __init__(self, cache: Path) -> None:
         """Wait for the lock, then cut off a torn last line. Raises CacheError if not writable."""
         self._path = cache / FILE_NAME
-        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another extraction is writing here: waiting for it", cache)
-            fcntl.flock(self._handle, fcntl.LOCK_EX)
+        self._handle = open_locked(
+            self._path,
+            flags=os.O_APPEND,
+            waiting=lambda: log.info(
+                "%s: another extraction is writing here: waiting for it", cache
+            ),
+        )
+        remove_leftovers(cache)
         size = os.fstat(self._handle).st_size
         whole = self._end_of_last_line(size)
         if whole != size:

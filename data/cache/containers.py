@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from configs.errors import PassingError
 from data.cache import hdf5_container, zarr_container
 from data.cache.manifest import Manifest
 
@@ -66,15 +67,25 @@ def level_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, by
 def differing_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:
     """Return those of the level's metadata files that are missing or hold something else.
 
-    What a version before wrote means the same, and stays.
+    What a version before wrote means the same, and stays. Raises PassingError if the system refuses
+    one.
     """
     wanted = level_metadata(cache, manifest, level)
     former = STORES[manifest.container].former_metadata(wanted)
     return {
         path: content
         for path, content in wanted.items()
-        if not path.is_file() or path.read_bytes() not in (content, former[path])
+        if _content_of(path) not in (content, former[path])
     }
+
+
+def _content_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise PassingError.reading(path, error) from error
 
 
 def rows_of_shard(manifest: Manifest, level: int, bucket: int, shard: int) -> range:

@@ -6,6 +6,9 @@ written straight to their places: a crash leaves a file that is well formed, if 
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,12 @@ from numpy.typing import NDArray
 from configs.errors import CacheError
 from data.cache.manifest import Manifest
 from data.system.mapped_files import lie_apart
+
+# A file that is there is whole, and a cache has one writer: HDF5's own locks would only refuse what
+# somebody else has open, and all files where the file system has no locks.
+_NO_LOCKS = False
+_ERRNO = re.compile(r"errno = (\d+)")
+_OF_A_DAMAGED_FILE = (errno.EINVAL, errno.EOVERFLOW)  # offsets beyond any file
 
 
 def level_folder(cache: Path, level: int) -> Path:
@@ -58,7 +67,7 @@ def create_shard(
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     # Without this the file would hold the time of day and no two extractions would be equal.
     properties.set_obj_track_times(False)
-    with h5py.File(path, "w", libver="latest") as file:
+    with h5py.File(path, "w", libver="latest", locking=_NO_LOCKS) as file:
         kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
         identifier = h5py.h5d.create(file.id, b"features", kind, space, properties)
         dataset = h5py.Dataset(identifier)
@@ -75,11 +84,14 @@ def create_shard(
 
 
 def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:
-    """Read a shard's chunk index; return sample byte offsets, int64 [n]. CacheError if damaged."""
+    """Read a shard's chunk index; return sample byte offsets, int64 [n]. CacheError if damaged.
+
+    OSError if the system refuses it, which says nothing of what it holds.
+    """
     del capacity  # HDF5 knows the number of chunks itself
     found: dict[int, int] = {}
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=_NO_LOCKS) as file:
             dataset = file["features"]
             if (
                 not isinstance(dataset, h5py.Dataset)
@@ -94,11 +106,24 @@ def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int
                     found[chunk.chunk_offset[0]] = chunk.byte_offset
 
             dataset.id.chunk_iter(note)
-    except FileNotFoundError:
-        raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if (refusal := _refusal_of_system(error, path)) is not None:
+            raise refusal from error
         raise CacheError(f"{path}: the shard is damaged: {error}") from error
     offsets = [found.get(row, -1) for row in range(num_samples)]
     if not lie_apart(offsets, sample_bytes, path.stat().st_size):
         raise CacheError(f"{path}: the shard is truncated or of another shape")
     return np.array(offsets, dtype=np.int64)
+
+
+def _refusal_of_system(error: Exception, path: Path) -> OSError | None:
+    """Return the system's own error behind one of HDF5's; None if the file is to blame.
+
+    HDF5 names its number in the text alone where h5py makes a RuntimeError of it.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _ERRNO.search(str(error))):
+        number = int(found[1])
+    if number in (None, 0, *_OF_A_DAMAGED_FILE):
+        return None
+    return OSError(number, os.strerror(number), str(path))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from configs.errors import CacheError
+from configs.errors import CacheError, PassingError
 from configs.plain_json import parse_json
 from configs.schema.data import Container, StoredType
 from configs.schema.section import NonNegative, PathComponent, Positive, first_problem
@@ -129,12 +129,14 @@ class Manifest:
             version = raw["format_version"]
             if version == FORMAT_VERSION:
                 return cls.from_json(raw)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise CacheError(
                 f"{cache}: holds no feature cache: run extract-features --split {cache.name}, or "
                 "name the folder that holds it with --features"
             ) from None
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        except OSError as error:
+            raise PassingError.reading(path, error) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CacheError(
                 f"{path}: is damaged ({error}): run extract-features with the settings that it was "
                 "made with, or with --overwrite"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from configs.errors import CacheError
+from configs.errors import CacheError, PassingError
 from data.cache.commit_log import Commit
 from data.cache.containers import STORES, rows_of_shard, shards_of
 from data.cache.manifest import Manifest
@@ -17,7 +17,8 @@ def levels_due(
 ) -> dict[int, frozenset[int]]:
     """Return unit -> levels to be stored; an empty set for a unit that is whole.
 
-    A shard's file is looked at for its size and index only; `data.cache.verification` reads it all.
+    A shard's file is looked at for its size and index only; `data.verification.check` reads it all.
+    Raises PassingError if the system refuses one: it may be whole.
     """
     levels = frozenset(level.index for level in manifest.levels)
     due = {
@@ -37,16 +38,25 @@ def levels_due(
 
 
 def bytes_to_lay_out(cache: Path, manifest: Manifest, due: Mapping[int, frozenset[int]]) -> int:
-    """Return the bytes of samples in the shards that are due and have no file yet."""
+    """Return the bytes of samples for which room is needed: of shards that have no file yet.
+
+    A shard that is mended lies there twice until it is whole; of each level one at a time.
+    """
     total = 0
+    twice: dict[int, int] = {}
     for level, bucket, shard in shards_of(manifest):
         rows = rows_of_shard(manifest, level, bucket, shard)
         path = STORES[manifest.container].shard_path(cache, manifest, level, bucket, shard)
-        if any(level in due[n] for n in units_of_rows(manifest, bucket, rows)) and not (
-            path.exists() or part_path(path).exists()
+        if part_path(path).exists() or not any(
+            level in due[n] for n in units_of_rows(manifest, bucket, rows)
         ):
-            total += len(rows) * manifest.sample_bytes(level, bucket)
-    return total
+            continue
+        num_bytes = len(rows) * manifest.sample_bytes(level, bucket)
+        if path.exists():
+            twice[level] = max(twice.get(level, 0), num_bytes)
+        else:
+            total += num_bytes
+    return total + sum(twice.values())
 
 
 def part_path(path: Path) -> Path:
@@ -57,17 +67,24 @@ def part_path(path: Path) -> Path:
 def _is_sound(
     cache: Path, manifest: Manifest, level: int, bucket: int, shard: int, *, or_part: bool
 ) -> bool:
-    """Say whether a shard's file, or if allowed part file, is there with full size and index."""
+    """Say whether a shard's file has full size and index.
+
+    Its part file, if that is allowed and there: what is whole of it has gone there.
+    """
     store = STORES[manifest.container]
     rows = rows_of_shard(manifest, level, bucket, shard)
     capacity = manifest.buckets[bucket].samples_per_shard[level]
     path = store.shard_path(cache, manifest, level, bucket, shard)
-    for candidate in (path, part_path(path)) if or_part else (path,):
+    for candidate in (part_path(path), path) if or_part else (path,):
         try:
             store.shard_offsets(
                 candidate, len(rows), capacity, manifest.sample_bytes(level, bucket)
             )
-        except (CacheError, FileNotFoundError):
+        except FileNotFoundError:
             continue
+        except CacheError:
+            return False
+        except OSError as error:
+            raise PassingError.reading(candidate, error) from error
         return True
     return False

@@ -183,7 +183,7 @@ class Epoch:
         """Copy a block's tiles; return features [n, C, h, w], indices [n] and sizes [n, 2]."""
         part = slice(block.first, block.last)
         self._reader.require_whole(self._order[part])
-        copy_runs(self._reader.values, *self._runs(block), memory)
+        copy_runs(self._reader.values_to_gather, *self._runs(block), memory)
         height, width = block.tile_hw
         tiles = memory.view(block.last - block.first, height, width, self._num_channels)
         return (

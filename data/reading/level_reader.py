@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from configs.errors import CacheError
+from configs.errors import CacheError, PassingError
 from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import differing_rows, expected_checksums
@@ -31,7 +32,8 @@ class LevelReader:
     Sample i is the image `manifest.samples[i]`. `verify`: check each shard's checksums when it is
     first touched (`on_open`), or only its size and index (`size`); `auto` is `on_open` on network
     file systems. `cache` is a folder, or one that is open already, so that several levels share
-    its manifest. Raises CacheError if the level is not stored, not complete, or damaged.
+    its manifest. Raises CacheError if the level is not stored, not complete, or damaged;
+    PassingError if the system refuses a file.
     """
 
     def __init__(
@@ -98,10 +100,19 @@ class LevelReader:
         return starts
 
     @property
-    def values(self) -> Tensor:
-        """All stored values of the level in one range, stored dtype [N]; to be read only."""
-        whole = self._files.num_bytes // self.dtype.itemsize * self.dtype.itemsize
-        return torch.from_numpy(self._files.memory[:whole].view(self.dtype))
+    def values(self) -> NDArray[Any]:
+        """All stored values of the level in one range, stored dtype [N], read-only."""
+        return self._files.memory[: self._num_values * self.dtype.itemsize].view(self.dtype)
+
+    @property
+    def values_to_gather(self) -> Tensor:
+        """`values` for torch, which knows no read-only tensors: whoever writes to it dies."""
+        dtype = torch.float16 if self.dtype == np.float16 else torch.float32
+        return torch.frombuffer(self._files.buffer, dtype=dtype, count=self._num_values)
+
+    @property
+    def _num_values(self) -> int:
+        return self._files.num_bytes // self.dtype.itemsize
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """Return (H, W, C) of a sample."""
@@ -113,7 +124,6 @@ class LevelReader:
         start, shape = self._starts_bytes[index], self.shape(index)
         content = self._files.memory[start : start + self._sample_bytes(index)]
         view: NDArray[Any] = content.view(self.dtype).reshape(shape)
-        view.flags.writeable = False
         return view
 
     def require_whole(self, indices: Sequence[int] | NDArray[Any]) -> None:
@@ -168,14 +178,16 @@ class LevelReader:
                 "it mends what is broken"
             ) from error
         except OSError as error:
-            raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
+            raise PassingError.reading(path, error) from error
 
     def _mapped(self) -> MappedFiles:
         try:
             return MappedFiles([self._shard_path(*shard) for shard in self._shards])
         except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise PassingError.reading(error.filename or self.cache, error) from error
             raise CacheError(
-                f"{error.filename or self.cache}: cannot be mapped ({error.strerror or error}): "
+                f"{error.filename or self.cache}: cannot be mapped ({error.strerror}): "
                 "fewer, larger shards (cache.shard_megabytes) need fewer mappings"
             ) from error
 
@@ -215,6 +227,8 @@ def _read_statistics(cache: Path, level: LevelInfo) -> ChannelStatistics:
             f"{cache}: the extraction has not finished: "
             f"run extract-features --split {cache.name} again, it goes on where it stopped"
         ) from None
+    except OSError as error:
+        raise PassingError.reading(path, error) from error
     try:
         statistics = ChannelStatistics.from_json(text)
         if (found := len(statistics.mean)) != level.num_channels:

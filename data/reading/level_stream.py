@@ -114,7 +114,9 @@ class LevelStream(IterableDataset[Batch]):
         blocks = epoch.blocks(self._next_batch)
         # Kept between epochs, as fresh memory costs more than the copies; two iterators at once
         # have one ring each.
-        ring = self._ring or _Ring(self._reader.values.dtype, self.ring_depth, self._pin_memory)
+        ring = self._ring or _Ring(
+            self._reader.values_to_gather.dtype, self.ring_depth, self._pin_memory
+        )
         self._ring = None
         try:
             filled = _filled(epoch, blocks, ring)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import ctypes
+import fcntl
 import os
+import re
+import secrets
+import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_START_WRITING = 2  # SYNC_FILE_RANGE_WRITE
+_LEFT = re.compile(r"\.[0-9a-f]{12}\.part$")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that it appears whole or not at all, and survives a power cut."""
-    part = path.with_name(f"{path.name}.part")
+    """Write a small file so that it appears whole or not at all, and survives a power cut.
+
+    Several may write one path at once: each does so under a name of its own, and the last one
+    stays. What a killed process leaves, `remove_leftovers` removes.
+    """
+    file, part = _locked_part(path)
     try:
-        with part.open("wb") as file:
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
+            part.replace(path)
+    except BaseException:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -32,6 +38,42 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def _locked_part(path: Path) -> tuple[BinaryIO, Path]:
+    while True:
+        part = path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
+        file = part.open("xb")
+        with suppress(OSError):  # where there are no locks leftovers stay
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if part.exists():
+            return file, part
+        file.close()  # who removes leftovers came before the lock
+
+
+def copy_durably(path: Path, copy: Path) -> None:
+    """Make a file's copy in the same folder, which appears whole or not at all.
+
+    One at a time: what a killed process leaves the next one writes anew.
+    """
+    part = copy.with_name(f"{copy.name}.new")
+    shutil.copyfile(path, part)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(copy)
+    sync_folder(copy.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed in `write_atomically` left in a folder, if anything.
+
+    A file that somebody is writing is locked, and stays; so does all that cannot be removed.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for name in [entry.name for entry in entries if _LEFT.search(entry.name)]:
+            with suppress(OSError), (folder / name).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (folder / name).unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
@@ -39,12 +81,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def start_writing(handle: int, offset: int, num_bytes: int) -> None:
-    """Have the system begin to write a range to the disk, so that a later fsync is short.
-
-    It only hastens things: where it cannot be done, or fails, the fsync does all and tells.
-    """
-    if _sync_file_range is not None:
-        _sync_file_range(handle, offset, num_bytes, _START_WRITING)

@@ -11,6 +11,7 @@ import ctypes
 import ctypes.util
 import mmap
 import os
+import re
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 class MappedFiles:
     """Read-only bytes of many files: file i begins at `starts[i]`; gaps between files are unused.
 
+    `memory` is uint8 [N], and cannot be made writable. `buffer` has the same bytes for libraries
+    that take only what claims to be writable: a write to it kills the process, as no page is.
     Views of `memory` keep the mapping alive; it ends with the last of them. Raises OSError, with
     the file's name, if a file cannot be opened or mapped.
     """
@@ -64,8 +67,8 @@ class MappedFiles:
                     _mapped(place, size, mmap.PROT_READ, flags, handle, path)
                 finally:
                     os.close(handle)
-        # torch refuses to share memory that is marked read-only; the pages themselves are.
-        self.memory: NDArray[Any] = np.frombuffer(memoryview(region), dtype=np.uint8)
+        self.buffer = memoryview(region).cast("B")
+        self.memory: NDArray[Any] = np.frombuffer(self.buffer.toreadonly(), dtype=np.uint8)
 
     def expect_random_reads(self) -> None:
         """Tell the system to fetch nothing but what is asked for."""
@@ -133,18 +136,25 @@ def _mapped(
 _REMOTE = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "gluster", "afs", "9p", "fuse")
 
 
+# The kernel writes space, tab, newline, backslash and # so, and all other bytes as they are.
+_ESCAPED = re.compile(rb"\\([0-3][0-7]{2})")
+
+
 def is_remote(folder: Path, mounts: Path = Path("/proc/mounts")) -> bool:
     """Return whether a folder is on a network file system; False where nobody can tell."""
     try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = mounts.read_bytes().splitlines()
     except OSError:
         return False
     resolved = folder.resolve()
     best, kind = -1, ""
     for line in lines:
-        _, point, name, *_ = line.split(" ")
-        # Mount points write a space as \040.
-        place = Path(point.encode().decode("unicode_escape"))
+        _, point, name, *_ = line.split(b" ")
+        place = Path(os.fsdecode(_ESCAPED.sub(_unescaped, point)))
         if len(place.parts) >= best and resolved.is_relative_to(place):
-            best, kind = len(place.parts), name
+            best, kind = len(place.parts), name.decode(errors="replace")
     return kind.startswith(_REMOTE)
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    return bytes([int(found[1], 8)])

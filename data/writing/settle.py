@@ -31,6 +31,8 @@ def settle_cache(
     """
     there = _with_mended_manifest(CacheFolder(folder), manifest)
     replaced = overwrite and _is_other_plan(there, manifest)
+    if replaced:
+        _refuse_links(folder)
     if replaced or there.manifest_sha256 is None:
         # Commits without their manifest are of nobody knows which plan.
         log_file.clear()
@@ -84,8 +86,29 @@ def _is_other_plan(there: CacheFolder, manifest: Manifest) -> bool:
     """Say whether there is something to replace; a cache of the same plan is gone on with."""
     try:
         return manifest.difference_from(there.manifest) is not None
-    except CacheError:  # there is none, or one that cannot be read
+    except CacheError:  # there is none, or a damaged one
         return True
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise CacheError for a level's folder that is a link to something: it may be another's."""
+    for level_folder in _level_folders(folder):
+        if not level_folder.is_symlink():
+            continue
+        target = level_folder.resolve()
+        if not target.is_dir() or any(target.iterdir()):
+            raise CacheError(
+                f"{level_folder}: is a link to {target}, which --overwrite does not empty: remove "
+                "the link, or what is in that folder, and run the same command again"
+            )
+
+
+def _level_folders(folder: Path) -> list[Path]:
+    return [
+        store.level_folder(folder, level)
+        for level in range(_MAX_LEVELS)
+        for store in STORES.values()
+    ]
 
 
 def _remove_cache(folder: Path) -> None:
@@ -93,7 +116,7 @@ def _remove_cache(folder: Path) -> None:
     for pattern in ("statistics_level_*.json*", f"{ANNOTATIONS_NAME}*"):
         for path in folder.glob(pattern):
             path.unlink()
-    for level in range(_MAX_LEVELS):
-        for store in STORES.values():
-            shutil.rmtree(store.level_folder(folder, level), ignore_errors=True)
+    for level_folder in _level_folders(folder):
+        if level_folder.is_dir() and not level_folder.is_symlink():
+            shutil.rmtree(level_folder)
     (folder / FILE_NAME).unlink(missing_ok=True)

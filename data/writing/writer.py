@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -25,30 +24,20 @@ from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import FILE_NAME as LOG_NAME
 from data.cache.commit_log import Commit, CommitLog, fitting, read_commits
-from data.cache.containers import STORES, differing_metadata, level_attributes, rows_of_shard
+from data.cache.containers import differing_metadata, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit, units_of, units_of_rows
-from data.cache.units_due import bytes_to_lay_out, levels_due, part_path
-from data.system.atomic_files import start_writing, sync_folder, write_atomically
+from data.cache.units_due import bytes_to_lay_out, levels_due
+from data.system.atomic_files import remove_leftovers, sync_folder, write_atomically
+from data.system.placed_writes import start_writing, write_all
 from data.system.threads import limit_cores
+from data.writing.shard_files import OpenShard, open_shard
 from data.writing.stored_sample import SampleCaster, StoredSample
 
-_PIECE_BYTES = 2**18
 _TASK_BYTES = 2**20  # small maps go to a thread together: handing one over costs more than it
 _MERGED_AT_ONCE = 64  # samples' statistics: one by one takes long, all of a unit much memory
 _HASTENED_BYTES = 2**18  # smaller samples wait for others: a call for each would cost more
 _OVERHEAD = 1.01  # indexes, metadata and commit lines next to the samples themselves
-
-
-@dataclass(slots=True)
-class _OpenShard:
-    """A shard being written: its part file, and the byte offset of each of its samples."""
-
-    handle: int
-    part: Path
-    path: Path
-    rows: range
-    offsets: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +89,12 @@ class CacheWriter:
         self._cache = folder.path
         self._manifest = manifest
         self._log = log
-        self._store = STORES[manifest.container]
         self._units = units_of(manifest)
         self._commits = dict(folder.commits)
         self._due = levels_due(self._cache, manifest, self._commits)
         self._marked: set[tuple[int, int]] = set()
         """(unit, level) of what was whole and is being replaced."""
-        self._open: dict[tuple[int, int, int], _OpenShard] = {}
+        self._open: dict[tuple[int, int, int], OpenShard] = {}
         self._progress: dict[int, _Progress] = {}
         self._pool = ThreadPoolExecutor(num_threads, initializer=limit_cores, initargs=(1,))
         self._of_thread = threading.local()
@@ -132,6 +120,7 @@ class CacheWriter:
             missing = differing_metadata(self._cache, self._manifest, level.index)
             for path, content in missing.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(path.parent)
                 write_atomically(path, content)
 
     def write(self, unit: Unit, maps: dict[int, list[Tensor]]) -> int:
@@ -199,7 +188,7 @@ class CacheWriter:
                 self._marked.add((unit.index, level))
             shard = self._shard_of(unit, level)
         offset = int(shard.offsets[unit.first_row + row - shard.rows.start])
-        _write_all(shard.handle, sample.content, offset)
+        write_all(shard.handle, sample.content, offset)
         if sample.content.nbytes >= _HASTENED_BYTES:
             start_writing(shard.handle, offset, sample.content.nbytes)
         return _Written(sample.checksum, sample.statistics, sample.content.nbytes)
@@ -233,7 +222,7 @@ class CacheWriter:
             os.close(shard.handle)
         self._open.clear()
 
-    def _shard_of(self, unit: Unit, level: int) -> _OpenShard:
+    def _shard_of(self, unit: Unit, level: int) -> OpenShard:
         bucket = self._manifest.buckets[unit.bucket]
         number = unit.first_row // bucket.samples_per_shard[level]
         key = (level, unit.bucket, number)
@@ -241,32 +230,23 @@ class CacheWriter:
             self._open[key] = self._open_shard(*key)
         return self._open[key]
 
-    def _open_shard(self, level: int, bucket: int, number: int) -> _OpenShard:
-        """Take up a part file that holds committed units, or lay out a new one."""
-        manifest = self._manifest
-        rows = rows_of_shard(manifest, level, bucket, number)
-        path = self._store.shard_path(self._cache, manifest, level, bucket, number)
-        part = part_path(path)
-        if path.exists():
-            # Visible, but to be written: its last unit has no commit line since a crash came
-            # between the two, or a part of it is damaged.
-            path.replace(part)
-        # Without parents: a lost mount is not to be replaced by a folder of the same name.
-        part.parent.mkdir(exist_ok=True)
-        shape = manifest.sample_shape(level, bucket)
-        capacity = manifest.buckets[bucket].samples_per_shard[level]
-        sample_bytes = manifest.sample_bytes(level, bucket)
-        begun = any(level not in self._due[unit] for unit in units_of_rows(manifest, bucket, rows))
-        if part.exists() and begun:
-            offsets = self._store.shard_offsets(part, len(rows), capacity, sample_bytes)
-        else:
-            offsets = self._store.create_shard(
-                part, len(rows), capacity, shape, manifest.dtype, level_attributes(manifest, level)
-            )
-        handle = os.open(part, os.O_RDWR)
-        # Space is taken now: a full disk shows here, not in the middle of a sample.
-        os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
-        return _OpenShard(handle=handle, part=part, path=path, rows=rows, offsets=offsets)
+    def _open_shard(self, level: int, bucket: int, number: int) -> OpenShard:
+        rows = rows_of_shard(self._manifest, level, bucket, number)
+        units = units_of_rows(self._manifest, bucket, rows)
+        is_begun = any(level not in self._due[unit] for unit in units)
+        if not is_begun:
+            self._forget(units, level)
+        return open_shard(self._cache, self._manifest, level, bucket, number, is_begun=is_begun)
+
+    def _forget(self, units: Iterable[int], level: int) -> None:
+        """Note that the samples of committed units are gone: others will fill the shard first."""
+        gone = [
+            unit
+            for unit in units
+            if unit in self._commits and level not in self._commits[unit].damaged
+        ]
+        if gone:
+            self._log.mark_damaged({unit: [level] for unit in gone})
 
     def _make_durable(self, unit: Unit) -> None:
         """Sync the unit's bytes, and give full shards their real names."""
@@ -279,13 +259,6 @@ class CacheWriter:
                 shard.part.replace(shard.path)
                 sync_folder(shard.path.parent)
 
-    def _is_full(self, last: Unit, level: int, shard: _OpenShard) -> bool:
+    def _is_full(self, last: Unit, level: int, shard: OpenShard) -> bool:
         units = units_of_rows(self._manifest, last.bucket, shard.rows)
         return all(level not in self._due[unit] or unit == last.index for unit in units)
-
-
-def _write_all(handle: int, content: memoryview, offset: int) -> None:
-    # For a large piece Linux looks for as large a page to keep it in, and may look for long.
-    done = 0
-    while done < content.nbytes:
-        done += os.pwrite(handle, content[done : done + _PIECE_BYTES], offset + done)

@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from configs.errors import ConfigError
-from configs.log_setup import bar_interval_s
+from configs.errors import ConfigError, PassingError, StoppedError, UserError
 from configs.own_code import is_own
 from configs.schema.data import DetectorConfig
 from configs.schema.training import DetectorTrainingConfig
 from data.images.records import ImageSet
-from data.system.atomic_files import write_atomically
+from data.system.atomic_files import remove_leftovers, write_atomically
+from data.system.locks import held
+from data.system.stop_signals import StopSignals
 from extract.detector.architecture import misfit
 from extract.detector.builders import build_detector
 from extract.detector.loading import load_fitting, set_batch_norm_eps
 from extract.detector.pytorch_files import UNREADABLE, first_sentence
 from extract.detector.weights import read_checkpoint, read_named_weights
 from extract.finetuning.detection_dataset import DetectionDataset, drop_slivers
+from extract.finetuning.epoch import EpochProgress, train_epoch
 
 log = logging.getLogger(__name__)
 
@@ -49,26 +52,49 @@ def finetune(
 
     `evaluate(model, classes)` returns the metrics of the val split; `map` picks the best epoch.
     `boxes` is split -> hash of its boxes, as the last checkpoint then says too. Raises ConfigError
-    if the data set has no boxes, or the last checkpoint is of other classes or boxes.
+    if the data set has no boxes, or the last checkpoint is of other classes or boxes; StoppedError,
+    after the state has been saved, if a signal asks to stop; UserError if another process trains
+    there.
     """
     if not train_set.categories:
         raise ConfigError(
             "train-detector: the data set has no boxes: use coco, kitti, voc or scenes"
         )
     classes = tuple(train_set.categories[key] for key in sorted(train_set.categories))
-    Path(settings.save_dir).mkdir(parents=True, exist_ok=True)
     dataset = DetectionDataset(train_set, flip=settings.horizontal_flip)
     if len(dataset) == 0:
         raise ConfigError("train-detector: no image of the train split has a box")
-    run = _Run(detector, classes, settings, device, boxes or {})
-    if resume and run.last_path.is_file():
-        run.resume()
-    while run.num_epochs < settings.epochs:
-        loss = run.train_epoch(dataset)
-        metrics = evaluate(run.model.eval(), classes)
-        log.info("epoch %d: loss %.4f, mAP %.4f", run.num_epochs, loss, metrics["map"])
-        run.save(metrics)
+    with _locked(Path(settings.save_dir)):
+        run = _Run(detector, classes, settings, device, boxes or {})
+        if resume and run.last_path.is_file():
+            run.resume()
+        while run.num_epochs < settings.epochs:
+            loss = run.train_epoch(dataset)
+            metrics = evaluate(run.model.eval(), classes)
+            run.close_epoch(metrics)
+            log.info("epoch %d: loss %.4f, mAP %.4f", run.num_epochs, loss, metrics["map"])
     return run.best_path
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder of the checkpoints, made if need be, for this process."""
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(folder / "training.lock"))
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process trains a detector here: wait for it, or choose another "
+                "detector_training.save_dir"
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{error.filename or folder}: cannot be written or locked ({error.strerror}): "
+                "choose another detector_training.save_dir"
+            ) from error
+        remove_leftovers(folder)
+        yield
 
 
 class _Run:
@@ -88,6 +114,7 @@ class _Run:
         self.best_path = Path(settings.save_dir) / "best_model.pth"
         self.last_path = Path(settings.save_dir) / "last_model.pth"
         self.num_epochs, self._best_map = 0, -1.0
+        self._progress = EpochProgress()
         torch.manual_seed(settings.seed)
         self.model, self._eps = start_model(detector, len(classes) + 1, settings.boxes_per_image)
         self.model.to(device)
@@ -130,37 +157,59 @@ class _Run:
             ) from error
         self._scheduler.load_state_dict(last["scheduler"])
         self.num_epochs, self._best_map = last["epoch"], last["best_map"]
-        log.info("resuming after epoch %d (best mAP %.4f)", self.num_epochs, self._best_map)
+        begun = last.get("progress")
+        if begun is not None:
+            self._progress = EpochProgress(**begun)
+        step = f", step {self._progress.num_steps} of the next" if begun else ""
+        log.info("resuming after epoch %d%s (best mAP %.4f)", self.num_epochs, step, self._best_map)
 
     def train_epoch(self, dataset: DetectionDataset) -> float:
-        """Learn from every image once; return the mean loss."""
-        settings = self._settings
-        # One generator per epoch: a resumed run sees the order that the uninterrupted one sees.
-        torch.manual_seed(settings.seed * 1000 + self.num_epochs)
-        loader = DataLoader(
-            dataset,
-            batch_size=settings.batch_size,
-            shuffle=True,
-            num_workers=settings.num_workers,
-            collate_fn=_collate,
-            drop_last=len(dataset) >= settings.batch_size,
-        )
-        warmup = settings.warmup_steps if self.num_epochs == 0 else 0
-        label = f"epoch {self.num_epochs + 1}"
-        loss = _train_epoch(self.model, loader, self._optimizer, warmup, label, self._device)
-        self._scheduler.step()
-        self.num_epochs += 1
+        """Learn from every image once; return the mean loss. StoppedError if a signal asks."""
+        if self._progress.is_done:
+            return self._progress.total_loss / self._progress.num_steps
+        with StopSignals() as stop:
+
+            def leave() -> None:
+                self._save_last()
+                number = stop.received or signal.SIGTERM
+                raise StoppedError(
+                    f"stopped by {signal.Signals(number).name} in epoch {self.num_epochs + 1}, "
+                    f"after step {self._progress.num_steps}; saved in {self.last_path}: the same "
+                    "command goes on from there",
+                    number,
+                )
+
+            def between_steps() -> None:
+                if stop.received is not None:
+                    leave()
+
+            try:
+                loss = train_epoch(
+                    self.model, self._optimizer, dataset, self._settings,
+                    number=self.num_epochs, progress=self._progress, between_steps=between_steps,
+                )  # fmt: skip
+            except RuntimeError:
+                if stop.received is None:
+                    raise
+                leave()  # the signal came to the processes that load images, too
+            self._scheduler.step()
+            between_steps()
+        # To evaluate takes a while, and may be stopped at once.
+        self._save_last()
         return loss
 
-    def save(self, metrics: dict[str, float]) -> None:
-        """Write the last checkpoint, and the best one if this is it."""
-        common: dict[str, Any] = {"classes": list(self._classes), **metrics}
-        if self._eps is not None:
-            common["batch_norm_eps"] = self._eps
+    def close_epoch(self, metrics: dict[str, float]) -> None:
+        """Count the epoch, and write the last checkpoint, and the best one if this is it."""
+        self.num_epochs += 1
+        self._progress = EpochProgress()
         if metrics["map"] > self._best_map:
             self._best_map = metrics["map"]
             state = _as_dtype(self.model.state_dict(), self._settings.save_dtype)
-            _save({"model_state_dict": state, **common}, self.best_path)
+            _save({"model_state_dict": state, **self._common(metrics)}, self.best_path)
+        self._save_last(metrics)
+
+    def _save_last(self, metrics: dict[str, float] | None = None) -> None:
+        """Write the last checkpoint: of a whole epoch with its metrics, or of one under way."""
         _save(
             {
                 "model_state_dict": self.model.state_dict(),
@@ -169,16 +218,25 @@ class _Run:
                 "epoch": self.num_epochs,
                 "best_map": self._best_map,
                 "boxes": self._boxes,
-                **common,
+                **({"progress": asdict(self._progress)} if metrics is None else {}),
+                **self._common(metrics or {}),
             },
             self.last_path,
         )
+
+    def _common(self, metrics: dict[str, float]) -> dict[str, Any]:
+        common: dict[str, Any] = {"classes": list(self._classes), **metrics}
+        if self._eps is not None:
+            common["batch_norm_eps"] = self._eps
+        return common
 
 
 def _read_last(path: Path, device: str | torch.device) -> dict[str, Any]:
     """Return the last checkpoint's content; ConfigError if it is damaged or something else."""
     try:
-        last = torch.load(path, map_location=device, weights_only=True)
+        last = torch.load(io.BytesIO(path.read_bytes()), map_location=device, weights_only=True)
+    except OSError as error:  # to begin afresh would destroy what is whole
+        raise PassingError.reading(path, error) from error
     except UNREADABLE as error:
         raise ConfigError(
             f"{path}: cannot be read ({first_sentence(error)}): run with --fresh"
@@ -219,48 +277,6 @@ def start_model(
     if hasattr(model, "roi_heads"):
         model.roi_heads.fg_bg_sampler.batch_size_per_image = boxes_per_image
     return model, eps
-
-
-def _train_epoch(
-    model: Any,
-    loader: DataLoader[Any],
-    optimizer: torch.optim.Optimizer,
-    warmup_steps: int,
-    label: str,
-    device: str | torch.device,
-) -> float:
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    warmup = torch.optim.lr_scheduler.LinearLR(
-        optimizer, start_factor=1e-3, total_iters=min(warmup_steps, len(loader) - 1)
-    ) if warmup_steps and len(loader) > 1 else None  # fmt: skip
-    total = 0.0
-    bar = tqdm(loader, desc=label, unit="step", leave=False, mininterval=bar_interval_s())
-    for images, targets in bar:
-        losses = model(
-            [image.to(device) for image in images],
-            [{key: value.to(device) for key, value in target.items()} for target in targets],
-        )
-        loss = sum(losses.values())
-        if not torch.isfinite(loss):
-            raise ConfigError(
-                f"train-detector: the loss became {loss.item()} in {label}: "
-                "lower detector_training.learning_rate or check the boxes"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if warmup is not None:
-            warmup.step()
-        total += loss.item()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-    return total / len(loader)
-
-
-def _collate(batch: list[Any]) -> tuple[tuple[Any, ...], ...]:
-    return tuple(zip(*batch, strict=True))
 
 
 def _as_dtype(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.cache.verification import verify_cache
+from data.verification.check import verify_cache
 from tests.benchmarks.report import Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians, timed
 from tests.benchmarks.sequential_read import read_through

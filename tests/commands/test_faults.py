@@ -25,7 +25,7 @@ import json, os, shutil, subprocess, sys, threading, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from data.cache.verification import verify_cache
+from data.verification.check import verify_cache
 from tests.support.extraction import run_extract, fingerprints
 
 config, folder = Path(sys.argv[1]), Path(sys.argv[2])

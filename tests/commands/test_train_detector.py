@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +22,10 @@ from configs.schema.data import DetectorConfig
 from data.cache.annotations import boxes_sha256
 from data.images.records import ImageRecord, ImageSet
 from data.images.scenes import CLASSES
+from data.system.locks import held
 from extract.cli import train_detector
 from extract.detector.loading import load_detector
+from extract.finetuning import epoch
 from extract.finetuning.detection_dataset import DetectionDataset
 from extract.finetuning.finetune import start_model
 from tests.support.extraction import error_of
@@ -61,23 +67,6 @@ def test_best_model_holds_weights_classes_and_metrics_and_loads_as_a_checkpoint(
     assert load_detector(config).classes == CLASSES
 
 
-def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, start: Path
-) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    whole.mkdir()
-    parts.mkdir()
-    assert run(whole, start, epochs=2).exit_code == 0
-    assert run(parts, start, epochs=1).exit_code == 0
-    resumed = run(parts, start, epochs=2)
-    assert resumed.exit_code == 0
-    ends = [
-        torch.load(folder / "detection" / "last_model.pth", weights_only=True)["model_state_dict"]
-        for folder in (whole, parts)
-    ]
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-
-
 def test_training_changes_the_weights_but_no_batch_norm_statistics(
     tmp_path: Path, start: Path
 ) -> None:
@@ -88,6 +77,113 @@ def test_training_changes_the_weights_but_no_batch_norm_statistics(
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert "backbone.fpn.layer_blocks.0.0.weight" in changed
     assert not [name for name in changed if "running_" in name]
+
+
+def last_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(folder / "detection" / "last_model.pth", weights_only=True)
+    return content
+
+
+@pytest.fixture(scope="module")
+def whole(start: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The last checkpoint of two epochs that nobody disturbed, of two steps each."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(folder, start, epochs=2).exit_code == 0
+    return last_of(folder)
+
+
+def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, start: Path, whole: dict[str, Any]
+) -> None:
+    assert run(tmp_path, start, epochs=1).exit_code == 0
+    assert run(tmp_path, start, epochs=2).exit_code == 0
+    ends = last_of(tmp_path)["model_state_dict"]
+    assert all(torch.equal(ends[name], whole["model_state_dict"][name]) for name in ends)
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "place"),
+    [(signal.SIGTERM, 1, (1, 1)), (signal.SIGTERM, 3, (2, 1)), (signal.SIGINT, 4, (2, 2))],
+)
+def test_signal_saves_the_epoch_and_the_same_command_ends_with_the_same_bits(
+    tmp_path: Path, start: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals, step: int, place: tuple[int, int],
+) -> None:  # fmt: skip
+    """After the first step, the learning rate is still that of the warm-up."""
+    random_states, steps = epoch._random_states, []
+
+    def in_a_step(device: torch.device) -> dict[str, Any]:
+        steps.append(device)
+        if len(steps) == step:
+            os.kill(os.getpid(), number)
+        return random_states(device)
+
+    with monkeypatch.context() as signalled:
+        signalled.setattr(epoch, "_random_states", in_a_step)
+        stopped = run(tmp_path, start, epochs=2)
+    assert stopped.exit_code == 128 + number, stopped.output
+    last = tmp_path / "detection" / "last_model.pth"
+    assert stopped.output.endswith(
+        f"stopped by {number.name} in epoch {place[0]}, after step {place[1]}; saved in {last}: "
+        "the same command goes on from there\n"
+    )
+    assert last_of(tmp_path)["epoch"] == place[0] - 1
+    assert run(tmp_path, start, epochs=2).exit_code == 0
+    assert len(steps) == step
+    ends = last_of(tmp_path)
+    assert ends.keys() == whole.keys()
+    state = ends["model_state_dict"]
+    assert all(torch.equal(state[name], whole["model_state_dict"][name]) for name in state)
+    assert not list(last.parent.glob("*.lock"))
+
+
+def test_sigterm_while_an_epoch_is_evaluated_costs_the_evaluation_alone(
+    tmp_path: Path, start: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluating(*_: object) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal came too late")
+
+    with monkeypatch.context() as signalled:
+        signalled.setattr("extract.accuracy.average_precision.evaluate_detector", evaluating)
+        stopped = run(tmp_path, start, epochs=2)
+    assert stopped.exit_code == 128 + signal.SIGTERM
+    assert stopped.output.endswith("stopped by SIGTERM: the same command goes on from there\n")
+    progress = last_of(tmp_path)["progress"]
+    assert (last_of(tmp_path)["epoch"], progress["num_steps"]) == (0, 2)
+    assert run(tmp_path, start, epochs=2).exit_code == 0
+    ends = last_of(tmp_path)["model_state_dict"]
+    assert all(torch.equal(ends[name], whole["model_state_dict"][name]) for name in ends)
+
+
+def test_folder_in_which_another_process_trains_a_detector_is_refused(
+    tmp_path: Path, start: Path
+) -> None:
+    folder = tmp_path / "detection"
+    folder.mkdir()
+    with held(folder / "training.lock"):
+        error = error_of(run(tmp_path, start, epochs=1))
+    assert error.startswith(f"{folder}: another process trains a detector here: wait for it, or")
+    assert not list(folder.iterdir())
+
+
+def test_last_checkpoint_that_cannot_be_read_for_now_is_no_reason_to_begin_afresh(
+    tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = tmp_path / "detection" / "last_model.pth"
+    last.parent.mkdir()
+    last.write_bytes(b"whole, for all that is known")
+    opened = io.open
+
+    def failing(file: Any, *rest: Any, **more: Any) -> Any:
+        if str(file) == str(last):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return opened(file, *rest, **more)
+
+    monkeypatch.setattr(io, "open", failing)
+    error = error_of(run(tmp_path, start, epochs=1))
+    assert error.startswith(f"{last}: cannot be read (Input/output error), which does not say")
+    assert "--fresh" not in error
 
 
 def save_last(folder: Path, **changes: Any) -> Path:

@@ -1,5 +1,5 @@
 """One run from begin to end, and studies of many: steps, validation, saving.
 
-May import: configs, configs.schema, data.cache, data.reading, train.codecs, train.machine,
-train.objective, train.runs.
+May import: configs, configs.schema, data.cache, data.reading, data.system, train.codecs,
+train.machine, train.objective, train.runs.
 """

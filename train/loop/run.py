@@ -20,6 +20,7 @@ from configs.cores import threads_for_resumed
 from configs.errors import CacheError
 from configs.schema.config import Config
 from data.reading.level_stream import LevelStream, MixedLevelStream
+from data.system.stop_signals import StopSignals
 from train.codecs.level_codec import LevelCodec
 from train.loop.epoch_end import EpochEnd
 from train.loop.job import (
@@ -38,7 +39,6 @@ from train.loop.session import Session, new_session
 from train.loop.steps import train_epoch
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import (
-    StopSignals,
     TrainingInterruptedError,
     batches_need_less,
     clear_compile_errors,
@@ -54,10 +54,10 @@ from train.runs.run_folder import (
     RunRecord,
     code_fingerprints,
     copy_run,
-    locked,
     make_run_folder,
     save_config,
 )
+from train.runs.run_lock import locked
 
 log = logging.getLogger(__name__)
 

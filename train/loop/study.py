@@ -19,10 +19,11 @@ import torch
 from configs.errors import UserError
 from configs.log_setup import setup_logging
 from data.cache.cache_folder import CacheFolder
+from data.system.stop_signals import StopSignals
 from train.loop.job import Job
 from train.loop.run import train_level
 from train.machine.distributed import ALONE, World
-from train.machine.interruption import StopSignals, TrainingInterruptedError
+from train.machine.interruption import TrainingInterruptedError
 from train.runs.run_folder import ALL_DONE, same_run_before, shorter_run_before
 
 log = logging.getLogger(__name__)

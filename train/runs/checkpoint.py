@@ -120,7 +120,7 @@ def load_last(folder: Path) -> dict[str, Any] | None:
     """Return the newest whole checkpoint of a run that can go on, or None if there is none yet.
 
     A damaged one is passed over, with a warning, for the one before it; raises ConfigError if all
-    that are there are damaged.
+    that are there are damaged, PassingError if the system refuses one, which may be whole.
     """
     problems = []
     for name in (LAST_NAME, PREVIOUS_NAME):
@@ -217,8 +217,6 @@ def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
             model_sha256=hash_model(state),
             num_parameters=sum(parameter.numel() for parameter in codec.parameters()),
         )
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such checkpoint: run train-level first") from None
     except UNREADABLE as error:
         raise _not_a_checkpoint(path, error) from error
     return codec, info

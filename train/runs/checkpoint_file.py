@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import xxhash
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, PassingError
 from extract.detector.pytorch_files import read_pytorch_file
 from extract.detector.state_dicts import unwrapped
 
@@ -35,10 +35,16 @@ def sealed(data: bytes) -> bytes:
 def read_content(path: Path) -> dict[str, Any]:
     """Return what a checkpoint holds, its weights under the codec's own names.
 
-    Raises ConfigError if another program has written it and it is no checkpoint of a codec, and
-    whatever torch.load raises, ValueError among them, if it is damaged.
+    Raises ConfigError if there is none, or if another program has written it and it is no
+    checkpoint of a codec; PassingError if the system refuses it; and whatever torch.load raises,
+    ValueError among them, if it is damaged.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such checkpoint: run train-level first") from None
+    except OSError as error:
+        raise PassingError.reading(path, error) from error
     body, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     content: dict[str, Any]
     if data[-_ZIP_END_BYTES:].startswith(b"PK\x05\x06"):

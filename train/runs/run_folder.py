@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +15,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from configs.config_files import check_config, dump_config, read_yaml
-from configs.errors import ConfigError, UserError
+from configs.errors import ConfigError, PassingError
 from configs.own_code import code_of, is_own
 from configs.plain_json import parse_json
 from configs.schema.config import Config
 from configs.schema.section import first_problem
 from data.system.atomic_files import write_atomically
 from train.runs.checkpoint import BEST_NAME, LAST_NAME
+from train.runs.run_lock import LOCK_NAME
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +32,6 @@ SUMMARY_NAME = "training_summary.txt"
 RANDOM = "random"
 ALL_DONE = "all epochs done"
 """Why a run is finished that nothing stopped early."""
-_LOCK_NAME = "training.lock"
 # Where and how often files are written, and how a GPU is asked, does not make another run.
 _NOT_OF_THE_RUN = {"save_dir", "random_level_save_dir", "save_interval_s", "cuda_graphs"}
 
@@ -93,15 +90,20 @@ class RunRecord:
 
     @classmethod
     def load(cls, folder: Path | str) -> RunRecord:
-        """Read run.json; raises ConfigError if it is missing or damaged."""
+        """Read run.json; raises ConfigError if it is missing or damaged.
+
+        PassingError if the system refuses it.
+        """
         path = Path(folder) / RECORD_NAME
         try:
             return _RECORD.validate_python(parse_json(path.read_bytes()))
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else error
             raise ConfigError(
                 f"{path}: missing or damaged ({reason}): start the run anew with --resume never"
             ) from error
+        except OSError as error:
+            raise PassingError.reading(path, error) from error
 
 
 _RECORD = TypeAdapter(RunRecord)
@@ -215,7 +217,7 @@ def copy_run(source: Path, folder: Path) -> None:
 
     Without it nothing takes the folder for a run to go on with.
     """
-    left = {RECORD_NAME, CONFIG_NAME, BEST_NAME, _LOCK_NAME, SUMMARY_NAME}
+    left = {RECORD_NAME, CONFIG_NAME, BEST_NAME, LOCK_NAME, SUMMARY_NAME}
     shutil.copytree(
         source, folder, dirs_exist_ok=True,
         ignore=lambda where, names: left & set(names) if Path(where) == source else set(),
@@ -229,7 +231,7 @@ def _runs_in(parent: Path) -> Iterator[tuple[Path, RunRecord, Config]]:
     for folder in sorted(parent.glob("run_*"), reverse=True):
         try:
             yield folder, RunRecord.load(folder), load_run_config(folder)
-        except UserError:
+        except ConfigError:
             continue  # of an older version, or damaged: not to be gone on with
 
 
@@ -272,36 +274,6 @@ def open_run(folder: Path | str, level: int | None = None) -> Run:
         raise ConfigError(f"{folder}: holds no finished run ({BEST_NAME} and {CONFIG_NAME})")
     config = load_run_config(folder)
     return Run(folder=folder, level=level, lmbda=config.training.lmbda, config=config)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; raises UserError if another one trains in it.
-
-    The system lets go of the lock when a process dies, however it does.
-    """
-    path = folder / _LOCK_NAME
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another process trains this run: wait for it, "
-                "or start a new one with --resume never"
-            ) from None
-        except OSError as error:
-            raise ConfigError(
-                f"{path}: cannot be locked ({error.strerror}): this file system has no locks: "
-                "choose another --out"
-            ) from error
-        yield
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(handle)
 
 
 def _settings(config: Config, *but: str) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +74,40 @@ def test_without_a_folder_nothing_is_kept() -> None:
     kept = Kept(None)
     kept.put(KEY, {}, {})
     assert kept.get(KEY) is None
+
+
+def test_two_analyses_keep_one_result_at_once_and_nothing_is_torn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def keep(number: int) -> bool:
+        kept = Kept(tmp_path)
+        kept.put(KEY, {"mse": 0.25}, {"bits": np.arange(2000)})
+        return kept.get(KEY) is not None
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(keep, range(60)))
+    assert not caplog.messages
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_analysis_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "0f.npz.0123456789ab.part").write_bytes(b"half of a res")
+    Kept(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_result_that_cannot_be_read_for_now_is_measured_again_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Kept(tmp_path)
+    kept.put(KEY, {"mse": 0.25}, {})
+
+    def busy(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Path, "read_bytes", busy)
+        assert kept.get(KEY) is None
+    assert "Too many open files" in caplog.text
+    result = kept.get(KEY)
+    assert result is not None and result.facts == {"mse": 0.25}

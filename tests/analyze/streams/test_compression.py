@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,9 @@ from analyze.streams.streams_index import FILE_NAME, StreamsIndex
 from configs.errors import CacheError, ConfigError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
 from data.cache.manifest import Manifest
-from data.cache.verification import verify_cache
 from data.reading.level_reader import LevelReader
+from data.system.locks import held
+from data.verification.check import verify_cache
 from tests.support.coded_study import compress, decompress, make_run, must_compress
 from tests.support.extraction import error_of, fingerprints, run_extract
 from tests.support.tiny_study import TinyStudy, study
@@ -80,6 +83,26 @@ def sent(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Sent:
 
 def image_files(folder: Path) -> list[Path]:
     return sorted((folder / "images").iterdir())
+
+
+def test_second_compression_of_a_folder_waits_for_the_first(
+    sent: Sent, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "streams"
+    shutil.copytree(sent.streams, out)
+    before = fingerprints(out)
+    left = out / "images" / "3.fpn.0123456789ab.part"
+    left.write_bytes(b"of a process that was killed")
+    caplog.set_level("INFO")
+    ensemble = StreamsIndex.load(sent.streams).ensemble
+    with ThreadPoolExecutor(1) as pool:
+        with held(out / "compressing.lock"):
+            second = pool.submit(compress_cache, sent.study.val_cache, ensemble, out)
+            while f"{out}: another process writes here: waiting" not in caplog.messages:
+                time.sleep(0.01)
+                assert not second.done(), second.result()
+        assert second.result().num_new_images == 0
+    assert fingerprints(out).keys() == before.keys()
 
 
 @torch.no_grad()

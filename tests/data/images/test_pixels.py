@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from configs.errors import CacheError, ConfigError
+from configs.errors import BadImageError, CacheError, ConfigError
 from data.cache.annotations import read_annotations, write_annotations
 from data.images.image_sets import read_image
 from data.images.records import ImageRecord, ImageSet
@@ -162,3 +164,20 @@ def test_damaged_or_missing_companion_is_a_cache_error(tmp_path: Path, text: str
     path.write_text(text)
     with pytest.raises(CacheError, match=r"damaged \(.*\): run extract-features again to repair"):
         read_annotations(path, "val")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EAGAIN, errno.ESTALE])
+def test_image_that_the_system_does_not_give_is_no_bad_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """`--skip-bad-images` would leave it out for good."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ConfigError, match=rf"cannot be read \({os.strerror(number)}\)") as error:
+        read_image(str(path))
+    assert not isinstance(error.value, BadImageError)

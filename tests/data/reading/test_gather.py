@@ -167,6 +167,38 @@ def test_network_file_systems_are_told_from_local_ones(
     assert not is_remote(Path(folder), tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("point", "written"),
+    [
+        ("/mnt/données", "/mnt/données"),
+        ("/mnt/数据", "/mnt/数据"),
+        ("/mnt/a b", "/mnt/a\\040b"),
+        ("/mnt/a\tb\\c#d\n", "/mnt/a\\011b\\134c\\043d\\012"),
+        ("/mnt/\\303", "/mnt/\\134303"),
+        (os.fsdecode(b"/mnt/\xe9"), os.fsdecode(b"/mnt/\xe9")),
+    ],
+)
+def test_mount_point_is_known_by_any_letters(tmp_path: Path, point: str, written: str) -> None:
+    """The kernel escapes what would break a line, and leaves all other bytes as they are."""
+    lines = f"/dev/sda / ext4 rw 0 0\nserver:/x {written} nfs4 rw 0 0\n"
+    (tmp_path / "mounts").write_bytes(os.fsencode(lines))
+    assert is_remote(Path(point) / "cache", tmp_path / "mounts")
+    assert not is_remote(Path(f"{point}2"), tmp_path / "mounts")
+
+
+def test_mapped_files_cannot_be_made_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"feature" * 100)
+    for array in (
+        memory := MappedFiles([tmp_path / "file"]).memory,
+        memory[3:9],
+        memory.view("i1"),
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.flags.writeable = True
+
+
 @given(starts=st.lists(st.integers(0, 100_000), max_size=30), num_bytes=st.integers(1, 10_000))
 def test_page_ranges_are_the_pages_of_the_runs_each_once(starts: list[int], num_bytes: int) -> None:
     ranges = page_ranges(np.array(starts, dtype=np.int64), num_bytes)

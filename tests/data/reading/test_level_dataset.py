@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.cache.cache_folder import CacheFolder
-from data.cache.verification import verify_cache
 from data.reading.level_reader import LevelDataset, LevelReader
+from data.reading.level_stream import LevelStream, whole_map_batches
+from data.verification.check import verify_cache
 from tests.support.extraction import TinyCache
 
 
@@ -68,3 +69,22 @@ def test_pickled_data_set_opens_the_files_anew(zarr_cache: TinyCache) -> None:
     again = pickle.loads(pickle.dumps(dataset))
     assert again.reader is not dataset.reader
     assert torch.equal(again[5], dataset[5])
+
+
+def test_what_a_reader_hands_out_is_read_only_or_a_copy(tiny_cache: TinyCache) -> None:
+    """The pages are read-only: a write to one of them would be a segmentation fault."""
+    with LevelReader(tiny_cache.folder, 1) as reader:
+        before = reader.files.memory.copy()
+        for array in (reader.values, reader.sample(3), reader.sample(3)[1:, 2:]):
+            with pytest.raises(ValueError, match="read-only"):
+                array += 1
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.flags.writeable = True
+        assert reader.values[reader.starts[3]] == reader.sample(3)[0, 0, 0]
+        streams = [LevelStream(reader, batch_size=4, crop=crop) for crop in (None, 3)]
+        batches = [next(iter(stream)) for stream in streams]
+        batches += whole_map_batches(reader, 4)
+        items = [LevelDataset(tiny_cache.folder, 1)[2], *(batch.features for batch in batches)]
+        for item in items:
+            item += 1
+        np.testing.assert_array_equal(reader.files.memory, before)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 import yaml
 
 from configs.config_files import check_config
-from configs.errors import ConfigError
+from configs.errors import ConfigError, PassingError
 from configs.schema.config import Config
 from train.runs.run_folder import (
     CONFIG_NAME,
@@ -124,6 +127,26 @@ def test_changed_code_of_ones_own_makes_another_run_and_the_log_says_so(
 
 def test_what_is_ours_has_no_code_in_the_record() -> None:
     assert code_fingerprints(with_model()) == {}
+
+
+def test_run_that_cannot_be_read_for_now_is_not_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = check_config(SETTINGS, "test")
+    run = make_run(tmp_path, config)
+    opened = io.open
+    for name in (RECORD_NAME, CONFIG_NAME):
+
+        def failing(file: Any, *rest: Any, name: str = name, **more: Any) -> Any:
+            if Path(file) == run / name:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(file))
+            return opened(file, *rest, **more)
+
+        with monkeypatch.context() as busy:
+            busy.setattr(io, "open", failing)
+            with pytest.raises(PassingError, match=rf"{name}: cannot be read \(Too many open"):
+                same_run_before(tmp_path, config, CACHES)
+    assert same_run_before(tmp_path, config, CACHES) is not None
 
 
 @pytest.mark.parametrize("level", NO_LEVELS, ids=repr)

@@ -1,80 +1,52 @@
-"""Check a whole cache against its manifest and commits; note what is damaged for the next run."""
+"""Check a whole cache against its manifest and commits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from configs.cores import usable_cores
-from configs.errors import CacheError
+from configs.errors import CacheError, PassingError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
 from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import FILE_NAME as COMMITS_NAME
 from data.cache.commit_log import (
     Commit,
-    CommitLog,
     checksum,
     expected_checksums,
     fitting,
-    read_commits,
+    hash_log,
     read_log,
 )
-from data.cache.containers import STORES, differing_metadata, rows_of_shard, shards_of
+from data.cache.containers import STORES, Store, differing_metadata, rows_of_shard, shards_of
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
-from data.cache.manifest import Manifest
 from data.cache.plan import Unit, samples_by_bucket, units_of
 from data.cache.units_due import part_path
-
-_SHOWN_IMAGES = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Damage:
-    """One file that is not what was committed; `samples` are the images concerned."""
-
-    path: Path
-    reason: str
-    level: int | None = None
-    samples: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verification:
-    """What a check read, and what it found."""
-
-    manifest: Manifest
-    num_shards: int
-    num_bytes: int
-    damages: list[Damage] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """Return one line for each damaged file: level, shard, what is wrong, images."""
-        return [self._line(damage) for damage in self.damages]
-
-    def _line(self, damage: Damage) -> str:
-        level = "" if damage.level is None else f"level {damage.level}, "
-        files = [self.manifest.samples[index].file for index in damage.samples]
-        images = ", ".join(files[:_SHOWN_IMAGES])
-        more = f" and {len(files) - _SHOWN_IMAGES} more" if len(files) > _SHOWN_IMAGES else ""
-        return f"{level}{damage.path}: {damage.reason}" + (f": {images}{more}" if files else "")
+from data.verification.damage import Damage, Verification, mark_damaged
 
 
 def verify_cache(cache: CacheFolder | Path | str) -> Verification:
     """Read every shard and compare each sample with its committed checksum.
 
-    Raises CacheError if there is no cache, or its manifest cannot be read.
+    Raises CacheError if there is no cache, or its manifest is damaged, PassingError if that or the
+    log cannot be read.
     """
     folder = CacheFolder.of(cache)
     manifest = folder.manifest
     try:
+        log_id = hash_log(folder.path, with_plan=True)
         plan, commits = read_log(folder.path)
     except OSError as error:
-        raise CacheError(f"{cache}: cannot be read ({error.strerror or error})") from error
+        raise PassingError.reading(folder.path / COMMITS_NAME, error) from error
     check = _Check(folder, plan, commits)
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = list(pool.map(lambda shard: check.shard(*shard), shards_of(manifest)))
@@ -82,37 +54,49 @@ def verify_cache(cache: CacheFolder | Path | str) -> Verification:
         manifest=manifest,
         num_shards=len(found),
         num_bytes=sum(num_bytes for num_bytes, _ in found),
+        log_id=log_id,
         damages=[
             *check.plan(),
             *check.missing_commits(),
             *check.metadata(),
-            *(damage for _, damage in found if damage),
+            *(damage for _, damages in found for damage in damages),
             *check.statistics(),
         ],
     )
 
 
-def mark_damaged(cache: Path | str, found: Verification) -> bool:
-    """Note the damage so that the next extraction mends it and no reader takes it for whole.
+def verify_and_mark(caches: Iterable[Path], tell: Callable[[str], object]) -> None:
+    """Verify caches, `tell` lines of what is found, and note damage for the next extraction.
 
-    Returns whether that was possible: a cache may lie on a read-only disk.
+    Raises CacheError if anything is damaged, PassingError if something alone cannot be read.
     """
-    cache = Path(cache)
-    unit_of = _unit_of_samples(found.manifest)
-    damaged: dict[int, set[int]] = {}
-    for damage in found.damages:
-        for index in damage.samples if damage.level is not None else ():
-            damaged.setdefault(unit_of[index], set()).add(damage.level or 0)
-    try:
-        with CommitLog(cache) as log:
-            committed = read_commits(cache, statistics=False)
-            log.mark_damaged({unit: at for unit, at in damaged.items() if unit in committed})
-            # Without its statistics a level does not count as complete: no reader opens it.
-            for level in {damage.level for damage in found.damages if damage.level is not None}:
-                statistics_path(cache, level).unlink(missing_ok=True)
-    except OSError:
-        return False
-    return True
+    damaged: list[str] = []
+    are_known = False
+    for cache in caches:
+        start = time.monotonic()
+        found = verify_cache(cache)
+        rate = found.num_bytes / 1e9 / max(1e-9, time.monotonic() - start)
+        read = f"{found.num_shards} shards, {found.num_bytes / 1e9:.3f} GB, {rate:.1f} GB/s"
+        tell(f"{cache}: {found.verdict} ({read})")
+        for line in found.lines():
+            tell(f"  {line}")
+        if found.damages:
+            are_known |= any(damage.is_known for damage in found.damages)
+            try:
+                mark_damaged(cache, found)
+                damaged.append(str(cache))
+            except OSError as error:
+                damaged.append(f"{cache} (which cannot be written: {error.strerror or error})")
+    if damaged and not are_known:
+        raise PassingError(
+            f"cannot be checked: {', '.join(damaged)}: some files could not be read, which does "
+            "not say that they are damaged: mend the cause and run the same command again"
+        )
+    if damaged:
+        raise CacheError(
+            f"damaged: {', '.join(damaged)}: run the same command without --verify, "
+            "it computes only what is broken"
+        )
 
 
 class _Check:
@@ -143,6 +127,9 @@ class _Check:
         except CacheError as error:
             yield Damage(path=path, reason=str(error).removeprefix(f"{path}: "))
             return
+        except PassingError as error:
+            yield _unknown(path, error.__cause__)
+            return
         if [r.image_id for r in records] != [sample.image_id for sample in self._manifest.samples]:
             yield Damage(path=path, reason="names other images than the manifest")
 
@@ -165,10 +152,16 @@ class _Check:
     def metadata(self) -> Iterator[Damage]:
         """Find metadata files that do not say what the manifest says."""
         for level in self._manifest.levels:
-            for path in differing_metadata(self._cache, self._manifest, level.index):
+            try:
+                differing = differing_metadata(self._cache, self._manifest, level.index)
+            except PassingError as error:
+                cause = error.__cause__
+                yield _unknown(Path(getattr(cause, "filename", None) or self._cache), cause)
+                continue
+            for path in differing:
                 yield Damage(path=path, reason="missing, or differs from the manifest")
 
-    def shard(self, level: int, bucket: int, shard: int) -> tuple[int, Damage | None]:
+    def shard(self, level: int, bucket: int, shard: int) -> tuple[int, list[Damage]]:
         """Check one shard; return the bytes that were compared, and what is wrong."""
         manifest = self._manifest
         rows = rows_of_shard(manifest, level, bucket, shard)
@@ -177,28 +170,29 @@ class _Check:
         path = store.shard_path(self._cache, manifest, level, bucket, shard)
         sample_bytes = manifest.sample_bytes(level, bucket)
         if not any(expected):
-            return 0, None
-        if not path.exists() and part_path(path).exists():
-            # The extraction has not finished: what is committed so far lies in the part file.
-            path = part_path(path)
-        differing = [row for row, wanted in enumerate(expected) if wanted]
+            return 0, []
+        known = [row for row, wanted in enumerate(expected) if wanted]
+        unreadable: OSError | None = None
         try:
-            offsets = store.shard_offsets(
-                path, len(rows), manifest.buckets[bucket].samples_per_shard[level], sample_bytes
-            )
-            differing, unreadable = _differing_in(path, offsets.tolist(), sample_bytes, expected)
-            reason = f"{len(differing)} of {len(rows)} samples differ from their checksums"
-            if unreadable is not None:
-                reason += f", or cannot be read ({unreadable.strerror or unreadable})"
+            path, offsets = _offsets(
+                store, path, len(rows), manifest.buckets[bucket].samples_per_shard[level],
+                sample_bytes,
+            )  # fmt: skip
+            known, unreadable = _differing_in(path, offsets.tolist(), sample_bytes, expected)
+            reason = f"{len(known)} of {len(rows)} samples differ from their checksums"
         except FileNotFoundError:
             reason = "missing"
         except CacheError as error:
             reason = str(error).removeprefix(f"{path}: ")
         except OSError as error:
-            reason = f"cannot be read ({error.strerror or error})"
-        samples = tuple(self._by_bucket[bucket][rows.start + row] for row in differing)
-        damage = Damage(path=path, reason=reason, level=level, samples=samples)
-        return len(rows) * sample_bytes, damage if samples else None
+            known, unreadable = [], error
+        damages = []
+        if known:
+            samples = tuple(self._by_bucket[bucket][rows.start + row] for row in known)
+            damages.append(Damage(path=path, reason=reason, level=level, samples=samples))
+        if unreadable is not None:
+            damages.append(_unknown(path, unreadable, level))
+        return len(rows) * sample_bytes, damages
 
     def statistics(self) -> Iterator[Damage]:
         """Find merged statistics that are not those of the commits."""
@@ -211,7 +205,12 @@ class _Check:
                 for unit in units_of(self._manifest)
             ]
             merged = reduce(ChannelStatistics.merged_with, parts).to_json()
-            if not path.is_file() or path.read_text(encoding="utf-8") != f"{merged}\n":
+            try:
+                whole = path.is_file() and path.read_bytes() == f"{merged}\n".encode()
+            except OSError as error:
+                yield _unknown(path, error, level.index)
+                continue
+            if not whole:
                 reason = "missing, or not the statistics of the commits"
                 yield Damage(path=path, reason=reason, level=level.index)
 
@@ -219,10 +218,32 @@ class _Check:
         return self._by_bucket[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
 
 
+def _offsets(
+    store: Store, path: Path, num_samples: int, capacity: int, sample_bytes: int
+) -> tuple[Path, NDArray[Any]]:
+    """Return the file in which a shard's committed samples are, and each one's byte offset.
+
+    Until a shard is written, or mended, that is its part file. An extraction may give it its real
+    name between two looks, never the other way round.
+    """
+    part = part_path(path)
+    with suppress(FileNotFoundError):
+        return part, store.shard_offsets(part, num_samples, capacity, sample_bytes)
+    return path, store.shard_offsets(path, num_samples, capacity, sample_bytes)
+
+
+def _unknown(path: Path, error: BaseException | None, level: int | None = None) -> Damage:
+    reason = (
+        f"cannot be read ({getattr(error, 'strerror', None) or error}), nothing is known of it: "
+        "check it again, or remove the file if it never can be"
+    )
+    return Damage(path=path, reason=reason, level=level, is_known=False)
+
+
 def _differing_in(
     path: Path, starts: Sequence[int], num_bytes: int, expected: Sequence[int | None]
 ) -> tuple[list[int], OSError | None]:
-    """Return which samples of a file differ from their checksums, and an error of reading one.
+    """Return which samples of a file differ from their checksums, and an error of reading others.
 
     They are read into memory: of a mapped file a bad sector would kill the process.
     """
@@ -237,7 +258,8 @@ def _differing_in(
             try:
                 whole = _fill(memory, file.fileno(), start)
             except OSError as error:
-                unreadable, whole = error, False
+                unreadable = error
+                continue
             if not whole or checksum(memory) != wanted:
                 differing.append(row)
     return differing, unreadable
@@ -252,13 +274,3 @@ def _fill(memory: memoryview, handle: int, start: int) -> bool:
             return False
         done += count
     return True
-
-
-def _unit_of_samples(manifest: Manifest) -> dict[int, int]:
-    """Return sample -> unit."""
-    by_bucket = samples_by_bucket(manifest)
-    return {
-        index: unit.index
-        for unit in units_of(manifest)
-        for index in by_bucket[unit.bucket][unit.first_row : unit.first_row + unit.num_rows]
-    }

@@ -1,0 +1,69 @@
+"""Locks between processes: a file that one of them holds; the system lets go of it for the dead.
+
+The name of a lock may be taken from it while somebody waits (by who was done with it, or by a user
+who cleans up), and then leads to another file: who gets a lock makes sure that he holds the one
+that others will ask for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def open_locked(path: Path, *, flags: int = 0, waiting: Callable[[], None] | None = None) -> int:
+    """Open a file for reading and writing, made if need be, and return its handle, locked.
+
+    `waiting` is called before a lock that somebody has is waited for; without, that raises
+    BlockingIOError. Raises OSError, with the file's name, if it cannot be opened, or has no locks.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+        try:
+            _lock(handle, path, waiting)
+            if _is_named(path, handle):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+@contextmanager
+def held(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock whose file is there only meanwhile; raises as `open_locked`."""
+    handle = open_locked(path, waiting=waiting)
+    try:
+        yield
+    finally:
+        # While it is held: whoever waits for it notices, and makes a new one.
+        with suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def _lock(handle: int, path: Path, waiting: Callable[[], None] | None) -> None:
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is None:
+                raise
+            waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    except BlockingIOError as error:
+        raise BlockingIOError(error.errno, error.strerror, str(path)) from None
+    except OSError as error:
+        reason = f"the file system has no locks: {error.strerror}"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def _is_named(path: Path, handle: int) -> bool:
+    """Say whether `path` still leads to the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
