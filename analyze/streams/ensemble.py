@@ -24,7 +24,7 @@ import yaml
 
 from configs.config_files import read_yaml, shown_value
 from configs.errors import ConfigError
-from data.cache.manifest import LevelInfo
+from data.cache.manifest_parts import LevelInfo
 from data.system.atomic_files import encoded, write_atomically
 from train.runs.loaded_models import LoadedModels
 

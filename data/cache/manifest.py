@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from configs.errors import CacheError, PassingError
 from configs.plain_json import parse_json
 from configs.schema.data import Container, StoredType
-from configs.schema.section import NonNegative, PathComponent, Positive, first_problem
+from configs.schema.section import PathComponent, Positive, first_problem
 from data.cache.detector_facts import INFORMATIVE, detector_difference, detector_facts
+from data.cache.manifest_parts import BucketInfo, LevelInfo, SampleInfo, SkippedInfo
 from data.images.records import ImageFiles
 from data.system.atomic_files import write_atomically
 
@@ -31,64 +33,7 @@ _COMPARED = (
 _MOST_BYTES = 2**62  # of a bucket at a level; offsets in files are int64
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LevelInfo:
-    """One stored FPN level, measured on the detector itself."""
-
-    index: NonNegative
-    key: str
-    stride_px: Positive
-    num_channels: Positive
-    derived_from: NonNegative | None
-    """Level of which this one is exactly [::2, ::2] (torchvision's `pool`), else None."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BucketInfo:
-    """The images of one padded input size; `level_shapes` and `samples_per_shard` go by level."""
-
-    height_px: Positive
-    width_px: Positive
-    num_samples: Positive
-    level_shapes: dict[int, tuple[Positive, Positive]]
-    samples_per_shard: dict[int, Positive]
-
-    def num_shards(self, level: int) -> int:
-        """Return how many shards this bucket has at a level."""
-        return -(-self.num_samples // self.samples_per_shard[level])
-
-    @property
-    def array_name(self) -> str:
-        """Name of this bucket's array at every level.
-
-        It is the padded input size: on coarse levels two buckets may have maps of one size.
-        """
-        return f"h{self.height_px:04d}_w{self.width_px:04d}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleInfo:
-    """One image: original size, resized size before padding, and its row in its bucket."""
-
-    image_id: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
-    file: str
-    height: Positive
-    width: Positive
-    input_height: Positive
-    input_width: Positive
-    bucket: NonNegative
-    row: NonNegative
-
-
 _facts_of = attrgetter(*(x.name for x in dataclasses.fields(SampleInfo) if x.name != "file"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SkippedInfo:
-    """An image of the split that was left out as bad, and why."""
-
-    file: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +93,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Manifest:
-        """Build a manifest from its JSON form.
+        """Build a manifest from its JSON form, which may then be believed.
 
-        Whoever reads one may then believe it: ValueError if it lacks something, or its parts
-        contradict each other.
+        ValueError if it lacks something, or its parts contradict each other.
         """
         fields = list(raw["sample_fields"])
         samples = [dict(zip(fields, row, strict=True)) for row in raw["samples"]]
@@ -227,8 +171,7 @@ class Manifest:
 
     def sample_bytes(self, level: int, bucket: int) -> int:
         """Return the bytes of one sample."""
-        height, width, channels = self.sample_shape(level, bucket)
-        return height * width * channels * (2 if self.dtype == "float16" else 4)
+        return math.prod(self.sample_shape(level, bucket)) * (2 if self.dtype == "float16" else 4)
 
     def require_whole_maps(self) -> None:
         """Raise CacheError if the cache holds crops: evaluation always runs on whole maps."""
@@ -247,7 +190,7 @@ class Manifest:
                 return f"{name}: {theirs!r} there, {mine!r} now"
         if (difference := detector_difference(other.detector, self.detector)) is not None:
             return difference
-        there, here = [x.index for x in other.levels], [x.index for x in self.levels]
+        there, here = ([x.index for x in plan.levels] for plan in (other, self))
         if there != here:
             return f"levels: {there} there, {here} now"
         if len(self.samples) != len(other.samples):
@@ -256,8 +199,8 @@ class Manifest:
             if dataclasses.replace(its, file=sample.file) != sample:
                 return f"image list: {its.file} there, {sample.file} now"
         before, now = ([x.file for x in plan.samples] for plan in (other, self))
-        files = self.image_files or ImageFiles()
-        if difference := files.difference_from(other.image_files, before=before, now=now):
+        ours = self.image_files or ImageFiles()
+        if difference := ours.difference_from(other.image_files, before=before, now=now):
             return difference
         if self.levels != other.levels or self.buckets != other.buckets:
             return "levels, buckets or shard size"

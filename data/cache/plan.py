@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from configs.errors import ConfigError
-from data.cache.manifest import BucketInfo, LevelInfo, Manifest, SampleInfo
+from data.cache.manifest import Manifest
+from data.cache.manifest_parts import BucketInfo, LevelInfo, SampleInfo
 from data.images.records import ImageRecord
 
 LevelShapes = Callable[[int, int], Mapping[int, tuple[int, int]]]

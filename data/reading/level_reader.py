@@ -20,7 +20,7 @@ from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import differing_rows, expected_checksums
 from data.cache.containers import STORES, rows_of_shard
-from data.cache.manifest import LevelInfo
+from data.cache.manifest_parts import LevelInfo
 from data.system.mapped_files import MappedFiles, is_remote
 
 Verify = Literal["auto", "on_open", "size"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from configs.errors import ConfigError
-from data.cache.manifest import LevelInfo
+from data.cache.manifest_parts import LevelInfo
 from data.cache.plan import LevelShapes
 from extract.detector.loading import backbone_levels
 

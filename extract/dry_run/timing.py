@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from configs.errors import CacheError
-from data.cache.manifest import BucketInfo, Manifest, SampleInfo
+from data.cache.manifest import Manifest
+from data.cache.manifest_parts import BucketInfo, SampleInfo
 from data.cache.plan import level_bytes
 from data.images.image_sets import read_image
 from data.images.records import ImageSet

@@ -23,7 +23,8 @@ from configs.schema.data import CacheConfig, DetectorConfig
 from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
-from data.cache.manifest import FORMAT_VERSION, Manifest, SkippedInfo
+from data.cache.manifest import FORMAT_VERSION, Manifest
+from data.cache.manifest_parts import SkippedInfo
 from data.cache.plan import (
     choose_levels,
     cropped_shapes,

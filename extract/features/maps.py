@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import CacheError
-from data.cache.manifest import LevelInfo, Manifest, SampleInfo
+from data.cache.manifest import Manifest
+from data.cache.manifest_parts import LevelInfo, SampleInfo
 from data.cache.plan import stored_corner
 from extract.detector.loading import backbone_levels, prepare_images
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from configs.cores import usable_cores
-from data.cache.manifest import Manifest, SampleInfo
+from data.cache.manifest import Manifest
+from data.cache.manifest_parts import SampleInfo
 from data.cache.plan import Unit, samples_by_bucket
 from data.images.image_sets import read_planned_image
 from data.system.threads import in_order

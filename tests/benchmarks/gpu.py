@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.cache.manifest import SampleInfo
+from data.cache.manifest_parts import SampleInfo
 from data.images.image_sets import read_image
 from data.images.records import ImageSet
 from data.reading.transfer import Waiting, on_device

@@ -18,7 +18,8 @@ from configs.schema.data import Container
 from data.cache.channel_statistics import ChannelStatistics
 from data.cache.commit_log import Commit, CommitLog
 from data.cache.containers import STORES, rows_of_shard
-from data.cache.manifest import FORMAT_VERSION, LevelInfo, Manifest
+from data.cache.manifest import FORMAT_VERSION, Manifest
+from data.cache.manifest_parts import LevelInfo
 from data.cache.plan import plan_samples, units_of
 from data.images.records import ImageRecord, ImageSet
 from data.writing.settle import settle_cache

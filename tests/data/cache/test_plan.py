@@ -14,7 +14,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from configs.errors import ConfigError
 from data.cache.containers import STORES, rows_of_shard
-from data.cache.manifest import FORMAT_VERSION, LevelInfo, Manifest
+from data.cache.manifest import FORMAT_VERSION, Manifest
+from data.cache.manifest_parts import LevelInfo
 from data.cache.plan import (
     choose_levels,
     level_bytes,

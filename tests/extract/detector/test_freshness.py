@@ -20,7 +20,8 @@ from configs.errors import CacheError
 from configs.schema.data import DataConfig, DetectorConfig
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
 from data.cache.cache_folder import CacheFolder
-from data.cache.manifest import Manifest, SkippedInfo
+from data.cache.manifest import Manifest
+from data.cache.manifest_parts import SkippedInfo
 from extract.cli import extract_features
 from extract.detector.freshness import refuse_old_boxes, refuse_stale_cache
 from extract.detector.weights import weights_file
