@@ -60,7 +60,8 @@ section { border-top: 1px solid var(--line); margin-top: 1.25rem; }
 section:first-of-type { border-top: 0; margin-top: 0; }
 section:first-of-type h2 { margin-top: .5rem; }
 p, dd, figcaption { color: var(--soft); margin: .4rem 0; } code { overflow-wrap: anywhere; }
-nav { font-size: .9rem; } nav a { margin-right: .9rem; } a { color: var(--link); }
+nav { font-size: .9rem; } nav a { margin-right: .9rem; display: inline-block; }
+a { color: var(--link); }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: .75rem;
   overflow-x: auto; font-size: .85rem; }
 summary { cursor: pointer; }

@@ -33,6 +33,13 @@ class _Column:
     title: str
     value: Callable[[LevelRow], Value]
     format: str = "{}"
+    show: Callable[[Value], str] | None = None
+    """What people read of a value, where a format cannot say it."""
+
+    def shown(self, row: LevelRow) -> str:
+        """Return the cell of a row."""
+        value = self.value(row)
+        return shown(value, self.format) if self.show is None else self.show(value)
 
 
 def _of_run(name: str) -> Callable[[LevelRow], Value]:
@@ -52,6 +59,11 @@ def _gap(run: Measurement | None) -> float | None:
     return run.real_bpp / run.estimated_bpp - 1 if run is not None and run.estimated_bpp else None
 
 
+def _shown_gap(gap: Value) -> str:
+    """A codec that sends next to nothing sends a hundred times that in heads and ends."""
+    return "> +999%" if isinstance(gap, float) and gap > 9.99 else shown(gap, "{:+.1%}")
+
+
 _LEVEL_COLUMNS = {
     "level": _Column(title="level", value=lambda row: row.facts.level),
     "lambda": _Column(title="lambda", value=_of_run("lmbda"), format="{:.3g}"),
@@ -63,7 +75,7 @@ _LEVEL_COLUMNS = {
     "psnr_db": _Column(title="PSNR dB", value=_of_run("psnr_db"), format="{:.2f}"),
     "estimated_bpp": _Column(title="est BPP", value=_of_run("estimated_bpp"), format="{:.4g}"),
     "real_bpp": _Column(title="real BPP", value=_of_run("real_bpp"), format="{:.4g}"),
-    "rate_gap": _Column(title="gap", value=lambda row: _gap(row.measurement), format="{:+.1%}"),
+    "rate_gap": _Column(title="gap", value=lambda row: _gap(row.measurement), show=_shown_gap),
     "bits_per_pixel": _Column(title="bits/px", value=_of_run("bits_per_pixel"), format="{:.4g}"),
     "encode_ms": _Column(title="enc ms", value=_of_run("encode_ms"), format="{:.1f}"),
     "decode_ms": _Column(title="dec ms", value=_of_run("decode_ms"), format="{:.1f}"),
@@ -103,9 +115,7 @@ def level_table(result: AnalysisResult) -> Table:
         told.insert(2, _LEARNER)
     return Table(
         titles=tuple(column.title for column in told),
-        cells=tuple(
-            tuple(shown(column.value(row), column.format) for column in told) for row in result.rows
-        ),
+        cells=tuple(tuple(column.shown(row) for column in told) for row in result.rows),
         names=(*_LEVEL_COLUMNS, *_CSV_ONLY),
         values=tuple(
             (

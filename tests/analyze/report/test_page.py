@@ -296,6 +296,18 @@ def test_untrained_level_and_absent_map_are_shown_and_the_rest_is_there(
     assert {plot.name for plot in make_plots(partial)} == {"rate_distortion", "share"}
 
 
+def test_rate_that_is_many_times_next_to_nothing_is_not_shown_to_four_digits(
+    result: AnalysisResult,
+) -> None:
+    row = level_row(0)
+    assert row.measurement is not None
+    tiny = replace(row, measurement=replace(row.measurement, estimated_bpp=0.006, real_bpp=0.9))
+    table = level_table(replace(result, rows=(tiny, row)))
+    place = table.titles.index("gap")
+    assert [cells[place] for cells in table.cells] == ["> +999%", "+8.3%"]
+    assert table.values[0][table.names.index("rate_gap")] == pytest.approx(149)
+
+
 def test_terminal_columns_are_aligned(result: AnalysisResult) -> None:
     lines = plain_text(level_table(result)).splitlines()
     assert len(lines) == 6
