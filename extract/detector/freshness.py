@@ -20,7 +20,6 @@ from data.cache.cache_folder import CacheFolder
 from data.cache.detector_facts import detector_difference
 from data.cache.manifest import Manifest
 from data.images.files import UPRIGHT, split_orientation
-from data.images.image_sets import positions, read_images
 from data.images.listing import ListedImage, list_files
 from data.images.records import ImageSet
 from data.images.views import is_view
@@ -65,6 +64,9 @@ def refuse_old_boxes(cache: CacheFolder, boxes: ImageSet, config: Config, option
     machine is logged; a configuration without boxes says nothing of them. Raises CacheError, with
     the file, the first difference and the way out, if they were corrected since the extraction.
     """
+    # Late: training compares a cache with its settings, too, and reads no boxes.
+    from data.images.image_sets import positions, read_images
+
     manifest, split, data = cache.manifest, cache.manifest.split, config.data
     if data.format == "scenes":  # they are drawn with their boxes
         return

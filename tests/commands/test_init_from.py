@@ -114,7 +114,8 @@ def test_folder_that_is_no_run_is_one_line(study: TinyStudy, tmp_path: Path) -> 
 
 def test_resumed_run_takes_no_other_beginning(study: TinyStudy, start: Path) -> None:
     result = call(study, start.parents[1], "--resume", str(start), "--init-from", str(start))
-    assert "leave out --set, --batch-size, --warm-start and --init-from" in error_of(result)
+    assert "training.init_from" in error_of(result)
+    assert "now): leave that out, or start another run with --resume never" in error_of(result)
 
 
 def test_codecs_of_the_package_are_of_its_detector_and_of_the_quickstarts_model() -> None:
