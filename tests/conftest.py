@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -25,6 +28,21 @@ settings.load_profile("no_deadline")
 def _ctrl_c_is_heard() -> None:
     """A job that a shell started in the background ignores SIGINT, and so would its children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disk_is_not_waited_for() -> Iterator[None]:
+    """What is synced and what is not differs where the power fails, which no test can make.
+
+    Processes that tests start, and kill, do wait for the disk.
+    """
+
+    def as_if_synced(handle: int | IO[bytes]) -> None:
+        os.fstat(handle if isinstance(handle, int) else handle.fileno())
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", as_if_synced)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

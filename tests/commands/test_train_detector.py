@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -54,12 +55,19 @@ def run(folder: Path, start: Path, *, epochs: int, arguments: tuple[str, ...] = 
     return CliRunner().invoke(train_detector, ["--config", str(config), *arguments])
 
 
-def test_best_model_holds_weights_classes_and_metrics_and_loads_as_a_checkpoint(
-    tmp_path: Path, start: Path
-) -> None:
-    result = run(tmp_path, start, epochs=1)
+@pytest.fixture(scope="module")
+def one_epoch(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one epoch's run."""
+    folder = tmp_path_factory.mktemp("one_epoch")
+    result = run(folder, start, epochs=1)
     assert result.exit_code == 0, result.output
-    best = tmp_path / "detection" / "best_model.pth"
+    return folder
+
+
+def test_best_model_holds_weights_classes_and_metrics_and_loads_as_a_checkpoint(
+    one_epoch: Path,
+) -> None:
+    best = one_epoch / "detection" / "best_model.pth"
     content = torch.load(best, weights_only=True)
     assert {"model_state_dict", "classes", "map", "map_50"} <= content.keys()
     assert content["classes"] == list(CLASSES)
@@ -68,11 +76,10 @@ def test_best_model_holds_weights_classes_and_metrics_and_loads_as_a_checkpoint(
 
 
 def test_training_changes_the_weights_but_no_batch_norm_statistics(
-    tmp_path: Path, start: Path
+    one_epoch: Path, start: Path
 ) -> None:
-    assert run(tmp_path, start, epochs=1).exit_code == 0
     before = torch.load(start, weights_only=True)
-    after = torch.load(tmp_path / "detection" / "last_model.pth", weights_only=True)
+    after = torch.load(one_epoch / "detection" / "last_model.pth", weights_only=True)
     after = after["model_state_dict"]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert "backbone.fpn.layer_blocks.0.0.weight" in changed
@@ -93,9 +100,9 @@ def whole(start: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 
 def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, start: Path, whole: dict[str, Any]
+    tmp_path: Path, start: Path, one_epoch: Path, whole: dict[str, Any]
 ) -> None:
-    assert run(tmp_path, start, epochs=1).exit_code == 0
+    shutil.copytree(one_epoch / "detection", tmp_path / "detection")
     assert run(tmp_path, start, epochs=2).exit_code == 0
     ends = last_of(tmp_path)["model_state_dict"]
     assert all(torch.equal(ends[name], whole["model_state_dict"][name]) for name in ends)
@@ -236,8 +243,10 @@ def test_resume_on_other_classes_is_refused(tmp_path: Path, start: Path) -> None
     assert "Traceback" not in result.output
 
 
-def test_resume_with_another_detector_is_refused_unless_fresh(tmp_path: Path, start: Path) -> None:
-    assert run(tmp_path, start, epochs=1).exit_code == 0
+def test_resume_with_another_detector_is_refused_unless_fresh(
+    tmp_path: Path, start: Path, one_epoch: Path
+) -> None:
+    shutil.copytree(one_epoch / "detection", tmp_path / "detection")
     other = (
         "--set", "detector.builder=retinanet_resnet50_fpn", "--set", "detector.checkpoint=null",
         "--set", "detector.weights=random",
