@@ -78,6 +78,21 @@ def features_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def training_splits(val_help: str) -> Callable[[Command], Command]:
+    """Return what adds --split and --val-split; `val_help` says what the latter is for."""
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--val-split", callback=split_name, default="val", show_default=True, help=val_help
+        )(command)
+        return click.option(
+            "--split", callback=split_name, default="train", show_default=True,
+            help="Split to learn from.",
+        )(command)  # fmt: skip
+
+    return add
+
+
 def detection_checkpoint_option(command: Command) -> Command:
     """Add --detection-checkpoint, which overrides detector.checkpoint."""
     return click.option(

@@ -20,6 +20,7 @@ from configs.options import (
     features_option,
     run_command,
     split_name,
+    training_splits,
     with_detection_checkpoint,
 )
 
@@ -227,16 +228,7 @@ def _tell_skipped(images: ImageSet, what: str) -> None:
 
 
 @click.command(name="train-detector")
-@click.option(
-    "--split", callback=split_name, default="train", show_default=True, help="Split to learn from."
-)
-@click.option(
-    "--val-split",
-    callback=split_name,
-    default="val",
-    show_default=True,
-    help="Split that picks the best.",
-)
+@training_splits("Split that picks the best.")
 @click.option("--fresh", is_flag=True, help="Start anew even if there is a last checkpoint.")
 @detection_checkpoint_option
 @common_options

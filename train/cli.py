@@ -20,7 +20,7 @@ from configs.options import (
     detection_checkpoint_option,
     features_option,
     run_command,
-    split_name,
+    training_splits,
     with_detection_checkpoint,
 )
 
@@ -40,16 +40,7 @@ log = logging.getLogger(__name__)
     "--level", metavar="0..4|all|random",
     help="FPN level to train, all of them one by one, or one model on randomly drawn levels.",
 )  # fmt: skip
-@click.option(
-    "--split", callback=split_name, default="train", show_default=True, help="Split to learn from."
-)
-@click.option(
-    "--val-split",
-    callback=split_name,
-    default="val",
-    show_default=True,
-    help="Split to validate on.",
-)
+@training_splits("Split to validate on.")
 @click.option(
     "--lambda",
     "lambdas",
