@@ -21,7 +21,7 @@ from configs import cores
 from tests.benchmarks.report import Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians
 
-ROUNDS = 5
+ROUNDS = 9
 ROUND_S = 1.0
 BUSY = "while True: pass"
 QUIET, BESIDE, BEGUN_BESIDE = "quiet", "beside a busy process", "begun beside a busy process"

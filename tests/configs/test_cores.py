@@ -14,7 +14,7 @@ from configs import cores
 
 ROOT = Path(__file__).parents[2]
 OURS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-PASSIVE, BRIEF = {"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "10000"}
+PASSIVE, BRIEF = {"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "4000"}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def now() -> dict[str, str]:
         (8, math.inf, {}, BRIEF),  # two threads a core, on a system that says nothing of load
         (4, 3.1, {"OMP_NUM_THREADS": "4"}, BRIEF),
         (4, 3.1, {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_NUM_THREADS": "3"}),
-        (4, 3.9, {"GOMP_SPINCOUNT": "7"}, {}),
+        (4, 3.9, {"GOMP_SPINCOUNT": "4000"}, {}),
         (4, 3.9, {"KMP_BLOCKTIME": "7"}, {}),
     ],
 )
