@@ -15,6 +15,9 @@ BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 8 ? cores + 1 : 8)))
 
+# Hundreds of processes begin in one run; each would compile all sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help quickstart test lint types docs bench bench-gpu clean
 
 help:  ## list the targets
