@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 _WATCHED_S = 0.2
 _SHORT_WAIT = ("GOMP_SPINCOUNT", "4000")
-"""Rounds of busy waiting, instead of 300,000: nearly as fast where nobody else computes, and a fifth
-of a millisecond is all that is lost where somebody begins to."""
+"""Rounds of busy waiting, instead of 300,000: nearly as fast where nobody else computes, and a
+fifth of a millisecond is all that is lost where somebody begins to."""
 _HOW_TO_WAIT = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")

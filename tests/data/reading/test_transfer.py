@@ -8,16 +8,16 @@ import torch
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream
 from data.reading.transfer import on_device
+from tests.support.devices import DEVICES
 from tests.support.extraction import TinyCache
 
-NAMES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-DEVICES = [*NAMES, *map(torch.device, NAMES)]
 
-
-@pytest.mark.parametrize("device", DEVICES, ids=repr)
+@pytest.mark.parametrize("of", [str, torch.device])
+@pytest.mark.parametrize("name", DEVICES)
 def test_batches_on_the_device_are_those_of_the_stream_in_float32(
-    zarr_cache: TinyCache, device: str | torch.device, monkeypatch: pytest.MonkeyPatch
+    zarr_cache: TinyCache, name: str, of: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    device = of(name)
     monkeypatch.setattr("data.reading.epoch_tiles.BLOCK_BYTES", 1)
     with LevelReader(zarr_cache.folder, 0) as reader:
         expected = list(LevelStream(reader, batch_size=1, crop=16, copy=True))

@@ -14,9 +14,8 @@ from data.cache.plan import units_of
 from extract.detector.loading import LoadedDetector
 from extract.features.maps import Download
 from extract.features.pipeline import _on_cpu, _on_gpu, usual_batch_size
+from tests.support.devices import DEVICES
 from tests.support.extraction import plan_of
-
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture

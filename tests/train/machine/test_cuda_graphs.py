@@ -19,7 +19,6 @@ MODELS = (
     "mean_scale_hyperprior",
     "joint_autoregressive",
 )
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def trained(cache: TinyCache, model: str, precision: str, **settings: object) -> dict[str, Tensor]:
@@ -42,7 +41,7 @@ def trained(cache: TinyCache, model: str, precision: str, **settings: object) ->
         return {**session.codec.state_dict(), **sums}
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", MODELS)
 def test_recorded_steps_end_with_the_weights_of_steps_one_by_one(

@@ -58,7 +58,7 @@ def test_another_machines_rounding_changes_no_table(
     assert all(torch.equal(here[key], there[key]) for key in here)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", NAMES)
 def test_a_codec_on_a_gpu_makes_the_tables_that_it_makes_on_the_cpu(name: str) -> None:
     on_cpu, on_gpu = tables_of(codec_of(name, 0)), tables_of(codec_of(name, 0).cuda())
