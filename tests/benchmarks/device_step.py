@@ -28,7 +28,7 @@ ROUNDS = 5
 GOALS = {32: 12_000, 128: 20_000}
 SMALL = {
     "BATCH_SIZES": (2,), "LEVEL_SHAPES": {0: (16, 16), 4: (4, 4)}, "NUM_SAMPLES": 4,
-    "NUM_STEPS": 2, "ROUNDS": 1,
+    "NUM_STEPS": 2, "ROUNDS": 1, "codec_training.CODEC": {"n_hidden": 8, "n_channels": 12},
 }  # fmt: skip
 
 

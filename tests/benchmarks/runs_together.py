@@ -22,7 +22,14 @@ LEVEL = "4"
 NUM_SCENES = 1024
 NUM_EPOCHS = 20
 BATCH_SIZE = 32
-SMALL = {"LAMBDAS": ("0.01", "0.02"), "NUM_SCENES": 4, "NUM_EPOCHS": 2, "BATCH_SIZE": 2}
+CODEC: tuple[str, ...] = ()  # what differs from the default one
+SMALL = {
+    "LAMBDAS": ("0.01", "0.02"),
+    "NUM_SCENES": 4,
+    "NUM_EPOCHS": 2,
+    "BATCH_SIZE": 2,
+    "CODEC": ("--set", "model.n_hidden=8", "--set", "model.n_channels=12"),
+}
 
 
 def run(folder: Path, device: str = "cuda") -> Iterator[Table]:
@@ -33,7 +40,7 @@ def run(folder: Path, device: str = "cuda") -> Iterator[Table]:
     ]  # fmt: skip
     _run("extract-features", ["--split", "train", "--split", "val", *common], folder)
     common += [
-        "--level", LEVEL, "--epochs", str(NUM_EPOCHS), "--batch-size", str(BATCH_SIZE),
+        *CODEC, "--level", LEVEL, "--epochs", str(NUM_EPOCHS), "--batch-size", str(BATCH_SIZE),
         "--set", f"validation.interval={NUM_EPOCHS}", "--set", "training.precision=bfloat16",
     ]  # fmt: skip
     rates, seconds = {}, {}

@@ -25,7 +25,12 @@ from tests.benchmarks.report import Cell, Table, main
 BATCH_SIZES = (32, 128)
 SHAPE = (64, 64)
 NUM_STEPS = 20
-SMALL = {"BATCH_SIZES": (2,), "SHAPE": (16, 16), "NUM_STEPS": 2}
+SMALL = {
+    "BATCH_SIZES": (2,),
+    "SHAPE": (16, 16),
+    "NUM_STEPS": 2,
+    "codec_training.CODEC": {"n_hidden": 8, "n_channels": 12},
+}
 
 # Kind -> what names of its kernels and operators hold; the first that fits counts.
 KINDS = {

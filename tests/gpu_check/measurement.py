@@ -17,8 +17,10 @@ def run(settings: Settings, scratch: Path, findings: Findings, name: str) -> Non
     """Run a module of tests.benchmarks; add each table as it comes."""
     module = importlib.import_module(f"tests.benchmarks.{name}")
     if settings.is_small:
-        for constant, value in getattr(module, "SMALL", {}).items():
-            setattr(module, constant, value)
+        for place, value in getattr(module, "SMALL", {}).items():
+            other, _, constant = place.rpartition(".")
+            owner = importlib.import_module(f"tests.benchmarks.{other}") if other else module
+            setattr(owner, constant, value)
     takes_device = "device" in inspect.signature(module.run).parameters
     for table in module.run(scratch, **({"device": settings.device} if takes_device else {})):
         if settings.is_small:

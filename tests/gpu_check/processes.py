@@ -13,8 +13,8 @@ from pathlib import Path
 def run_until(
     command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str]
 ) -> int | None:
-    """Run a command, what it prints added to a file; return its exit code, None if time was up."""
-    with log.open("ab") as output:
+    """Run a command, what it prints into a file; return its exit code, None if time was up."""
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=environment, start_new_session=True,

@@ -21,32 +21,31 @@ class SectionResult:
     how: str
     seconds: float = 0.0
     findings: Sequence[dict[str, Any]] = ()
-
-    @classmethod
-    def not_reached(cls, name: str) -> SectionResult:
-        """Return that of a section for which no time was left."""
-        return cls(name=name, how="not reached")
+    log: str = ""
 
     @classmethod
     def ended(
         cls, name: str, found: Sequence[dict[str, Any]], code: int | None, *, seconds: float,
-        limit_s: float | None,
+        limit_s: float | None, log: str = "",
     ) -> SectionResult:  # fmt: skip
         """Return that of a process with this exit code (None: its time was up).
 
         `limit_s` is the section's own limit, if that, and not the end of all time, was the nearer.
         """
         if code == 0:
-            return cls(name=name, how="ended", seconds=seconds, findings=found)
-        if code is None and limit_s is None:
-            return cls(name=name, how="cut", seconds=seconds, findings=found)
-        how = "stopped" if code is None else "crashed"
-        why = f"not done within {limit_s:.0f} s" if code is None else f"exit code {code}"
+            how, why = "ended", ""
+        elif code is not None:
+            how, why = "crashed", f"exit code {code}"
+        elif limit_s is not None:
+            how, why = "stopped", f"not done within {limit_s:.0f} s"
+        else:
+            how, why = "cut", ""
         failed = {
             "kind": "check", "what": f"section {name}", "passed": False,
             "detail": f"{why}: see sections.log",
         }  # fmt: skip
-        return cls(name=name, how=how, seconds=seconds, findings=[*found, failed])
+        findings = [*found, failed] if why else found
+        return cls(name=name, how=how, seconds=seconds, findings=findings, log=log)
 
     def lines(self) -> list[str]:
         """Return tables, checks, and how it went, for a terminal."""

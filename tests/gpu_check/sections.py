@@ -1,8 +1,8 @@
 """All sections, the most important ones first: here a new one is added.
 
 A measurement is a module of `tests.benchmarks` whose `run(folder)` or `run(folder, device=...)`
-returns or yields tables. Constants that are smaller where only a CPU is there to try it are in its
-`SMALL`.
+returns or yields tables. Which of its constants are others where a CPU only shows that it runs says
+its `SMALL` ("NAME", or "module.NAME" for one of another benchmark).
 """
 
 from __future__ import annotations
