@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -73,14 +74,13 @@ def _measure(training: Trainer, batch_size: int, device: str, peak: float) -> Ta
         wait_for(device)
     times, counts = Counter[str](), Counter[str]()
     for event in seen.key_averages():
-        kind = kind_of(event.key)
-        times[kind] += _seconds(event, device) / NUM_STEPS
-        counts[kind] += event.count if _seconds(event, device) else 0
+        if (seconds_here := _seconds(event, device) / NUM_STEPS) > 0:
+            times[kind_of(event.key)] += seconds_here
+            counts[kind_of(event.key)] += event.count
     total = sum(times.values())
     rows: list[list[Cell]] = [
         [kind, times[kind] * 1e3, times[kind] / total, counts[kind] / NUM_STEPS]
         for kind, _ in times.most_common()
-        if times[kind]
     ]
     rows.append(["all kernels", total * 1e3, 1.0, sum(counts.values()) / NUM_STEPS])
     rows.append(["the step, by the clock", seconds * 1e3, seconds / total, None])
@@ -95,10 +95,13 @@ def _measure(training: Trainer, batch_size: int, device: str, peak: float) -> Ta
 
 
 def _seconds(event: Any, device: str) -> float:
-    """Return the time of all kernels (operators) of a name, without what they call."""
-    microseconds: float = (
-        event.self_cpu_time_total if device == "cpu" else event.self_device_time_total
-    )
+    """Return the time of all kernels of a name; on a CPU of an operator, without what it calls."""
+    if device == "cpu":
+        microseconds: float = event.self_cpu_time_total
+    elif event.device_type != DeviceType.CUDA or event.is_user_annotation:
+        return 0.0  # the same time again: of what asked for the kernels, or of marks around them
+    else:
+        microseconds = event.self_device_time_total
     return microseconds / 1e6
 
 
