@@ -83,10 +83,15 @@ def start_maps(
     return finished
 
 
-def compute_maps(model: Any, manifest: Manifest, sample: SampleInfo, image: NDArray[Any]) -> Maps:
-    """Return the maps of one image, uint8 [H, W, 3]. Raises CacheError if the plan fails."""
-    cast = next(model.parameters()).is_cuda
-    return start_maps(model, manifest, [sample], [torch.from_numpy(image)], cast=cast)()
+def compute_maps(
+    model: Any, manifest: Manifest, sample: SampleInfo, image: NDArray[Any]
+) -> dict[int, list[Tensor]]:
+    """Return the maps of one image, uint8 [H, W, 3]: {level: [[H, W, C] float32 on the CPU]}.
+
+    Raises CacheError if the plan fails.
+    """
+    maps = start_maps(model, manifest, [sample], [torch.from_numpy(image)])()
+    return {level: [x for x in found if isinstance(x, Tensor)] for level, found in maps.items()}
 
 
 def _is_not_derived(maps: Sequence[Tensor], found: dict[str, Tensor], level: LevelInfo) -> Tensor:

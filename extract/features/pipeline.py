@@ -9,7 +9,7 @@ next one to compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -78,6 +78,25 @@ def computed_maps(
         yield from _on_gpu(model, manifest, units, batch_size, num_workers, busy)
 
 
+def batch_sizes(
+    model: Any, manifest: Manifest, units: Sequence[Unit], batch_size: int | None = None
+) -> dict[int, int]:
+    """Return {bucket: how many of its images a GPU gets at once} of the units' buckets."""
+    buckets = {unit.bucket for unit in units}
+    return {b: batch_size or usual_batch_size(model, manifest, b) for b in buckets}
+
+
+def planned_batches(
+    manifest: Manifest, units: Sequence[Unit], sizes: Mapping[int, int]
+) -> list[tuple[Unit, list[SampleInfo]]]:
+    """Return the units' images as a GPU gets them, each batch of one unit and so of one size."""
+    return [
+        (unit, [manifest.samples[index] for index in rows[at : at + sizes[unit.bucket]]])
+        for unit, rows in _rows(manifest, units)
+        for at in range(0, len(rows), sizes[unit.bucket])
+    ]
+
+
 def _on_cpu(
     model: Any, manifest: Manifest, units: Sequence[Unit], num_cores: int, busy: BusyTimes
 ) -> Iterator[tuple[Unit, Maps]]:
@@ -99,21 +118,16 @@ def _on_gpu(
     num_workers: int, busy: BusyTimes,
 ) -> Iterator[tuple[Unit, Maps]]:  # fmt: skip
     busy.num_threads = {"decode": num_workers}
-    buckets = {unit.bucket for unit in units}
-    sizes = {b: batch_size or usual_batch_size(model, manifest, b) for b in buckets}
-    groups = [
-        (unit, [manifest.samples[index] for index in rows[at : at + sizes[unit.bucket]]])
-        for unit, rows in _rows(manifest, units)
-        for at in range(0, len(rows), sizes[unit.bucket])
-    ]
+    sizes = batch_sizes(model, manifest, units, batch_size)
+    groups = planned_batches(manifest, units, sizes)
     buffers = ReusedBuffers(pinned=next(model.parameters()).is_cuda)
 
     def decode(sample: SampleInfo) -> Tensor:
         with busy.measured("decode"):
-            return decoded(sample, buffers)
+            return _decoded(sample, buffers)
 
     # As many as any bucket's images leave memory for.
-    ahead = min((AHEAD * size for size in sizes.values()), default=1)
+    ahead = AHEAD * min(sizes.values(), default=1)
     rest = in_order(
         decode, [sample for _, group in groups for sample in group],
         num_threads=num_workers, ahead=max(ahead, num_workers),
@@ -161,7 +175,7 @@ def _rows(manifest: Manifest, units: Sequence[Unit]) -> Iterator[tuple[Unit, lis
         yield unit, rows
 
 
-def decoded(sample: SampleInfo, buffers: ReusedBuffers) -> Tensor:
+def _decoded(sample: SampleInfo, buffers: ReusedBuffers) -> Tensor:
     """Return the image of a sample, uint8 [H, W, 3], in one of the buffers."""
     size_hw = sample.height, sample.width
     image = buffers.take((*size_hw, 3))
