@@ -260,16 +260,19 @@ class CacheWriter:
     def _make_durable(self, unit: Unit) -> None:
         """Sync the unit's bytes, and give full shards their real names."""
         opened = list(self._open.items())
-        # At once, if there are threads for it: with many buckets many coarse shards are begun.
+        # At once, if there are threads for it: each has to wait for the disk.
         for _ in self._pool.map(os.fsync, [shard.handle for _, shard in opened]):
             pass
+        folders: set[Path] = set()
         for key, shard in opened:
             own = key[1] == unit.bucket and unit.first_row in shard.rows
             if own and self._is_full(unit, key[0], shard):
                 os.close(shard.handle)
                 del self._open[key]
                 shard.part.replace(shard.path)
-                sync_folder(shard.path.parent)
+                folders.add(shard.path.parent)
+        for _ in self._pool.map(sync_folder, folders):
+            pass
 
     def _is_full(self, last: Unit, level: int, shard: OpenShard) -> bool:
         units = units_of_rows(self._manifest, last.bucket, shard.rows)
