@@ -25,7 +25,8 @@ ROUNDS = 5
 LEAST_STEPS = 30
 _SIDE = 8192
 SMALL = {
-    "BATCH_SIZE": 2, "ROUNDS": 1, "LEAST_STEPS": 1, "REPEATED": 1,
+    "BATCH_SIZE": 2, "ROUNDS": 1, "LEAST_STEPS": 1,
+    "gpu_extraction.ROUNDS": 1, "gpu_extraction.REPEATED": 1,
     "BUILDERS": ("fasterrcnn_mobilenet_v2_fpn",),
     "scene_images.NUM_IMAGES": 2, "scene_images.INPUT_PX": (64, 64),
     "codec_training.RESNET": "fasterrcnn_mobilenet_v2_fpn",
