@@ -82,7 +82,7 @@ class DecodedLevels:
 
         None if there is no room for those of all images.
         """
-        if _num_bytes(self._readers[run.level], self._images) > self._budget_bytes:
+        if map_bytes(self._readers[run.level], self._images) > self._budget_bytes:
             return None
         return self._room_for(run, self._images, {run.folder})
 
@@ -111,7 +111,7 @@ class DecodedLevels:
 
     def _room_for(self, run: Candidate, images: range, needed: Collection[Path]) -> DecodedMaps:
         reader = self._readers[run.level]
-        num_bytes = _num_bytes(reader, images)
+        num_bytes = map_bytes(reader, images)
         if (run.folder, images) in self._held:
             self._held.pop((run.folder, images))[0].discard()
         for name in [name for name in self._held if name[0] not in needed]:
@@ -139,7 +139,7 @@ def pieces(
     first, size = images.start, 0
     for start in range(images.start, images.stop, WINDOW):
         window = range(start, min(start + WINDOW, images.stop))
-        more = sum(_num_bytes(readers[level], window) for level in levels)
+        more = sum(map_bytes(readers[level], window) for level in levels)
         if size and size + more > most_bytes:
             yield range(first, start)
             first, size = start, 0
@@ -147,6 +147,7 @@ def pieces(
     yield range(first, images.stop)
 
 
-def _num_bytes(reader: LevelReader, images: range) -> int:
+def map_bytes(reader: LevelReader, images: range) -> int:
+    """Return the bytes of a level's maps of these images, as stored."""
     shapes = reader.shapes[images.start : images.stop]
     return int(shapes.prod(axis=1).sum()) * reader.dtype.itemsize

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -28,7 +29,8 @@ from extract.accuracy.matches import Detections, ap_per_category
 _LOG = logging.getLogger(__name__)
 
 _METHOD = "detection 3"
-_MOST_TOGETHER = 32  # what a killed analysis loses
+MOST_TOGETHER = 32
+"""Combinations that images are looked at with at once: what a killed analysis loses."""
 
 _Name = tuple[tuple[int, str], ...]
 Parts = Mapping[int, Part]
@@ -76,8 +78,8 @@ class DetectionStudy:
             else:
                 missing[name] = parts
         todo = list(missing.values())
-        for first in range(0, len(todo), _MOST_TOGETHER):
-            self._run(todo[first : first + _MOST_TOGETHER])
+        for first in range(0, len(todo), MOST_TOGETHER):
+            self._run(todo[first : first + MOST_TOGETHER])
 
     def _run(self, combinations: Sequence[Parts]) -> None:
         runs = [part.run for parts in combinations for part in parts.values() if part.run]
@@ -85,17 +87,26 @@ class DetectionStudy:
             _LOG.info("detection on %d combinations", len(combinations))
         found: list[Results] = [{} for _ in combinations]
         for images in self._decoded.pieces(runs):
-            shared: dict[Hashable, MapSource] = {}
-            shared.update(self._decoded.of(runs, images).items())
-            sources = [self._sources(parts, shared) for parts in combinations]
-            for results, more in zip(
-                found, self._evaluator.results_of(sources, images), strict=True
-            ):  # fmt: skip
+            together = self.results_of(combinations, self._decoded.of(runs, images), images)
+            for results, more in zip(found, together, strict=True):
                 results.update(more)
         for parts, results in zip(combinations, found, strict=True):
             name = _name(parts)
             self._detections[name] = detections = Detections.of(results)
             self._kept.put(self._key(name), {}, detections.arrays())
+
+    def results_of(
+        self, combinations: Sequence[Parts], maps: Mapping[Path, MapSource], images: Sequence[int]
+    ) -> list[Results]:
+        """Return what the heads find on these images; `maps` are run folder -> what it decodes."""
+        shared: dict[Hashable, MapSource] = {}
+        shared.update(maps.items())
+        sources = [self._sources(parts, shared) for parts in combinations]
+        return self._evaluator.results_of(sources, images)
+
+    def is_known(self, parts: Parts) -> bool:
+        """Say whether an earlier analysis has kept what the heads find."""
+        return self._kept.get(self._key(_name(parts))) is not None
 
     def _key(self, name: _Name) -> dict[str, Any]:
         key: dict[str, Any] = {

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,6 +163,11 @@ def _squared_errors(x_hat: Tensor, maps: Tensor) -> list[float]:
     ]
 
 
+def is_measured(run: Candidate, split: Split, models: LoadedModels, kept: Kept) -> bool:
+    """Say whether an earlier analysis has kept a run's rate and distortion over the split."""
+    return kept.get(_key(run, split, models)) is not None
+
+
 def measured_run(
     run: Candidate, split: Split, decoded: DecodedLevels, models: LoadedModels, kept: Kept
 ) -> MeasuredRun:
@@ -170,18 +176,7 @@ def measured_run(
     `kept` is asked first; what it holds was measured on the same weights, own code and cache. What
     is measured leaves its maps in `decoded`, where detection finds them.
     """
-    key = {
-        "method": _METHOD,
-        "model": run.model_sha256,
-        "level": run.level,
-        "cache": split.cache.content_id,
-        "images": split.num_images,
-        "device": models.device,
-    }
-    if run.code:
-        key["code"] = run.code
-    if models.is_layer_by_layer(run.folder):
-        key["fast_cpu"] = "never"  # other times, and other last digits
+    key = _key(run, split, models)
     name = f"level {run.level}, lambda {run.lmbda:.3g}"
     if (found := kept.get(key)) is not None:
         _LOG.info("%s: measured before", name)
@@ -202,3 +197,19 @@ def measured_run(
         name, measurement.mse, measurement.estimated_bpp, measurement.real_bpp,
     )  # fmt: skip
     return MeasuredRun(run=run, measurement=measurement)
+
+
+def _key(run: Candidate, split: Split, models: LoadedModels) -> dict[str, Any]:
+    key: dict[str, Any] = {
+        "method": _METHOD,
+        "model": run.model_sha256,
+        "level": run.level,
+        "cache": split.cache.content_id,
+        "images": split.num_images,
+        "device": models.device,
+    }
+    if run.code:
+        key["code"] = run.code
+    if models.is_layer_by_layer(run.folder):
+        key["fast_cpu"] = "never"  # other times, and other last digits
+    return key
