@@ -29,6 +29,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from analyze.detection.roi_align import RoIAlignByRows, pooled_maps
 
 _MOST_POSITIONS = 2**20  # of all levels and combinations: 1 GiB of 256 channels in float32
+_BYTES_AT_A_POSITION = 2**15  # of maps, answers and pooled boxes, while several images are there
 
 
 class CachedBackbone(nn.Module):
@@ -85,18 +86,26 @@ def detect_together(
     """As `detect_from_levels` for several combinations of one image's levels, as one batch.
 
     For detectors that `takes_batches`; results may differ from those one by one in the last bits.
-    What is asked of a GPU for one image it is asked for all at once, as many as a fixed number of
-    positions allows.
+    What is asked of a GPU for one image it is asked for all at once, as many as fit into half of
+    its memory with other images beside them.
     """
+    most_positions = _most_positions(next(detector.parameters()).device)
     found: list[dict[str, Tensor]] = []
     together: list[Mapping[str, Tensor]] = []
     for levels in combinations:
         positions = sum(maps.shape[-2] * maps.shape[-1] for maps in levels.values())
-        if together and (len(together) + 1) * positions > _MOST_POSITIONS:
+        if together and (len(together) + 1) * positions > most_positions:
             found += _detect(detector, together, original_hw)
             together = []
         together.append(levels)
     return found + (_detect(detector, together, original_hw) if together else [])
+
+
+def _most_positions(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _MOST_POSITIONS
+    num_bytes = int(torch.cuda.get_device_properties(device).total_memory)
+    return min(_MOST_POSITIONS, num_bytes // 2 // _BYTES_AT_A_POSITION)
 
 
 def _detect(

@@ -22,7 +22,8 @@ from analyze.detection.heads_on_levels import (
     takes_batches,
 )
 from analyze.detection.roi_align import fast_pooling
-from analyze.maps.map_source import MapSource, as_batch
+from analyze.maps.equal_maps import one_on_device
+from analyze.maps.map_source import MapSource
 from data.cache.annotations import boxes_of
 from data.reading.level_reader import LevelReader
 from data.system.threads import num_threads, per_image
@@ -136,14 +137,14 @@ class SplitEvaluator:
         `known` remembers tensors from call to call for one image, as long as the sources live.
         """
         known = {} if known is None else known
-        device = next(self.detector.parameters()).device
+        device = str(next(self.detector.parameters()).device)
         levels = {}
         for level, reader in sorted(self.readers.items()):
             source = replaced.get(level)
             name = (level, id(source))
             if name not in known:
                 values = reader.sample(index) if source is None else source.read(index)
-                known[name] = as_batch(values).to(device)
+                known[name] = one_on_device(values, device)
             levels[reader.info.key] = known[name]
         return levels
 

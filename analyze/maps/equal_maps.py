@@ -21,7 +21,7 @@ from data.reading.level_reader import LevelReader
 
 WINDOW = 64
 """Images, from a multiple of as many on, among which equal maps are looked for."""
-_MOST_POSITIONS = 2**18  # 256 MiB of 256 channels in float32
+_MOST_POSITIONS = 2**17  # 128 MiB of 256 channels in float32: small GPUs take several batches
 
 Batch = tuple[int, ...]
 """Numbers of samples whose maps are of one size."""
@@ -54,9 +54,19 @@ def on_device(reader: LevelReader, batch: Batch, device: str) -> Tensor:
     if torch.device(device).type == "cpu":
         (index,) = batch
         return as_batch(reader.sample(index))
-    stored = torch.from_numpy(np.stack([reader.sample(index) for index in batch]))
-    # What is stored crosses the link, from pinned memory beside what the GPU computes.
-    arrived = stored.pin_memory().to(device, non_blocking=True)
+    return _sent(np.stack([reader.sample(index) for index in batch]), device)
+
+
+def one_on_device(values: NDArray[Any], device: str) -> Tensor:
+    """Return a map [H, W, C] as float32 [1, C, H, W] on the device."""
+    if torch.device(device).type == "cpu":
+        return as_batch(values)
+    return _sent(np.array(values)[None], device)
+
+
+def _sent(stored: NDArray[Any], device: str) -> Tensor:
+    """Send what is stored, from pinned memory beside what the GPU computes; it makes float32."""
+    arrived = torch.from_numpy(stored).pin_memory().to(device, non_blocking=True)
     return arrived.permute(0, 3, 1, 2).float()
 
 

@@ -75,3 +75,18 @@ def test_heads_of_another_kind_are_left_as_they_are() -> None:
     detector.roi_heads.box_head = torch.nn.Sequential(detector.roi_heads.box_head)
     with remembered_heads(detector):
         assert isinstance(detector.roi_heads.box_head, torch.nn.Sequential)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("builder", list(BUILDERS))
+def test_batch_of_combinations_on_a_gpu_finds_what_the_cpu_finds_one_by_one(builder: str) -> None:
+    detector = small_detector(builder)
+    combinations = changed_levels(detector)
+    expected = [detect_from_levels(detector, each, (75, 110)) for each in combinations]
+    detector.cuda()
+    there = [{key: maps.cuda() for key, maps in each.items()} for each in combinations]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = detect_together(detector, there, (75, 110))
+    for one, other in zip(expected, found, strict=True):
+        assert len(one["scores"]) == len(other["scores"])
+        torch.testing.assert_close(one["scores"], other["scores"], rtol=1e-3, atol=1e-3)
