@@ -35,10 +35,18 @@ ROUNDS = 5
 LEAST_STEPS = 30
 REPEATED = 4
 _SIDE = 8192
+SMALL = {
+    "BATCH_SIZE": 2, "ROUNDS": 1, "LEAST_STEPS": 1, "REPEATED": 1,
+    "BUILDERS": ("fasterrcnn_mobilenet_v2_fpn",),
+    "scene_images.NUM_IMAGES": 2, "scene_images.INPUT_PX": (64, 64),
+    "codec_training.RESNET": "fasterrcnn_mobilenet_v2_fpn",
+    "codec_training.CODEC": {"n_hidden": 8, "n_channels": 12},
+}  # fmt: skip
 
 
-def run(folder: Path, device: str = "cuda", batch_size: int = BATCH_SIZE) -> list[Table]:
-    """Measure extraction, then every level."""
+def run(folder: Path, device: str = "cuda", batch_size: int | None = None) -> list[Table]:
+    """Measure extraction, then every level, in batches of 32 unless told otherwise."""
+    batch_size = batch_size or BATCH_SIZE
     if device == "cuda" and not torch.cuda.is_available():
         note = "not measured: this machine has no GPU"
         return [Table(title="gpu", note=note, columns=[""], rows=[])]
@@ -47,7 +55,7 @@ def run(folder: Path, device: str = "cuda", batch_size: int = BATCH_SIZE) -> lis
     more = _repeated(images)
     extraction = [_extraction(builder, more, cache, device) for builder in BUILDERS]
     extracted(more, cache, device=device)
-    peak = _peak_flops(device)
+    peak = peak_flops(device)
     rows: list[list[Cell]] = []
     waits = []
     for level in range(5):
@@ -149,7 +157,8 @@ def _level(training: Trainer, device: str) -> tuple[float, float, float]:
     return median(rates), median(waits), median(rates) * flops_per_sample
 
 
-def _peak_flops(device: str) -> float:
+def peak_flops(device: str) -> float:
+    """Return FLOP per second of a large bfloat16 matrix product."""
     side = _SIDE if device == "cuda" else 512
     one = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     taken = []
