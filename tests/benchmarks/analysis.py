@@ -32,6 +32,12 @@ LAMBDAS = (0.001, 0.01, 0.1)
 MODEL = CODEC
 COCO_IMAGES = 5000
 _LATENT_SCALE = 30
+SMALL = {
+    "INPUT_PX": (64, 96),
+    "NUM_IMAGES": 2,
+    "LAMBDAS": (0.01,),
+    "MODEL": {"n_hidden": 8, "n_channels": 12},
+}
 
 
 def run(folder: Path, device: str = "cuda") -> list[Table]:
