@@ -27,6 +27,7 @@ from analyze.facts.sent_parts import DERIVED, DROPPED, Part, parts_of
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.find_runs import (
+    TrainedRuns,
     left_out_lines,
     newest_of_levels,
     run_folders,
@@ -89,11 +90,8 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
     detector's features. Anything else that is missing, the cache itself where there is one of the
     train split, is a line of the result.
     """
-    never = request.config.model.fast_cpu == "never"
-    models = LoadedModels(request.device, fast_cpu="never" if never else None)
-    cache = CacheFolder(request.cache)
-    checkpoints, named = Path(request.checkpoints), [Path(run) for run in request.run_dirs]
-    folders = run_folders(checkpoints, named)
+    models, cache = models_of(request), CacheFolder(request.cache)
+    folders = _run_folders(request)
     if not has_cache(cache):
         result, trained = trained_only(
             folders, cache, models, split=request.split, options=request.options
@@ -112,10 +110,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
             )
         )  # fmt: skip
         found = trained_runs(folders, cache, models)
-        newest = newest_of_levels(
-            found.special, split.readers, looked_in="the named runs" if named else str(checkpoints),
-            split=request.split, options=request.options,
-        )  # fmt: skip
+        newest = _newest_found(request, found, split)
         folder = Path(stack.enter_context(_scratch_folder(Path(scratch))))
         decoded = DecodedLevels(folder, split.readers, split.num_images, models)
         detection = None
@@ -149,7 +144,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                 missing=(
                     *split.missing,
                     *newest.missing,
-                    *(left_out_lines(found.special, newest.result) if named else ()),
+                    *(left_out_lines(found.special, newest.result) if request.run_dirs else ()),
                     *sensitivity.missing,
                     *allocation.missing,
                     *anchors.missing,
@@ -175,6 +170,33 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
             level_pictures=level_pictures(shown, split, decoded, models),
             worst=worst(split, detection, name, parts) if parts else None,
         )
+
+
+def models_of(request: AnalysisRequest) -> LoadedModels:
+    """Return where an analysis has its codecs from; none is read yet."""
+    never = request.config.model.fast_cpu == "never"
+    return LoadedModels(request.device, fast_cpu="never" if never else None)
+
+
+def runs_of(request: AnalysisRequest, split: Split, models: LoadedModels) -> tuple[Candidate, ...]:
+    """Return the runs whose levels an analysis compares; raises as `analyze`."""
+    found = trained_runs(_run_folders(request), split.cache, models)
+    return _newest_found(request, found, split).result
+
+
+def _newest_found(
+    request: AnalysisRequest, found: TrainedRuns, split: Split
+) -> Found[tuple[Candidate, ...]]:
+    """Return the newest run of each kind among those that were found, and what is missing."""
+    looked_in = "the named runs" if request.run_dirs else str(request.checkpoints)
+    return newest_of_levels(
+        found.special, split.readers, looked_in=looked_in,
+        split=request.split, options=request.options,
+    )  # fmt: skip
+
+
+def _run_folders(request: AnalysisRequest) -> list[Path]:
+    return run_folders(Path(request.checkpoints), [Path(run) for run in request.run_dirs])
 
 
 def _scratch_folder(parent: Path) -> TemporaryDirectory[str]:

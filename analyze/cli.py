@@ -97,6 +97,10 @@ _PACKAGES = (
     help="Evaluate detection on these classes alone.  [default: all that have boxes]",
 )
 @click.option("--limit", default=None, type=click.IntRange(min=1), help="Only the first N images.")
+@click.option(
+    "--dry-run", is_flag=True,
+    help="Print expected time, scratch space and memory, from a few images; write nothing.",
+)  # fmt: skip
 @click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @run_command
 def analyze_levels(
@@ -119,6 +123,7 @@ def analyze_levels(
     suggest_lambda: bool,
     classes: str | None,
     limit: int | None,
+    dry_run: bool,
     run_dirs: tuple[Path, ...],
 ) -> None:
     """Compare the levels: rate, distortion and detection, from caches and checkpoints alone.
@@ -143,6 +148,7 @@ def analyze_levels(
     from analyze.analysis import AnalysisRequest, Wanted, analyze
     from analyze.anchors.catalogue import find_anchor
     from analyze.facts.kept_results import Kept
+    from analyze.foretell import foretell
     from analyze.report.report_folder import write_report
     from analyze.report.sections import ReportOrigin
     from analyze.report.summary import summary
@@ -171,8 +177,12 @@ def analyze_levels(
         sensitivity=sensitivity,
         suggest_lambda=suggest_lambda,
     )
+    known_results = Kept(kept or folder.parent / "kept")
+    if dry_run:
+        click.echo(foretell(request, wanted, folder, known_results).table())
+        return
     click.get_current_context().with_resource(_alone_in(folder))
-    findings = analyze(request, wanted, folder, Kept(kept or folder.parent / "kept"))
+    findings = analyze(request, wanted, folder, known_results)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     provenance = ReportOrigin(
         created=now.isoformat(timespec="seconds"),

@@ -52,13 +52,23 @@ class Allocation:
     """How it was chosen, or what is missing, as one sentence."""
 
 
+MOST_RUNS = 8
+"""Combinations that are verified for one target, unless asked for otherwise."""
+_MOST_WITHIN = 4
+
+
+def most_verified(target: Target) -> int:
+    """Return how many combinations `search` may verify."""
+    return {"map_drop": MOST_RUNS, "bpp": _MOST_WITHIN, "mse": 1}[target.kind]
+
+
 def search(
     options: Iterable[Option],
     target: Target,
     cost: Cost,
     verify: Verify | None = None,
     *,
-    max_runs: int = 8,
+    max_runs: int = MOST_RUNS,
 ) -> Allocation:
     """Return the best combination for the target; at most `max_runs` calls of `verify`.
 
@@ -84,7 +94,6 @@ def search(
     return _result(target, chosen, True, bound, "by the predicted drop, not verified")
 
 
-_MOST_WITHIN = 4
 """Combinations within the bits that are run."""
 
 _OUT_OF_REACH = {

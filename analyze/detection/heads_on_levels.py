@@ -8,7 +8,7 @@ Pyramid Networks, equation 1): what stays as it was need not be computed again.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,13 +19,17 @@ from torchvision.models.detection.faster_rcnn import (
     FastRCNNPredictor,
     TwoMLPHead,
 )
-from torchvision.models.detection.fcos import FCOSHead
-from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.fcos import FCOS, FCOSHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from analyze.detection.roi_align import RoIAlignByRows, pooled_maps
+
+_MOST_POSITIONS = 2**20  # of all levels and combinations: 1 GiB of 256 channels in float32
+_BYTES_AT_A_POSITION = 2**15  # of maps, answers and pooled boxes, while several images are there
 
 
 class CachedBackbone(nn.Module):
@@ -67,13 +71,62 @@ def detect_from_levels(
     `levels` are key -> [1, C, H, W] of any float dtype, in the backbone's order; `original_hw` is
     the image's size before resizing. The detector must be in eval mode.
     """
+    return _detect(detector, [levels], original_hw)[0]
+
+
+def takes_batches(detector: nn.Module) -> bool:
+    """Say whether a detector's heads are known to see each image of a batch by itself."""
+    return isinstance(detector, (GeneralizedRCNN, RetinaNet, FCOS))
+
+
+@torch.no_grad()
+def detect_together(
+    detector: nn.Module, combinations: Iterable[Mapping[str, Tensor]], original_hw: tuple[int, int]
+) -> list[dict[str, Tensor]]:
+    """As `detect_from_levels` for several combinations of one image's levels, as one batch.
+
+    For detectors that `takes_batches`; results may differ from those one by one in the last bits.
+    What is asked of a GPU for one image it is asked for all at once, as many as fit into half of
+    its memory with other images beside them.
+    """
+    most_positions = _most_positions(next(detector.parameters()).device)
+    found: list[dict[str, Tensor]] = []
+    together: list[Mapping[str, Tensor]] = []
+    for levels in combinations:
+        positions = sum(maps.shape[-2] * maps.shape[-1] for maps in levels.values())
+        if together and (len(together) + 1) * positions > most_positions:
+            found += _detect(detector, together, original_hw)
+            together = []
+        together.append(levels)
+    return found + (_detect(detector, together, original_hw) if together else [])
+
+
+def _most_positions(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _MOST_POSITIONS
+    num_bytes = int(torch.cuda.get_device_properties(device).total_memory)
+    return min(_MOST_POSITIONS, num_bytes // 2 // _BYTES_AT_A_POSITION)
+
+
+def _detect(
+    detector: nn.Module, combinations: Sequence[Mapping[str, Tensor]], original_hw: tuple[int, int]
+) -> list[dict[str, Tensor]]:
     device = next(detector.parameters()).device
     # Only the image's size matters: the transform derives the padded input and the anchors from it.
     image = torch.zeros(3, *original_hw, device=device)
-    features = {key: tensor.to(device, torch.float32) for key, tensor in levels.items()}
+    features = {
+        key: (
+            combinations[0][key]
+            if len(combinations) == 1
+            else torch.cat([levels[key] for levels in combinations])
+        ).to(device, torch.float32)
+        for key in combinations[0]
+    }
     with cached_backbone(detector, features):
-        result: dict[str, Tensor] = detector([image])[0]
-    return {name: result[name].cpu() for name in ("boxes", "labels", "scores")}
+        results: list[dict[str, Tensor]] = detector([image] * len(combinations))
+    return [
+        {name: result[name].cpu() for name in ("boxes", "labels", "scores")} for result in results
+    ]
 
 
 @torch.no_grad()

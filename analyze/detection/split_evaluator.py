@@ -15,15 +15,24 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from analyze.detection.heads_on_levels import detect_from_levels, remembered_heads
+from analyze.detection.heads_on_levels import (
+    detect_from_levels,
+    detect_together,
+    remembered_heads,
+    takes_batches,
+)
 from analyze.detection.roi_align import fast_pooling
-from analyze.maps.map_source import MapSource, as_batch
+from analyze.maps.equal_maps import one_on_device
+from analyze.maps.map_source import MapSource
 from data.cache.annotations import boxes_of
 from data.reading.level_reader import LevelReader
 from data.system.threads import num_threads, per_image
 from extract.accuracy.average_precision import Evaluation, evaluate_detections
 from extract.accuracy.bootstrap import Accuracy
 from extract.accuracy.matches import Detections
+
+Results = dict[int, dict[str, torch.Tensor]]
+"""Image id -> boxes, labels and scores, as `detect_from_levels` gives them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,12 +73,20 @@ class SplitEvaluator:
         return self.detections_of([replaced])[0]
 
     def detections_of(self, combinations: Sequence[Mapping[int, MapSource]]) -> list[Detections]:
-        """Return what the heads find with each combination's levels taken from its sources.
+        """Return what the heads find with each combination's levels taken from its sources."""
+        return [Detections.of(found) for found in self.results_of(combinations, self.indices)]
 
-        What combinations share, a source of a level or a box on it, is computed once an image.
+    def results_of(
+        self, combinations: Sequence[Mapping[int, MapSource]], indices: Sequence[int]
+    ) -> list[Results]:
+        """Return what the heads find on the samples `indices`, for each combination.
+
+        What combinations share, a source of a level or a box on it, is computed once an image; on a
+        GPU the heads see all combinations of an image as one batch.
         """
         samples = next(iter(self.readers.values())).manifest.samples
         device = str(next(self.detector.parameters()).device)
+        at_once = takes_batches(self.detector) and torch.device(device).type != "cpu"
         detectors: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for detector in _copies(self.detector, num_threads(device)):
             detectors.put(detector)
@@ -77,27 +94,31 @@ class SplitEvaluator:
         def detect(index: int) -> list[dict[str, torch.Tensor]]:
             sample = samples[index]
             hw = (sample.height, sample.width)
-            detector = detectors.get()
             known: dict[tuple[int, int], torch.Tensor] = {}
-            memory = remembered_heads(detector) if len(combinations) > 1 else nullcontext()
+            detector = detectors.get()
             try:
-                with fast_pooling(detector), memory:
-                    return [
-                        detect_from_levels(detector, self.levels(index, replaced, known), hw)
-                        for replaced in combinations
-                    ]
+                with fast_pooling(detector):
+                    if at_once:
+                        levels = (self.levels(index, each, known) for each in combinations)
+                        return detect_together(detector, levels, hw)
+                    memory = remembered_heads(detector) if len(combinations) > 1 else nullcontext()
+                    with memory:
+                        return [
+                            detect_from_levels(detector, self.levels(index, each, known), hw)
+                            for each in combinations
+                        ]
             finally:
                 detectors.put(detector)
 
-        found: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in combinations]
+        found: list[Results] = [{} for _ in combinations]
         images = tqdm(
-            zip(self.indices, per_image(detect, self.indices, device), strict=True),
-            desc="detection", unit="image", total=len(self.indices), disable=None, leave=False,
+            zip(indices, per_image(detect, indices, device), strict=True),
+            desc="detection", unit="image", total=len(indices), disable=None, leave=False,
         )  # fmt: skip
         for index, results in images:
             for result, each in zip(results, found, strict=True):
                 each[samples[index].image_id] = result
-        return [Detections.of(results) for results in found]
+        return found
 
     def evaluate(self, detections: Detections) -> Evaluation:
         """Compare detections with the split's boxes; only their images are evaluated."""
@@ -116,14 +137,14 @@ class SplitEvaluator:
         `known` remembers tensors from call to call for one image, as long as the sources live.
         """
         known = {} if known is None else known
-        device = next(self.detector.parameters()).device
+        device = str(next(self.detector.parameters()).device)
         levels = {}
         for level, reader in sorted(self.readers.items()):
             source = replaced.get(level)
             name = (level, id(source))
             if name not in known:
                 values = reader.sample(index) if source is None else source.read(index)
-                known[name] = as_batch(values).to(device)
+                known[name] = one_on_device(values, device)
             levels[reader.info.key] = known[name]
         return levels
 

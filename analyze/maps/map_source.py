@@ -37,9 +37,15 @@ class DecodedMaps:
     """
 
     def __init__(
-        self, file: Path, shapes: Sequence[tuple[int, int, int]], dtype: np.dtype[Any]
+        self,
+        file: Path,
+        shapes: Sequence[tuple[int, int, int]],
+        dtype: np.dtype[Any],
+        *,
+        first: int = 0,
     ) -> None:
-        """Lay the file out; MachineError if the disk is full, as in `write`."""
+        """Lay the file out for the samples from `first` on; MachineError if the disk is full."""
+        self._first = first
         sizes = [height * width * channels for height, width, channels in shapes]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._shapes = list(shapes)
@@ -55,21 +61,26 @@ class DecodedMaps:
         self._values: NDArray[Any] = np.memmap(file, dtype=dtype, mode="r", shape=(num_values,))
 
     def write(self, index: int, values: NDArray[Any]) -> None:
-        """Store map number `index`, float [H, W, C]; beyond float16's range it is clipped."""
-        if self._dtype == np.float16:
+        """Store the map of sample `index`, float [H, W, C]; beyond float16's range it is clipped.
+
+        Raises MachineError if the disk is full.
+        """
+        place = index - self._first
+        if self._dtype == np.float16 and values.dtype != np.float16:
             limit = np.finfo(np.float16).max
             if np.abs(values).max(initial=0) > limit:
                 values = np.clip(values, -limit, limit)
-        assert values.shape == self._shapes[index]
+        assert values.shape == self._shapes[place]
         content = np.ascontiguousarray(values, dtype=self._dtype).reshape(-1).view(np.uint8).data
-        offset = int(self._starts[index]) * self._dtype.itemsize
+        offset = int(self._starts[place]) * self._dtype.itemsize
         with self._clear_full_disk():
             write_all(self._handle, content, offset)
 
     def read(self, index: int) -> NDArray[Any]:
-        """Return map number `index` as [H, W, C], a read-only view of the file."""
-        values = self._values[self._starts[index] : self._starts[index + 1]]
-        return values.reshape(self._shapes[index])
+        """Return the map of sample `index` as [H, W, C], a read-only view of the file."""
+        place = index - self._first
+        values = self._values[self._starts[place] : self._starts[place + 1]]
+        return values.reshape(self._shapes[place])
 
     def discard(self) -> None:
         """Free the disk space; the maps cannot be read afterwards."""

@@ -1,20 +1,36 @@
-"""Decoded maps of many runs, on disk while there is room; decoded again if they had to go."""
+"""Decoded maps of many runs, on disk while there is room; decoded again if they had to go.
+
+What they take does not grow with the split: maps of all images where these fit, else of some images
+at a time.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from analyze.facts.candidates import Candidate
-from analyze.maps.map_source import DecodedMaps, as_batch
+from analyze.maps.equal_maps import WINDOW, Batch, batches, on_device, on_host
+from analyze.maps.map_source import DecodedMaps
 from data.reading.level_reader import LevelReader
 from data.system.threads import per_image
 from train.runs.loaded_models import LoadedModels
 
 _SHARE_OF_FREE_SPACE = 0.5
+_MOST_BYTES_BESIDE_A_GPU = 16 * 2**30  # it decodes faster than a disk takes maps: memory holds them
+
+_Held = tuple[Path, range]
+
+
+def scratch_bytes(folder: Path, device: str) -> int:
+    """Return the most that decoded maps may take in a folder."""
+    share = int(shutil.disk_usage(folder).free * _SHARE_OF_FREE_SPACE)
+    is_cpu = torch.device(device).type == "cpu"
+    return share if is_cpu else min(share, _MOST_BYTES_BESIDE_A_GPU)
 
 
 class DecodedLevels:
@@ -30,65 +46,108 @@ class DecodedLevels:
         """Take a folder that is there, and has room; nothing is decoded yet."""
         self._folder = folder
         self._readers = readers
-        self._num_images = num_images
+        self._images = range(num_images)
         self._models = models
-        self._budget_bytes = int(shutil.disk_usage(folder).free * _SHARE_OF_FREE_SPACE)
-        self._held: dict[Path, tuple[DecodedMaps, int]] = {}
+        self._budget_bytes = scratch_bytes(folder, models.device)
+        self._held: dict[_Held, tuple[DecodedMaps, int]] = {}
         self._num_made = 0
 
-    def of(self, runs: Iterable[Candidate]) -> dict[Path, DecodedMaps]:
-        """Return run folder -> decoded maps; they stay valid until the next call."""
+    def pieces(self, runs: Iterable[Candidate]) -> Iterator[range]:
+        """Yield the split's images, as many at a time as there is room for the maps of these runs.
+
+        A piece begins where a window of batches does, so that its maps are those of the whole.
+        """
+        levels = [run.level for run in {run.folder: run for run in runs}.values()]
+        yield from pieces(self._readers, levels, self._images, self._budget_bytes)
+
+    def of(self, runs: Iterable[Candidate], images: range | None = None) -> dict[Path, DecodedMaps]:
+        """Return run folder -> decoded maps of `images`, a piece, or of all.
+
+        They stay valid until the next call.
+        """
         wanted = {run.folder: run for run in runs}
-        return {folder: self._maps(run, set(wanted)) for folder, run in wanted.items()}
+        whole = all((folder, self._images) in self._held for folder in wanted)
+        images = self._images if images is None or whole else images
+        if images != self._images:  # all room is for the piece
+            for name in [name for name in self._held if name[1] != images]:
+                self._held.pop(name)[0].discard()
+        return {folder: self._maps(run, images, wanted) for folder, run in wanted.items()}
 
-    def fit(self, runs: Iterable[Candidate]) -> bool:
-        """Say whether there is room for the maps of these runs together."""
-        distinct = {run.folder: run for run in runs}.values()
-        return sum(self._num_bytes(run) for run in distinct) <= self._budget_bytes
+    def first_of(self, run: Candidate) -> DecodedMaps:
+        """Return a run's decoded maps of the split's first images, `WINDOW` of them or all."""
+        return self.of([run], self._images[:WINDOW])[run.folder]
 
-    def new(self, run: Candidate) -> DecodedMaps:
-        """Return empty maps for a run, to be filled by who decodes its bitstreams."""
-        return self._room_for(run, {run.folder})
+    def new(self, run: Candidate) -> DecodedMaps | None:
+        """Return empty maps for a run, to be filled by who decodes its bitstreams.
 
-    def _maps(self, run: Candidate, needed: set[Path]) -> DecodedMaps:
-        if run.folder in self._held:
-            entry = self._held.pop(run.folder)
-            self._held[run.folder] = entry  # now the last to go
+        None if there is no room for those of all images.
+        """
+        if map_bytes(self._readers[run.level], self._images) > self._budget_bytes:
+            return None
+        return self._room_for(run, self._images, {run.folder})
+
+    def _maps(self, run: Candidate, images: range, needed: Collection[Path]) -> DecodedMaps:
+        name = (run.folder, images)
+        if name in self._held:
+            entry = self._held.pop(name)
+            self._held[name] = entry  # now the last to go
             return entry[0]
-        maps = self._room_for(run, needed)
-        self._decode(run, maps)
+        maps = self._room_for(run, images, needed)
+        self._decode(run, maps, images)
         return maps
 
-    def _decode(self, run: Candidate, maps: DecodedMaps) -> None:
+    def _decode(self, run: Candidate, maps: DecodedMaps, images: range) -> None:
         """Fill `maps` by the codec's forward, which gives what its bitstreams decode to."""
         codec, device = self._models.codec(run.folder), self._models.device
         reader = self._readers[run.level]
 
-        def decode(index: int) -> None:
-            x_hat = codec(as_batch(reader.sample(index)).to(device))["x_hat"]
-            maps.write(index, x_hat[0].permute(1, 2, 0).cpu().numpy())
+        def decode(batch: Batch) -> None:
+            x_hat = codec(on_device(reader, batch, device))["x_hat"]
+            for index, values in zip(batch, on_host(x_hat, reader.dtype), strict=True):
+                maps.write(index, values)
 
-        for _ in per_image(decode, range(self._num_images), device):
+        for _ in per_image(decode, batches(reader, images, device), device):
             pass
 
-    def _room_for(self, run: Candidate, needed: set[Path]) -> DecodedMaps:
+    def _room_for(self, run: Candidate, images: range, needed: Collection[Path]) -> DecodedMaps:
         reader = self._readers[run.level]
-        shapes = [reader.shape(index) for index in range(self._num_images)]
-        num_bytes = self._num_bytes(run)
-        if run.folder in self._held:
-            self._held.pop(run.folder)[0].discard()
-        for folder in [folder for folder in self._held if folder not in needed]:
+        num_bytes = map_bytes(reader, images)
+        if (run.folder, images) in self._held:
+            self._held.pop((run.folder, images))[0].discard()
+        for name in [name for name in self._held if name[0] not in needed]:
             if sum(size for _, size in self._held.values()) + num_bytes <= self._budget_bytes:
                 break
-            self._held.pop(folder)[0].discard()
+            self._held.pop(name)[0].discard()
         self._num_made += 1
         maps = DecodedMaps(
-            self._folder / f"run_{self._num_made}", shapes, np.dtype(reader.manifest.dtype)
+            self._folder / f"run_{self._num_made}",
+            [reader.shape(index) for index in images],
+            np.dtype(reader.manifest.dtype),
+            first=images.start,
         )
-        self._held[run.folder] = (maps, num_bytes)
+        self._held[run.folder, images] = (maps, num_bytes)
         return maps
 
-    def _num_bytes(self, run: Candidate) -> int:
-        reader = self._readers[run.level]
-        shapes = (reader.shape(index) for index in range(self._num_images))
-        return sum(int(np.prod(shape)) for shape in shapes) * reader.dtype.itemsize
+
+def pieces(
+    readers: Mapping[int, LevelReader], levels: Collection[int], images: range, most_bytes: int
+) -> Iterator[range]:
+    """Yield `images` in pieces for which a map of each of `levels` takes `most_bytes` together.
+
+    A level that several runs code is named as often. At least a window of images is a piece.
+    """
+    first, size = images.start, 0
+    for start in range(images.start, images.stop, WINDOW):
+        window = range(start, min(start + WINDOW, images.stop))
+        more = sum(map_bytes(readers[level], window) for level in levels)
+        if size and size + more > most_bytes:
+            yield range(first, start)
+            first, size = start, 0
+        size += more
+    yield range(first, images.stop)
+
+
+def map_bytes(reader: LevelReader, images: range) -> int:
+    """Return the bytes of a level's maps of these images, as stored."""
+    shapes = reader.shapes[images.start : images.stop]
+    return int(shapes.prod(axis=1).sum()) * reader.dtype.itemsize

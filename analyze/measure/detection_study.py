@@ -6,14 +6,15 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from analyze.detection.heads_on_levels import backbone_keys
-from analyze.detection.split_evaluator import SplitEvaluator
+from analyze.detection.split_evaluator import Results, SplitEvaluator
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import ClassFacts
 from analyze.facts.sent_parts import DROPPED, Part
@@ -28,7 +29,8 @@ from extract.accuracy.matches import Detections, ap_per_category
 _LOG = logging.getLogger(__name__)
 
 _METHOD = "detection 3"
-_MOST_TOGETHER = 32  # what a killed analysis loses
+MOST_TOGETHER = 32
+"""Combinations that images are looked at with at once: what a killed analysis loses."""
 
 _Name = tuple[tuple[int, str], ...]
 Parts = Mapping[int, Part]
@@ -75,34 +77,36 @@ class DetectionStudy:
                 self._detections[name] = Detections.from_arrays(kept.arrays)
             else:
                 missing[name] = parts
-        for together in self._batches(list(missing.values())):
-            self._run(together)
-
-    def _batches(self, combinations: Sequence[Parts]) -> Iterator[list[Parts]]:
-        """Yield combinations that are run together; what is done is kept after each."""
-        batch: list[Parts] = []
-        for parts in combinations:
-            runs = [part.run for each in (*batch, parts) for part in each.values() if part.run]
-            if batch and (len(batch) == _MOST_TOGETHER or not self._decoded.fit(runs)):
-                yield batch
-                batch = []
-            batch.append(parts)
-        if batch:
-            yield batch
+        todo = list(missing.values())
+        for first in range(0, len(todo), MOST_TOGETHER):
+            self._run(todo[first : first + MOST_TOGETHER])
 
     def _run(self, combinations: Sequence[Parts]) -> None:
         runs = [part.run for parts in combinations for part in parts.values() if part.run]
-        shared: dict[Hashable, MapSource] = {}
-        shared.update(self._decoded.of(runs).items())
-        sources = [self._sources(parts, shared) for parts in combinations]
         if len(combinations) > 1:
             _LOG.info("detection on %d combinations", len(combinations))
-        for parts, found in zip(
-            combinations, self._evaluator.detections_of(sources), strict=True
-        ):  # fmt: skip
+        found: list[Results] = [{} for _ in combinations]
+        for images in self._decoded.pieces(runs):
+            together = self.results_of(combinations, self._decoded.of(runs, images), images)
+            for results, more in zip(found, together, strict=True):
+                results.update(more)
+        for parts, results in zip(combinations, found, strict=True):
             name = _name(parts)
-            self._kept.put(self._key(name), {}, found.arrays())
-            self._detections[name] = found
+            self._detections[name] = detections = Detections.of(results)
+            self._kept.put(self._key(name), {}, detections.arrays())
+
+    def results_of(
+        self, combinations: Sequence[Parts], maps: Mapping[Path, MapSource], images: Sequence[int]
+    ) -> list[Results]:
+        """Return what the heads find on these images; `maps` are run folder -> what it decodes."""
+        shared: dict[Hashable, MapSource] = {}
+        shared.update(maps.items())
+        sources = [self._sources(parts, shared) for parts in combinations]
+        return self._evaluator.results_of(sources, images)
+
+    def is_known(self, parts: Parts) -> bool:
+        """Say whether an earlier analysis has kept what the heads find."""
+        return self._kept.get(self._key(_name(parts))) is not None
 
     def _key(self, name: _Name) -> dict[str, Any]:
         key: dict[str, Any] = {

@@ -8,21 +8,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Measurement, psnr_db
 from analyze.facts.sent_parts import MeasuredRun
-from analyze.maps.map_source import DecodedMaps, as_batch
+from analyze.maps.equal_maps import Batch, batches, on_device, on_host
+from analyze.maps.map_source import DecodedMaps
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
 from analyze.streams.level_file import (
     bytes_in_pyramid,
-    decode_section,
-    encode_section,
+    decode_sections,
+    encode_sections,
     model_id,
     pack_level,
     unpack_level,
@@ -36,6 +40,7 @@ from train.runs.loaded_models import LoadedModels
 
 _LOG = logging.getLogger(__name__)
 
+_FLOAT32 = np.dtype(np.float32)
 _METHOD = "level rate and distortion 4"
 
 
@@ -64,52 +69,67 @@ def measure_level(
     run: RunInfo,
     reader: LevelReader,
     indices: Sequence[int],
-    decoded: DecodedMaps,
+    decoded: DecodedMaps | None,
     run_name: str,
     *,
     progress: str | None = None,
 ) -> Measurement:
-    """Send the samples `indices` through bitstreams one by one and fill `decoded` with the results.
+    """Send the samples `indices` through bitstreams and fill `decoded`, if any, with the results.
 
-    `codec` is ready to code, `run` what is known of it; `progress` names a bar.
+    `codec` is ready to code, `run` what is known of it; `progress` names a bar. On a GPU maps go in
+    batches, some of which are coded on the CPU while others are transformed: times are an image's
+    share of its batch's, of whatever went on beside it.
     """
-    device = next(codec.parameters()).device
+    device = str(next(codec.parameters()).device)
     identity, level = model_id(run.model_sha256), reader.info.index
 
-    def measure(index: int) -> _Totals:
-        values = np.array(reader.sample(index), dtype=np.float32)
-        maps = as_batch(values).to(device)
+    def measure(batch: Batch) -> list[_Totals]:
+        maps = on_device(reader, batch, device)
         started = time.perf_counter()
-        data = pack_level(encode_section(codec, maps, level=level), identity)
+        files = [
+            pack_level(section, identity) for section in encode_sections(codec, maps, level=level)
+        ]
         encoded = time.perf_counter()
-        section = unpack_level(data, level=level, identity=identity)
-        restored = decode_section(codec, section, source="bitstream")
+        sections = [unpack_level(data, level=level, identity=identity) for data in files]
+        x_hat = decode_sections(codec, sections, source="bitstream")
+        restored = on_host(x_hat, reader.dtype)
         decoded_at = time.perf_counter()
-        decoded.write(index, restored)
-        height, width, channels = values.shape
-        sample = reader.manifest.samples[index]
-        return _Totals(
-            squared_error=float(np.square(restored - values, dtype=np.float64).sum()),
-            elements=height * width * channels,
-            positions=height * width,
-            pixels=sample.height * sample.width,
-            estimated_bits=float(rate_bits(codec.likelihoods(maps)).sum()),
-            real_bytes=bytes_in_pyramid(section, reader, index),
-            payload_bytes=sum(len(payload) for payload in section.payloads),
-            encode_s=encoded - started,
-            decode_s=decoded_at - encoded,
-        )
+        if decoded is not None:
+            for index, values in zip(batch, restored, strict=True):
+                decoded.write(index, values)
+        return [
+            _Totals(
+                squared_error=squared_error,
+                elements=maps[0].numel(),
+                positions=maps[0, 0].numel(),
+                pixels=sample.height * sample.width,
+                estimated_bits=bits,
+                real_bytes=bytes_in_pyramid(section, reader, index),
+                payload_bytes=sum(len(payload) for payload in section.payloads),
+                encode_s=(encoded - started) / len(batch),
+                decode_s=(decoded_at - encoded) / len(batch),
+            )
+            for index, sample, section, squared_error, bits in zip(
+                batch,
+                [reader.manifest.samples[index] for index in batch],
+                sections,
+                _squared_errors(x_hat, maps),
+                rate_bits(codec.likelihoods(maps)).tolist(),
+                strict=True,
+            )
+        ]
 
     # The first of all codings compiles the coder, or loads it, and is not to be timed.
-    warm = as_batch(np.array(reader.sample(indices[0]), dtype=np.float32)).to(device)
-    decode_section(codec, encode_section(codec, warm, level=level), source="bitstream")
-    each = list(
-        tqdm(
-            per_image(measure, indices, str(device)),
-            desc=progress, total=len(indices), unit="image", leave=False,
-            disable=True if progress is None else None,
-        )
-    )  # fmt: skip
+    warm = on_device(reader, (indices[0],), device)
+    decode_sections(codec, encode_sections(codec, warm, level=level), source="bitstream")
+    each: list[_Totals] = []
+    with tqdm(
+        desc=progress, total=len(indices), unit="image", leave=False,
+        disable=True if progress is None else None,
+    ) as bar:  # fmt: skip
+        for of_batch in per_image(measure, batches(reader, indices, device), device):
+            each += of_batch
+            bar.update(len(of_batch))
     assert each, "the manifest refuses empty splits"
     num_images, totals = len(each), reduce(_Totals.plus, each)
     statistics = reader.statistics
@@ -131,6 +151,23 @@ def measure_level(
     )
 
 
+def _squared_errors(x_hat: Tensor, maps: Tensor) -> list[float]:
+    """Return each map's sum of squared differences."""
+    if maps.device.type != "cpu":
+        sums: list[float] = (x_hat - maps).square().sum((1, 2, 3), dtype=torch.float64).tolist()
+        return sums
+    # By NumPy and in the stored order of values, as it was when older results were kept.
+    pairs = zip(on_host(x_hat, _FLOAT32), on_host(maps, _FLOAT32), strict=True)
+    return [
+        float(np.square(restored - values, dtype=np.float64).sum()) for restored, values in pairs
+    ]
+
+
+def is_measured(run: Candidate, split: Split, models: LoadedModels, kept: Kept) -> bool:
+    """Say whether an earlier analysis has kept a run's rate and distortion over the split."""
+    return kept.get(_key(run, split, models)) is not None
+
+
 def measured_run(
     run: Candidate, split: Split, decoded: DecodedLevels, models: LoadedModels, kept: Kept
 ) -> MeasuredRun:
@@ -139,18 +176,7 @@ def measured_run(
     `kept` is asked first; what it holds was measured on the same weights, own code and cache. What
     is measured leaves its maps in `decoded`, where detection finds them.
     """
-    key = {
-        "method": _METHOD,
-        "model": run.model_sha256,
-        "level": run.level,
-        "cache": split.cache.content_id,
-        "images": split.num_images,
-        "device": models.device,
-    }
-    if run.code:
-        key["code"] = run.code
-    if models.is_layer_by_layer(run.folder):
-        key["fast_cpu"] = "never"  # other times, and other last digits
+    key = _key(run, split, models)
     name = f"level {run.level}, lambda {run.lmbda:.3g}"
     if (found := kept.get(key)) is not None:
         _LOG.info("%s: measured before", name)
@@ -171,3 +197,19 @@ def measured_run(
         name, measurement.mse, measurement.estimated_bpp, measurement.real_bpp,
     )  # fmt: skip
     return MeasuredRun(run=run, measurement=measurement)
+
+
+def _key(run: Candidate, split: Split, models: LoadedModels) -> dict[str, Any]:
+    key: dict[str, Any] = {
+        "method": _METHOD,
+        "model": run.model_sha256,
+        "level": run.level,
+        "cache": split.cache.content_id,
+        "images": split.num_images,
+        "device": models.device,
+    }
+    if run.code:
+        key["code"] = run.code
+    if models.is_layer_by_layer(run.folder):
+        key["fast_cpu"] = "never"  # other times, and other last digits
+    return key

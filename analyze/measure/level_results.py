@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from analyze.facts.candidates import PlannedLevel, learner_labels, pyramids
+from analyze.facts.candidates import Candidate, PlannedLevel, learner_labels, pyramids
 from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow
 from analyze.facts.sent_parts import (
     Combined,
     MeasuredRun,
+    Part,
     one_level_gone,
     parts_of,
     sent_pyramids,
 )
-from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.detection_study import DetectionStudy, Parts
 from analyze.measure.split import Split
 from analyze.streams.unsent_levels import Overhead
 
@@ -34,16 +35,10 @@ def analysis_result(
     no mAP can be had; nothing is derived then either.
     """
     manifest, facts = split.manifest, split.facts()
-    derivable = detection.derivations if detection else {}
     candidates = [each.run for each in runs]
-    wanted = sent_pyramids(
-        pyramids(candidates, sorted(facts), derivable, plan), parts_of(runs), derivable
-    )  # fmt: skip
+    wanted = wanted_combinations(split, candidates, parts_of(runs), detection, plan)
     if detection:
-        sources = {level: each.source_level for level, each in derivable.items()}
-        wanted += one_level_gone(sorted(facts), sources)
-        alone = [{each.run.level: each.part} for each in runs]
-        detection.prepare([{}, *alone, *(each.parts for each in wanted)])
+        detection.prepare(first_looked_at(candidates, parts_of(runs), wanted))
     labels = learner_labels(candidates)
     rows = [
         LevelRow(
@@ -68,6 +63,31 @@ def analysis_result(
         class_ap=detection.class_ap({}) if detection else (),
         only_classes=split.only_classes,
     )
+
+
+def wanted_combinations(
+    split: Split,
+    candidates: Sequence[Candidate],
+    part_of: Mapping[str, Part],
+    detection: DetectionStudy | None,
+    plan: tuple[PlannedLevel, ...] = (),
+) -> list[Combined]:
+    """Return the pyramids that the runs make and, with detection, the levels gone in turn."""
+    derivable = detection.derivations if detection else {}
+    levels = sorted(split.readers)
+    wanted = sent_pyramids(pyramids(candidates, levels, derivable, plan), part_of, derivable)
+    if detection is None:
+        return wanted
+    sources = {level: each.source_level for level, each in derivable.items()}
+    return wanted + one_level_gone(levels, sources)
+
+
+def first_looked_at(
+    candidates: Sequence[Candidate], part_of: Mapping[str, Part], wanted: Sequence[Combined]
+) -> list[Parts]:
+    """Return all combinations that detection is run on whatever it finds: see `analysis_result`."""
+    alone: list[Parts] = [{run.level: part_of[str(run.folder)]} for run in candidates]
+    return [{}, *alone, *(each.parts for each in wanted)]
 
 
 def combination(

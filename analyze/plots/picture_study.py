@@ -65,7 +65,7 @@ def level_pictures(
     indices = range(min(_NUM_IMAGES, split.num_images))
     pictures = []
     for level, run in sorted(runs.items()):
-        codec, maps = models.codec(run.folder), decoded.of([run])[run.folder]
+        codec, maps = models.codec(run.folder), decoded.first_of(run)
         pictures.append(_of_level(run, codec, split.readers[level], maps, indices))
     return tuple(pictures)
 

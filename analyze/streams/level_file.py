@@ -6,6 +6,7 @@ pyramid: see `analyze.streams.unsent_levels`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,16 +65,24 @@ def bytes_in_pyramid(section: Section, reader: LevelReader, index: int) -> int:
 
 def encode_section(codec: Any, maps: torch.Tensor, *, level: int) -> Section:
     """Return what a file holds of one map, float32 [1, C, H, W]."""
+    return encode_sections(codec, maps, level=level)[0]
+
+
+def encode_sections(codec: Any, maps: torch.Tensor, *, level: int) -> list[Section]:
+    """Return what files hold of several maps of one size, float32 [B, C, H, W]."""
     coded = codec.compress(maps)
-    section = Section(
-        level=level,
-        kind=Kind.CODED,
-        size_hw=tuple(coded["size"]),
-        stages=codec.size.stages,
-        payloads=tuple(coded["strings"][0]),
-    )
-    assert section.latent_hw == tuple(coded["shape"]), "the latents' shape follows"
-    return section
+    sections = [
+        Section(
+            level=level,
+            kind=Kind.CODED,
+            size_hw=tuple(coded["size"]),
+            stages=codec.size.stages,
+            payloads=tuple(payloads),
+        )
+        for payloads in coded["strings"]
+    ]
+    assert sections[0].latent_hw == tuple(coded["shape"]), "the latents' shape follows"
+    return sections
 
 
 def decode_section(codec: Any, section: Section, source: str) -> NDArray[Any]:
@@ -81,14 +90,27 @@ def decode_section(codec: Any, section: Section, source: str) -> NDArray[Any]:
 
     Raises CacheError, which names `source`, if the section is not one of this codec.
     """
-    if section.stages != codec.size.stages or len(section.payloads) != codec.num_payloads:
-        raise CacheError(
-            f"{source}: is damaged (level {section.level} is not as its model codes it): "
-            "compress the features again"
-        )
+    restored = decode_sections(codec, [section], source)
+    values: NDArray[Any] = restored[0].permute(1, 2, 0).cpu().numpy()
+    return values
+
+
+def decode_sections(codec: Any, sections: Sequence[Section], source: str) -> torch.Tensor:
+    """Return the maps of sections of one size, float32 [B, C, H, W] on the codec's device.
+
+    Raises CacheError, which names `source`, if a section is not one of this codec.
+    """
+    first = sections[0]
+    for section in sections:
+        if section.stages != codec.size.stages or len(section.payloads) != codec.num_payloads:
+            raise CacheError(
+                f"{source}: is damaged (level {section.level} is not as its model codes it): "
+                "compress the features again"
+            )
+        assert section.size_hw == first.size_hw
+    strings = [list(section.payloads) for section in sections]
     try:
-        out = codec.decompress([list(section.payloads)], section.latent_hw, section.size_hw)
+        restored: torch.Tensor = codec.decompress(strings, first.latent_hw, first.size_hw)["x_hat"]
     except CacheError as error:
-        raise CacheError(f"{source}: level {section.level}: {error}") from error
-    restored: NDArray[Any] = out["x_hat"][0].permute(1, 2, 0).cpu().numpy()
+        raise CacheError(f"{source}: level {first.level}: {error}") from error
     return restored

@@ -116,23 +116,53 @@ def _kept_pool(process: int, num_threads: int) -> ThreadPoolExecutor:
 
 
 _MOST_CORES = 8  # each holds the maps of an image
+_THREADS_OF_A_GPU = 4  # one codes symbols or copies maps while the others ask for kernels
 
 
 def num_threads(device: str) -> int:
-    """Return how many images are computed at once; a GPU takes them one by one."""
-    return min(_MOST_CORES, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
+    """Return how many images, or batches of them, are under way at once."""
+    most = _MOST_CORES if torch.device(device).type == "cpu" else _THREADS_OF_A_GPU
+    return min(most, torch.get_num_threads())
 
 
 def per_image(
-    function: Callable[[int], Result], indices: Iterable[int], device: str
+    function: Callable[[Task], Result], tasks: Iterable[Task], device: str
 ) -> Iterator[Result]:
-    """Yield the function's result for each index, in order; it runs without gradients."""
+    """Yield the function's result for each image or batch, in order; it runs without gradients.
 
-    def run(index: int) -> Result:
+    At most `num_threads(device)` are under way, and as many results wait. On a GPU each thread has
+    a stream of its own: what one does on the CPU, such as coding symbols, others overlap with.
+    """
+
+    def run(task: Task) -> Result:
         with torch.no_grad():
-            return function(index)
+            return function(task)
 
-    if (threads := num_threads(device)) > 1:
-        yield from in_order(run, list(indices), num_threads=threads, ahead=threads)
+    todo, threads = list(tasks), num_threads(device)
+    if threads < 2:
+        yield from map(run, todo)
+    elif torch.device(device).type == "cpu":
+        yield from in_order(run, todo, num_threads=threads, ahead=threads)
     else:
-        yield from map(run, indices)
+        # The first alone: what modules make once and keep is then there before others use it.
+        yield from map(run, todo[:1])
+        torch.cuda.synchronize(device)
+        on_stream = _on_streams_of_threads(run, device)
+        yield from in_order(on_stream, todo[1:], num_threads=threads, ahead=threads)
+
+
+def _on_streams_of_threads(
+    function: Callable[[Task], Result], device: str
+) -> Callable[[Task], Result]:
+    """Let each thread's kernels run on a CUDA stream of its own; done when the function returns."""
+    kept = threading.local()
+
+    def run(task: Task) -> Result:
+        if not hasattr(kept, "stream"):
+            kept.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(kept.stream):
+            result = function(task)
+            kept.stream.synchronize()
+        return result
+
+    return run

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from analyze.allocation.search import Target
+from analyze.analysis import AnalysisRequest, Wanted
 from analyze.anchors import anchor_study
 from analyze.cli import analyze_levels
+from analyze.facts.kept_results import Kept
+from analyze.foretell import foretell
 from analyze.measure import level_rate_distortion
 from analyze.measure.detection_study import DetectionStudy
 from analyze.streams.ensemble import CodedLevel, read_ensemble
@@ -193,6 +198,64 @@ def test_weights_of_the_sensitivity_train_a_channel_weighted_codec(
         "--set", f"training.channel_weights={weights}",
     ])  # fmt: skip
     assert result.exit_code == 0, result.output
+
+
+def request_of(study: TinyStudy, checkpoints: Path, **more: Any) -> AnalysisRequest:
+    return AnalysisRequest(
+        cache=study.val_cache, split="val", config=study.config, checkpoints=checkpoints, **more
+    )
+
+
+def test_dry_run_has_every_stage_its_counts_and_the_bytes_and_writes_nothing(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    wanted = Wanted(target=Target(kind="map_drop", value=0.01))
+    request = request_of(study, checkpoints)
+    there = sorted(path.stat().st_mtime_ns for path in study.root.rglob("*"))
+    forecast = foretell(request, wanted, tmp_path / "report", Kept(tmp_path / "kept"))
+    assert [(each.name, each.times) for each in forecast.stages] == [
+        ("checking the cache", 1),
+        *((f"coding, level {level}", 1 + (level == 4)) for level in range(5)),
+        # As cached, six runs alone, the pyramid with and without level 4, and each level gone.
+        ("heads, 15 combinations", 1),
+        ("allocation, at most", 8),
+    ]
+    assert all(each.seconds_each > 0 for each in forecast.stages)
+    sizes = {
+        info.index: 2 * sum(
+            int(np.prod(study_manifest.sample_shape(info.index, sample.bucket)))
+            for sample in study_manifest.samples
+        )
+        for study_manifest in [Manifest.load(study.val_cache)]
+        for info in study_manifest.levels
+    }  # fmt: skip
+    assert forecast.scratch_bytes == sum(sizes.values()) + sizes[4]
+    assert forecast.fits
+    assert forecast.memory_bytes > forecast.scratch_bytes
+    assert forecast.gpu_bytes is None
+    assert not list(tmp_path.iterdir())
+    assert sorted(path.stat().st_mtime_ns for path in study.root.rglob("*")) == there
+
+
+def test_dry_run_leaves_out_what_is_kept(
+    study: TinyStudy, checkpoints: Path, reported: Reported, tmp_path: Path
+) -> None:
+    wanted = Wanted(target=Target(kind="mse", value=1.0))
+    forecast = foretell(request_of(study, checkpoints), wanted, tmp_path, Kept(reported.kept))
+    assert [(each.name, each.times) for each in forecast.stages] == [
+        ("checking the cache", 1),
+        ("allocation, at most", 1),
+    ]
+
+
+def test_dry_run_is_an_option_and_makes_no_report_folder(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = SimpleNamespace(table=lambda: "about an hour")
+    monkeypatch.setattr("analyze.foretell.foretell", lambda *_: short)
+    result = analyse(study, checkpoints, tmp_path / "report", "--dry-run")
+    assert (result.exit_code, result.output) == (0, "about an hour\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_second_analysis_uses_what_the_first_measured(

@@ -13,6 +13,7 @@ from PIL import Image
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
 from tests.benchmarks import (
+    analysis,
     codec_training,
     coding,
     gpu,
@@ -207,6 +208,26 @@ def photographs(folder: Path) -> Path:
     for number, size in enumerate([(70, 90), (100, 80)]):
         Image.new("RGB", size, (number, 90, 160)).save(folder / f"{number}.jpg")
     return folder
+
+
+def test_analysis_benchmark_has_each_stage_and_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {
+        "INPUT_PX": (64, 96), "NUM_IMAGES": 1, "LAMBDAS": (0.01,),
+        "MODEL": {"n_hidden": 8, "n_channels": 12},
+    }  # fmt: skip
+    for name, value in small.items():
+        monkeypatch.setattr(analysis, name, value)
+    # The analysis itself is what most other tests make.
+    monkeypatch.setattr(analysis, "analyze", lambda *_: None)
+    (table,) = analysis.run(tmp_path, device="cpu")
+    names = [row[0] for row in table.rows]
+    assert names[0] == "checking the cache"
+    assert names[1:6] == [f"coding, level {level}" for level in range(5)]
+    assert names[-2:] == ["foretold", "taken, report and all"]
+    assert all(isinstance(row[3], float) and row[3] > 0 for row in table.rows)
+    assert table.note.startswith("scratch space 0.00")
 
 
 def test_coding_benchmark_times_what_decodes_to_the_same_latents(

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyze.detection.heads_on_levels import detect_from_levels, remembered_heads
+from analyze.detection import heads_on_levels
+from analyze.detection.heads_on_levels import (
+    detect_from_levels,
+    detect_together,
+    remembered_heads,
+    takes_batches,
+)
 from tests.analyze.detection.test_heads_on_levels import BUILDERS, own_levels, small_detector
 
 
@@ -24,7 +30,9 @@ def changed_levels(detector: Any) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("builder", list(BUILDERS))
-def test_remembering_heads_find_the_same_and_leave_the_detector_as_it_was(builder: str) -> None:
+def test_remembering_heads_and_batches_find_the_same_and_leave_the_detector_as_it_was(
+    builder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     detector = small_detector(builder)
     combinations = changed_levels(detector)
     expected = [detect_from_levels(detector, each, (75, 110)) for each in combinations]
@@ -32,8 +40,13 @@ def test_remembering_heads_find_the_same_and_leave_the_detector_as_it_was(builde
     with remembered_heads(detector):
         found = [detect_from_levels(detector, each, (75, 110)) for each in combinations]
         again = detect_from_levels(detector, combinations[0], (75, 110))
-    for one, other in zip(expected, found, strict=True):
-        # Rows of a smaller matrix product may differ in their last bits.
+    assert takes_batches(detector)
+    positions = sum(maps.shape[-2] * maps.shape[-1] for maps in combinations[0].values())
+    monkeypatch.setattr(heads_on_levels, "_MOST_POSITIONS", 2 * positions)
+    together = detect_together(detector, iter(combinations[:3]), (75, 110))
+    assert len(together) == 3
+    for one, other in zip([*expected, *expected[:3]], [*found, *together], strict=True):
+        # Rows of a smaller, or larger, matrix product may differ in their last bits.
         assert torch.equal(one["labels"], other["labels"])
         for name in ("boxes", "scores"):
             torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-4)
@@ -62,3 +75,18 @@ def test_heads_of_another_kind_are_left_as_they_are() -> None:
     detector.roi_heads.box_head = torch.nn.Sequential(detector.roi_heads.box_head)
     with remembered_heads(detector):
         assert isinstance(detector.roi_heads.box_head, torch.nn.Sequential)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("builder", list(BUILDERS))
+def test_batch_of_combinations_on_a_gpu_finds_what_the_cpu_finds_one_by_one(builder: str) -> None:
+    detector = small_detector(builder)
+    combinations = changed_levels(detector)
+    expected = [detect_from_levels(detector, each, (75, 110)) for each in combinations]
+    detector.cuda()
+    there = [{key: maps.cuda() for key, maps in each.items()} for each in combinations]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = detect_together(detector, there, (75, 110))
+    for one, other in zip(expected, found, strict=True):
+        assert len(one["scores"]) == len(other["scores"])
+        torch.testing.assert_close(one["scores"], other["scores"], rtol=1e-3, atol=1e-3)

@@ -326,3 +326,26 @@ def test_unknown_name_or_number_of_stages_is_one_clear_line(
     with pytest.raises(ConfigError, match=line) as caught:
         check_config({"model": model}, "mine.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("encoder", "decoder"), [("cuda", "cpu"), ("cpu", "cuda")])
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_streams_of_one_device_decode_to_the_same_latents_on_the_other(
+    name: str, encoder: str, decoder: str
+) -> None:
+    there, here = (tiny_codec(name).to(device) for device in (encoder, decoder))
+    there.update_tables()
+    here.update_tables()
+    x = features(80, 136, batch=5).to(encoder)
+    packed = there.compress(x)
+    expected, _ = there.rounded_latents(latents(there, x))
+    assert torch.equal(there.decode_latents(packed["strings"], packed["shape"]), expected)
+    together = here.decode_latents(packed["strings"], packed["shape"])
+    one_by_one = [here.decode_latents([each], packed["shape"]) for each in packed["strings"]]
+    assert torch.equal(together.cpu(), expected.cpu())
+    assert torch.equal(torch.cat(one_by_one).cpu(), expected.cpu())
+    decoded_here = here.decompress(packed["strings"], packed["shape"], packed["size"])["x_hat"]
+    # The transforms themselves may compute in TF32 on a GPU.
+    assert largest_error(decoded_here.cpu(), there(x)["x_hat"].cpu()) < 1e-2
