@@ -47,7 +47,7 @@ def run(folder: Path, device: str = "cuda", batch_size: int = BATCH_SIZE) -> lis
     more = _repeated(images)
     extraction = [_extraction(builder, more, cache, device) for builder in BUILDERS]
     extracted(more, cache, device=device)
-    peak = _peak_flops(device)
+    peak = peak_flops(device)
     rows: list[list[Cell]] = []
     waits = []
     for level in range(5):
@@ -149,7 +149,8 @@ def _level(training: Trainer, device: str) -> tuple[float, float, float]:
     return median(rates), median(waits), median(rates) * flops_per_sample
 
 
-def _peak_flops(device: str) -> float:
+def peak_flops(device: str) -> float:
+    """Return what a large product of matrices reaches on the device, in bfloat16."""
     side = _SIDE if device == "cuda" else 512
     one = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     taken = []

@@ -15,6 +15,7 @@ from tests.benchmarks import (
     codec_training,
     coding,
     gpu,
+    gpu_step,
     in_the_loop,
     report,
     scene_images,
@@ -190,6 +191,19 @@ def test_training_benchmarks_make_the_steps_that_they_time(
     assert [row[0] for row in training.rows] == [f"level {level}" for level in range(5)]
     assert all(float(row[4] or 0) > 0 for row in training.rows)
     assert all(float(row[1] or 0) > 0 for row in extraction.rows)
+
+
+def test_steps_of_a_gpu_are_timed_in_all_ways_that_the_device_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec_training, "CODEC", {"n_hidden": 8, "n_channels": 12})
+    monkeypatch.setattr("torch.compile", lambda function: function)
+    for name, value in {"SHAPE": (16, 16), "NUM_STEPS": 1, "ROUNDS": 1, "STEPS_BEFORE": 1}.items():
+        monkeypatch.setattr(gpu_step, name, value)
+    (table,) = gpu_step.run(tmp_path, device="cpu", batch_sizes=(2,))
+    ways = ["not compiled, asked for", "compiled, asked for"]  # graphs are a GPU's
+    assert [row[0] for row in table.rows] == ways
+    assert all(float(cell or 0) > 0 for row in table.rows for cell in row[2:])
 
 
 def test_coding_benchmark_times_what_decodes_to_the_same_latents(
