@@ -110,8 +110,10 @@ class TrainingConfig(SchemaSection):
     """Of the transforms (autocast); the entropy model is always float32. auto: bfloat16 on CUDA
     devices of capability 8.0 or more and on processors with AMX-BF16 or AVX512-BF16, else float32;
     the run's record says which and why, and a run that goes on keeps it."""
-    compile: bool = False
-    """Compile the transforms with torch.compile (needs a C++ compiler on a CPU)."""
+    compile: Literal["auto", True, False] = "auto"
+    """Compile the transforms with torch.compile (true needs a C++ compiler on a CPU). auto: on a
+    GPU, where by an estimate the run is long enough to repay it; the run's record says whether and
+    why, and a run that goes on keeps it."""
     cuda_graphs: bool = True
     """On a GPU, record a step and repeat it, instead of asking for each of its kernels again."""
     distortion: Annotated[str, ours_or_own(*DISTORTION_NAMES)] = "mse"

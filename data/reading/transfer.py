@@ -26,9 +26,16 @@ class Waiting:
 
 
 def on_device(
-    batches: Iterable[Batch], device: str | torch.device, waiting: Waiting | None = None
+    batches: Iterable[Batch],
+    device: str | torch.device,
+    waiting: Waiting | None = None,
+    *,
+    as_stored: bool = False,
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield each batch with its features on `device`, float32 [B, C, H, W] channels_last.
+
+    `as_stored`: on a GPU in float16 where they are stored so, for a caller whose first kernel reads
+    that as well: to convert them is a pass over three times the memory.
 
     On a CPU they are valid until the next batch is taken: their memory is used again, as the pages
     of fresh memory cost more than the conversion. To a GPU they are copied from pinned memory
@@ -40,7 +47,7 @@ def on_device(
     target = torch.device(device)
     if target.type == "cpu":
         return _timed(_on_cpu(batches), waiting)
-    return _on_gpu(batches, target, waiting)
+    return _on_gpu(batches, target, waiting, as_stored)
 
 
 def _timed(items: Iterable[Item], waiting: Waiting) -> Iterator[Item]:
@@ -57,7 +64,7 @@ def _timed(items: Iterable[Item], waiting: Waiting) -> Iterator[Item]:
 
 
 def _on_gpu(
-    batches: Iterable[Batch], device: torch.device, waiting: Waiting
+    batches: Iterable[Batch], device: torch.device, waiting: Waiting, as_stored: bool
 ) -> Iterator[tuple[Batch, Tensor]]:
     beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     copying: deque[torch.cuda.Event] = deque()
@@ -71,7 +78,7 @@ def _on_gpu(
         computing.wait_event(copied)
         features.record_stream(computing)  # or its memory would be used again too soon
         copying.append(copied)
-        yield batch, features.float()
+        yield batch, features if as_stored else features.float()
         while len(copying) > 1:
             copying.popleft().synchronize()
         # Asking is faster than computing: else batch upon batch would wait in the GPU's memory.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.doors import PACKAGES
+from data.system.user_cache import user_cache
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _MOST_UNUSED_S = 30 * 24 * 3600
@@ -58,7 +59,7 @@ def _folder() -> Path | None:
     if getattr(config, "CACHE_LOCATOR_CLASSES", ""):
         return None  # the user has them kept elsewhere, and not by all that they depend on
     try:
-        folder = Path(settings.CACHE_DIR or _user_cache(), "fpn-feature-codecs", "compiled", _key())
+        folder = Path(settings.CACHE_DIR or user_cache(), "fpn-feature-codecs", "compiled", _key())
         is_new = not folder.is_dir()
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -102,12 +103,6 @@ def _stamps() -> list[tuple[str, int, int]]:
     except FileNotFoundError:  # just being replaced
         return []
     return [(str(path), stat.st_mtime_ns, stat.st_size) for path, stat in files]
-
-
-def _user_cache() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _forget_unused(folder: Path) -> None:

@@ -22,6 +22,7 @@ from train.loop.job import Job, make_codec, make_stream, open_caches
 from train.loop.loss_watch import LossWatch
 from train.loop.session import Session, new_session
 from train.loop.steps import Step
+from train.machine.compilation import keep_compiled_code
 from train.machine.distributed import ALONE
 from train.machine.precision import autocast_dtype
 from train.objective.rate_distortion import square_error
@@ -75,6 +76,9 @@ def trainer(
         codec = make_codec(job, caches)
         codec.train()
         codec.autocast_dtype = autocast_dtype(precision)
+        if config.training.compile is True:  # auto is for runs, which may be long
+            keep_compiled_code()
+            codec.compile_steps()
         session = new_session(codec, codec, make_stream(job, caches, ALONE), config, device)
         step = Step(
             session, config.training, caches.levels, [square_error],

@@ -18,6 +18,7 @@ from tests.benchmarks import (
     coding,
     gpu,
     gpu_extraction,
+    gpu_step,
     in_the_loop,
     report,
     scene_images,
@@ -228,6 +229,19 @@ def test_analysis_benchmark_has_each_stage_and_the_whole(
     assert names[-2:] == ["foretold", "taken, report and all"]
     assert all(isinstance(row[3], float) and row[3] > 0 for row in table.rows)
     assert table.note.startswith("scratch space 0.00")
+
+
+def test_steps_of_a_gpu_are_timed_in_all_ways_that_the_device_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec_training, "CODEC", {"n_hidden": 8, "n_channels": 12})
+    monkeypatch.setattr("torch.compile", lambda function: function)
+    for name, value in {"SHAPE": (16, 16), "NUM_STEPS": 1, "ROUNDS": 1, "STEPS_BEFORE": 1}.items():
+        monkeypatch.setattr(gpu_step, name, value)
+    (table,) = gpu_step.run(tmp_path, device="cpu", batch_sizes=(2,))
+    ways = ["not compiled, asked for", "compiled, asked for"]  # graphs are a GPU's
+    assert [row[0] for row in table.rows] == ways
+    assert all(float(cell or 0) > 0 for row in table.rows for cell in row[2:])
 
 
 def test_coding_benchmark_times_what_decodes_to_the_same_latents(

@@ -31,7 +31,8 @@ class FactorizedPrior(LevelCodec):
 
     def noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         noisy = self.with_noise(y)
-        return noisy, {"y": bottleneck_likelihood(self.entropy_bottleneck, noisy)}
+        likelihood = self.compiled(bottleneck_likelihood)
+        return noisy, {"y": likelihood(self.entropy_bottleneck, noisy)}
 
     def rounded_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         y_hat = self.round_to_medians(y)

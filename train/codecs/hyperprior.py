@@ -99,9 +99,10 @@ class ScaleHyperprior(LevelCodec):
         noisy = self.with_noise(y)
         side = self.transformed(self.h_s, z)[..., : y.shape[-2], : y.shape[-1]]
         scales, means = self._scales_and_means(self._parameters_in_parallel(side, noisy), 1)
+        of_y, of_z = self.compiled(gaussian_likelihood), self.compiled(bottleneck_likelihood)
         return noisy, {
-            "y": gaussian_likelihood(self.gaussian_conditional, noisy, scales, means),
-            "z": bottleneck_likelihood(self.entropy_bottleneck, z),
+            "y": of_y(self.gaussian_conditional, noisy, scales, means),
+            "z": of_z(self.entropy_bottleneck, z),
         }
 
     def _parameters_in_parallel(self, side: Tensor, noisy: Tensor) -> Tensor:

@@ -16,10 +16,14 @@ from train.codecs.entropy.latent_coder import (
     coding_tables,
     encode,
 )
-from train.codecs.layers.compressai_parts import EntropyBottleneck
+from train.codecs.layers.compressai_parts import (
+    EntropyBottleneck,
+    bottleneck_likelihood,
+    gaussian_likelihood,
+)
 from train.codecs.layers.origin import Origin
 from train.codecs.layers.transforms import CodecSize
-from train.codecs.map_transforms import MapTransforms
+from train.codecs.map_transforms import MapTransforms, Measure, measured_undone
 
 
 class LevelCodec(MapTransforms, ABC):
@@ -53,7 +57,9 @@ class LevelCodec(MapTransforms, ABC):
     """
 
     transform_names: tuple[str, ...] = ("g_a", "g_s")
-    """All networks that `compile_transforms` compiles."""
+    """All networks that `compile_steps` compiles."""
+    functions_beside = (bottleneck_likelihood, gaussian_likelihood, measured_undone)
+    """What it compiles beside them."""
 
     num_payloads = 1
     """Strings that `compress` gives for each sample."""
@@ -100,26 +106,35 @@ class LevelCodec(MapTransforms, ABC):
         losses = [each.loss() for each in self.modules() if isinstance(each, EntropyBottleneck)]
         return sum(losses, start=self.mean.new_zeros(()))
 
-    def compile_transforms(self) -> None:
-        """Compile each transform in place (nn.Module.compile); the state's keys do not change."""
-        for name in self.transform_names:
-            getattr(self, name).compile()
+    def compile_steps(self) -> None:
+        """Compile what training steps compute, but for the random numbers they draw."""
+        networks = [getattr(self, name) for name in self.transform_names]
+        self.compile_functions((*networks, *self.functions_beside))
 
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        """Return x_hat [B, C, H, W] and the likelihoods of all latents for x float32 [B, C, H, W].
+    def forward(self, x: Tensor, measure: Measure | None = None) -> dict[str, Any]:
+        """Return x_hat [B, C, H, W] and the likelihoods of all latents for x [B, C, H, W].
 
-        "likelihoods" holds "y" [B, M, h, w], and "z" [B, N, ...] if there is a hyperprior. In
-        training mode the latents get noise; in eval mode they are rounded, and x_hat is what
-        `decompress` makes of the bytes.
+        x is float32, or as it is stored. "likelihoods" holds "y" [B, M, h, w], and "z" [B, N, ...]
+        if there is a hyperprior. In training mode the latents get noise; in eval mode they are
+        rounded, and x_hat is what `decompress` makes of the bytes. With `measure` there is
+        "measured" in place of "x_hat": what it gives of x_hat and x.
         """
         if self.training:
-            seen = self.standardised(x)
+            seen = self.standardised(x, self._dtype_seen())
             if self.input_noise:
                 seen = seen + self.input_noise * self._drawn(torch.randn, seen)
             y_hat, likelihoods = self.noisy_latents(self.transformed(self.g_a, seen))
         else:
             y_hat, likelihoods = self.rounded_latents(self.latents(x))
+        if measure is not None:
+            return {"measured": self.measured(y_hat, x, measure), "likelihoods": likelihoods}
         return {"x_hat": self.restored(y_hat, *x.shape[-2:]), "likelihoods": likelihoods}
+
+    def _dtype_seen(self) -> torch.dtype | None:
+        """Return the dtype to which g_a's first layer rounds what it gets, None if it does not."""
+        first = next(self.g_a.children(), None)
+        rounds = isinstance(first, nn.Conv2d) and not self.input_noise
+        return self.autocast_dtype if rounds else None
 
     def likelihoods(self, x: Tensor) -> dict[str, Tensor]:
         """Return the likelihoods that forward returns in eval mode, without x_hat."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""(x_hat, x), [B, C, H, W] each, x as it is stored -> what is measured of them."""
+
+_MOST_COMPILED = 64
 _MIN_STD = 1e-6  # a channel that never varies is passed on as its mean
 
 
@@ -37,6 +44,9 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
     `autocast_dtype`: g_a and g_s run under autocast to it, with float32 results; None is float32
     throughout.
 
+    What `compile_functions` compiles is run so while training alone: validation's whole maps, of
+    many shapes, are computed as analysis computes them.
+
     `layer_by_layer`: whether g_a and g_s always run as torch runs them. Otherwise, from
     `hold_weights` on, they run by train.codecs.fast where it can: on a CPU, in eval mode and
     float32, where no gradients are asked for.
@@ -50,6 +60,7 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
     autocast_dtype: torch.dtype | None = None
     layer_by_layer: bool = False
     _level_row: int = 0
+    _compiled: Mapping[Hashable, Callable[..., Any]] = MappingProxyType({})
     _fast: FastTransforms | None = None
 
     def make_transforms(self, size: CodecSize) -> None:
@@ -103,11 +114,19 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
             self._fast.clear()  # the codec moves to another device, or becomes another dtype's
         return super()._apply(*args, **kwargs)
 
-    def standardised(self, x: Tensor) -> Tensor:
-        """Return what g_a sees of maps x [B, C, H, W]: padded, and of mean 0 and deviation 1."""
+    def standardised(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return what g_a sees of maps x [B, C, H, W]: padded, and of mean 0 and deviation 1.
+
+        It is computed in float32, whatever x is stored in. `dtype`: to what it is rounded on the
+        way to memory, where nothing is learned of x; None: float32.
+        """
         x = self._one_layout(pad_to_multiple(x, self.stride))
         scale = 1 / self._row(self.std)
-        return torch.addcmul(-self._row(self.mean) * scale, x, scale)
+        operands = -self._row(self.mean) * scale, x, scale
+        if dtype is None or x.requires_grad:
+            return torch.addcmul(*operands)
+        # Autocast would round as well, in a pass of its own.
+        return torch.addcmul(*operands, out=torch.empty_like(x, dtype=dtype))
 
     def latents(self, x: Tensor) -> Tensor:
         """Return y, float32 [B, M, h, w], of maps x [B, C, H, W], as in eval mode."""
@@ -125,18 +144,54 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
             after = torch.stack([self.std[self._level_row], self.mean[self._level_row]])
             domain = int(y_hat.shape[-2]), int(y_hat.shape[-1])
             return fast(y_hat, after=after, domain=domain, size=(height, width))
-        x_hat = self.transformed(self.g_s, self._one_layout(y_hat))[..., :height, :width]
-        return torch.addcmul(self._row(self.mean), x_hat, self._row(self.std))
+        return _undone(*self._synthesis(y_hat, height, width))
+
+    def measured(self, y_hat: Tensor, x: Tensor, measure: Measure) -> Tensor:
+        """Return `measure(x_hat, x)` of what `restored` gives of the latents y_hat, for maps x.
+
+        Where it is compiled x_hat is never written to memory.
+        """
+        synthesis = self._synthesis(y_hat, *x.shape[-2:])
+        return self.compiled(measured_undone)(measure, x, *synthesis)
+
+    def _synthesis(self, y_hat: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what g_s gives, of whatever dtype and cropped, and its mean and deviation."""
+        x_hat = self._in_precision(self.g_s, self._one_layout(y_hat))[..., :height, :width]
+        return x_hat, self._row(self.mean), self._row(self.std)
 
     def transformed(self, network: nn.Module, values: Tensor) -> Tensor:
         """Return the network's results, float32, computed in the precision of `autocast_dtype`."""
+        return self._in_precision(network, values).float()
+
+    def _in_precision(self, network: nn.Module, values: Tensor) -> Tensor:
         result: Tensor
         if self.autocast_dtype is None:
-            result = network(values)
+            result = self.compiled(network)(values)
             return result
         with torch.autocast(values.device.type, self.autocast_dtype):
-            result = network(values)
-        return result.float()
+            result = self.compiled(network)(values)
+        return result
+
+    def compile_functions(self, functions: Iterable[Callable[..., Any]]) -> None:
+        """Compile networks and functions with torch.compile; the state's keys do not change.
+
+        Codecs of one process, and of one size, share what is compiled: it is asked for again, not
+        made again.
+        """
+        # torch's 8 shapes of a function are few for six networks, all run by `_output_of`.
+        limits: Any = importlib.import_module("torch._dynamo.config")
+        limits.cache_size_limit = max(limits.cache_size_limit, _MOST_COMPILED)
+        run = torch.compile(_output_of)
+        self._compiled = {
+            each: partial(run, each) if isinstance(each, nn.Module) else torch.compile(each)
+            for each in functions
+        }
+
+    def compiled(self, function: Function) -> Function:
+        """Return what to call while training in place of a function: its compiled form, or it."""
+        if not self.training:
+            return function
+        return cast(Function, self._compiled.get(function, function))
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
@@ -170,6 +225,23 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
 
     def _row(self, statistics: Tensor) -> Tensor:
         return statistics[self._level_row][:, None, None]
+
+
+def _output_of(network: nn.Module, values: Tensor) -> Tensor:
+    result: Tensor = network(values)  # an argument: a closure would be compiled for each network
+    return result
+
+
+def _undone(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return what is no longer standardised, float32."""
+    return torch.addcmul(mean, values, std)
+
+
+def measured_undone(
+    measure: Measure, x: Tensor, values: Tensor, mean: Tensor, std: Tensor
+) -> Tensor:
+    """Return `measure(x_hat, x)`, x_hat of g_s's `values` and their `mean` and `std`."""
+    return measure(_undone(values, mean, std), x)
 
 
 def _fast_transforms() -> FastTransforms | None:

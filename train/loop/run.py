@@ -22,6 +22,7 @@ from configs.schema.config import Config
 from data.reading.level_stream import LevelStream, MixedLevelStream
 from data.system.stop_signals import StopSignals
 from train.codecs.level_codec import LevelCodec
+from train.loop.compiling import compile_if_worth_it
 from train.loop.epoch_end import EpochEnd
 from train.loop.job import (
     Caches,
@@ -90,7 +91,7 @@ def train_level(
         world.from_first(lambda: stack.enter_context(locked(folder)))
         stop = stop or stack.enter_context(StopSignals())
         stack.enter_context(clear_disk_errors(folder))
-        record = _take_up(job, folder, session, world)
+        record = _take_up(job, folder, session, caches, world)
         log.info("level %s, lambda %g -> %s", job.level, job.config.training.lmbda, folder)
         log.debug("%s: %d images", job.train_cache, caches.train[0].num_samples)
         log.debug("%s: %d images", job.val_cache, caches.val[0].num_samples)
@@ -178,8 +179,6 @@ def _prepare(job: Job, stack: ExitStack, world: World) -> _Prepared:
         warn_of_large_features(reader)
     codec = make_codec(job, caches)
     codec.input_noise = job.config.training.input_noise
-    if job.config.training.compile:
-        codec.compile_transforms()
     return _Prepared(
         caches=caches,
         codec=codec,
@@ -229,6 +228,7 @@ def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
         seed=settings.seed,
         device=job.device,
         precision=_UNDECIDED if settings.precision == "auto" else settings.precision,
+        compiled=None,
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
         num_processes=world.size,
         num_threads=torch.get_num_threads(),
@@ -237,7 +237,7 @@ def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
     return folder
 
 
-def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecord:
+def _take_up(job: Job, folder: Path, session: Session, caches: Caches, world: World) -> RunRecord:
     """Bring the session to where the run stands; return its record."""
     record = world.from_first(lambda: RunRecord.load(folder))
     record.cache_fingerprints.update(code_fingerprints(job.config))
@@ -262,6 +262,7 @@ def _take_up(job: Job, folder: Path, session: Session, world: World) -> RunRecor
             lambda: choose_precision(session.device)
         )
     session.codec.autocast_dtype = autocast_dtype(record.precision)
+    compile_if_worth_it(job, session, caches, record, world)
     if world.writes:
         save_config(folder, job.config)
         record.save(folder)

@@ -108,9 +108,9 @@ def new_session(
 ) -> Session:
     """Return a run at its beginning."""
     optimizer, aux_optimizer = make_optimizers(codec, config)
-    # What several processes exchange, compiled transforms and detectors cannot be recorded.
+    # What several processes exchange and detectors cannot be recorded.
     settings = config.training
-    is_plain = model is codec and not settings.compile and settings.distortion != "object_weighted"
+    is_plain = model is codec and settings.distortion != "object_weighted"
     graphs = is_plain and settings.cuda_graphs and device.startswith("cuda")
     return Session(
         codec=codec,

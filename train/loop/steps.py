@@ -21,13 +21,19 @@ from data.reading.transfer import Waiting, on_device
 from train.loop.loss_watch import LossWatch
 from train.loop.session import Session
 from train.machine.distributed import World
-from train.objective.rate_distortion import Distortion, has_padding, rate_distortion
+from train.objective.rate_distortion import (
+    Distortion,
+    has_padding,
+    rate_distortion,
+    square_error,
+    squared_error_of_whole,
+)
 
 
 def cutmix(
     x: Tensor, sizes: Tensor, probability: float, *, first_row: int, batch_rows: int
 ) -> Tensor:
-    """Return maps float32 [B, C, H, W], some with a part of their neighbour's; `x` stays as it is.
+    """Return maps [B, C, H, W], some with a part of their neighbour's; `x` stays as it is.
 
     CutMix (Yun et al., ICCV 2019) for feature maps, which stay where they are in the frame. A codec
     learns which features come together in an image, and of few images too much of that. A map of
@@ -98,7 +104,7 @@ def train_epoch(
     waiting, waited_before = Waiting(), progress.epoch_waited
     looked = time.perf_counter()
     with bar:
-        for batch, x in on_device(session.stream, session.device, waiting):
+        for batch, x in on_device(session.stream, session.device, waiting, as_stored=True):
             step(batch, x)
             progress.step += 1
             progress.num_samples += batch.batch_rows
@@ -154,8 +160,9 @@ class Step:
             x = cutmix(
                 x, sizes, self._cutmix, first_row=batch.first_row, batch_rows=batch.batch_rows
             )
-        compute = partial(self._computed, row, sizes, batch.batch_positions, weight)
-        if session.graphs is not None and not has_padding(sizes, *x.shape[-2:]):
+        is_whole = not has_padding(sizes, *x.shape[-2:])
+        compute = partial(self._computed, row, sizes, is_whole, batch.batch_positions, weight)
+        if session.graphs is not None and is_whole:
             figures = session.graphs.run(row, x, compute)
         else:
             figures = compute(x)
@@ -166,7 +173,7 @@ class Step:
         self._watch.see(session.progress.step + 1, batch, parts[0] + figures[4])
 
     def _computed(
-        self, row: int, sizes: Tensor, positions: int, weight: float, x: Tensor
+        self, row: int, sizes: Tensor, is_whole: bool, positions: int, weight: float, x: Tensor
     ) -> Tensor:
         """Make the step; return loss, MSE, BPP, auxiliary loss and gradient norm, float32 [5].
 
@@ -175,9 +182,12 @@ class Step:
         session, codec = self._session, self._session.codec
         session.optimizer.zero_grad(set_to_none=True)
         session.aux_optimizer.zero_grad(set_to_none=True)
+        distortion = self._distortions[row]
+        # Measured by the codec, which need not write x_hat to memory for it.
+        measure = squared_error_of_whole if is_whole and distortion is square_error else None
         loss, mse, bpp = rate_distortion(
-            session.model(x), x, sizes, self._lmbda,
-            distortion=self._distortions[row], positions=positions,
+            session.model(x, measure), x, sizes, self._lmbda,
+            distortion=distortion, positions=positions,
         )  # fmt: skip
         # The ranks' gradients are averaged; each rank's loss is its part of the batch's sum.
         (loss * weight * self._world.size).backward()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What training asks of a machine: processes, CUDA graphs, precision, signals, full disks.
+"""What training asks of a machine: processes, CUDA graphs, compiling, precision, signals.
 
-May import: configs, configs.schema, train.codecs.
+May import: configs, configs.schema, data.system, train.codecs.
 """

@@ -18,7 +18,8 @@ from torch import Tensor
 from configs.errors import ConfigError
 
 _STEPS_BEFORE = 3
-"""Steps that run as usual first: libraries then have chosen their algorithms and memory."""
+"""Steps that run as usual first: libraries then have chosen their algorithms and memory, and what
+a batch of such a shape asks to be compiled is."""
 _MOST_GRAPHS = 8
 """Each keeps a step's memory; batches of further shapes are computed as usual."""
 

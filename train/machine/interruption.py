@@ -52,16 +52,19 @@ def batches_need_less(settings: TrainingConfig) -> str:
 @contextmanager
 def clear_compile_errors(settings: TrainingConfig) -> Iterator[None]:
     """Turn a machine that cannot compile the transforms into a line for the user."""
-    if not settings.compile:
-        yield
-        return
-    from torch._dynamo.exc import TorchDynamoException  # late: takes a while to import
-
     try:
         yield
-    except TorchDynamoException as error:
+    except Exception as error:
+        if not settings.compile or not _is_of_the_compiler(error):
+            raise
         first_line = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"training.compile: the transforms cannot be compiled here ({first_line}): install a "
             "C++ compiler, or leave it out (--set training.compile=false)"
         ) from error
+
+
+def _is_of_the_compiler(error: Exception) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # late: takes a while to import
+
+    return isinstance(error, TorchDynamoException)

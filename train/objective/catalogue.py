@@ -111,7 +111,7 @@ def _own(name: str) -> Distortion:
     function = load_own(name, "training.distortion")
 
     def own(x_hat: Tensor, x: Tensor) -> Tensor:
-        error = function(x_hat, x)
+        error = function(x_hat, x.float())
         if not isinstance(error, Tensor) or error.shape != x.shape:
             gave = list(error.shape) if isinstance(error, Tensor) else type(error).__name__
             raise ConfigError(

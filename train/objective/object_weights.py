@@ -81,7 +81,7 @@ def object_weighted(scores: Scores, reader: LevelReader, device: str) -> Distort
     mean = total / positions
 
     def weighted(x_hat: Tensor, x: Tensor) -> Tensor:
-        return square_error(x_hat, x) * (position_weights(scores, x) / mean)
+        return square_error(x_hat, x) * (position_weights(scores, x.float()) / mean)
 
     return weighted
 

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 Distortion = Callable[[Tensor, Tensor], Tensor]
-"""(x_hat, x), float32 [B, C, H, W] each -> error of each element, of the same shape."""
+"""(x_hat, x), [B, C, H, W] each -> error of each element, float32, of the same shape.
+
+x_hat is float32, x is, too, or as it is stored.
+"""
 
 
 def square_error(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -60,6 +63,11 @@ def squared_error(x_hat: Tensor, x: Tensor, sizes: Tensor) -> Tensor:
     return sum_of_real(square_error(x_hat, x), sizes)
 
 
+def squared_error_of_whole(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Return what `squared_error` does where no map has padding, float32 [B]."""
+    return square_error(x_hat, x).sum((1, 2, 3))
+
+
 def num_positions(sizes: Tensor) -> int:
     """Return the number of real feature positions (H * W summed over samples)."""
     return int(sizes.prod(1).sum())
@@ -79,14 +87,20 @@ def rate_distortion(
     The distortion is a mean over real positions and all channels; BPP is bits per real position of
     the level's own map, padding's bits included. The MSE, in the features' own units, is for the
     record and equals the distortion unless another one is named. `positions`: by how many real
-    positions to divide, where `x` is a part of a batch only; None: by those of `x`.
+    positions to divide, where `x` is a part of a batch only; None: by those of `x`. In place of
+    "x_hat" the output may have "measured", its `squared_error_of_whole`.
     """
-    x_hat, likelihoods = output["x_hat"], output["likelihoods"]
-    assert isinstance(x_hat, Tensor)
+    x_hat, likelihoods = output.get("x_hat"), output["likelihoods"]
     assert isinstance(likelihoods, Mapping)
     positions = num_positions(sizes) if positions is None else positions
-    error = sum_of_real(distortion(x_hat, x), sizes).sum() / (positions * x.shape[1])
     bpp = rate_bits(likelihoods).sum() / positions
+    if x_hat is None:
+        measured = output["measured"]
+        assert isinstance(measured, Tensor)
+        mse = measured.sum() / (positions * x.shape[1])
+        return mse + lmbda * bpp, mse, bpp
+    assert isinstance(x_hat, Tensor)
+    error = sum_of_real(distortion(x_hat, x), sizes).sum() / (positions * x.shape[1])
     mse = error
     if distortion is not square_error:
         with torch.no_grad():

@@ -75,6 +75,10 @@ class RunRecord:
     started: str
     precision_reason: str = ""
     """Why it is this precision, where `training.precision` is auto."""
+    compiled: bool | None = False
+    """Whether steps are compiled; None before that is decided."""
+    compile_reason: str = ""
+    """Why, where `training.compile` is auto."""
     warm_start: Annotated[dict[_START_KEYS, str], Field(min_length=2)] | None = None
     """Folder and model hash of the run whose best model this one began from."""
     continued: list[dict[str, Any]] = field(default_factory=list)
@@ -278,6 +282,8 @@ def open_run(folder: Path | str, level: int | None = None) -> Run:
 
 def _settings(config: Config, *but: str) -> dict[str, Any]:
     training = config.training.model_dump(exclude={*_NOT_OF_THE_RUN, *but})
+    # What was left to us was not compiled before there was auto; a run keeps what it began with.
+    training["compile"] = training["compile"] is True
     if training.get("channel_weights", "variance") != "variance":
         training["channel_weights"] = "a file"  # whose content is among the fingerprints
     if training.get("init_from") is not None:

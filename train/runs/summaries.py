@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -141,6 +140,8 @@ def _picture_row(original: Tensor, decoded: Tensor) -> NDArray[Any]:
     """Original, decoded, difference side by side: RMS over channels, one scale, uint8 [h, w, 3]."""
     maps = [t.square().mean(0).sqrt().numpy() for t in (original, decoded, original - decoded)]
     top = max(float(maps[0].max()), 1e-12)
+    from matplotlib import colormaps  # late: an epoch may end long after the first step
+
     zoom = max(1, 160 // max(maps[0].shape))
     tiles = []
     for values in maps:

@@ -31,3 +31,11 @@ def test_batches_on_the_device_are_those_of_the_stream_in_float32(
         assert x.dtype == torch.float32
         assert x.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(x.cpu(), wanted.features.float())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_as_stored_are_converted_on_a_cpu_alone(zarr_cache: TinyCache, device: str) -> None:
+    with LevelReader(zarr_cache.folder, 0) as reader:
+        stream = LevelStream(reader, batch_size=1, crop=16, keep=2, pin_memory=device != "cpu")
+        _, x = next(iter(on_device(stream, device, as_stored=True)))
+        assert x.dtype == (torch.float32 if device == "cpu" else torch.float16)

@@ -253,13 +253,14 @@ def test_each_level_has_its_own_row_of_standardisation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_compiling_transforms_keeps_the_keys_of_the_state(name: str) -> None:
+def test_compiling_steps_keeps_the_keys_of_the_state_and_is_for_training_alone(name: str) -> None:
     codec = tiny_codec(name)
     keys = list(codec.state_dict())
-    codec.compile_transforms()
+    codec.compile_steps()
     assert list(codec.state_dict()) == keys
-    for transform in codec.transform_names:
-        assert getattr(codec, transform)._compiled_call_impl is not None
+    for network in (getattr(codec, transform) for transform in codec.transform_names):
+        assert codec.train().compiled(network) is not network
+        assert codec.eval().compiled(network) is network
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -53,11 +53,11 @@ def test_other_errors_of_torch_keep_their_traceback() -> None:
 
 
 def test_transforms_that_cannot_be_compiled_are_one_line_that_says_what_to_do() -> None:
-    settings = tiny_config(compile=True).training
+    settings, off = (tiny_config(compile=setting).training for setting in (True, False))
     with (
         pytest.raises(ConfigError, match=r"compiled here \(.*No working C\+\+ compiler.*compile=f"),
         clear_compile_errors(settings),
     ):
         raise TorchDynamoException("No working C++ compiler found")
-    with pytest.raises(TorchDynamoException), clear_compile_errors(tiny_config().training):
+    with pytest.raises(TorchDynamoException), clear_compile_errors(off):
         raise TorchDynamoException("of no setting")

@@ -1,8 +1,7 @@
-"""bfloat16 and compiled transforms learn what float32 learns; `auto` goes by the device."""
+"""bfloat16 learns what float32 learns; `auto` goes by the device."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.tiny_study import study as study
 from tests.support.training_process import rows_without_times, training_state
-from train.codecs.level_codec import LevelCodec
 from train.loop.job import Job, make_codec, open_caches
 from train.loop.run import train_level
 from train.machine import precision
@@ -28,16 +26,6 @@ def job_of(study: TinyStudy, out: Path, level: int = 1, **training: Any) -> Job:
         train_cache=study.train_cache, val_cache=study.val_cache, level=level,
         config=tiny_config(**training), device="cpu", out=out,
     )  # fmt: skip
-
-
-def small_job_of(study: TinyStudy, out: Path, **training: Any) -> Job:
-    job = job_of(study, out, epochs=1, batch_size=6, crop=8, **training)
-    model = job.config.model.model_copy(update={"stages": 2})
-    return replace(job, config=job.config.model_copy(update={"model": model}))
-
-
-def losses(run: Path) -> list[float]:
-    return [float(row["val_loss"]) for row in rows_without_times(run)]
 
 
 def test_curves_of_bfloat16_and_float32_agree_within_noise(
@@ -135,25 +123,6 @@ def test_a_named_precision_needs_no_reason(study: TinyStudy, tmp_path: Path) -> 
     run = train_level(job_of(study, tmp_path, level=4, epochs=1, precision="float32"))
     assert RunRecord.load(run).precision_reason == ""
     assert autocast_dtype("float32") is None
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_transforms_learn_the_same_and_save_the_same_names(
-    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # One network of the two: a C++ compiler takes 20 s for each.
-    assert LevelCodec.transform_names == ("g_a", "g_s")
-    monkeypatch.setattr(LevelCodec, "transform_names", ("g_a",))
-    # One step, and one stage of the codec: compiling takes a minute otherwise.
-    plain = train_level(small_job_of(study, tmp_path / "plain"))
-    compiled = train_level(small_job_of(study, tmp_path / "compiled", compile=True))
-    for one, other in zip(losses(plain), losses(compiled), strict=True):
-        assert other == pytest.approx(one, rel=1e-3)
-    names = [
-        training_state(run / "last_model.pth")["model_state_dict"].keys()
-        for run in (plain, compiled)
-    ]
-    assert names[0] == names[1]
 
 
 def test_channel_weights_shift_the_error_to_the_channels_that_count_less(

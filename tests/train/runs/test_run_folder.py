@@ -68,6 +68,19 @@ def test_how_a_cpu_computes_does_not_make_another_run(run: Path) -> None:
     assert found(run, with_model(fast_cpu="never"))
 
 
+def test_a_run_of_before_steps_were_compiled_by_themselves_is_the_same_run(tmp_path: Path) -> None:
+    def compiled(setting: bool | str) -> Config:
+        return check_config({"training": {"compile": setting}}, "test")
+
+    run = make_run(tmp_path, compiled(False))
+    assert found(run, compiled("auto"))
+    assert not found(run, compiled(True))
+    raw = json.loads((run / RECORD_NAME).read_text(encoding="utf-8"))
+    del raw["compiled"], raw["compile_reason"]
+    (run / RECORD_NAME).write_text(json.dumps(raw), encoding="utf-8")
+    assert RunRecord.load(run).compiled is False  # so it goes on as it began
+
+
 def test_path_of_a_file_of_channel_weights_does_not_make_another_run(tmp_path: Path) -> None:
     def with_weights(path: str) -> Config:
         training = {"distortion": "channel_weighted", "channel_weights": path}
