@@ -23,8 +23,9 @@ from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times, start_training, wait_for
 from train.cli import train_level
+from train.loop.chain import RunOutcome, chains_of
 from train.loop.job import Job
-from train.loop.study import RunOutcome, _received, _Worker, chains_of
+from train.loop.study import _received, _Worker
 from train.runs.checkpoint import load_codec
 from train.runs.run_folder import RunRecord, find_runs
 
@@ -149,7 +150,7 @@ def test_lambda_whose_predecessor_failed_is_left_for_later_and_then_begins_warm(
         raise UserError("too little memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.study.train_level", fail)
+        patch.setattr("train.loop.chain.train_level", fail)
         result = call(study, tmp_path, *options)
     assert result.exit_code == 1
     assert (
