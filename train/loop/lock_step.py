@@ -126,7 +126,7 @@ class _Group:
             member.close()
         self._source.__exit__(None, None, None)
         self._members = []
-        _release(self._device)
+        release_memory(self._device)
 
     def _rest_of_epoch(self, first: _Member) -> Iterator[Ended]:
         """Give out the batches from where `first` stands, while it goes on."""
@@ -150,7 +150,7 @@ class _Group:
                 if given is None:
                     return
         # Another reads on: copies of what was read ahead must not be under way any more.
-        _release(self._device)
+        release_memory(self._device)
 
     def _turns(
         self, members: Sequence[_Member], turn: Callable[[Training], Wanted]
@@ -186,7 +186,8 @@ class _Group:
             "%s: memory does not suffice for %d runs at once: it follows from its last checkpoint "
             "when %d of them have ended", member.name, self.most + 1, self.most,
         )  # fmt: skip
-        _release(self._device)
+        gc.collect()
+        release_memory(self._device)
 
 
 def _progress(member: _Member) -> tuple[object, object]:
@@ -208,8 +209,3 @@ def _not_begun(number: int) -> TrainingInterruptedError:
         "from there",
         number,
     )
-
-
-def _release(device: str) -> None:
-    gc.collect()
-    release_memory(device)

@@ -5,6 +5,7 @@ Runs that take turns in one process then compute what each of them computes alon
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -61,6 +62,7 @@ def now_on(device: str) -> torch.cuda.Event | None:
 def release_memory(device: str) -> None:
     """Give back what nobody holds any more, once all that is under way is done; nothing on CPUs."""
     if torch.device(device).type == "cuda":
+        gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from data.reading.epoch_tiles import Epoch
-from tests.support.devices import DEVICES
 from tests.support.extraction import TinyCache
 from tests.support.tiny_study import tiny_config
 from tests.support.training_process import differences, rows_without_times, training_state
@@ -31,8 +30,8 @@ LAMBDAS = (0.001, 0.01, 0.1)
 
 def job_of(cache: TinyCache, out: Path, lmbda: float, device: str = "cpu", **more: Any) -> Job:
     """A run that draws all that a run can draw: cutmix, noise on the features and the latents."""
-    drawing = {"cutmix": 0.5, "input_noise": 0.1, "save_interval_s": 0.0}
-    training = {"lmbda": lmbda, "batch_size": 3, "epochs": 4, **drawing, **more}
+    drawing = {"cutmix": 0.5, "input_noise": 0.1}
+    training = {"lmbda": lmbda, "batch_size": 3, "epochs": 3, **drawing, **more}
     config = tiny_config(**training)
     no_pictures = config.validation.model_copy(update={"num_samples": 0})
     return Job(
@@ -48,9 +47,7 @@ def jobs_of(cache: TinyCache, out: Path, **more: Any) -> list[Job]:
 def trained(jobs: Sequence[Job], lock_step: bool) -> list[RunOutcome]:
     """How the runs ended, in the order of the jobs."""
     ended = list(
-        run_study(
-            jobs, go_on=True, num_jobs=1, log_level="info", world=ALONE, lock_step=lock_step
-        )
+        run_study(jobs, go_on=True, num_jobs=1, log_level="info", world=ALONE, lock_step=lock_step)
     )
     assert len(ended) == len(jobs)
     return sorted(ended, key=lambda end: [job.config for job in jobs].index(end.job.config))
@@ -173,9 +170,11 @@ def test_fewer_runs_are_trained_at_once_where_memory_does_not_suffice(
     else:
         monkeypatch.setattr(feeding, "Given", failing_once(feeding.Given, 3))
     with caplog.at_level(logging.INFO):
-        ends = trained(jobs_of(zarr_cache, tmp_path), lock_step=True)
+        jobs = jobs_of(zarr_cache, tmp_path, save_interval_s=0.0 if where == "step" else 60.0)
+        ends = trained(jobs, lock_step=True)
     assert_same_runs(ends, alone)
     assert len(list(tmp_path.glob("*/run_*"))) == 3
+    assert ("going on in epoch 1, after step 1" in caplog.text) == (where == "step")
     assert caplog.text.count("memory does not suffice for 3 runs at once") == 1
     (line,) = [each for each in caplog.messages if "does not suffice" in each]
     assert f"lambda {0.1 if where == 'reading' else 0.01}: memory" in line
@@ -225,17 +224,18 @@ def test_only_runs_that_take_the_same_batches_on_a_gpu_are_put_together(tmp_path
     assert len(chains_of([cpu, replace(cpu, out=None)], lock_step=True)) == 1
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("more", [{"precision": "float32"}, {"precision": "bfloat16"}])
-def test_runs_together_on_a_device_become_what_they_become_alone(
-    device: str, more: dict[str, Any], zarr_cache: TinyCache, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Also where steps are recorded, each with a learning rate, random numbers of its own."""
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "more", [{"precision": "bfloat16"}, {"precision": "float32"}, {"cuda_graphs": False}]
+)
+def test_runs_together_on_a_gpu_become_what_they_become_alone(
+    more: dict[str, Any], zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where steps are recorded, each run's with random numbers of its own."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     ends = [
         trained(
-            jobs_of(zarr_cache, tmp_path / str(lock_step), device=device, epochs=6, **more),
+            jobs_of(zarr_cache, tmp_path / str(lock_step), device="cuda", epochs=6, **more),
             lock_step,
         )
         for lock_step in (False, True)
