@@ -51,14 +51,14 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BatchRequest:
     """What a run asks for: the next batch of a stream; it saves its state in `folder`."""
 
     stream: BatchStream
     folder: Path
 
 
-Training = Generator[Wanted, "Given | None", Path]
+Training = Generator[BatchRequest, "Given | None", Path]
 """A run under way: it is sent what it asks for, None at the end of an epoch; returns its folder."""
 
 
@@ -82,7 +82,7 @@ def fed_alone(training: Training, device: str) -> Path:
             return folder
 
 
-def _fed_an_epoch(training: Training, wanted: Wanted, device: str) -> Wanted:
+def _fed_an_epoch(training: Training, wanted: BatchRequest, device: str) -> BatchRequest:
     batches = batches_of(wanted.stream, device)
     while True:
         try:

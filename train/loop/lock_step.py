@@ -18,7 +18,7 @@ from pathlib import Path
 
 from configs.errors import UserError, lack_of_memory
 from data.system.stop_signals import StopSignals
-from train.loop.feeding import BatchStream, CommonSource, Given, Training, Wanted, batches_of
+from train.loop.feeding import BatchRequest, BatchStream, CommonSource, Given, Training, batches_of
 from train.loop.job import Job
 from train.loop.run import training
 from train.machine.interruption import MemoryLackError, TrainingInterruptedError
@@ -52,7 +52,7 @@ class _Member:
     job: Job
     training: Training
     own: OwnState
-    wanted: Wanted | None = None
+    wanted: BatchRequest | None = None
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class _Member:
         assert self.wanted is not None, "a run that has begun asks for a batch"
         return self.wanted.stream
 
-    def go_on(self, turn: Callable[[Training], Wanted]) -> Path | None:
+    def go_on(self, turn: Callable[[Training], BatchRequest]) -> Path | None:
         """Take a turn; return the run's folder if it is finished with that."""
         with self.own.in_use():
             try:
@@ -153,7 +153,7 @@ class _Group:
         release_memory(self._device)
 
     def _turns(
-        self, members: Sequence[_Member], turn: Callable[[Training], Wanted]
+        self, members: Sequence[_Member], turn: Callable[[Training], BatchRequest]
     ) -> Iterator[Ended]:
         """Let one after another go on; their work on a GPU is done side by side."""
         ready = now_on(self._device)
@@ -195,11 +195,11 @@ def _progress(member: _Member) -> tuple[object, object]:
     return position["epoch"], position["next_batch"]
 
 
-def _sends(given: Given | None) -> Callable[[Training], Wanted]:
+def _sends(given: Given | None) -> Callable[[Training], BatchRequest]:
     return lambda run: run.send(given)
 
 
-def _throws(error: Exception) -> Callable[[Training], Wanted]:
+def _throws(error: Exception) -> Callable[[Training], BatchRequest]:
     return lambda run: run.throw(error)
 
 

@@ -22,7 +22,7 @@ from configs.schema.config import Config
 from data.system.stop_signals import StopSignals
 from train.codecs.level_codec import LevelCodec
 from train.loop.epoch_end import EpochEnd
-from train.loop.feeding import BatchStream, CommonSource, Given, Training, Wanted, fed_alone
+from train.loop.feeding import BatchRequest, BatchStream, CommonSource, Given, Training, fed_alone
 from train.loop.job import (
     Caches,
     Job,
@@ -88,7 +88,7 @@ def training(
     stop: StopSignals | None = None,
     source: CommonSource | None = None,
 ) -> Training:
-    """Train as `train_level` does, on what the caller sends for each `Wanted`.
+    """Train as `train_level` does, on what the caller sends for each `BatchRequest`.
 
     Of runs that follow a common `source` each works with random numbers, a CUDA stream and a
     number of threads of its own: the caller sees to that (`train.machine.own_state`).
@@ -125,7 +125,7 @@ def training(
 def _run(
     job: Job, caches: Caches, session: Session, saver: Saver, end: EpochEnd, stop: StopSignals,
     world: World,
-) -> Generator[Wanted, Given | None, str]:  # fmt: skip
+) -> Generator[BatchRequest, Given | None, str]:  # fmt: skip
     """Train epoch after epoch; return why it ended."""
     progress = session.progress
     watch = LossWatch(caches.train, session.device)

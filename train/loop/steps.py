@@ -18,7 +18,7 @@ from tqdm import tqdm
 from configs.log_setup import bar_interval_s
 from configs.schema.training import TrainingConfig
 from data.reading.level_stream import Batch
-from train.loop.feeding import Given, Wanted
+from train.loop.feeding import BatchRequest, Given
 from train.loop.loss_watch import LossWatch
 from train.loop.session import Session
 from train.machine.distributed import World
@@ -77,7 +77,7 @@ def train_epoch(
     world: World,
     between_steps: Callable[[], None],
     folder: Path,
-) -> Generator[Wanted, Given | None, dict[str, float]]:
+) -> Generator[BatchRequest, Given | None, dict[str, float]]:
     """Train on the rest of the epoch under way; return its means as metrics.csv names them.
 
     Asks for batch after batch until it is sent None; `folder` is the run's.
@@ -97,7 +97,7 @@ def train_epoch(
         or log.getEffectiveLevel() > logging.INFO,
     )  # fmt: skip
     step = Step(session, settings, levels, distortions, watch, world)
-    wanted = Wanted(session.stream, folder)
+    wanted = BatchRequest(session.stream, folder)
     # From the first batch on: in lock-step, runs that are behind may have to catch up before.
     start = looked = 0.0
     with bar:
