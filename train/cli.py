@@ -28,8 +28,8 @@ from configs.options import (
 # needs any of it.
 if TYPE_CHECKING:
     from configs.schema.config import Config
+    from train.loop.chain import RunOutcome
     from train.loop.job import Job
-    from train.loop.study import RunOutcome
     from train.machine.distributed import World
 
 log = logging.getLogger(__name__)

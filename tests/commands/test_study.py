@@ -23,8 +23,10 @@ from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times, start_training, wait_for
 from train.cli import train_level
+from train.loop.chain import RunOutcome, chains_of
 from train.loop.job import Job
-from train.loop.study import RunOutcome, _received, _Worker, chains_of
+from train.loop.study import PRELOADED, _received, _Worker, processes_for, run_study
+from train.machine.distributed import ALONE
 from train.runs.checkpoint import load_codec
 from train.runs.run_folder import RunRecord, find_runs
 
@@ -149,7 +151,7 @@ def test_lambda_whose_predecessor_failed_is_left_for_later_and_then_begins_warm(
         raise UserError("too little memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.study.train_level", fail)
+        patch.setattr("train.loop.chain.train_level", fail)
         result = call(study, tmp_path, *options)
     assert result.exit_code == 1
     assert (
@@ -208,15 +210,17 @@ def group_of(leader: int) -> set[int]:
     return members
 
 
+@pytest.mark.parametrize(("in_order", "named"), [(True, [0.01]), (False, [0.01, 0.1])])
 def test_run_whose_process_is_killed_is_the_one_that_is_named(
-    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: TinyStudy, in_order: bool, named: list[float]
 ) -> None:
+    """Of runs in order, that is; of runs in lock-step all that were under way are."""
     jobs = [
         Job(
             train_cache=study.train_cache, val_cache=study.val_cache, level=4, device="cpu",
-            config=tiny_config(lmbda=lmbda, warm_start=True),
+            config=tiny_config(lmbda=lmbda, warm_start=in_order),
         )
-        for lmbda in (0.001, 0.01)
+        for lmbda in (0.001, 0.01, 0.1)
     ]  # fmt: skip
     mine, its = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_die_after_one, args=(its, jobs))
@@ -224,12 +228,82 @@ def test_run_whose_process_is_killed_is_the_one_that_is_named(
     its.close()
     running = {mine: _Worker(process=process, left=list(jobs))}
     told = [outcome for _ in range(2) for outcome in _received(mine, running, None)]
-    assert [outcome.job.config.training.lmbda for outcome in told] == [0.001, 0.01]
+    assert [outcome.job.config.training.lmbda for outcome in told] == [0.001, *named]
     assert told[0].error is None
-    assert told[1].error is not None
-    assert told[1].error.startswith("its process was killed, perhaps for lack of memory")
-    assert told[1].exit_code == 128 + signal.SIGKILL
+    for outcome in told[1:]:
+        assert outcome.error is not None
+        assert outcome.error.startswith("its process was killed, perhaps for lack of memory")
+        assert outcome.exit_code == 128 + signal.SIGKILL
     assert running == {}
+
+
+def test_processes_are_forked_for_a_cpu_and_spawned_for_a_gpu() -> None:
+    assert processes_for("cpu").get_start_method() == "forkserver"
+    assert processes_for("cuda").get_start_method() == "spawn"
+    assert processes_for("cuda:1").get_start_method() == "spawn"
+
+
+def test_of_all_that_is_imported_only_torch_geometric_asks_for_the_gpus() -> None:
+    """Forks of a process that has asked cannot use a GPU; another guilty import is named here."""
+    script = f"""
+import importlib, sys, torch
+
+asking = set()
+
+def of_others(frame):
+    while frame.f_globals["__name__"].partition(".")[0] in ("torch", "importlib", "__main__"):
+        frame = frame.f_back
+    return frame.f_globals["__name__"]
+
+def record(owner, name):
+    real = getattr(owner, name, None)
+    if real is not None:
+        def recorded(*given, **more):
+            asking.add(of_others(sys._getframe(1)))
+            return real(*given, **more)
+        setattr(owner, name, recorded)
+
+for name in ("_cuda_init", "_cuda_getDeviceCount", "_show_config", "_get_accelerator"):
+    record(torch._C, name)
+record(torch.cuda, "_lazy_init")
+for name in {PRELOADED}:
+    importlib.import_module(name)
+print(*asking)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert set(done.stdout.decode().split()) <= {"torch_geometric.typing"}
+
+
+def test_processes_at_once_train_in_lock_step_what_takes_the_same_batches(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    jobs = [
+        Job(
+            train_cache=study.train_cache, val_cache=study.val_cache, level=level, device="cpu",
+            config=tiny_config(lmbda=lmbda, epochs=1), out=tmp_path,
+        )
+        for level in (3, 4)
+        for lmbda in (0.001, 0.01)
+    ]  # fmt: skip
+    for was_finished in (False, True):
+        ended = run_study(
+            jobs, go_on=True, num_jobs=2, log_level="warning", world=ALONE, lock_step=True
+        )
+        outcomes = list(ended)
+        assert [(each.error, each.was_finished) for each in outcomes] == [(None, was_finished)] * 4
+    assert pairs_of(tmp_path) == [(level, lmbda) for level in (3, 4) for lmbda in (0.001, 0.01)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("levels", ["4", "all"])
+def test_study_is_trained_on_a_gpu_by_several_processes(
+    study: TinyStudy, tmp_path: Path, levels: str
+) -> None:
+    options = options_of(study, tmp_path, "--level", levels, *GRID[2:], "--jobs", "2")
+    result = CliRunner().invoke(train_level, [*options, "--device", "cuda"])
+    assert result.exit_code == 0, result.output
+    assert pairs_of(tmp_path) == [pair for pair in ALL_PAIRS if levels == "all" or pair[0] == 4]
 
 
 def _die_after_one(out: Connection, jobs: list[Job]) -> None:

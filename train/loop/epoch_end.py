@@ -79,7 +79,8 @@ class EpochEnd:
         )
         if self._log is not None:
             self._log.add(metrics)
-            log.info("level %s %s", self._record.level, metrics.line())
+            level, lmbda = self._record.level, self._record.lmbda
+            log.info("level %s, lambda %g, %s", level, lmbda, metrics.line())
         if result is not None and not math.isfinite(result.loss):
             raise DivergedError(
                 f"level {self._record.level}: the validation loss became nan or infinite in epoch "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,9 +116,14 @@ def open_caches(job: Job) -> Iterator[Caches]:
             ]
 
         caches = Caches(train=opened(train_cache), val=opened(val_cache))
-        for reader, val_reader in zip(caches.train, caches.val, strict=True):
-            _check(reader, val_reader, job.config)
+        refuse_unfit(caches, job.config)
         yield caches
+
+
+def refuse_unfit(caches: Caches, config: Config) -> None:
+    """Raise CacheError if the caches are of different detectors, ConfigError if settings differ."""
+    for reader, val_reader in zip(caches.train, caches.val, strict=True):
+        _check(reader, val_reader, config)
 
 
 def make_codec(job: Job, caches: Caches) -> LevelCodec:
@@ -132,6 +137,20 @@ def make_codec(job: Job, caches: Caches) -> LevelCodec:
     )
     codec.to(job.device, memory_format=torch.channels_last)
     return codec
+
+
+def stream_settings(job: Job) -> tuple[Hashable, ...]:
+    """Return all that decides which bytes `make_stream` yields, and on which device.
+
+    What a run does with a batch, cutmix and noise among it, is not in it: that is its own.
+    """
+    settings = job.config.training
+    folders = [CacheFolder.of(cache).path for cache in (job.train_cache, job.val_cache)]
+    weights = None if settings.level_weights is None else tuple(settings.level_weights)
+    return (
+        job.level, *map(str, folders), job.config.cache.verify, job.device, settings.batch_size,
+        settings.crop, settings.seed, settings.shuffle, weights,
+    )  # fmt: skip
 
 
 def make_stream(job: Job, caches: Caches, world: World) -> LevelStream | MixedLevelStream:

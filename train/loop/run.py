@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import signal
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +19,11 @@ import torch
 from configs.cores import threads_for_resumed
 from configs.errors import CacheError
 from configs.schema.config import Config
-from data.reading.level_stream import LevelStream, MixedLevelStream
 from data.system.stop_signals import StopSignals
 from train.codecs.level_codec import LevelCodec
 from train.loop.compiling import compile_if_worth_it
 from train.loop.epoch_end import EpochEnd
+from train.loop.feeding import BatchRequest, BatchStream, CommonSource, Given, Training, fed_alone
 from train.loop.job import (
     Caches,
     Job,
@@ -79,12 +79,27 @@ def train_level(
     asks to stop; UserError if the loss is not finite, memory does not suffice, or another process
     trains the run.
     """
+    return fed_alone(training(job, world=world, stop=stop), job.device)
+
+
+def training(
+    job: Job,
+    *,
+    world: World = ALONE,
+    stop: StopSignals | None = None,
+    source: CommonSource | None = None,
+) -> Training:
+    """Train as `train_level` does, on what the caller sends for each `BatchRequest`.
+
+    Of runs that follow a common `source` each works with random numbers, a CUDA stream and a
+    number of threads of its own: the caller sees to that (`train.machine.own_state`).
+    """
     job = job.settled()
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # for the run after this
         stack.enter_context(clear_out_of_memory(batches_need_less(job.config.training)))
         stack.enter_context(clear_compile_errors(job.config.training))
-        prepared = world.together(lambda: _prepare(job, stack, world))
+        prepared = world.together(lambda: _prepare(job, stack, world, source))
         caches, codec, weighing = prepared.caches, prepared.codec, prepared.distortions
         session = new_session(codec, world.wrap(codec), prepared.stream, job.config, job.device)
         folder = world.from_first(lambda: _open_folder(job, caches, world))
@@ -99,7 +114,7 @@ def train_level(
         saver = Saver(folder, session, job.config, record, caches.levels, world)
         end = EpochEnd(folder, session, job.config, record, caches, weighing, world)
         stack.callback(end.close)
-        reason = _run(job, caches, session, saver, end, stop, world)
+        reason = yield from _run(job, caches, session, saver, end, stop, world)
         saver.save()
         record.finished = reason
         end.summarise()
@@ -111,7 +126,7 @@ def train_level(
 def _run(
     job: Job, caches: Caches, session: Session, saver: Saver, end: EpochEnd, stop: StopSignals,
     world: World,
-) -> str:  # fmt: skip
+) -> Generator[BatchRequest, Given | None, str]:  # fmt: skip
     """Train epoch after epoch; return why it ended."""
     progress = session.progress
     watch = LossWatch(caches.train, session.device)
@@ -151,9 +166,9 @@ def _run(
             "with --set training.early_stopping.enabled=false is another one", job.resume, reason,
         )  # fmt: skip
     while (reason := end.reason_to_stop()) is None:
-        trained = train_epoch(
+        trained = yield from train_epoch(
             session, job.config.training, levels=caches.levels, distortions=end.distortions,
-            watch=watch, world=world, between_steps=between_steps,
+            watch=watch, world=world, between_steps=between_steps, folder=saver.folder,
         )  # fmt: skip
         if end.close_epoch(trained, in_validation):
             saver.note_best()
@@ -165,13 +180,13 @@ def _run(
 class _Prepared:
     caches: Caches
     codec: LevelCodec
-    stream: LevelStream | MixedLevelStream
+    stream: BatchStream
     distortions: Sequence[Distortion]
 
 
-def _prepare(job: Job, stack: ExitStack, world: World) -> _Prepared:
+def _prepare(job: Job, stack: ExitStack, world: World, source: CommonSource | None) -> _Prepared:
     """Open and make all that can be refused before processes have to act together."""
-    caches = stack.enter_context(open_caches(job))
+    caches = source.caches(job) if source else stack.enter_context(open_caches(job))
     if job.resume is None and job.continues is None:
         # Before the codec is seeded: to look at a checkpoint draws random numbers.
         refuse_other_kind(job, caches)
@@ -182,7 +197,7 @@ def _prepare(job: Job, stack: ExitStack, world: World) -> _Prepared:
     return _Prepared(
         caches=caches,
         codec=codec,
-        stream=make_stream(job, caches, world),
+        stream=source.stream(job) if source else make_stream(job, caches, world),
         # Before the run is taken up, with its random numbers: to load a detector draws some.
         distortions=distortions(job.config, caches.train, job.device),
     )

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from configs.schema.config import Config
 from configs.schema.training import TrainingConfig
-from data.reading.level_stream import LevelStream, MixedLevelStream
 from train.codecs.level_codec import LevelCodec
+from train.loop.feeding import BatchStream
 from train.machine.cuda_graphs import StepGraphs
 
 NUM_SUMS = 5
@@ -49,7 +49,7 @@ class Session:
     codec: LevelCodec
     model: nn.Module
     """The codec, or what lets several processes train it."""
-    stream: LevelStream | MixedLevelStream
+    stream: BatchStream
     optimizer: torch.optim.Optimizer
     aux_optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
@@ -102,7 +102,7 @@ class Session:
 def new_session(
     codec: LevelCodec,
     model: nn.Module,
-    stream: LevelStream | MixedLevelStream,
+    stream: BatchStream,
     config: Config,
     device: str,
 ) -> Session:

@@ -6,8 +6,9 @@ import logging
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from configs.log_setup import bar_interval_s
 from configs.schema.training import TrainingConfig
 from data.reading.level_stream import Batch
-from data.reading.transfer import Waiting, on_device
+from train.loop.feeding import BatchRequest, Given
 from train.loop.loss_watch import LossWatch
 from train.loop.session import Session
 from train.machine.distributed import World
@@ -81,9 +82,11 @@ def train_epoch(
     watch: LossWatch,
     world: World,
     between_steps: Callable[[], None],
-) -> dict[str, float]:
+    folder: Path,
+) -> Generator[BatchRequest, Given | None, dict[str, float]]:
     """Train on the rest of the epoch under way; return its means as metrics.csv names them.
 
+    Asks for batch after batch until it is sent None; `folder` is the run's.
     `between_steps` is called after every step and may raise to stop. Raises UserError if the loss
     is not finite.
     """
@@ -91,7 +94,6 @@ def train_epoch(
     if session.epoch_is_trained:
         return _means(session)  # stopped while it was validated
     session.codec.train()
-    start = time.perf_counter() - progress.epoch_seconds
     bar = tqdm(
         total=len(session.stream), initial=progress.step, unit="step", leave=False,
         desc=f"epoch {progress.epoch}/{settings.epochs}", dynamic_ncols=True,
@@ -101,14 +103,18 @@ def train_epoch(
         or log.getEffectiveLevel() > logging.INFO,
     )  # fmt: skip
     step = Step(session, settings, levels, distortions, watch, world)
-    waiting, waited_before = Waiting(), progress.epoch_waited
-    looked = time.perf_counter()
+    wanted = BatchRequest(session.stream, folder)
+    # From the first batch on: in lock-step, runs that are behind may have to catch up before.
+    start = looked = 0.0
     with bar:
-        for batch, x in on_device(session.stream, session.device, waiting, as_stored=True):
-            step(batch, x)
+        while (given := (yield wanted)) is not None:
+            if not start:
+                looked = time.perf_counter()
+                start = looked - given.waited_s - progress.epoch_seconds
+            step(given.batch, given.x)
             progress.step += 1
-            progress.num_samples += batch.batch_rows
-            progress.epoch_waited = waited_before + waiting.seconds
+            progress.num_samples += given.batch.batch_rows
+            progress.epoch_waited += given.waited_s
             now = time.perf_counter()
             progress.epoch_seconds = now - start
             bar.update()

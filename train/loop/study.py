@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -11,39 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import torch
 
-from configs.errors import UserError
 from configs.log_setup import setup_logging
-from data.cache.cache_folder import CacheFolder
 from data.system.stop_signals import StopSignals
+from train.loop.chain import RunOutcome, chains_of, is_in_order, run_chain
 from train.loop.job import Job
-from train.loop.run import train_level
 from train.machine.distributed import ALONE, World
-from train.machine.interruption import TrainingInterruptedError
-from train.runs.run_folder import ALL_DONE, same_run_before, shorter_run_before
 
-log = logging.getLogger(__name__)
+PRELOADED = ["train.loop.study"]
+"""What the server imports that processes on a CPU are forks of."""
 
 _POLL_S = 0.5
-# Each process is a fork of a server that has imported everything and done nothing: torch takes
-# seconds to import, and processes forked from one that has computed may hang.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["train.loop.study"])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunOutcome:
-    """How a run ended: `error` is the line for the user, None if it is finished."""
-
-    job: Job
-    folder: Path | None
-    was_finished: bool = False
-    error: str | None = None
-    exit_code: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,92 +35,46 @@ class _Worker:
     left: list[Job]
 
 
-def chains_of(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Cut a study into what has to be trained in order.
+def processes_for(device: str) -> BaseContext:
+    """Return how processes that compute on a device begin.
 
-    With a warm start that is a level by itself, its lambdas in ascending order; every run alone
-    otherwise.
+    On a CPU each is a fork of a server that has imported everything and done nothing: torch takes
+    seconds to import, and processes forked from one that has computed may hang. Not so on a GPU:
+    CompressAI imports torch_geometric, which asks torch how it was built, which asks the driver for
+    its devices; and in a fork of a process that has used the driver nothing works.
     """
-    chains: dict[tuple[int | str, int | None], list[Job]] = {}
-    for place, job in enumerate(jobs):
-        alone = None if job.config.training.warm_start else place
-        chains.setdefault((job.level, alone), []).append(job)
-    return [sorted(chain, key=lambda job: job.config.training.lmbda) for chain in chains.values()]
+    if torch.device(device).type != "cpu":
+        return multiprocessing.get_context("spawn")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(PRELOADED)
+    return processes
 
 
 def run_study(
-    jobs: Sequence[Job], *, go_on: bool, num_jobs: int, log_level: str, world: World
-) -> Iterator[RunOutcome]:
+    jobs: Sequence[Job], *, go_on: bool, num_jobs: int, log_level: str, world: World,
+    lock_step: bool | None = None,
+) -> Iterator[RunOutcome]:  # fmt: skip
     """Train all jobs, `num_jobs` at a time with the cores shared out; yield each as it ends.
+
+    In `lock_step`, the default on a GPU (None), runs that take the same batches count as one: they
+    are trained in one process, which reads each batch once. Ranks train one run after another.
 
     `go_on`: skip runs that are finished and resume those that are not; otherwise all begin anew. A
     run that fails does not keep the others from being trained; a signal ends the study. Raises
     ConfigError before any begins if a job's settings are not for its caches.
     """
-    chains = chains_of([job.settled() for job in jobs])
+    chains = chains_of([job.settled() for job in jobs], lock_step if world.size == 1 else False)
     with StopSignals() as stop:
         if num_jobs > 1 and len(chains) > 1:
             yield from _run_at_once(chains, go_on, num_jobs, log_level, stop)
             return
         for chain in chains:
-            for outcome in _run_chain(chain, go_on, world, stop):
+            interrupted = False
+            for outcome in run_chain(chain, go_on, world, stop):
                 yield outcome
-                if outcome.exit_code > 128:
-                    return
-
-
-def _run_chain(
-    chain: Sequence[Job], go_on: bool, world: World, stop: StopSignals
-) -> Iterator[RunOutcome]:
-    before: RunOutcome | None = None
-    for job in chain:
-        if before is not None and job.config.training.warm_start:
-            job = replace(job, warm_start=before.folder)
-        outcome = _run_one(job, before, go_on, world, stop)
-        yield outcome
-        if outcome.exit_code > 128:
-            return
-        before = outcome
-
-
-def _run_one(
-    job: Job, before: RunOutcome | None, go_on: bool, world: World, stop: StopSignals
-) -> RunOutcome:
-    """Train a run unless it is finished, or the one `before` it, which it begins from, is not."""
-    job = replace(
-        job,
-        train_cache=CacheFolder.of(job.train_cache).up_to_date(),
-        val_cache=CacheFolder.of(job.val_cache).up_to_date(),
-    )
-    try:
-        if go_on and job.resume is None:
-            fingerprints = job.fingerprints()
-            known = world.from_first(lambda: same_run_before(job.parent, job.config, fingerprints))
-            if known is not None and known[1].finished is not None:
-                return RunOutcome(job=job, folder=known[0], was_finished=True)
-            if known is not None:
-                job = replace(job, resume=known[0])
-            else:
-                shorter = world.from_first(
-                    lambda: shorter_run_before(job.parent, job.config, fingerprints)
-                )
-                if shorter is not None and shorter[1].finished != ALL_DONE:
-                    # Early stopping would end it there whatever the number of epochs.
-                    return RunOutcome(job=job, folder=shorter[0], was_finished=True)
-                job = replace(job, continues=None if shorter is None else shorter[0])
-        if before is not None and before.folder is None:
-            raise UserError(
-                f"not trained, as it begins from the best model of lambda "
-                f"{before.job.config.training.lmbda:g}, which has failed: mend that, the same "
-                "command goes on"
-            )
-        return RunOutcome(job=job, folder=train_level(job, world=world, stop=stop))
-    except TrainingInterruptedError as error:
-        return RunOutcome(job=job, folder=None, error=str(error), exit_code=error.exit_code)
-    except UserError as error:
-        if world.size > 1 and not error.met_by_all:
-            raise  # the others know nothing of it: they wait for this process, in this run
-        return RunOutcome(job=job, folder=None, error=str(error), exit_code=1)
+                interrupted = interrupted or outcome.exit_code > 128
+            if interrupted:
+                return
 
 
 def _run_at_once(
@@ -150,12 +85,13 @@ def _run_at_once(
     waiting = list(chains)
     running: dict[Connection, _Worker] = {}
     asked: int | None = None
+    processes = processes_for(chains[0][0].device)
     try:
         while waiting or running:
             while waiting and len(running) < num_jobs and stop.received is None:
                 chain = waiting.pop(0)
-                mine, its = _PROCESSES.Pipe(duplex=False)
-                process: BaseProcess = _PROCESSES.Process(
+                mine, its = processes.Pipe(duplex=False)
+                process: BaseProcess = processes.Process(  # type: ignore[attr-defined]
                     target=_work, args=(chain, go_on, num_threads, log_level, its)
                 )
                 process.start()
@@ -194,11 +130,15 @@ def _received(
     except EOFError:
         del running[ready]
         worker.process.join()
-        if worker.left:
-            yield _died(worker, asked)
+        # What would have begun after it in a chain has not begun; in lock-step all die.
+        for job in worker.left[:1] if is_in_order(worker.left) else worker.left:
+            yield _died(job, worker.process, asked)
         return
-    del worker.left[0]
-    if outcome.exit_code > 128:
+    told = outcome.job
+    worker.left[:] = [
+        job for job in worker.left if (job.level, job.config) != (told.level, told.config)
+    ]
+    if outcome.exit_code > 128 and is_in_order(worker.left):
         worker.left.clear()
     if asked is not None and outcome.error is not None and outcome.exit_code > 128:
         error = outcome.error.replace("SIGTERM", signal.Signals(asked).name)
@@ -206,16 +146,16 @@ def _received(
     yield outcome
 
 
-def _died(worker: _Worker, asked: int | None) -> RunOutcome:
+def _died(job: Job, process: BaseProcess, asked: int | None) -> RunOutcome:
     """Return the outcome of a run whose process ended without a word of it."""
-    code = worker.process.exitcode or 0
+    code = process.exitcode or 0
     why = f"its process ended with code {code}"
     if asked is not None:
         why, code = f"stopped by {signal.Signals(asked).name} before it had begun", -asked
     elif code == -signal.SIGKILL:
         why = "its process was killed, perhaps for lack of memory (fewer --jobs need less)"
     return RunOutcome(
-        job=worker.left[0], folder=None, exit_code=128 - code if code < 0 else 1,
+        job=job, folder=None, exit_code=128 - code if code < 0 else 1,
         error=f"{why}: the same command goes on from there",
     )  # fmt: skip
 
@@ -228,7 +168,7 @@ def _work(chain: list[Job], go_on: bool, num_threads: int, log_level: str, out: 
     # The signal that stops the study may come to all its processes, and again from the parent.
     with StopSignals(insistent=True) as stop:
         threading.Thread(target=_stop_without_parent, daemon=True).start()
-        for outcome in _run_chain(chain, go_on, ALONE, stop):
+        for outcome in run_chain(chain, go_on, ALONE, stop):
             with suppress(BrokenPipeError):  # the study has died
                 out.send(outcome)
     out.close()

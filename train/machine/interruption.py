@@ -15,6 +15,10 @@ class TrainingInterruptedError(StoppedError):
     """A run was stopped by a signal after it had saved its state."""
 
 
+class MemoryLackError(MachineError):
+    """Memory does not suffice."""
+
+
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
@@ -40,7 +44,7 @@ def clear_out_of_memory(advice: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if (lack := lack_of_memory(error)) is None:
             raise
-        raise MachineError(f"out of memory: {advice}: {lack}") from error
+        raise MemoryLackError(f"out of memory: {advice}: {lack}") from error
 
 
 def batches_need_less(settings: TrainingConfig) -> str:
