@@ -112,6 +112,10 @@ class TrainingConfig(SchemaSection):
     the run's record says which and why, and a run that goes on keeps it."""
     compile: bool = False
     """Compile the transforms with torch.compile (needs a C++ compiler on a CPU)."""
+    resident: Literal["auto", "never", "always"] = "auto"
+    """auto: on a GPU, a level whose maps fit into half of the free memory is loaded once and lies
+    there; others are streamed. never: always streamed. always: an error if it does not fit. The
+    batches are the same to the bit; the log says which it was."""
     cuda_graphs: bool = True
     """On a GPU, record a step and repeat it, instead of asking for each of its kernels again."""
     distortion: Annotated[str, ours_or_own(*DISTORTION_NAMES)] = "mse"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import LevelStream
-from data.reading.transfer import on_device
+from data.reading.level_stream import Batch, LevelStream
+from data.reading.transfer import DeviceIdle, Waiting, on_device
 from tests.support.devices import DEVICES
 from tests.support.extraction import TinyCache
 
@@ -31,3 +34,54 @@ def test_batches_on_the_device_are_those_of_the_stream_in_float32(
         assert x.dtype == torch.float32
         assert x.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(x.cpu(), wanted.features.float())
+
+
+class Moment:
+    """An event at a known time, in milliseconds."""
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    def elapsed_time(self, end_event: Moment) -> float:
+        return end_event.at - self.at
+
+
+def test_a_device_waits_from_the_end_of_a_step_until_the_next_batch_has_arrived() -> None:
+    waiting = Waiting()
+    idle = DeviceIdle(waiting)
+    # The second batch came while the first step ran, the third 30 ms after the second step's end.
+    for arrival, end in ((0, 100), (60, 200), (230, 300)):
+        idle.arrived(Moment(arrival))
+        idle.computed(Moment(end))
+    idle.add_up(1)
+    assert waiting.seconds == 0
+    idle.add_up(0)
+    idle.add_up(0)
+    assert waiting.seconds == pytest.approx(0.030)
+
+
+def test_of_the_first_batch_alone_the_callers_time_is_counted() -> None:
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            time.sleep(0.02)
+            yield number
+
+    waiting = Waiting()
+    assert list(DeviceIdle(waiting).first_timed(slow())) == [0, 1, 2]
+    assert 0.02 <= waiting.seconds < 0.04
+
+
+@pytest.mark.gpu
+def test_a_gpu_idles_while_the_stream_is_slower_than_its_steps(zarr_cache: TinyCache) -> None:
+    with LevelReader(zarr_cache.folder, 0) as reader:
+        stream = LevelStream(reader, batch_size=1, crop=16, keep=2, pin_memory=True)
+
+        def slow() -> Iterator[Batch]:
+            for batch in stream:
+                time.sleep(0.05)
+                yield batch
+
+        waiting = Waiting()
+        for _ in on_device(slow(), "cuda", waiting):
+            pass
+    assert waiting.seconds > 0.3
