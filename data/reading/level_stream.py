@@ -23,7 +23,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from data.reading.epoch_tiles import Block, Epoch
 from data.reading.level_reader import LevelReader
 from data.reading.order import epoch_order, epoch_order_by_shards, level_draws
-from data.reading.read_ahead import ReadAhead
+from data.reading.read_ahead import ReadAhead, spare_cores
 from data.reading.resident import ResidentMaps
 
 _SHARD_WINDOW = 4
@@ -136,8 +136,11 @@ class LevelStream(IterableDataset[Batch]):
         dtype, keep = self._reader.values_to_gather.dtype, self._keep
         if ahead:
             return ReadAhead(
-                dtype, keep=keep, pin_memory=self._pin_memory, num_ranks=self._num_ranks
-            )
+                dtype,
+                keep=keep,
+                pin_memory=self._pin_memory,
+                num_cores=spare_cores(self._num_ranks),
+            )  # fmt: skip
         if self._resident is not None:
             return _Ring(dtype, keep, device=self._resident.device)
         return _Ring(dtype, keep, pin_memory=self._pin_memory)

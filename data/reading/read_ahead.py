@@ -29,12 +29,10 @@ _MOST_BYTES = 2**30
 class ReadAhead:
     """Buffers of one stored dtype, and what fills them; the `keep` latest blocks stay valid."""
 
-    def __init__(
-        self, dtype: torch.dtype, *, keep: int, pin_memory: bool, num_ranks: int = 1
-    ) -> None:
+    def __init__(self, dtype: torch.dtype, *, keep: int, pin_memory: bool, num_cores: int) -> None:
         self._keep = keep
         self._pin_memory = pin_memory
-        self._num_cores = spare_cores(num_ranks)
+        self._num_cores = num_cores
         self._slots = [torch.empty(0, dtype=dtype) for _ in range(keep + _UNDER_WAY)]
         self._num_filled = 0
 

@@ -32,7 +32,7 @@ def test_blocks_are_the_same_however_many_cores_copy(
     batch_size: int,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("data.reading.epoch_tiles.BLOCK_BYTES", 1)
-    monkeypatch.setattr(read_ahead, "spare_cores", lambda num_ranks: num_cores)
+    monkeypatch.setattr("data.reading.level_stream.spare_cores", lambda num_ranks: num_cores)
     with LevelReader(zarr_cache.folder, 0) as reader:
         options = {"batch_size": batch_size, "crop": crop, "copy": True}
         wanted = list(LevelStream(reader, **options))  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ class _SlowEpoch:
 
 
 def depth_after(epoch: Epoch, fill_s: float, step_s: float) -> int:
-    ahead = ReadAhead(torch.float16, keep=2, pin_memory=False)
+    ahead = ReadAhead(torch.float16, keep=2, pin_memory=False, num_cores=2)
     for _ in ahead.filled(_SlowEpoch(epoch, fill_s), epoch.blocks(0)):  # type: ignore[arg-type]
         time.sleep(step_s)
     return ahead.depth
