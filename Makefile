@@ -15,10 +15,13 @@ BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 8 ? cores + 1 : 8)))
 
+# pip takes each one to the letter.
+WHEEL_PLATFORMS := $(foreach n,17 24 27 28 31 34 35,manylinux_2_$(n)_x86_64) manylinux2014_x86_64
+
 # Hundreds of processes begin in one run; each would compile all sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart test lint types docs bench bench-gpu clean
+.PHONY: help quickstart test lint types docs bench bench-gpu gpu-check gpu-check-bare gpu-check-wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -47,8 +50,23 @@ bench: .venv/installed-bench  ## measure speed, bytes and memory, beside other r
 bench-gpu: .venv/installed-bench  ## measure training and extraction on a GPU
 	$(BIN)/python -m tests.benchmarks.gpu
 
-clean:  ## remove the environment and the results of quickstart, docs and bench
-	rm -rf .venv quickstart site bench
+gpu-check: .venv/installed-dev  ## in 8 minutes, all that only a GPU can show; on a CPU, in small
+	$(BIN)/python -m tests.gpu_check
+
+# A machine that has torch and much else, but no network: what it lacks comes along as wheels.
+gpu-check-wheels: .venv/created  ## fetch what gpu-check-bare needs beside torch, for Python 3.12
+	$(BIN)/python -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 \
+		--implementation cp $(addprefix --platform ,$(WHEEL_PLATFORMS)) \
+		-r tests/gpu_check/wheels.txt -d gpu-check-wheels
+	@du -sh gpu-check-wheels
+
+gpu-check-bare:  ## gpu-check by the system's Python and torch, without a network
+	python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target gpu-check/site \
+		gpu-check-wheels/*.whl
+	PYTHONPATH=$(CURDIR)/gpu-check/site python3 -m tests.gpu_check
+
+clean:  ## remove the environment and the results of quickstart, docs, bench and gpu-check
+	rm -rf .venv quickstart site bench gpu-check gpu-check-wheels
 
 .venv/created:
 	@for python in $(PYTHONS); do \

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -177,7 +177,7 @@ def analyze_levels(
     provenance = ReportOrigin(
         created=now.isoformat(timespec="seconds"),
         command=command,
-        facts={name: version(name) for name in _PACKAGES},
+        facts={name: _version(name) for name in _PACKAGES},
         config=dump_config(settings),
     )
     page = write_report(findings, provenance, folder)
@@ -235,3 +235,11 @@ def _options(config: str | Path | None, features: str | None, checkpoint: str | 
         "--config": config, "--features": features, "--detection-checkpoint": checkpoint,
     }  # fmt: skip
     return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value)
+
+
+def _version(package: str) -> str:
+    """Return a package's version; one that only anchors need may be missing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -59,7 +59,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Threads that decode images ahead for a GPU (default: half of the cores, 8 at most).",
+    help="Threads that decode images ahead for a GPU (default: all cores but two, 16 at most).",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option(
@@ -167,6 +167,8 @@ def extract_features(
                 f"{done.seconds:.1f} s ({done.num_new_images / done.seconds:.2f} images/s) "
                 f"-> {root / split}"
             )
+            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.busy.items())
+            log.info("%s: share of the time at work, side by side: %s", split, shares)
         else:
             _tell_finished(root / split, done.num_images)
         _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")

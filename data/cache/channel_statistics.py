@@ -29,6 +29,8 @@ class ChannelStatistics:
     cast_squared_error: float
     """Sum over all values of (stored - computed)^2."""
     cast_max_error: float
+    summed_on: str = "cpu"
+    """The kinds of device on which they were summed up, joined by "+"; a GPU sums in float64."""
 
     @property
     def variance(self) -> NDArray[Any]:
@@ -55,6 +57,7 @@ class ChannelStatistics:
             maximum=np.maximum(self.maximum, other.maximum),
             cast_squared_error=self.cast_squared_error + other.cast_squared_error,
             cast_max_error=max(self.cast_max_error, other.cast_max_error),
+            summed_on=_devices([self, other]),
         )
 
     @classmethod
@@ -74,13 +77,15 @@ class ChannelStatistics:
             maximum=np.max([part.maximum for part in parts], axis=0),
             cast_squared_error=sum(part.cast_squared_error for part in parts),
             cast_max_error=max(part.cast_max_error for part in parts),
+            summed_on=_devices(parts),
         )
 
     def to_json(self) -> str:
         """Return JSON text; arrays are base64 of little-endian float64, so no bit is lost."""
-        return json.dumps(
-            {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
-        )
+        raw = {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
+        if self.summed_on == "cpu":  # as it always was when nobody wrote where
+            del raw["summed_on"]
+        return json.dumps(raw)
 
     @classmethod
     def from_json(cls, text: str) -> ChannelStatistics:
@@ -95,6 +100,7 @@ class ChannelStatistics:
                 maximum=_decode(raw["maximum"]),
                 cast_squared_error=float(raw["cast_squared_error"]),
                 cast_max_error=float(raw["cast_max_error"]),
+                summed_on=str(raw.get("summed_on", "cpu")),
             )
             statistics._require_sound()
         except (ValueError, KeyError, TypeError) as error:
@@ -107,6 +113,10 @@ class ChannelStatistics:
             raise ValueError(f"they are of {self.count} values of {[*map(len, arrays)]} channels")
         if not all(np.isfinite(array).all() for array in arrays):
             raise ValueError("they are not finite")
+
+
+def _devices(parts: Sequence[ChannelStatistics]) -> str:
+    return "+".join(sorted({one for part in parts for one in part.summed_on.split("+")}))
 
 
 def _encode(value: object) -> object:

@@ -178,8 +178,8 @@ def read_header(path: Path) -> tuple[tuple[int, int], int]:
 def decode_rgb(path: Path, orientation: int | None = None) -> npt.NDArray[np.uint8]:
     """Return uint8 [H, W, 3] RGB, turned upright from this orientation; alpha is dropped.
 
-    None: as stored. Raises BadImageError if the file is missing, damaged, too large, of more than
-    8 bits, or no longer of this orientation.
+    Perhaps read-only: a copy may take as long as decoding. None: as stored. Raises BadImageError if
+    the file is missing, damaged, too large, of more than 8 bits, or no longer of this orientation.
     """
     try:
         with Image.open(path) as image:
@@ -189,7 +189,7 @@ def decode_rgb(path: Path, orientation: int | None = None) -> npt.NDArray[np.uin
                 raise _bad(path, reason, "convert it to 8 bits")
             before = UPRIGHT if image.format == "TIFF" else _orientation_of(image)
             is_told = "exif" in image.info
-            pixels = np.array(image.convert("RGB"), dtype=np.uint8)
+            pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
             if orientation not in (None, UPRIGHT, before):
                 reason = f"its EXIF orientation is {before}, and was {orientation}"
                 raise _bad(path, reason, "run extract-features anew")

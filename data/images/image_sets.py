@@ -152,6 +152,11 @@ def read_image(file: str) -> npt.NDArray[np.uint8]:
     (`data.images.views`) gives that view. Raises ConfigError that names the file if it cannot be
     read: BadImageError if it is to blame.
     """
+    return np.require(_seen(file), requirements="W")
+
+
+def _seen(file: str) -> npt.NDArray[np.uint8]:
+    """Return `read_image`, in memory that is perhaps not to be written to."""
     own_file, view = split_view(file)
     image = _whole_image(own_file)
     return image if view is None else view.of(image, own_file)
@@ -167,12 +172,21 @@ def _whole_image(file: str) -> npt.NDArray[np.uint8]:
     return scenes.render_scene(index=int(match[2]), seed=int(match[1])).image
 
 
-def read_planned_image(file: str, size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Return `read_image`. Raises BadImageError if it is not of the size that the data set says."""
-    image = read_image(file)
+def read_planned_image(
+    file: str, size_hw: tuple[int, int], out: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Return `read_image`, in `out`, uint8 [H, W, 3], if that is given.
+
+    Raises BadImageError if it is not of the size that the data set says.
+    """
+    image = _seen(file)
     height, width = image.shape[:2]
     refuse_other_size(file, (height, width), size_hw)
-    return image
+    if out is None:
+        return np.require(image, requirements="W")
+    # Into memory that is in use already: the pages of fresh memory take as long as decoding.
+    np.copyto(out, image)
+    return out
 
 
 def _scene_record(index: int, seed: int) -> ImageRecord:

@@ -44,14 +44,7 @@ class SampleCaster:
         by_channel = computed.permute(2, 0, 1).flatten(1).numpy()
         stored, statistics = self._store(by_channel)
         if not np.isfinite(statistics.mean).all():
-            magnitude = float(computed.abs().max())
-            raise CacheError(
-                f"level {level}: a feature of magnitude {magnitude:.4g} does not fit "
-                f"{self._dtype}: run with --dtype float32"
-                if magnitude < float("inf")
-                else f"level {level}: the detector computed infinite or NaN features: "
-                "check its weights"
-            )
+            require_finite(statistics.mean, float(computed.abs().max()), level, self._dtype)
         content = stored.data.cast("B")
         return StoredSample(
             content=content, checksum=f"{checksum(content):016x}", statistics=statistics
@@ -85,6 +78,21 @@ class SampleCaster:
             cast_squared_error=float(squared_error.sum()),
             cast_max_error=float(largest_error.max()),
         )
+
+
+def require_finite(mean: NDArray[Any], magnitude: float, level: int, dtype: np.dtype[Any]) -> None:
+    """Raise CacheError unless all stored values are finite, as their channels' means then are.
+
+    `magnitude` is the largest that was computed: it says whether the detector or the cast failed.
+    """
+    if np.isfinite(mean).all():
+        return
+    raise CacheError(
+        f"level {level}: a feature of magnitude {magnitude:.4g} does not fit {dtype}: "
+        "run with --dtype float32"
+        if magnitude < float("inf")
+        else f"level {level}: the detector computed infinite or NaN features: check its weights"
+    )
 
 
 class _Memory:

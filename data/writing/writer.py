@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -32,12 +32,16 @@ from data.system.atomic_files import remove_leftovers, sync_folder, write_atomic
 from data.system.placed_writes import start_writing, write_all
 from data.system.threads import limit_cores
 from data.writing.shard_files import OpenShard, open_shard
+from data.writing.stored_maps import StoredMap
 from data.writing.stored_sample import SampleCaster, StoredSample
 
 _TASK_BYTES = 2**20  # small maps go to a thread together: handing one over costs more than it
 _MERGED_AT_ONCE = 64  # samples' statistics: one by one takes long, all of a unit much memory
 _HASTENED_BYTES = 2**18  # smaller samples wait for others: a call for each would cost more
 _OVERHEAD = 1.01  # indexes, metadata and commit lines next to the samples themselves
+
+Map = Tensor | StoredMap
+"""A sample to write: [H, W, C] float32 on the CPU, or what a GPU has made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +127,12 @@ class CacheWriter:
                 remove_leftovers(path.parent)
                 write_atomically(path, content)
 
-    def write(self, unit: Unit, maps: dict[int, list[Tensor]]) -> int:
+    def write(self, unit: Unit, maps: Mapping[int, Sequence[Map]]) -> int:
         """Store a unit's next rows ({level: [H, W, C] float32 each}); its last rows commit it.
 
-        Returns the bytes written. Raises CacheError on a value that float16 cannot hold, and when
-        the file system fails; nothing committed is lost then.
+        Maps that a GPU has cast are written as they are. Returns the bytes written. Raises
+        CacheError on a value that the stored type cannot hold, and when the file system fails;
+        nothing committed is lost then.
         """
         # After a failure rows are missing, and those that follow would take their places.
         assert not self._has_failed, "a writer that has failed writes no more"
@@ -155,8 +160,8 @@ class CacheWriter:
         return num_bytes
 
     def _tasks(
-        self, unit: Unit, maps: dict[int, list[Tensor]], first_row: int
-    ) -> Iterator[tuple[int, int, list[Tensor]]]:
+        self, unit: Unit, maps: Mapping[int, Sequence[Map]], first_row: int
+    ) -> Iterator[tuple[int, int, Sequence[Map]]]:
         """Yield (level, first row, maps) of what a thread takes at once: a large map, or some."""
         for level, tensors in maps.items():
             step = max(1, _TASK_BYTES // self._manifest.sample_bytes(level, unit.bucket))
@@ -164,7 +169,7 @@ class CacheWriter:
                 yield level, first_row + begin, tensors[begin : begin + step]
 
     def _write_samples(
-        self, unit: Unit, level: int, first_row: int, tensors: list[Tensor]
+        self, unit: Unit, level: int, first_row: int, tensors: Sequence[Map]
     ) -> list[_Written]:
         if not hasattr(self._of_thread, "caster"):
             self._of_thread.caster = SampleCaster(self._manifest.dtype)
@@ -173,9 +178,13 @@ class CacheWriter:
             for row, computed in enumerate(tensors, start=first_row)
         ]
 
-    def _write_sample(self, unit: Unit, level: int, row: int, computed: Tensor) -> _Written:
+    def _write_sample(self, unit: Unit, level: int, row: int, computed: Map) -> _Written:
         """Store one sample unless the very same is there."""
-        sample: StoredSample = self._of_thread.caster.cast(computed, level)
+        sample: StoredSample = (
+            computed.sample(level)
+            if isinstance(computed, StoredMap)
+            else self._of_thread.caster.cast(computed, level)
+        )
         # Images may be computed again for the sake of another level. Where that gives the same
         # bits the sample stays untouched; where it does not, all levels must be of one run.
         untouched = level not in self._due[unit.index]
@@ -250,14 +259,20 @@ class CacheWriter:
 
     def _make_durable(self, unit: Unit) -> None:
         """Sync the unit's bytes, and give full shards their real names."""
-        for key, shard in list(self._open.items()):
-            os.fsync(shard.handle)
+        opened = list(self._open.items())
+        # At once, if there are threads for it: each has to wait for the disk.
+        for _ in self._pool.map(os.fsync, [shard.handle for _, shard in opened]):
+            pass
+        folders: set[Path] = set()
+        for key, shard in opened:
             own = key[1] == unit.bucket and unit.first_row in shard.rows
             if own and self._is_full(unit, key[0], shard):
                 os.close(shard.handle)
                 del self._open[key]
                 shard.part.replace(shard.path)
-                sync_folder(shard.path.parent)
+                folders.add(shard.path.parent)
+        for _ in self._pool.map(sync_folder, folders):
+            pass
 
     def _is_full(self, last: Unit, level: int, shard: OpenShard) -> bool:
         units = units_of_rows(self._manifest, last.bucket, shard.rows)

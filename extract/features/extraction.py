@@ -26,6 +26,7 @@ from data.cache.commit_log import CommitLog
 from data.cache.manifest import FORMAT_VERSION, Manifest
 from data.cache.manifest_parts import SkippedInfo
 from data.cache.plan import (
+    Unit,
     choose_levels,
     cropped_shapes,
     plan_samples,
@@ -38,7 +39,9 @@ from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
 from extract.detector.loading import LoadedDetector, describe_detector, prepare_images
 from extract.detector.pyramid import level_shapes, measure_levels
+from extract.features.busy_times import BusyTimes
 from extract.features.finished import is_complete
+from extract.features.maps import Maps
 from extract.features.pipeline import computed_maps, usual_num_workers
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,8 @@ class Extracted:
     num_new_images: int
     num_new_bytes: int
     seconds: float
+    busy: dict[str, float] = dataclasses.field(default_factory=dict)
+    """{stage: share of the seconds in which it was at work}, as `BusyTimes.shares` has it."""
 
 
 def plan_extraction(
@@ -133,7 +138,7 @@ def extract(
     In memory at any time, on a CPU: the feature maps of two batches and two images; on a GPU: three
     batches of decoded images, and the maps of four. `batch_size` None: as many images as the CPU
     has cores (16 at most), on a GPU as many as have four megapixels, and sixteen before they are
-    resized. `num_workers` threads decode for a GPU; None: half of the cores (2 to 8).
+    resized. `num_workers` threads decode for a GPU; None: all cores but two (2 to 16).
 
     Raises CacheError if the folder holds another plan's cache and `overwrite` is not set.
     """
@@ -159,7 +164,7 @@ def extract(
             f"{folder}: cannot be written ({error.strerror}): choose another --features"
         ) from error
     with commit_log:
-        num_new, num_bytes = 0, 0
+        num_new, num_bytes, busy = 0, 0, BusyTimes()
         try:
             settled = settle_cache(folder, manifest, images, commit_log, overwrite=overwrite)
             with closing(
@@ -177,7 +182,13 @@ def extract(
                     pending,
                     batch_size=batch_size,
                     num_workers=num_workers or usual_num_workers(),
+                    busy=busy,
                 )
+
+                def write(unit: Unit, maps: Maps) -> int:
+                    with busy.measured("write"):
+                        return writer.write(unit, maps)
+
                 bar_length = num_new if show_progress else 0
                 with (
                     ThreadPoolExecutor(1, initializer=limit_cores, initargs=(1,)) as background,
@@ -186,7 +197,7 @@ def extract(
                     writing: deque[Future[int]] = deque()
                     for unit, maps in batches:
                         # The next batch is computed while this one is cast, checked and written.
-                        writing.append(background.submit(writer.write, unit, maps))
+                        writing.append(background.submit(write, unit, maps))
                         if len(writing) > _WRITING_AHEAD:
                             num_bytes += writing.popleft().result()
                         rate = num_bytes / 1e6 / max(1e-9, time.monotonic() - start)
@@ -203,11 +214,13 @@ def extract(
                 f"{error.filename or folder}: cannot be written ({error.strerror or error}): "
                 "nothing committed is lost, mend it and run the same command again"
             ) from error
+    seconds = time.monotonic() - start
     return Extracted(
         num_images=len(manifest.samples),
         num_new_images=num_new,
         num_new_bytes=num_bytes,
-        seconds=time.monotonic() - start,
+        seconds=seconds,
+        busy=busy.shares(seconds),
     )
 
 

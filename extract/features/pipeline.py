@@ -9,8 +9,9 @@ next one to compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from data.cache.manifest import Manifest
 from data.cache.manifest_parts import SampleInfo
 from data.cache.plan import Unit, samples_by_bucket
 from data.images.image_sets import read_planned_image
-from data.system.threads import in_order
+from data.system.threads import in_order, limit_cores
+from extract.features.busy_times import BusyTimes
 from extract.features.maps import Maps, start_maps
+from extract.features.reused_buffers import ReusedBuffers
 
 # What a detector's usual batch of large images has: smaller ones would leave a GPU to wait for
 # Python, which asks for each layer.
@@ -30,7 +33,9 @@ _GPU_BATCH_PIXELS = 4 * 2**20
 _DECODED_PIXELS = 16 * 2**20  # of a batch's images before they are resized
 _MOST_GPU_BATCH_SIZE = 64
 _MOST_CORES = 16
-_MOST_WORKERS = 8  # more of them wait for each other: 350 images a second with 8, 200 with 16
+# A tenth of decoding holds the interpreter's lock: more threads would wait for each other.
+_MOST_WORKERS = 16
+_OTHER_CORES = 2  # for the thread that asks the GPU, and for those that write
 # So many times the batch size are decoded (GPU) or computed (CPU) before they are asked for.
 AHEAD = 2
 
@@ -52,65 +57,114 @@ def _largest_image(manifest: Manifest, bucket: int) -> int:
 
 def usual_num_workers() -> int:
     """Return how many threads decode for a GPU unless the user says otherwise."""
-    return max(2, min(_MOST_WORKERS, usable_cores() // 2))
+    return max(2, min(_MOST_WORKERS, usable_cores() - _OTHER_CORES))
 
 
 def computed_maps(
     model: Any, manifest: Manifest, units: Sequence[Unit], *, batch_size: int | None,
-    num_workers: int,
+    num_workers: int, busy: BusyTimes,
 ) -> Iterator[tuple[Unit, Maps]]:  # fmt: skip
-    """Yield (unit, maps of its next rows), {level: [H, W, C] float32 on the CPU each}.
+    """Yield (unit, maps of its next rows), {level: [H, W, C] on the CPU each}.
 
-    On a CPU `batch_size` images are computed at once; on a GPU they are one batch, and
-    `num_workers` threads decode. None: `usual_batch_size`. Raises ConfigError for an image that
-    cannot be read.
+    On a CPU `batch_size` images are computed at once, as float32; on a GPU they are one batch, cast
+    there, and `num_workers` threads decode. None: `usual_batch_size`. Raises ConfigError for an
+    image that cannot be read.
     """
     if next(model.parameters()).device.type == "cpu":
         yield from _on_cpu(
-            model, manifest, units, batch_size or usual_batch_size(model, manifest, 0)
+            model, manifest, units, batch_size or usual_batch_size(model, manifest, 0), busy
         )
     else:
-        yield from _on_gpu(model, manifest, units, batch_size, num_workers)
+        yield from _on_gpu(model, manifest, units, batch_size, num_workers, busy)
+
+
+def batch_sizes(
+    model: Any, manifest: Manifest, units: Sequence[Unit], batch_size: int | None = None
+) -> dict[int, int]:
+    """Return {bucket: how many of its images a GPU gets at once} of the units' buckets."""
+    buckets = {unit.bucket for unit in units}
+    return {b: batch_size or usual_batch_size(model, manifest, b) for b in buckets}
+
+
+def planned_batches(
+    manifest: Manifest, units: Sequence[Unit], sizes: Mapping[int, int]
+) -> list[tuple[Unit, list[SampleInfo]]]:
+    """Return the units' images as a GPU gets them, each batch of one unit and so of one size."""
+    return [
+        (unit, [manifest.samples[index] for index in rows[at : at + sizes[unit.bucket]]])
+        for unit, rows in _rows(manifest, units)
+        for at in range(0, len(rows), sizes[unit.bucket])
+    ]
 
 
 def _on_cpu(
-    model: Any, manifest: Manifest, units: Sequence[Unit], num_cores: int
+    model: Any, manifest: Manifest, units: Sequence[Unit], num_cores: int, busy: BusyTimes
 ) -> Iterator[tuple[Unit, Maps]]:
+    busy.num_threads = {"decode": num_cores, "backbone": num_cores}
+
     def compute(task: tuple[Unit, int]) -> tuple[Unit, Maps]:
         unit, index = task
         sample = manifest.samples[index]
-        return unit, start_maps(model, manifest, [sample], [_decoded(sample)])()
+        with busy.measured("decode"):
+            image = torch.from_numpy(read_planned_image(sample.file, (sample.height, sample.width)))
+        return unit, start_maps(model, manifest, [sample], [image], busy=busy)()
 
     tasks = [(unit, index) for unit, rows in _rows(manifest, units) for index in rows]
     yield from in_order(compute, tasks, num_threads=num_cores, ahead=AHEAD * num_cores)
 
 
 def _on_gpu(
-    model: Any, manifest: Manifest, units: Sequence[Unit], batch_size: int | None, num_workers: int
-) -> Iterator[tuple[Unit, Maps]]:
-    buckets = {unit.bucket for unit in units}
-    sizes = {b: batch_size or usual_batch_size(model, manifest, b) for b in buckets}
-    groups = [
-        (unit, rows[at : at + sizes[unit.bucket]])
-        for unit, rows in _rows(manifest, units)
-        for at in range(0, len(rows), sizes[unit.bucket])
-    ]
-    samples = [manifest.samples[index] for _, group in groups for index in group]
+    model: Any, manifest: Manifest, units: Sequence[Unit], batch_size: int | None,
+    num_workers: int, busy: BusyTimes,
+) -> Iterator[tuple[Unit, Maps]]:  # fmt: skip
+    busy.num_threads = {"decode": num_workers}
+    sizes = batch_sizes(model, manifest, units, batch_size)
+    groups = planned_batches(manifest, units, sizes)
+    buffers = ReusedBuffers(pinned=next(model.parameters()).is_cuda)
+
+    def decode(sample: SampleInfo) -> Tensor:
+        with busy.measured("decode"):
+            return _decoded(sample, buffers)
+
     # As many as any bucket's images leave memory for.
-    ahead = min((AHEAD * size for size in sizes.values()), default=1)
-    images = in_order(
-        partial(_decoded, pinned=next(model.parameters()).is_cuda),
-        samples, num_threads=num_workers, ahead=max(ahead, num_workers),
+    ahead = AHEAD * min(sizes.values(), default=1)
+    rest = in_order(
+        decode, [sample for _, group in groups for sample in group],
+        num_threads=num_workers, ahead=max(ahead, num_workers),
     )  # fmt: skip
-    before: tuple[Unit, Callable[[], Maps]] | None = None
+    images = chain(_first_images(model, manifest, groups[0][1], rest), rest) if groups else rest
+    before: tuple[Unit, list[Tensor], Callable[[], Maps]] | None = None
     for unit, group in groups:
-        batch = [manifest.samples[index] for index in group]
-        started = start_maps(model, manifest, batch, [next(images) for _ in group])
+        batch = [next(images) for _ in group]
+        started = start_maps(model, manifest, group, batch, cast=True, busy=busy)
         if before is not None:
-            yield before[0], before[1]()
-        before = unit, started
+            yield _finished(*before, buffers)
+        before = unit, batch, started
     if before is not None:
-        yield before[0], before[1]()
+        yield _finished(*before, buffers)
+
+
+def _first_images(
+    model: Any, manifest: Manifest, samples: Sequence[SampleInfo], images: Iterator[Tensor]
+) -> list[Tensor]:
+    """Decode the first batch, and let the GPU do all that it will be asked for once meanwhile.
+
+    The first time it loads libraries and kernels, and pins memory, which takes seconds.
+    """
+    blank = [torch.zeros((x.height, x.width, 3), dtype=torch.uint8) for x in samples]
+    with ThreadPoolExecutor(1, initializer=limit_cores, initargs=(1,)) as beside:
+        warmed = beside.submit(lambda: start_maps(model, manifest, samples, blank, cast=True)())
+        first = [next(images) for _ in samples]
+        warmed.result()
+    return first
+
+
+def _finished(
+    unit: Unit, images: Sequence[Tensor], finish: Callable[[], Maps], buffers: ReusedBuffers
+) -> tuple[Unit, Maps]:
+    maps = finish()
+    buffers.give_back(images)
+    return unit, maps
 
 
 def _rows(manifest: Manifest, units: Sequence[Unit]) -> Iterator[tuple[Unit, list[int]]]:
@@ -121,6 +175,9 @@ def _rows(manifest: Manifest, units: Sequence[Unit]) -> Iterator[tuple[Unit, lis
         yield unit, rows
 
 
-def _decoded(sample: SampleInfo, *, pinned: bool = False) -> Tensor:
-    image = torch.from_numpy(read_planned_image(sample.file, (sample.height, sample.width)))
-    return image.pin_memory() if pinned else image
+def _decoded(sample: SampleInfo, buffers: ReusedBuffers) -> Tensor:
+    """Return the image of a sample, uint8 [H, W, 3], in one of the buffers."""
+    size_hw = sample.height, sample.width
+    image = buffers.take((*size_hw, 3))
+    read_planned_image(sample.file, size_hw, out=image.numpy())
+    return image

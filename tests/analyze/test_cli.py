@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analyze.cli import _alone_in
+from analyze.cli import _alone_in, _version
 from configs.errors import ConfigError
 
 
@@ -32,3 +32,8 @@ def test_folder_that_cannot_be_locked_is_left_to_who_writes_there(tmp_path: Path
     (tmp_path / "file").write_text("in the way")
     with _alone_in(tmp_path / "file" / "mine"):
         pass
+
+
+def test_package_that_is_not_installed_is_told_as_such() -> None:
+    assert _version("click")[0].isdigit()
+    assert _version("no-such-package") == "not installed"

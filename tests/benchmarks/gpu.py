@@ -1,53 +1,52 @@
 """On a GPU: waiting for data, samples a second, share of the peak; extraction and a bare loop.
 
 `make bench-gpu`. Batches of 32, default codec, bfloat16. The peak is measured: the rate of a large
-bfloat16 matrix product on the same device. The bare loop decodes ahead in as many threads as
-extraction does and runs the backbone on the same batches, but fetches and keeps nothing.
+bfloat16 matrix product on the same device. Extraction is `tests.benchmarks.gpu_extraction`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.cache.manifest_parts import SampleInfo
-from data.images.image_sets import read_image
-from data.images.records import ImageSet
 from data.reading.transfer import Waiting, on_device
-from data.system.threads import in_order
-from extract.detector.loading import backbone_levels, prepare_images
-from extract.features.extraction import extract
-from extract.features.pipeline import AHEAD, usual_batch_size, usual_num_workers
 from tests.benchmarks.codec_training import Trainer, extracted, trainer
+from tests.benchmarks.gpu_extraction import of_photographs, of_scenes, repeated
 from tests.benchmarks.report import Cell, Goal, Table, main
-from tests.benchmarks.rounds import interleaved, medians, timed
-from tests.benchmarks.scene_images import BUILDERS, image_files, planned
+from tests.benchmarks.scene_images import BUILDERS, image_files
 
 BATCH_SIZE = 32
 ROUNDS = 5
 LEAST_STEPS = 30
-REPEATED = 4
 _SIDE = 8192
+SMALL = {
+    "BATCH_SIZE": 2, "ROUNDS": 1, "LEAST_STEPS": 1, "REPEATED": 1,
+    "BUILDERS": ("fasterrcnn_mobilenet_v2_fpn",),
+    "scene_images.NUM_IMAGES": 2, "scene_images.INPUT_PX": (64, 64),
+    "codec_training.RESNET": "fasterrcnn_mobilenet_v2_fpn",
+    "codec_training.CODEC": {"n_hidden": 8, "n_channels": 12},
+}  # fmt: skip
 
 
-def run(folder: Path, device: str = "cuda", batch_size: int = BATCH_SIZE) -> list[Table]:
-    """Measure extraction, then every level."""
+def run(folder: Path, device: str = "cuda", batch_size: int | None = None) -> list[Table]:
+    """Measure extraction, then every level, in batches of 32 unless told otherwise."""
+    batch_size = batch_size or BATCH_SIZE
     if device == "cuda" and not torch.cuda.is_available():
         note = "not measured: this machine has no GPU"
         return [Table(title="gpu", note=note, columns=[""], rows=[])]
     cache = folder / "cache"
     images = image_files(folder / "images")
-    more = _repeated(images)
-    extraction = [_extraction(builder, more, cache, device) for builder in BUILDERS]
+    more = repeated(images)
+    extraction = [of_scenes(builder, more, cache, device) for builder in BUILDERS]
+    extraction += of_photographs(cache, device)
+    shutil.rmtree(cache, ignore_errors=True)
     extracted(more, cache, device=device)
-    peak = _peak_flops(device)
+    peak = peak_flops(device)
     rows: list[list[Cell]] = []
     waits = []
     for level in range(5):
@@ -67,60 +66,6 @@ def run(folder: Path, device: str = "cuda", batch_size: int = BATCH_SIZE) -> lis
         ),
         *extraction,
     ]
-
-
-def _repeated(images: ImageSet) -> ImageSet:
-    """Return the images several times, as a GPU is done with a hundred before it is warm."""
-    records = [
-        dataclasses.replace(record, image_id=len(images.records) * turn + number)
-        for turn in range(REPEATED)
-        for number, record in enumerate(images.records)
-    ]
-    return dataclasses.replace(images, records=records)
-
-
-def _extraction(builder: str, images: ImageSet, cache: Path, device: str) -> Table:
-    detector, manifest = planned(builder, images, device=device)
-    model = detector.model
-
-    size = usual_batch_size(model, manifest, 0)
-
-    def decoded(sample: SampleInfo) -> Tensor:
-        image = torch.from_numpy(read_image(sample.file))
-        return image.pin_memory() if device == "cuda" else image
-
-    def bare_loop(number: int) -> None:
-        samples = manifest.samples
-        images = in_order(decoded, samples, num_threads=usual_num_workers(), ahead=AHEAD * size)
-        for at in range(0, len(samples), size):
-            batch, _ = prepare_images(model, [next(images) for _ in samples[at : at + size]])
-            with torch.inference_mode():
-                backbone_levels(model, batch)
-        _wait_for(device)
-
-    def extraction(number: int) -> None:
-        extract(cache, manifest, images, model, show_progress=False)
-
-    seconds = medians(
-        interleaved(
-            {"bare loop": timed(bare_loop), "extraction": timed(extraction)},
-            rounds=ROUNDS,
-            before=lambda name, number: shutil.rmtree(cache, ignore_errors=True),
-        )
-    )
-    num_images = len(manifest.samples)
-    return Table(
-        title=f"gpu: extraction, {builder}, {num_images} images at 256x256 px",
-        columns=["", "s", "images/s"],
-        rows=[[name, value, num_images / value] for name, value in seconds.items()],
-        goals=[
-            Goal(
-                what="extraction's time / bare loop's",
-                ratio=seconds["extraction"] / seconds["bare loop"],
-                at_most=1.05,
-            )
-        ],
-    )
 
 
 def _level(training: Trainer, device: str) -> tuple[float, float, float]:
@@ -149,7 +94,8 @@ def _level(training: Trainer, device: str) -> tuple[float, float, float]:
     return median(rates), median(waits), median(rates) * flops_per_sample
 
 
-def _peak_flops(device: str) -> float:
+def peak_flops(device: str) -> float:
+    """Return FLOP per second of a large bfloat16 matrix product."""
     side = _SIDE if device == "cuda" else 512
     one = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     taken = []

@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -78,7 +78,7 @@ class Table:
         return raw
 
 
-def main(name: str, run: Callable[[Path], list[Table]]) -> None:
+def main(name: str, run: Callable[[Path], Iterable[Table]]) -> None:
     """Run one benchmark as a script: print its tables and put them into bench/results.json."""
     parser = argparse.ArgumentParser(description=sys.modules[run.__module__].__doc__)
     parser.add_argument("--folder", type=Path, help="where scratch files go; default: bench/")
@@ -86,7 +86,7 @@ def main(name: str, run: Callable[[Path], list[Table]]) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     # Not the system's folder for temporary files: that may be memory, and cold reads need a disk.
     with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder) as scratch:
-        tables = run(Path(scratch))
+        tables = list(run(Path(scratch)))
     for table in tables:
         print(f"\n{table.text()}", flush=True)
     save(name, tables)

@@ -27,9 +27,8 @@ COMMANDS = {
 def run(folder: Path) -> list[Table]:
     """Measure each command as its console script starts it."""
     scripts = {CLICK: CLICK}
-    for name, target in COMMANDS.items():
-        module, function = target.split(":")
-        scripts[name] = f"from {module} import {function}; {function}(['--help'])"
+    for name in COMMANDS:
+        scripts[name] = script_of(name, "['--help']")
     measured = interleaved({name: _cpu_s(text) for name, text in scripts.items()}, rounds=ROUNDS)
     seconds = medians(measured)
     return [
@@ -43,6 +42,12 @@ def run(folder: Path) -> list[Table]:
             ],
         )
     ]
+
+
+def script_of(name: str, arguments: str = "") -> str:
+    """Return Python code that runs a command with these arguments, or with the process' own."""
+    module, function = COMMANDS[name].split(":")
+    return f"from {module} import {function}; {function}({arguments})"
 
 
 def _cpu_s(script: str) -> Callable[[int], float]:

@@ -91,7 +91,7 @@ def run(folder: Path) -> list[Table]:
     coarse.mkdir()
     return [
         measure("streaming, fine: 64x64x256", FINE, fine, of_limit=0.8, over_peers=1.0),
-        measure("streaming, coarse: 8x8x256", COARSE, coarse, of_limit=0.5, over_peers=10.0),
+        measure("streaming, coarse: 8x8x256", COARSE, coarse, of_limit=0.5, over_peers=2.0),
     ]
 
 

@@ -116,11 +116,11 @@ def test_nothing_remains_after_an_interruption_by_the_keyboard(
     compute = extract.features.pipeline.start_maps
     seen = []
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
         seen.extend(tmp_path.rglob("*.part"))
         if seen:
             raise KeyboardInterrupt
-        return compute(*arguments)
+        return compute(*arguments, **options)
 
     monkeypatch.setattr(extract.features.pipeline, "start_maps", interrupted)
     result = run_extract(zarr_cache.config, tmp_path, "--dry-run", "--batch-size", "1")

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
@@ -15,6 +16,7 @@ from tests.benchmarks import (
     codec_training,
     coding,
     gpu,
+    gpu_extraction,
     gpu_streaming,
     in_the_loop,
     report,
@@ -180,7 +182,7 @@ def test_plan_of_a_synthetic_cache_is_one_bucket_of_the_wanted_maps(tmp_path: Pa
 def test_training_benchmarks_make_the_steps_that_they_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (training_step, in_the_loop, gpu):
+    for module in (training_step, in_the_loop, gpu, gpu_extraction):
         monkeypatch.setattr(module, "ROUNDS", 1)
     for module in (training_step, gpu):
         monkeypatch.setattr(module, "LEAST_STEPS", 1)
@@ -196,11 +198,26 @@ def test_training_benchmarks_make_the_steps_that_they_time(
         assert all(goal.ratio > 0 for table in tables for goal in table.goals)
     (tmp_path / "gpu").mkdir()
     monkeypatch.setattr(gpu, "BUILDERS", scene_images.BUILDERS)
-    monkeypatch.setattr(gpu, "REPEATED", 2)
-    training, extraction = gpu.run(tmp_path / "gpu", device="cpu", batch_size=2)
+    monkeypatch.setattr(gpu_extraction, "REPEATED", 2)
+    monkeypatch.setattr(gpu_extraction, "BUILDERS", scene_images.BUILDERS)
+    monkeypatch.setattr(gpu_extraction, "PHOTOGRAPHS_PX", (64, 80))
+    monkeypatch.setenv("GPU_CHECK_IMAGES", str(photographs(tmp_path / "photographs")))
+    training, extraction, of_photographs = gpu.run(tmp_path / "gpu", device="cpu", batch_size=2)
     assert [row[0] for row in training.rows] == [f"level {level}" for level in range(5)]
     assert all(float(row[4] or 0) > 0 for row in training.rows)
-    assert all(float(row[1] or 0) > 0 for row in extraction.rows)
+    for table in (extraction, of_photographs):
+        assert [row[0] for row in table.rows] == ["bare loop", "one file", "extraction"]
+        assert all(float(row[1] or 0) > 0 for row in table.rows)
+        decode, backbone, copy, write = (float(share or 0) for share in table.rows[2][4:])
+        assert min(decode, backbone, write) > 0 == copy
+    assert "photographs in 2 sizes, 2 images" in of_photographs.title
+
+
+def photographs(folder: Path) -> Path:
+    folder.mkdir()
+    for number, size in enumerate([(70, 90), (100, 80)]):
+        Image.new("RGB", size, (number, 90, 160)).save(folder / f"{number}.jpg")
+    return folder
 
 
 def test_coding_benchmark_times_what_decodes_to_the_same_latents(

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from configs.config_files import load_config
+from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
-from data.cache.plan import units_of
-from extract.detector.loading import LoadedDetector
-from extract.features.maps import Download
+from data.cache.plan import Unit, units_of
+from data.images.image_sets import load_images
+from data.images.records import ImageSet
+from data.verification.check import verify_cache
+from data.writing.settle import settle_cache
+from data.writing.stored_maps import STORED_DTYPES, StoredMap, stored_maps
+from data.writing.writer import CacheWriter
+from extract.detector.loading import LoadedDetector, load_detector
+from extract.features.busy_times import BusyTimes
+from extract.features.download import Download
+from extract.features.extraction import plan_extraction
+from extract.features.maps import Maps
 from extract.features.pipeline import _on_cpu, _on_gpu, usual_batch_size
 from tests.support.devices import DEVICES
-from tests.support.extraction import plan_of
+from tests.support.extraction import plan_of, shard_bytes
 
 
 @pytest.fixture
@@ -32,9 +46,11 @@ def test_batches_give_the_maps_of_each_image_alone_in_the_order_of_the_plan(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as exact as a CPU
     manifest, detector = plan
     units = units_of(manifest)
-    alone = list(_on_cpu(detector.model, manifest, units, num_cores=1))
+    alone = list(_on_cpu(detector.model, manifest, units, 1, BusyTimes()))
     model = detector.model.to(device)
-    batches = list(_on_gpu(model, manifest, units, batch_size, num_workers=2))
+    busy = BusyTimes()
+    batches = list(_on_gpu(model, manifest, units, batch_size, 2, busy))
+    assert {"decode", "backbone"} <= busy.shares(1.0).keys() <= {"decode", "backbone", "copy"}
     counts = [len(maps[0]) for _, maps in batches]
     assert max(counts) == min(batch_size, max(unit.num_rows for unit in units))
     in_turn = [
@@ -45,11 +61,66 @@ def test_batches_give_the_maps_of_each_image_alone_in_the_order_of_the_plan(
     for (unit, maps), (expected_unit, expected) in zip(in_turn, alone, strict=True):
         assert unit == expected_unit.index
         for level, [whole] in expected.items():
-            assert maps[level].device.type == "cpu" and maps[level].shape == whole.shape
-            # Sums go in another order on a GPU, and may go with the batch on a CPU.
-            tolerance = 1e-3 if device == "cuda" else 1e-5
+            values = maps[level].values
+            assert values.device.type == "cpu" and values.shape == whole.shape
+            assert values.dtype == torch.float16 and maps[level].summed_on == device
+            # float16 has 11 digits. Sums go in another order on a GPU, and with the batch on a CPU.
             scale = float(whole.abs().max())
-            torch.testing.assert_close(maps[level], whole, rtol=0, atol=tolerance * scale)
+            torch.testing.assert_close(values.float(), whole, rtol=2**-11, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("dtype", "crop"), [("float16", None), ("float32", None), ("float16", 8)])
+def test_what_a_device_has_cast_is_written_without_numba_to_the_bytes_of_the_cpus_way(
+    tiny_config: Path, tmp_path: Path, device: str, dtype: str, crop: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    settings = load_config(str(tiny_config))
+    detector = load_detector(settings.detector)
+    images = load_images(settings.data, "val")
+    config = settings.cache.model_copy(update={"dtype": dtype, "crop": crop})
+    manifest = plan_extraction("tiny", images, detector, settings.detector, config)
+    units, model = units_of(manifest), detector.model
+    computed = list(_on_cpu(model, manifest, units, 1, BusyTimes()))
+
+    def on_device(maps: Maps) -> Maps:
+        """What the device makes of the very same maps."""
+        return {level: [stored(x, dtype, device) for x in each] for level, each in maps.items()}
+
+    write(tmp_path / "cpu", manifest, images, computed)
+    monkeypatch.setitem(sys.modules, "data.writing.cast_kernel", None)  # cannot be imported
+    on_gpu = [(unit, on_device(maps)) for unit, maps in computed]
+    write(tmp_path / "device", manifest, images, on_gpu)
+    if device == "cpu":
+        batches = list(_on_gpu(model, manifest, units, 1, 1, BusyTimes()))
+        write(tmp_path / "whole way", manifest, images, batches)
+        assert shards(tmp_path / "whole way") == shards(tmp_path / "cpu")
+    assert shards(tmp_path / "device") == shards(tmp_path / "cpu")
+    assert verify_cache(tmp_path / "device").verdict == "whole"
+
+
+def stored(computed: Any, dtype: str, device: str) -> StoredMap:
+    features = computed.permute(2, 0, 1)[None].to(device)
+    values, sums = stored_maps(features, STORED_DTYPES[dtype])
+    return StoredMap(values=values[0].cpu(), sums=sums[0].cpu().numpy(), summed_on=device)
+
+
+def write(
+    folder: Path, manifest: Manifest, images: ImageSet, batches: list[tuple[Unit, Maps]]
+) -> None:
+    folder.mkdir()
+    with CommitLog(folder) as log:
+        there = settle_cache(folder, manifest, images, log, overwrite=False)
+        with closing(CacheWriter(there, manifest, log)) as writer:
+            writer.prepare()
+            for unit, maps in batches:
+                writer.write(unit, maps)
+            writer.finish()
+
+
+def shards(folder: Path) -> dict[str, str]:
+    """All files but the sums, which go in another order."""
+    return {k: v for k, v in shard_bytes(folder).items() if not k.startswith("statistics")}
 
 
 @pytest.mark.parametrize(
