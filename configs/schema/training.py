@@ -114,6 +114,10 @@ class TrainingConfig(SchemaSection):
     """Compile the transforms with torch.compile (true needs a C++ compiler on a CPU). auto: on a
     GPU, where by an estimate the run is long enough to repay it; the run's record says whether and
     why, and a run that goes on keeps it."""
+    resident: Literal["auto", "never", "always"] = "auto"
+    """auto: on a GPU, a level whose maps fit into half of the free memory is loaded once and lies
+    there; others are streamed. never: always streamed. always: an error if it does not fit. The
+    batches are the same to the bit; the log says which it was."""
     cuda_graphs: bool = True
     """On a GPU, record a step and repeat it, instead of asking for each of its kernels again."""
     distortion: Annotated[str, ours_or_own(*DISTORTION_NAMES)] = "mse"

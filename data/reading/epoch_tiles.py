@@ -8,7 +8,9 @@ lock nor spends any Python on a sample.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from data.reading.level_reader import LevelReader
 from data.reading.order import batch_shares, crop_fractions
+from data.reading.resident import ResidentMaps
 from data.system.mapped_files import page_ranges
 
 
@@ -113,14 +116,15 @@ def cut_blocks(
 
 
 _PROBED_RUNS = 4
+_RUNS_PER_PART = 16
 
 
 class Epoch:
-    """Which tile of which sample when, and where its values lie."""
+    """Which tile of which sample when, and where its values lie: in files, or `resident`."""
 
     def __init__(
         self, reader: LevelReader, order: NDArray[Any], crop: int | None, seed: int, epoch: int,
-        *, batch_size: int, rank: int, num_ranks: int,
+        *, batch_size: int, rank: int, num_ranks: int, resident: ResidentMaps | None = None,
     ) -> None:  # fmt: skip
         fractions = crop_fractions(num_samples=len(order), seed=seed, epoch=epoch)
         positions, self._counts = batch_shares(
@@ -138,12 +142,13 @@ class Epoch:
         self._num_channels = int(reader.shapes[0, 2])
         self._order = order[positions]
         self._shapes = reader.shapes[self._order]
-        self._starts = reader.starts[self._order]
+        self._resident = resident
+        self._starts = (resident or reader).starts[self._order]
         self.sizes: NDArray[Any] = sizes[positions]
         """(h, w) of each sample's tile in the order of the epoch, int64 [n, 2]."""
         whole = whole[positions]
         self._corners = (fractions[self._order] * (whole - self.sizes + 1)).astype(np.int64)
-        if (self.sizes < whole).any():
+        if resident is None and (self.sizes < whole).any():
             # Reading ahead would fetch what lies between the crops.
             reader.files.expect_random_reads()
 
@@ -171,6 +176,8 @@ class Epoch:
 
     def prefetch(self, block: Block) -> None:
         """Have the system read what a block needs, unless it is in memory already."""
+        if self._resident is not None:
+            return
         offsets, run_length = self._runs(block)
         value_bytes = self._reader.dtype.itemsize
         files = self._reader.files
@@ -181,9 +188,35 @@ class Epoch:
 
     def fill(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Copy a block's tiles; return features [n, C, h, w], indices [n] and sizes [n, 2]."""
+        if self._resident is not None:
+            self._resident.gather(*self._runs(block), memory)
+        else:
+            self._require_whole(block)
+            copy_runs(self._reader.values_to_gather, *self._runs(block), memory)
+        return self.parts(block, memory)
+
+    def copies(self, block: Block, memory: Tensor, num_parts: int) -> list[Callable[[], None]]:
+        """Return calls that together copy a block's tiles out of the files, about equal ones."""
+        self._require_whole(block)
+        offsets, run_length = self._runs(block)
+        num_tiles = block.last - block.first
+        if len(offsets) == num_tiles < _RUNS_PER_PART * num_parts:
+            # Whole tiles: row by row there is something for everybody.
+            height = block.tile_hw[0]
+            run_length //= height
+            offsets = (offsets[:, None] + np.arange(height) * run_length).reshape(-1)
+        values, runs = self._reader.values_to_gather, memory.view(len(offsets), run_length)
+        return [
+            partial(copy_runs, values, part, run_length, out)
+            for part, out in zip(
+                np.array_split(offsets, num_parts), torch.tensor_split(runs, num_parts), strict=True
+            )
+            if len(part)
+        ]
+
+    def parts(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a block's memory holds: features [n, C, h, w], indices [n], sizes [n, 2]."""
         part = slice(block.first, block.last)
-        self._reader.require_whole(self._order[part])
-        copy_runs(self._reader.values_to_gather, *self._runs(block), memory)
         height, width = block.tile_hw
         tiles = memory.view(block.last - block.first, height, width, self._num_channels)
         return (
@@ -191,6 +224,9 @@ class Epoch:
             torch.from_numpy(self._order[part]),
             torch.from_numpy(self.sizes[part]),
         )
+
+    def _require_whole(self, block: Block) -> None:
+        self._reader.require_whole(self._order[block.first : block.last])
 
     def _runs(self, block: Block) -> tuple[NDArray[Any], int]:
         part = slice(block.first, block.last)

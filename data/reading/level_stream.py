@@ -10,7 +10,7 @@ to collect batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,14 +23,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from data.reading.epoch_tiles import Block, Epoch
 from data.reading.level_reader import LevelReader
 from data.reading.order import epoch_order, epoch_order_by_shards, level_draws
-from data.system.threads import run_ahead
+from data.reading.read_ahead import ReadAhead, spare_cores
+from data.reading.resident import ResidentMaps
 
-_READY_BLOCKS = 1
 _SHARD_WINDOW = 4
 # Whole maps of a fine level are far larger than crops; 64 MiB in float32 keep a device busy.
 _MOST_VALUES = 16 * 2**20
-# A few cores saturate the memory; more would only disturb the caller's computation.
-_COPYING_CORES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,14 +57,15 @@ class LevelStream(IterableDataset[Batch]):
     of four, their samples, for caches larger than memory. `keep`: how many
     batches are valid at a time: a ring of one stays in a CPU's cache, which doubles the speed. For
     a GPU: `pin_memory` for asynchronous copies, `read_ahead` for a thread that fills large batches
-    ahead. `rank` of `num_ranks` processes takes its share of every batch.
+    ahead, with the cores to spare; or `resident`: the level's maps on a device, where batches then
+    are made. `rank` of `num_ranks` processes takes its share of every batch.
     """
 
     def __init__(
         self, reader: LevelReader, *, batch_size: int, crop: int | None, seed: int = 0,
         copy: bool = False, shuffle: Literal["full", "shards"] = "full",
         keep: int = 1, pin_memory: bool = False, read_ahead: bool = False,
-        rank: int = 0, num_ranks: int = 1,
+        rank: int = 0, num_ranks: int = 1, resident: ResidentMaps | None = None,
     ) -> None:  # fmt: skip
         self._reader = reader
         self._batch_size = batch_size
@@ -75,18 +74,13 @@ class LevelStream(IterableDataset[Batch]):
         self._copy = copy
         self._shuffle = shuffle
         self._keep = keep
-        self._pin_memory = pin_memory
-        self._read_ahead = read_ahead
+        self._resident = resident
         self._rank, self._num_ranks = rank, num_ranks
-        self._ring: _Ring | None = None
+        self._pin_memory = pin_memory
+        self._read_ahead = read_ahead and resident is None
+        self._ring: _Ring | ReadAhead | None = None
         self._epoch = 0
         self._next_batch = 0
-
-    @property
-    def ring_depth(self) -> int:
-        """Number of batches (or blocks of small ones) in memory at once."""
-        # A thread has some ready and fills one besides.
-        return self._keep + (_READY_BLOCKS + 1 if self._read_ahead else 0)
 
     def __len__(self) -> int:
         return -(-self._reader.num_samples // self._batch_size)
@@ -110,20 +104,18 @@ class LevelStream(IterableDataset[Batch]):
         epoch = Epoch(
             self._reader, self._order(), self._crop, self._seed, self._epoch,
             batch_size=self._batch_size, rank=self._rank, num_ranks=self._num_ranks,
+            resident=self._resident,
         )  # fmt: skip
         blocks = epoch.blocks(self._next_batch)
         # Kept between epochs, as fresh memory costs more than the copies; two iterators at once
         # have one ring each.
-        ring = self._ring or _Ring(
-            self._reader.values_to_gather.dtype, self.ring_depth, self._pin_memory
-        )
-        self._ring = None
+        ring, self._ring = self._ring, None
+        # Many small batches in a block are copied faster than a thread is woken.
+        ahead = self._read_ahead and all(len(block.counts) == 1 for block in blocks)
+        if not isinstance(ring, ReadAhead if ahead else _Ring):
+            ring = self._new_ring(ahead)
+        filled = ring.filled(epoch, blocks)
         try:
-            filled = _filled(epoch, blocks, ring)
-            # Many small batches in a block are copied faster than a thread is woken.
-            large = all(len(block.counts) == 1 for block in blocks)
-            if self._read_ahead and large:
-                filled = run_ahead(filled, depth=_READY_BLOCKS, most_cores=_COPYING_CORES)
             for block, parts in zip(blocks, filled, strict=True):
                 cut = (torch.split(part, list(block.counts)) for part in parts)
                 for number, (features, indices, sizes) in enumerate(zip(*cut, strict=True)):
@@ -136,8 +128,22 @@ class LevelStream(IterableDataset[Batch]):
                         **epoch.whole_batch(block.first_batch + number),
                     )
         finally:
+            filled.close()
             self._ring = ring
         self._epoch, self._next_batch = self._epoch + 1, 0
+
+    def _new_ring(self, ahead: bool) -> _Ring | ReadAhead:
+        dtype, keep = self._reader.values_to_gather.dtype, self._keep
+        if ahead:
+            return ReadAhead(
+                dtype,
+                keep=keep,
+                pin_memory=self._pin_memory,
+                num_cores=spare_cores(self._num_ranks),
+            )  # fmt: skip
+        if self._resident is not None:
+            return _Ring(dtype, keep, device=self._resident.device)
+        return _Ring(dtype, keep, pin_memory=self._pin_memory)
 
     def _order(self) -> NDArray[Any]:
         if self._shuffle == "shards":
@@ -151,31 +157,40 @@ class LevelStream(IterableDataset[Batch]):
 
 
 class _Ring:
-    """Buffers that are filled in turn; each grows to the largest block it has held."""
+    """Buffers that are filled in turn; each grows to the largest block it has held.
 
-    def __init__(self, dtype: torch.dtype, depth: int, pin_memory: bool) -> None:
-        self._slots = [torch.empty(0, dtype=dtype) for _ in range(depth)]
+    On a GPU all memory is new: torch knows when the streams that use it are done with it.
+    """
+
+    def __init__(
+        self, dtype: torch.dtype, depth: int, *, pin_memory: bool = False,
+        device: torch.device | None = None,
+    ) -> None:  # fmt: skip
+        self._slots = [torch.empty(0, dtype=dtype, device=device) for _ in range(depth)]
         self._pin_memory = pin_memory
         self._next = 0
 
-    def memory(self, num_values: int) -> Tensor:
+    def filled(
+        self, epoch: Epoch, blocks: list[Block]
+    ) -> Generator[tuple[Tensor, ...], None, None]:
+        """Fill block after block, having the next one read from storage meanwhile."""
+        for number, block in enumerate(blocks):
+            if number == 0:
+                epoch.prefetch(block)
+            if number + 1 < len(blocks):
+                epoch.prefetch(blocks[number + 1])
+            yield epoch.fill(block, self._memory(epoch.num_values(block)))
+
+    def _memory(self, num_values: int) -> Tensor:
         """Return the next slot's first values, [num_values]."""
         slot, self._next = self._next, (self._next + 1) % len(self._slots)
+        if self._slots[slot].is_cuda:
+            return self._slots[slot].new_empty(num_values)
         if self._slots[slot].numel() < num_values:
             self._slots[slot] = torch.empty(
                 num_values, dtype=self._slots[slot].dtype, pin_memory=self._pin_memory
             )
         return self._slots[slot][:num_values]
-
-
-def _filled(epoch: Epoch, blocks: list[Block], ring: _Ring) -> Iterator[tuple[Tensor, ...]]:
-    """Fill block after block, having the next one read from storage meanwhile."""
-    for number, block in enumerate(blocks):
-        if number == 0:
-            epoch.prefetch(block)
-        if number + 1 < len(blocks):
-            epoch.prefetch(blocks[number + 1])
-        yield epoch.fill(block, ring.memory(epoch.num_values(block)))
 
 
 def whole_map_batches(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ _STEPS_AHEAD = 2
 
 @dataclass(slots=True)
 class Waiting:
-    """Seconds in which batches were made ready, while whoever wanted one waited."""
+    """Seconds in which who computes had no batch: on a GPU, the GPU itself."""
 
     seconds: float = 0.0
 
@@ -40,8 +41,8 @@ def on_device(
     On a CPU they are valid until the next batch is taken: their memory is used again, as the pages
     of fresh memory cost more than the conversion. To a GPU they are copied from pinned memory
     beside the computation, and not waited for until the next but one batch is taken: the stream
-    has to keep two. `waiting` adds up what the caller waits, for the stream and on a CPU for the
-    conversion.
+    has to keep two. `waiting` adds up what the caller waits on a CPU, for stream and conversion; of
+    a GPU the time from the end of a step to the arrival of the next batch, by the GPU's own clock.
     """
     waiting = waiting or Waiting()
     target = torch.device(device)
@@ -69,22 +70,74 @@ def _on_gpu(
     beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     copying: deque[torch.cuda.Event] = deque()
     computed: deque[torch.cuda.Event] = deque()
-    # The stream alone is timed: a GPU that is still busy with the step before is not waited for.
-    for batch in _timed(batches, waiting):
+    idle = DeviceIdle(waiting)
+    for batch in idle.first_timed(batches):
         computing = torch.cuda.current_stream(device)
         with torch.cuda.stream(beside):
             features = batch.features.to(device, non_blocking=True)
-            copied = beside.record_event()
+            copied = beside.record_event(_timed_event())
         computing.wait_event(copied)
         features.record_stream(computing)  # or its memory would be used again too soon
         copying.append(copied)
+        idle.arrived(copied)
         yield batch, features if as_stored else features.float()
         while len(copying) > 1:
             copying.popleft().synchronize()
         # Asking is faster than computing: else batch upon batch would wait in the GPU's memory.
-        computed.append(computing.record_event())
+        done = computing.record_event(_timed_event())
+        computed.append(done)
+        idle.computed(done)
         while len(computed) > _STEPS_AHEAD:
             computed.popleft().synchronize()
+            idle.add_up(_STEPS_AHEAD)
+    while computed:
+        computed.popleft().synchronize()
+    idle.add_up(0)
+
+
+def _timed_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+class Event(Protocol):
+    """A moment of a device, as torch.cuda.Event tells it."""
+
+    def elapsed_time(self, end_event: Any) -> float:
+        """Return the milliseconds from this one to another; negative if it came before."""
+
+
+class DeviceIdle:
+    """Adds up how long a device had nothing to compute as the next batch had not arrived.
+
+    That is from the end of a step to the arrival of the next batch, if it arrived later; of the
+    first batch, what the caller waited for it.
+    """
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self._done: Event | None = None
+        self._pairs: deque[tuple[Event, Event]] = deque()
+
+    def first_timed(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items, and count the seconds that the first took to come."""
+        iterator = iter(items)
+        yield from itertools.islice(_timed(iterator, self._waiting), 1)
+        yield from iterator
+
+    def arrived(self, batch: Event) -> None:
+        """Note the arrival of a batch: a moment that the device may yet have to come to."""
+        if self._done is not None:
+            self._pairs.append((self._done, batch))
+
+    def computed(self, step: Event) -> None:
+        """Note the end of the step on the latest batch."""
+        self._done = step
+
+    def add_up(self, num_under_way: int) -> None:
+        """Count all batches but those of so many latest steps, which the device may not be at."""
+        while len(self._pairs) > num_under_way:
+            done, arrived = self._pairs.popleft()
+            self._waiting.seconds += max(0.0, done.elapsed_time(arrived)) / 1000
 
 
 def _on_cpu(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
@@ -32,8 +32,8 @@ def keep_default() -> None:
     torch.set_num_threads(torch.get_num_threads())
 
 
-def run_ahead(items: Iterable[Item], *, depth: int, most_cores: int) -> Iterator[Item]:
-    """Run an iterator in a thread, at most `depth` items ahead; its errors surface here."""
+def run_ahead(items: Iterable[Item], *, depth: int, most_cores: int) -> Generator[Item, None, None]:
+    """Run an iterator in a thread, `depth` items ahead at most (0: no limit); errors surface."""
     ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
     num_cores = min(most_cores, torch.get_num_threads())

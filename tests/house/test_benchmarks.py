@@ -19,6 +19,7 @@ from tests.benchmarks import (
     gpu,
     gpu_extraction,
     gpu_step,
+    gpu_streaming,
     in_the_loop,
     report,
     scene_images,
@@ -108,6 +109,16 @@ def test_cache_that_is_laid_out_equals_what_the_writer_writes(
         ):
             for index in range(40):
                 assert (one_reader.sample(index) == other_reader.sample(index)).all()
+
+
+def test_gpu_streaming_measures_in_small_on_a_cpu(tmp_path: Path) -> None:
+    small = {"n_hidden": 4, "n_channels": 4, "stages": 1}
+    copies, training = gpu_streaming.run(
+        tmp_path, device="cpu", batch_size=4, side=8, num_samples=8, rounds=1, steps=2, model=small
+    )
+    assert {row[0] for row in copies.rows} >= {"1 cores, page cache", "1 cores, cold disk"}
+    assert [row[0] for row in training.rows] == ["resident", "streaming"]
+    assert all(isinstance(row[1], float) and row[1] > 0 for row in training.rows)
 
 
 def test_epoch_of_a_level_counts_every_sample_of_whole_maps_and_of_crops(tmp_path: Path) -> None:

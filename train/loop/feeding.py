@@ -42,7 +42,8 @@ class BatchStream(Protocol):
 class Given:
     """A batch, its features `x` [B, C, H, W] on the device, and how long it took to come.
 
-    On a CPU `x` is float32, on a GPU of the type that is stored. It is valid until the next batch is asked for, and is not to be changed: others have it too.
+    On a CPU `x` is float32, on a GPU of the type that is stored. It is valid until the next batch
+    is asked for, and is not to be changed: others have it too.
     """
 
     batch: Batch

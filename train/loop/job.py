@@ -18,6 +18,7 @@ from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream, MixedLevelStream
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
+from train.loop.residence import resident_maps
 from train.machine.distributed import World
 from train.objective.catalogue import weights_fingerprint
 from train.runs.checkpoint import BEST_NAME, read_run_info
@@ -156,13 +157,14 @@ def stream_settings(job: Job) -> tuple[Hashable, ...]:
 def make_stream(job: Job, caches: Caches, world: World) -> LevelStream | MixedLevelStream:
     """Return the training batches, this rank's part of each."""
     settings, on_gpu = job.config.training, job.device.startswith("cuda")
+    maps = resident_maps(caches.train, settings.resident, job.device)
     streams = [
         LevelStream(
             reader, batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed,
             shuffle=settings.shuffle, keep=2 if on_gpu else 1, pin_memory=on_gpu,
-            read_ahead=on_gpu, rank=world.rank, num_ranks=world.size,
+            read_ahead=on_gpu, rank=world.rank, num_ranks=world.size, resident=resident,
         )
-        for reader in caches.train
+        for reader, resident in zip(caches.train, maps, strict=True)
     ]  # fmt: skip
     if job.level != RANDOM:
         return streams[0]

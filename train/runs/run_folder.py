@@ -32,8 +32,11 @@ SUMMARY_NAME = "training_summary.txt"
 RANDOM = "random"
 ALL_DONE = "all epochs done"
 """Why a run is finished that nothing stopped early."""
-# Where and how often files are written, and how a GPU is asked, does not make another run.
-_NOT_OF_THE_RUN = {"save_dir", "random_level_save_dir", "save_interval_s", "cuda_graphs"}
+# Where and how often files are written, what a GPU keeps, and how it is asked, does not make
+# another run.
+_NOT_OF_THE_RUN = {
+    "save_dir", "random_level_save_dir", "save_interval_s", "cuda_graphs", "resident",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

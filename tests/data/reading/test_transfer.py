@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import LevelStream
-from data.reading.transfer import on_device
+from data.reading.level_stream import Batch, LevelStream
+from data.reading.transfer import DeviceIdle, Waiting, on_device
 from tests.support.devices import DEVICES
 from tests.support.extraction import TinyCache
 
@@ -39,3 +42,58 @@ def test_batches_as_stored_are_converted_on_a_cpu_alone(zarr_cache: TinyCache, d
         stream = LevelStream(reader, batch_size=1, crop=16, keep=2, pin_memory=device != "cpu")
         _, x = next(iter(on_device(stream, device, as_stored=True)))
         assert x.dtype == (torch.float32 if device == "cpu" else torch.float16)
+
+
+class Moment:
+    """An event at a known time, in milliseconds."""
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    def elapsed_time(self, end_event: Moment) -> float:
+        return end_event.at - self.at
+
+
+def test_a_device_waits_from_the_end_of_a_step_until_the_next_batch_has_arrived() -> None:
+    waiting = Waiting()
+    idle = DeviceIdle(waiting)
+    # The second batch came while the first step ran, the third 30 ms after the second step's end.
+    for arrival, end in ((0, 100), (60, 200), (230, 300)):
+        idle.arrived(Moment(arrival))
+        idle.computed(Moment(end))
+    idle.add_up(1)
+    assert waiting.seconds == 0
+    idle.add_up(0)
+    idle.add_up(0)
+    assert waiting.seconds == pytest.approx(0.030)
+
+
+def test_of_the_first_batch_alone_the_callers_time_is_counted() -> None:
+    taken = []
+
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            start = time.perf_counter()
+            time.sleep(0.03)
+            taken.append(time.perf_counter() - start)
+            yield number
+
+    waiting = Waiting()
+    assert list(DeviceIdle(waiting).first_timed(slow())) == [0, 1, 2]
+    assert taken[0] <= waiting.seconds < taken[0] + 0.06
+
+
+@pytest.mark.gpu
+def test_a_gpu_idles_while_the_stream_is_slower_than_its_steps(zarr_cache: TinyCache) -> None:
+    with LevelReader(zarr_cache.folder, 0) as reader:
+        stream = LevelStream(reader, batch_size=1, crop=16, keep=2, pin_memory=True)
+
+        def slow() -> Iterator[Batch]:
+            for batch in stream:
+                time.sleep(0.05)
+                yield batch
+
+        waiting = Waiting()
+        for _ in on_device(slow(), "cuda", waiting):
+            pass
+    assert waiting.seconds > 0.3

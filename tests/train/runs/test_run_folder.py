@@ -64,6 +64,16 @@ def test_a_run_of_before_there_were_options_and_fast_cpu_is_the_same_run(run: Pa
     assert found(run, with_model())
 
 
+def test_where_maps_lie_does_not_make_another_run_nor_is_it_missed_in_an_older_one(
+    run: Path,
+) -> None:
+    raw = yaml.safe_load((run / CONFIG_NAME).read_text(encoding="utf-8"))
+    del raw["training"]["resident"]
+    (run / CONFIG_NAME).write_text(yaml.safe_dump(raw), encoding="utf-8")
+    always = {"epochs": 3, "resident": "always"}
+    assert found(run, check_config({**SETTINGS, "training": always}, "test"))
+
+
 def test_how_a_cpu_computes_does_not_make_another_run(run: Path) -> None:
     assert found(run, with_model(fast_cpu="never"))
 

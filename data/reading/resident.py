@@ -1,0 +1,100 @@
+"""A level's maps in the memory of the device that trains, where batches are gathered.
+
+The maps lie there as they are stored, one after another. A batch is gathered by the same runs as
+from files, so it has the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.reading.level_reader import LevelReader
+from data.system.mapped_files import page_ranges
+
+_LOADED_BYTES = 64 * 2**20
+"""What is copied to the device at once."""
+_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
+
+
+class ResidentMaps:
+    """All maps of a level on a device: sample i begins at `starts[i]`, in values, int64 [n].
+
+    They are read once, in the order of the files, and checked as the reader is told to check them.
+    Raises CacheError if one is damaged, torch.OutOfMemoryError if they do not fit.
+    """
+
+    def __init__(self, reader: LevelReader, device: str | torch.device) -> None:
+        target = torch.device(device)
+        lengths = reader.shapes.prod(axis=1)
+        order = np.argsort(reader.starts)
+        ends = np.cumsum(lengths[order])
+        self.starts: NDArray[Any] = np.empty_like(ends)
+        self.starts[order] = ends - lengths[order]
+        stored = reader.values_to_gather
+        self.values = torch.empty(int(ends[-1]), dtype=stored.dtype, device=target)
+        # A gather copies word by word: as few as can be. A run is of whole positions.
+        position_bytes = int(reader.shapes[0, 2]) * reader.dtype.itemsize
+        word_bytes = next(size for size in _WORDS if position_bytes % size == 0)
+        self._values_per_word = word_bytes // reader.dtype.itemsize
+        self._words = self.values.view(_WORDS[word_bytes])
+        pin_memory = target.type == "cuda"
+        groups = _groups(ends, _LOADED_BYTES // reader.dtype.itemsize)
+        for number, group in enumerate(groups):
+            members = order[group]
+            for soon in groups[number : number + 2]:
+                _prefetch(reader, order[soon], lengths)
+            reader.require_whole(members)
+            first, last = int(self.starts[members[0]]), int(ends[group][-1])
+            part = torch.empty(last - first, dtype=stored.dtype, pin_memory=pin_memory)
+            place = 0
+            for start, length in zip(
+                reader.starts[members].tolist(), lengths[members].tolist(), strict=True
+            ):
+                part[place : place + length].copy_(stored[start : start + length])
+                place += length
+            self.values[first:last].copy_(part)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the maps lie."""
+        return self.values.device
+
+    def gather(self, offsets: NDArray[Any], run_length: int, out: Tensor) -> None:
+        """Fill `out` [n * run_length] with the runs that begin at `offsets` int64 [n], in values.
+
+        Both are of whole positions. Nothing waits for the device.
+        """
+        words, length = self._words, run_length // self._values_per_word
+        index = torch.from_numpy(offsets // self._values_per_word)
+        if self.device.type == "cuda":
+            index = index.pin_memory().to(self.device, non_blocking=True)
+        windows = words.as_strided((len(words) - length + 1, length), (1, 1))
+        torch.index_select(windows, 0, index, out=out.view(words.dtype).view(len(index), length))
+
+
+def resident_bytes(reader: LevelReader) -> int:
+    """Return how many bytes a level's maps take."""
+    return int(reader.shapes.prod(axis=1).sum()) * reader.dtype.itemsize
+
+
+def _groups(ends: NDArray[Any], most_values: int) -> list[slice]:
+    """Return which samples are loaded together: at most so many values, one sample at least."""
+    groups, first = [], 0
+    while first < len(ends):
+        before = int(ends[first - 1]) if first else 0
+        last = int(np.searchsorted(ends, before + most_values, side="right"))
+        groups.append(slice(first, max(last, first + 1)))
+        first = groups[-1].stop
+    return groups
+
+
+def _prefetch(reader: LevelReader, members: NDArray[Any], lengths: NDArray[Any]) -> None:
+    size = reader.dtype.itemsize
+    longest = int(lengths[members].max()) * size
+    for start, length in page_ranges(reader.starts[members] * size, longest):
+        reader.files.prefetch(start, min(length, reader.files.num_bytes - start))

@@ -1,0 +1,177 @@
+"""How fast level-0 maps come to a GPU: by copying cores, warm and cold; and resident on it.
+
+`python -m tests.benchmarks.gpu_streaming`. Crops are of two thirds of a map's side, so that each
+row is a run of its own. The limits beside them: `index_select` of contiguous rows with the same
+number of threads, and the link, pinned memory to the device. Steps are of the default codec in
+bfloat16; resident and streamed ones make the same batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from configs.cores import usable_cores
+from data.reading.epoch_tiles import Epoch
+from data.reading.level_reader import LevelReader
+from data.reading.order import epoch_order
+from data.reading.read_ahead import ReadAhead
+from data.reading.transfer import Waiting, on_device
+from tests.benchmarks.accounting import evict, files_below
+from tests.benchmarks.codec_training import trainer
+from tests.benchmarks.report import Cell, Goal, Table, main
+from tests.benchmarks.synthetic_cache import lay_out_cache, plan_cache
+
+GOAL_GB_PER_S = 40.0
+
+
+def run(
+    folder: Path, device: str = "cuda", *, batch_size: int = 32, side: int = 96,
+    num_samples: int = 768, rounds: int = 3, steps: int = 60,
+    model: Mapping[str, Any] | None = None,
+) -> list[Table]:  # fmt: skip
+    """Measure copies by number of cores, then steps."""
+    if device == "cuda" and not torch.cuda.is_available():
+        note = "not measured: this machine has no GPU"
+        return [Table(title="gpu_streaming", note=note, columns=[""], rows=[])]
+    cache = folder / "cache"
+    lay_out_cache(cache, *plan_cache(num_samples, {0: (side, side)}))
+    crop = side * 2 // 3
+    return [
+        _copies(cache, device, batch_size, crop, rounds),
+        _training(cache, device, batch_size, crop, steps, model),
+    ]
+
+
+def _copies(cache: Path, device: str, batch_size: int, crop: int, rounds: int) -> Table:
+    most = usable_cores()
+    rows: list[list[Cell]] = []
+    best = 0.0
+    with LevelReader(cache, 0) as reader:
+        batch_bytes = batch_size * crop * crop * int(reader.shapes[0, 2]) * reader.dtype.itemsize
+        link = _link(batch_bytes, device, rounds)
+        for num_cores in sorted({1, 4, 8, most - 1, most} & set(range(1, most + 1))):
+            limit = _index_select(batch_bytes, num_cores, rounds)
+            warm = [
+                _streamed(reader, batch_size, crop, num_cores, device, number)
+                for number in range(rounds + 1)
+            ]
+            rate = median(warm[1:])
+            best = max(best, rate)
+            rows.append([f"{num_cores} cores, page cache", rate, limit, rate / limit, rate / link])
+    for num_cores in sorted({1, max(1, most - 1)}):
+        evict(files_below(cache))
+        with LevelReader(cache, 0) as reader:  # pages that are mapped cannot be dropped
+            rate = _streamed(reader, batch_size, crop, num_cores, device, 0)
+        rows.append([f"{num_cores} cores, cold disk", rate, None, None, rate / link])
+    return Table(
+        title=f"gpu_streaming: crops into pinned memory, batches of {batch_bytes / 1e6:.1f} MB",
+        note=f"{_name(device)}; the link takes {link:.1f} GB/s",
+        columns=["", "GB/s", "index_select", "of that", "of the link"],
+        rows=rows,
+        goals=[
+            Goal(what="GB/s, page cache / goal", ratio=best / GOAL_GB_PER_S, at_least=1.0),
+        ],
+    )
+
+
+def _streamed(
+    reader: LevelReader, batch_size: int, crop: int, num_cores: int, device: str, number: int
+) -> float:
+    """Return the GB a second of one epoch's batches, which nobody uses."""
+    epoch = Epoch(
+        reader, epoch_order(num_samples=reader.num_samples, seed=0, epoch=number), crop, 0, number,
+        batch_size=batch_size, rank=0, num_ranks=1,
+    )  # fmt: skip
+    blocks = epoch.blocks(0)
+    dtype = reader.values_to_gather.dtype
+    ahead = ReadAhead(dtype, keep=2, pin_memory=device == "cuda", num_cores=num_cores)
+    for _ in ahead.filled(epoch, blocks[: ahead.depth]):
+        pass  # pinning memory takes its time, once a run
+    start = time.perf_counter()
+    num_bytes = sum(parts[0].nbytes for parts in ahead.filled(epoch, blocks))
+    return num_bytes / 1e9 / (time.perf_counter() - start)
+
+
+def _index_select(num_bytes: int, num_cores: int, rounds: int) -> float:
+    """Return the GB a second of rows of 2 MB, contiguous, copied by so many threads of torch."""
+    row = min(2**20, num_bytes // 2)
+    source = torch.ones(max(1, num_bytes // 2 // row), row, dtype=torch.float16)
+    order, out = torch.randperm(len(source)), torch.empty_like(source)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_cores)
+    try:
+        taken = []
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            torch.index_select(source, 0, order, out=out)
+            taken.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return source.nbytes / 1e9 / median(taken[1:])
+
+
+def _link(num_bytes: int, device: str, rounds: int) -> float:
+    """Return the GB a second from pinned memory to the device."""
+    source = torch.ones(num_bytes, dtype=torch.uint8, pin_memory=device == "cuda")
+    target = torch.empty_like(source, device=device)
+    taken = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        target.copy_(source, non_blocking=True)
+        _wait_for(device)
+        taken.append(time.perf_counter() - start)
+    return num_bytes / 1e9 / median(taken[1:])
+
+
+def _training(
+    cache: Path, device: str, batch_size: int, crop: int, steps: int,
+    model: Mapping[str, Any] | None,
+) -> Table:  # fmt: skip
+    rates, waits = {}, {}
+    for name, resident in (("resident", "always"), ("streaming", "never")):
+        with trainer(
+            cache, 0, precision="bfloat16", batch_size=batch_size, device=device, model=model,
+            crop=crop, resident=resident,
+        ) as training:  # fmt: skip
+            for is_measured in (False, True):  # the first steps choose algorithms, and are recorded
+                waiting, num_samples, num_steps = Waiting(), 0, 0
+                _wait_for(device)
+                start = time.perf_counter()
+                while num_steps < (steps if is_measured else min(steps, 10)):
+                    for item in on_device(training.session.stream, device, waiting):
+                        training(*item)
+                        num_steps += 1
+                        num_samples += len(item[1])
+                _wait_for(device)
+                seconds = time.perf_counter() - start
+            rates[name], waits[name] = num_samples / seconds, waiting.seconds / seconds
+    return Table(
+        title=f"gpu_streaming: steps, {_name(device)}, level 0, batches of {batch_size}",
+        columns=["", "samples/s", "waited"],
+        rows=[[name, rates[name], waits[name]] for name in rates],
+        goals=[
+            Goal(
+                what="streaming / resident", ratio=rates["streaming"] / rates["resident"],
+                at_least=0.95,
+            )
+        ],
+    )  # fmt: skip
+
+
+def _name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
+def _wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main("gpu_streaming", run)
