@@ -28,9 +28,9 @@ from configs.options import (
 # needs any of it.
 if TYPE_CHECKING:
     from configs.schema.config import Config
-    from train.loop.chain import RunOutcome
     from train.loop.job import Job
     from train.machine.distributed import World
+    from train.study.chain import RunOutcome
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ def train_level(
     from data.cache.cache_folder import CacheFolder
     from extract.detector.freshness import refuse_stale_cache
     from train.loop.job import Job
-    from train.loop.study import run_study
     from train.machine.distributed import open_world
+    from train.study.study import run_study
 
     root = Path(features or Path("features") / settings.data.name)
     caches = {name: CacheFolder(root / name) for name in (split, val_split)}

@@ -23,12 +23,12 @@ from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times, start_training, wait_for
 from train.cli import train_level
-from train.loop.chain import RunOutcome, chains_of
 from train.loop.job import Job
-from train.loop.study import PRELOADED, _received, _Worker, processes_for, run_study
 from train.machine.distributed import ALONE
 from train.runs.checkpoint import load_codec
 from train.runs.run_folder import RunRecord, find_runs
+from train.study.chain import RunOutcome, chains_of
+from train.study.study import PRELOADED, _received, _Worker, processes_for, run_study
 
 GRID = (
     "--level", "all", "--lambda", "0.01", "--lambda", "0.001", "--epochs", "1",
@@ -151,7 +151,7 @@ def test_lambda_whose_predecessor_failed_is_left_for_later_and_then_begins_warm(
         raise UserError("too little memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.chain.train_level", fail)
+        patch.setattr("train.study.chain.train_level", fail)
         result = call(study, tmp_path, *options)
     assert result.exit_code == 1
     assert (

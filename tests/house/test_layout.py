@@ -171,12 +171,12 @@ def test_tests_mirror_the_rooms() -> None:
 
 def test_import_check_sees_an_upward_import_in_each_spelling() -> None:
     for line in (
-        "import train.loop.study",
-        "from train.loop import study",
-        "from train.loop.study import run_study",
-        "def f():\n    from train.loop.study import run_study",
+        "import train.study.study",
+        "from train.study import study",
+        "from train.study.study import run_study",
+        "def f():\n    from train.study.study import run_study",
     ):
-        assert imports_of(ast.parse(line)) == {"train.loop.study"}
+        assert imports_of(ast.parse(line)) == {"train.study.study"}
 
 
 def test_a_docstring_that_does_not_say_what_may_be_imported_is_refused() -> None:

@@ -21,7 +21,7 @@ from train.cli import train_level
 
 # Each process is a fork of a server that has imported what the command needs: seconds are saved.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["train.cli", "train.loop.study", "extract.detector.freshness"])
+_PROCESSES.set_forkserver_preload(["train.cli", "train.study.study", "extract.detector.freshness"])
 _OF_TIME = {"seconds", "epoch_seconds", "epoch_waited", "steps_per_s", "data_wait_share"}
 
 

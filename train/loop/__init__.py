@@ -1,4 +1,4 @@
-"""One run from begin to end, and studies of many: steps, validation, saving.
+"""One run from begin to end: batches, steps, validation, saving.
 
 May import: configs, configs.schema, data.cache, data.reading, data.system, train.codecs,
 train.machine, train.objective, train.runs.

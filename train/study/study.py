@@ -17,11 +17,11 @@ import torch
 
 from configs.log_setup import setup_logging
 from data.system.stop_signals import StopSignals
-from train.loop.chain import RunOutcome, chains_of, is_in_order, run_chain
 from train.loop.job import Job
 from train.machine.distributed import ALONE, World
+from train.study.chain import RunOutcome, chains_of, is_in_order, run_chain
 
-PRELOADED = ["train.loop.study"]
+PRELOADED = ["train.study.study"]
 """What the server imports that processes on a CPU are forks of."""
 
 _POLL_S = 0.5

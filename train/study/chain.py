@@ -12,11 +12,11 @@ from configs.errors import UserError
 from data.cache.cache_folder import CacheFolder
 from data.system.stop_signals import StopSignals
 from train.loop.job import Job, stream_settings
-from train.loop.lock_step import train_together
 from train.loop.run import train_level
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import TrainingInterruptedError
 from train.runs.run_folder import ALL_DONE, same_run_before, shorter_run_before
+from train.study.lock_step import train_together
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,12 +18,12 @@ from tests.support.extraction import TinyCache
 from tests.support.tiny_study import tiny_config
 from tests.support.training_process import differences, rows_without_times, training_state
 from train.loop import feeding, steps
-from train.loop.chain import RunOutcome, chains_of
 from train.loop.job import Job
 from train.loop.loss_watch import LossWatch
-from train.loop.study import run_study
 from train.machine.distributed import ALONE
 from train.runs.run_folder import RunRecord
+from train.study.chain import RunOutcome, chains_of
+from train.study.study import run_study
 
 LAMBDAS = (0.001, 0.01, 0.1)
 
