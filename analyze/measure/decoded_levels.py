@@ -82,13 +82,11 @@ class DecodedLevels:
                 break
             self._held.pop(folder)[0].discard()
         self._num_made += 1
-        maps = DecodedMaps(
-            self._folder / f"run_{self._num_made}", shapes, np.dtype(reader.manifest.dtype)
-        )
+        maps = DecodedMaps(self._folder / f"run_{self._num_made}", shapes, reader.value_dtype)
         self._held[run.folder] = (maps, num_bytes)
         return maps
 
     def _num_bytes(self, run: Candidate) -> int:
         reader = self._readers[run.level]
         shapes = (reader.shape(index) for index in range(self._num_images))
-        return sum(int(np.prod(shape)) for shape in shapes) * reader.dtype.itemsize
+        return sum(int(np.prod(shape)) for shape in shapes) * reader.value_dtype.itemsize

@@ -20,7 +20,8 @@ from configs.schema.section import (
 FORMAT_NAMES = ("coco", "kitti", "voc", "folder", "scenes")
 
 Container = Literal["zarr", "hdf5"]
-StoredType = Literal["float16", "float32"]
+StoredType = Literal["float16", "float32", "uint8"]
+USUAL_TYPE: StoredType = "float16"
 
 SCENES_BUILDER = "fasterrcnn_mobilenet_v2_fpn"
 SCENES_WEIGHTS = "builtin:scenes"
@@ -119,7 +120,9 @@ class CacheConfig(SchemaSection):
     """How features are stored."""
 
     container: Container = "zarr"
-    dtype: StoredType = "float16"
+    dtype: StoredType | dict[PathComponent, StoredType] = USUAL_TYPE
+    """Of all splits, or for each one named: `{train: uint8, val: float16}`; others are float16.
+    uint8: 8 bits, an affine code per channel, for training sets."""
     shard_megabytes: PositiveFloat = 128.0
     """Size of one shard in MiB; a shard holds at least one sample."""
     levels: Annotated[list[NonNegative], Field(min_length=1)] | None = None
@@ -130,3 +133,12 @@ class CacheConfig(SchemaSection):
     crop: Positive | None = None
     """For training sets: store of each map a random crop of at most this side, in feature
     positions. None: whole maps, which validation and analysis need."""
+
+    def dtype_of(self, split: str) -> StoredType:
+        """Return the dtype in which a split is stored."""
+        return self.dtype if isinstance(self.dtype, str) else self.dtype.get(split, USUAL_TYPE)
+
+    def names_dtype_of(self, split: str) -> bool:
+        """Say whether somebody wrote it, for this split."""
+        named = "dtype" in self.model_fields_set
+        return named and (isinstance(self.dtype, str) or split in self.dtype)

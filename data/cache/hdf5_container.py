@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,11 @@ def shard_path(cache: Path, manifest: Manifest, level: int, bucket: int, shard: 
 
 
 def level_metadata(
-    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
-) -> dict[Path, bytes]:
-    """Return a README.txt of the attributes; the shards themselves carry them too."""
+    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any],
+    beside: Mapping[str, NDArray[Any]],
+) -> dict[Path, bytes]:  # fmt: skip
+    """Return a README.txt of the attributes; the shards carry them too, and the arrays beside."""
+    del beside
     lines = [f"{key}: {value}" for key, value in attributes.items()]
     return {level_folder(cache, level) / "README.txt": ("\n".join(lines) + "\n").encode()}
 
@@ -58,8 +61,12 @@ def create_shard(
     shape: tuple[int, int, int],
     dtype: str,
     attributes: dict[str, Any],
+    beside: Mapping[str, NDArray[Any]],
 ) -> NDArray[Any]:
-    """Lay out an empty shard file; return each sample's byte offset, int64 [n]."""
+    """Lay out an empty shard file; return each sample's byte offset, int64 [n].
+
+    The arrays `beside` the samples are datasets of their own.
+    """
     space = h5py.h5s.create_simple((num_samples, *shape))
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_chunk((1, *shape))
@@ -76,6 +83,8 @@ def create_shard(
         for key, value in attributes.items():
             if value is not None:
                 dataset.attrs[key] = value
+        for name, values in beside.items():
+            file.create_dataset(name, data=values.astype("<f4"), track_times=False)
     sample_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     offsets = shard_offsets(path, num_samples, capacity, sample_bytes)
     with path.open("r+b") as file:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from data.reading.byte_decoder import ByteDecoder
 from data.reading.level_stream import Batch
 
 Item = TypeVar("Item")
@@ -29,6 +30,8 @@ def on_device(
     batches: Iterable[Batch], device: str | torch.device, waiting: Waiting | None = None
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield each batch with its features on `device`, float32 [B, C, H, W] channels_last.
+
+    Bytes are made values there, so that only they cross the link to a GPU.
 
     On a CPU they are valid until the next batch is taken: their memory is used again, as the pages
     of fresh memory cost more than the conversion. To a GPU they are copied from pinned memory
@@ -60,6 +63,7 @@ def _on_gpu(
     batches: Iterable[Batch], device: torch.device, waiting: Waiting
 ) -> Iterator[tuple[Batch, Tensor]]:
     beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    decoder = ByteDecoder(device)
     copying: deque[torch.cuda.Event] = deque()
     computed: deque[torch.cuda.Event] = deque()
     # The stream alone is timed: a GPU that is still busy with the step before is not waited for.
@@ -71,7 +75,7 @@ def _on_gpu(
         computing.wait_event(copied)
         features.record_stream(computing)  # or its memory would be used again too soon
         copying.append(copied)
-        yield batch, features.float()
+        yield batch, decoder.values(features, batch.code)
         while len(copying) > 1:
             copying.popleft().synchronize()
         # Asking is faster than computing: else batch upon batch would wait in the GPU's memory.
@@ -82,6 +86,7 @@ def _on_gpu(
 
 def _on_cpu(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
     memory = torch.empty(0)
+    decoder = ByteDecoder("cpu")
     for batch in batches:
         features = batch.features
         if memory.numel() < features.numel():
@@ -89,4 +94,6 @@ def _on_cpu(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
         num, channels, height, width = features.shape
         converted = memory[: features.numel()].view(num, height, width, channels)
         converted.copy_(features.permute(0, 2, 3, 1))
+        if batch.code is not None:
+            decoder.decode(converted, batch.code)
         yield batch, converted.permute(0, 3, 1, 2)

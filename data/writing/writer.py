@@ -167,7 +167,7 @@ class CacheWriter:
         self, unit: Unit, level: int, first_row: int, tensors: list[Tensor]
     ) -> list[_Written]:
         if not hasattr(self._of_thread, "caster"):
-            self._of_thread.caster = SampleCaster(self._manifest.dtype)
+            self._of_thread.caster = SampleCaster(self._manifest.dtype, self._manifest.codes or {})
         return [
             self._write_sample(unit, level, row, computed)
             for row, computed in enumerate(tensors, start=first_row)

@@ -45,7 +45,7 @@ def buckets_of_one_size(raw: Raw) -> None:
 
 CHANGES: dict[str, tuple[Callable[[Raw], None], str]] = {
     "unknown container": (set_at("container", value="tar"), "container: .* 'zarr' or 'hdf5'"),
-    "unknown dtype": (set_at("dtype", value="int8"), "dtype: .* 'float16' or 'float32'"),
+    "unknown dtype": (set_at("dtype", value="int8"), "dtype: .* 'float16', 'float32' or 'uint8'"),
     "bucket 99": (set_at("samples", 0, BUCKET, value=99), "is in bucket 99"),
     "bucket -1": (set_at("samples", 0, BUCKET, value=-1), r"samples\.0\.bucket: "),
     "rows used twice": (same_row_twice, "image .* is in bucket 2, row 0"),
