@@ -45,6 +45,8 @@ class Store(Protocol):
         self, path: Path, num_samples: int, capacity: int, sample_bytes: int
     ) -> NDArray[Any]: ...
 
+    def holds_arrays(self, path: Path, beside: Mapping[str, NDArray[Any]]) -> bool: ...
+
 
 STORES: dict[str, Store] = {"zarr": zarr_container, "hdf5": hdf5_container}
 

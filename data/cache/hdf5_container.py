@@ -92,6 +92,19 @@ def create_shard(
     return offsets
 
 
+def holds_arrays(path: Path, beside: Mapping[str, NDArray[Any]]) -> bool:
+    """Say whether a shard holds these arrays; of one whose `shard_offsets` could be read."""
+    if not beside:
+        return True
+    try:
+        with h5py.File(path, "r", locking=_NO_LOCKS) as file:
+            return all(np.array_equal(file[name], values) for name, values in beside.items())
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if (refusal := _refusal_of_system(error, path)) is not None:
+            raise refusal from error
+        return False
+
+
 def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:
     """Read a shard's chunk index; return sample byte offsets, int64 [n]. CacheError if damaged.
 

@@ -235,6 +235,27 @@ def test_each_proposal_lets_the_extraction_begin_and_without_it_there_is_no_room
         )
 
 
+def test_8_bits_are_proposed_with_their_bytes_which_are_half_of_float16_s_for_train_alone(
+    zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, is_proposed in (("train", True), ("val", False)):
+        plan, _ = plan_of(zarr_cache.config, split)
+        total = sum(level_bytes(plan, level.index) for level in plan.levels)
+        set_free_bytes(monkeypatch, int(total * 0.7))
+        output = run_extract(zarr_cache.config, tmp_path, "--dry-run", split=split).output
+        assert (f"  --dtype uint8  # {total / 2 / 1e6:.3f} MB\n" in output) is is_proposed
+
+
+def test_bytes_and_files_of_8_bits_are_those_of_the_real_cache(
+    byte_cache: TinyCache, tmp_path: Path
+) -> None:
+    options = ("--container", byte_cache.container, "--dtype", "uint8")
+    output = run_extract(byte_cache.config, tmp_path, "--dry-run", *options).output
+    values = sum(level_bytes(byte_cache.manifest, level) for level in range(5))
+    files = [path for path in byte_cache.folder.rglob("*") if path.is_file()]
+    assert f"{values / 1e6:.3f} MB in 17 shards; {len(files)} files, " in output
+
+
 def test_a_little_more_than_a_proposal_would_not_fit(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
