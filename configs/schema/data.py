@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from configs.schema.section import (
     Fraction,
@@ -116,11 +116,20 @@ class DetectorConfig(SchemaSection):
         return self
 
 
+def _stored_types(value: object) -> object:
+    """Check it here: of a union's own check the line would name its parts."""
+    each = list(value.values()) if isinstance(value, dict) else [value]
+    if not each or any(one not in get_args(StoredType) for one in each):
+        known = ", ".join(get_args(StoredType))
+        raise ValueError(f"is none of {known}, nor a split's name with one of them")
+    return value
+
+
 class CacheConfig(SchemaSection):
     """How features are stored."""
 
     container: Container = "zarr"
-    dtype: StoredType | dict[PathComponent, StoredType] = USUAL_TYPE
+    dtype: Annotated[StoredType | dict[str, StoredType], PlainValidator(_stored_types)] = USUAL_TYPE
     """Of all splits, or for each one named: `{train: uint8, val: float16}`; others are float16.
     uint8: 8 bits, an affine code per channel, for training sets."""
     shard_megabytes: PositiveFloat = 128.0

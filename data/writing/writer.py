@@ -8,6 +8,7 @@ damaged, level by level.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -33,6 +34,8 @@ from data.system.placed_writes import start_writing, write_all
 from data.system.threads import limit_cores
 from data.writing.shard_files import OpenShard, open_shard
 from data.writing.stored_sample import SampleCaster, StoredSample
+
+log = logging.getLogger(__name__)
 
 _TASK_BYTES = 2**20  # small maps go to a thread together: handing one over costs more than it
 _MERGED_AT_ONCE = 64  # samples' statistics: one by one takes long, all of a unit much memory
@@ -214,6 +217,13 @@ class CacheWriter:
             write_atomically(
                 statistics_path(self._cache, level.index), merged.to_json().encode() + b"\n"
             )
+            if merged.num_clipped is not None:
+                log.info(
+                    "level %d in 8 bits: mean squared error %.3g, variance %.3g; %d of %d values "
+                    "lay beyond the ranges and were clipped",
+                    level.index, merged.cast_mse, merged.variance.mean(),
+                    merged.num_clipped.sum(), merged.count * len(merged.mean),
+                )  # fmt: skip
 
     def close(self) -> None:
         """Close the part files; they are taken up again by the next run."""
