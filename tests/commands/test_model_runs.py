@@ -53,6 +53,7 @@ def test_runs_of_all_models_are_in_one_report_with_real_rates_and_map(
     result = CliRunner().invoke(analyze_levels, [
         "--config", str(study.config_file), "--features", str(study.root),
         "--checkpoints", str(checkpoints), "--report", str(tmp_path),
+        "--anchors", "none",
     ])  # fmt: skip
     assert result.exit_code == 0, result.output
     with (tmp_path / "levels.csv").open() as file:

@@ -33,7 +33,7 @@ model: {n_hidden: 8, n_channels: 12}
 COMMANDS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "extraction": (extract_features, ("--split", "train", "--split", "val")),
     "training": (train_level, ("--level", "4", "--epochs", "1")),
-    "analysis": (analyze_levels, ("--report", "report")),
+    "analysis": (analyze_levels, ("--report", "report", "--anchors", "none")),
 }
 READERS = ("training", "analysis")
 
