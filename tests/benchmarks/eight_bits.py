@@ -83,7 +83,7 @@ def _trained(config: Path, folder: Path, dtype: StoredType, seed: int) -> Measur
     features, runs = folder / dtype, folder / f"runs_{dtype}_{seed}"
     common = ("--config", config, "--features", features)
     for level in LEVELS:
-        settings = (f"training.seed={seed}", f"training.save_dir={runs}")
+        settings = (f"training.seed={seed}", f"training.save_dir={runs}/codec")
         sets = [part for each in settings for part in ("--set", each)]
         _call(train_level, *common, "--level", level, *sets)
     report = folder / f"report_{dtype}_{seed}"
