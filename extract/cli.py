@@ -47,7 +47,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
     help="Split (repeatable).",
 )
 @click.option("--levels", metavar="0,1,..", help="Levels to store; default: all.")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored type.")
+@click.option("--dtype", type=click.Choice(["float16", "float32", "uint8"]), help="Stored type.")
 @click.option("--crop", type=click.IntRange(1), help="Store random crops (training only).")
 @click.option("--container", type=click.Choice(["zarr", "hdf5"]), help="Kind of store.")
 @click.option(

@@ -84,6 +84,19 @@ def zarr_cache(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     return TinyCache(folder=folder, container="zarr", config=tiny_config)
 
 
+@pytest.fixture(scope="session", params=["zarr", "hdf5"])
+def byte_cache(
+    request: pytest.FixtureRequest, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TinyCache:
+    """The train split's cache in 8 bits, its codes of two of the images. Read only."""
+    features = tmp_path_factory.mktemp(f"bytes_{request.param}")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("extract.features.channel_codes._MOST_IMAGES", 2)
+        options = ("--container", request.param, "--dtype", "uint8")
+        folder = must_extract(tiny_config, features, *options)
+    return TinyCache(folder=folder, container=request.param, config=tiny_config)
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a report's pictures blank: drawing takes four fifths of a tiny analysis."""

@@ -198,7 +198,7 @@ def _measure_point(
         levels = {}
         for level, reader in sorted(split.readers.items()):
             shapes = [reader.shape(index) for index in indices]
-            decoded = DecodedMaps(Path(folder) / f"level_{level}", shapes, reader.dtype)
+            decoded = DecodedMaps(Path(folder) / f"level_{level}", shapes, reader.value_dtype)
             levels[level] = measure_anchor(title, codecs[level], reader, indices, decoded)
             sources[level] = decoded
         for level in split.derived if split.evaluator else ():

@@ -30,7 +30,7 @@ def as_batch(values: NDArray[Any]) -> torch.Tensor:
 
 
 class DecodedMaps:
-    """[H, W, C] maps of differing H and W in one file, in the cache's own dtype.
+    """[H, W, C] maps of differing H and W in one file, in the dtype of the cache's values.
 
     They are written as files are, and read through a mapping: a page that the disk has no room for
     would end the process if it were written through one.

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from analyze.facts.candidates import Candidate
@@ -103,7 +102,7 @@ class DecodedLevels:
 
         def decode(batch: Batch) -> None:
             x_hat = codec(on_device(reader, batch, device))["x_hat"]
-            for index, values in zip(batch, on_host(x_hat, reader.dtype), strict=True):
+            for index, values in zip(batch, on_host(x_hat, reader.value_dtype), strict=True):
                 maps.write(index, values)
 
         for _ in per_image(decode, batches(reader, images, device), device):
@@ -122,7 +121,7 @@ class DecodedLevels:
         maps = DecodedMaps(
             self._folder / f"run_{self._num_made}",
             [reader.shape(index) for index in images],
-            np.dtype(reader.manifest.dtype),
+            reader.value_dtype,
             first=images.start,
         )
         self._held[run.folder, images] = (maps, num_bytes)
@@ -148,6 +147,6 @@ def pieces(
 
 
 def map_bytes(reader: LevelReader, images: range) -> int:
-    """Return the bytes of a level's maps of these images, as stored."""
+    """Return the bytes of a level's maps of these images."""
     shapes = reader.shapes[images.start : images.stop]
-    return int(shapes.prod(axis=1).sum()) * reader.dtype.itemsize
+    return int(shapes.prod(axis=1).sum()) * reader.value_dtype.itemsize

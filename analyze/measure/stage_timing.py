@@ -182,8 +182,8 @@ class StageTiming:
 
         def decode(batch: Batch) -> None:
             x_hat = codec(on_device(reader, batch, device))["x_hat"]
-            for index, values in zip(batch, on_host(x_hat, reader.dtype), strict=True):
-                held.maps[index] = values.astype(reader.dtype)
+            for index, values in zip(batch, on_host(x_hat, reader.value_dtype), strict=True):
+                held.maps[index] = values.astype(reader.value_dtype)
 
         for _ in per_image(decode, batches(reader, few, device), device):
             pass

@@ -21,10 +21,11 @@ from analyze.streams.image_file import unpack
 from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
 from analyze.streams.streams_index import StreamsIndex, image_path
 from configs.errors import CacheError, ConfigError
+from configs.schema.data import USUAL_TYPE
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
 from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
-from data.cache.manifest import Manifest
+from data.cache.manifest import Manifest, format_version
 from data.cache.plan import samples_by_bucket
 from data.images.records import ImageRecord, ImageSet
 from data.system.linked_folders import files_below
@@ -57,7 +58,12 @@ def decoded_manifest(index: StreamsIndex) -> Manifest:
         for level in index.manifest.levels
     )
     origin = f"models {index.ensemble_id.hex()} of cache {index.manifest.fingerprint[:16]}"
-    return dataclasses.replace(index.manifest, levels=levels, decoded_from=origin)
+    # What a codec decodes has no ranges that are known before.
+    dtype = USUAL_TYPE if index.manifest.dtype == "uint8" else index.manifest.dtype
+    return dataclasses.replace(
+        index.manifest, levels=levels, decoded_from=origin, dtype=dtype, codes=None,
+        format_version=format_version(dtype),
+    )  # fmt: skip
 
 
 def find_runs_again(ensemble: Ensemble, checkpoints: Path | None, models: LoadedModels) -> Ensemble:

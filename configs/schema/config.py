@@ -115,6 +115,17 @@ class Config(SchemaSection):
         )
 
     @model_validator(mode="after")
+    def _dtypes_are_of_splits(self) -> Config:
+        known, dtype = self.data.splits, self.cache.dtype
+        unknown = [] if isinstance(dtype, str) else sorted(set(dtype) - set(known))
+        if unknown:
+            raise ValueError(
+                f"cache.dtype: data.splits has {', '.join(known)}, no {unknown[0]!r}: correct "
+                "the name, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _levels_fit_what_is_common(self) -> Config:
         for level in self.levels:
             try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from configs.schema.section import (
     Fraction,
@@ -20,7 +20,8 @@ from configs.schema.section import (
 FORMAT_NAMES = ("coco", "kitti", "voc", "folder", "scenes")
 
 Container = Literal["zarr", "hdf5"]
-StoredType = Literal["float16", "float32"]
+StoredType = Literal["float16", "float32", "uint8"]
+USUAL_TYPE: StoredType = "float16"
 
 SCENES_BUILDER = "fasterrcnn_mobilenet_v2_fpn"
 SCENES_WEIGHTS = "builtin:scenes"
@@ -115,11 +116,22 @@ class DetectorConfig(SchemaSection):
         return self
 
 
+def _stored_types(value: object) -> object:
+    """Check it here: of a union's own check the line would name its parts."""
+    each = list(value.values()) if isinstance(value, dict) else [value]
+    if not each or any(one not in get_args(StoredType) for one in each):
+        known = ", ".join(get_args(StoredType))
+        raise ValueError(f"is none of {known}, nor a split's name with one of them")
+    return value
+
+
 class CacheConfig(SchemaSection):
     """How features are stored."""
 
     container: Container = "zarr"
-    dtype: StoredType = "float16"
+    dtype: Annotated[StoredType | dict[str, StoredType], PlainValidator(_stored_types)] = USUAL_TYPE
+    """Of all splits, or for each one named: `{train: uint8, val: float16}`; others are float16.
+    uint8: 8 bits, an affine code per channel, for training sets."""
     shard_megabytes: PositiveFloat = 128.0
     """Size of one shard in MiB; a shard holds at least one sample."""
     levels: Annotated[list[NonNegative], Field(min_length=1)] | None = None
@@ -130,3 +142,12 @@ class CacheConfig(SchemaSection):
     crop: Positive | None = None
     """For training sets: store of each map a random crop of at most this side, in feature
     positions. None: whole maps, which validation and analysis need."""
+
+    def dtype_of(self, split: str) -> StoredType:
+        """Return the dtype in which a split is stored."""
+        return self.dtype if isinstance(self.dtype, str) else self.dtype.get(split, USUAL_TYPE)
+
+    def names_dtype_of(self, split: str) -> bool:
+        """Say whether somebody wrote it, for this split."""
+        named = "dtype" in self.model_fields_set
+        return named and (isinstance(self.dtype, str) or split in self.dtype)

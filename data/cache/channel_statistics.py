@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from configs.errors import CacheError
 from configs.plain_json import parse_json
 
+_OF_BYTES = ("channel_squared_error", "num_clipped")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChannelStatistics:
@@ -31,6 +33,10 @@ class ChannelStatistics:
     cast_max_error: float
     summed_on: str = "cpu"
     """The kinds of device on which they were summed up, joined by "+"; a GPU sums in float64."""
+    channel_squared_error: NDArray[Any] | None = None
+    """`cast_squared_error` of each channel; None: not told, as in float16 and float32."""
+    num_clipped: NDArray[Any] | None = None
+    """How many values lay beyond what the channel's 8-bit code reaches; None as above."""
 
     @property
     def variance(self) -> NDArray[Any]:
@@ -58,6 +64,8 @@ class ChannelStatistics:
             cast_squared_error=self.cast_squared_error + other.cast_squared_error,
             cast_max_error=max(self.cast_max_error, other.cast_max_error),
             summed_on=_devices([self, other]),
+            channel_squared_error=_sum([self.channel_squared_error, other.channel_squared_error]),
+            num_clipped=_sum([self.num_clipped, other.num_clipped]),
         )
 
     @classmethod
@@ -78,14 +86,16 @@ class ChannelStatistics:
             cast_squared_error=sum(part.cast_squared_error for part in parts),
             cast_max_error=max(part.cast_max_error for part in parts),
             summed_on=_devices(parts),
+            channel_squared_error=_sum([part.channel_squared_error for part in parts]),
+            num_clipped=_sum([part.num_clipped for part in parts]),
         )
 
     def to_json(self) -> str:
         """Return JSON text; arrays are base64 of little-endian float64, so no bit is lost."""
-        raw = {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.summed_on == "cpu":  # as it always was when nobody wrote where
-            del raw["summed_on"]
-        return json.dumps(raw)
+            del values["summed_on"]
+        return json.dumps({name: _encode(x) for name, x in values.items() if x is not None})
 
     @classmethod
     def from_json(cls, text: str) -> ChannelStatistics:
@@ -101,6 +111,7 @@ class ChannelStatistics:
                 cast_squared_error=float(raw["cast_squared_error"]),
                 cast_max_error=float(raw["cast_max_error"]),
                 summed_on=str(raw.get("summed_on", "cpu")),
+                **{name: _decode(raw[name]) for name in _OF_BYTES if name in raw},
             )
             statistics._require_sound()
         except (ValueError, KeyError, TypeError) as error:
@@ -108,7 +119,9 @@ class ChannelStatistics:
         return statistics
 
     def _require_sound(self) -> None:
-        arrays = (self.mean, self.m2, self.minimum, self.maximum)
+        told = (self.channel_squared_error, self.num_clipped)
+        arrays = [self.mean, self.m2, self.minimum, self.maximum]
+        arrays += [array for array in told if array is not None]
         if self.count < 1 or len({len(array) for array in arrays}) != 1:
             raise ValueError(f"they are of {self.count} values of {[*map(len, arrays)]} channels")
         if not all(np.isfinite(array).all() for array in arrays):
@@ -117,6 +130,11 @@ class ChannelStatistics:
 
 def _devices(parts: Sequence[ChannelStatistics]) -> str:
     return "+".join(sorted({one for part in parts for one in part.summed_on.split("+")}))
+
+
+def _sum(parts: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    known = [part for part in parts if part is not None]
+    return np.sum(known, axis=0) if known else None
 
 
 def _encode(value: object) -> object:

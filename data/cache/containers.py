@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import PassingError
@@ -23,8 +24,9 @@ class Store(Protocol):
     ) -> Path: ...
 
     def level_metadata(
-        self, cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
-    ) -> dict[Path, bytes]: ...
+        self, cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any],
+        beside: Mapping[str, NDArray[Any]],
+    ) -> dict[Path, bytes]: ...  # fmt: skip
 
     def former_metadata(self, files: dict[Path, bytes]) -> dict[Path, bytes]: ...
 
@@ -36,11 +38,14 @@ class Store(Protocol):
         shape: tuple[int, int, int],
         dtype: str,
         attributes: dict[str, Any],
+        beside: Mapping[str, NDArray[Any]],
     ) -> NDArray[Any]: ...
 
     def shard_offsets(
         self, path: Path, num_samples: int, capacity: int, sample_bytes: int
     ) -> NDArray[Any]: ...
+
+    def holds_arrays(self, path: Path, beside: Mapping[str, NDArray[Any]]) -> bool: ...
 
 
 STORES: dict[str, Store] = {"zarr": zarr_container, "hdf5": hdf5_container}
@@ -49,19 +54,38 @@ STORES: dict[str, Store] = {"zarr": zarr_container, "hdf5": hdf5_container}
 def level_attributes(manifest: Manifest, level: int) -> dict[str, Any]:
     """Return what a level's arrays or datasets say of themselves."""
     info = manifest.level(level)
+    in_bytes = {"value": "stored * scale + offset, float32, per channel"}
     return {
         "level": info.index,
         "key": info.key,
         "stride_px": info.stride_px,
         "units": "detector feature value (dimensionless)",
         "detector": manifest.detector.get("builder"),
+        **(in_bytes if manifest.dtype == "uint8" else {}),
+    }
+
+
+def level_arrays(manifest: Manifest, level: int) -> dict[str, NDArray[Any]]:
+    """Return what has to lie beside a level's samples for them to be understood, float32 [C].
+
+    Of a plan whose codes are not known yet, arrays of their size.
+    """
+    if manifest.dtype != "uint8":
+        return {}
+    code = manifest.code(level)
+    unknown = np.zeros(manifest.level(level).num_channels, np.float32)
+    return {
+        "scale": unknown if code is None else code.scales,
+        "offset": unknown if code is None else code.offsets,
     }
 
 
 def level_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:
     """Return the files beside a level's shards, and what they hold."""
     store = STORES[manifest.container]
-    return store.level_metadata(cache, manifest, level, level_attributes(manifest, level))
+    return store.level_metadata(
+        cache, manifest, level, level_attributes(manifest, level), level_arrays(manifest, level)
+    )
 
 
 def differing_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path, bytes]:

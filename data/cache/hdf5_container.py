@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,11 @@ def shard_path(cache: Path, manifest: Manifest, level: int, bucket: int, shard: 
 
 
 def level_metadata(
-    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
-) -> dict[Path, bytes]:
-    """Return a README.txt of the attributes; the shards themselves carry them too."""
+    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any],
+    beside: Mapping[str, NDArray[Any]],
+) -> dict[Path, bytes]:  # fmt: skip
+    """Return a README.txt of the attributes; the shards carry them too, and the arrays beside."""
+    del beside
     lines = [f"{key}: {value}" for key, value in attributes.items()]
     return {level_folder(cache, level) / "README.txt": ("\n".join(lines) + "\n").encode()}
 
@@ -58,8 +61,12 @@ def create_shard(
     shape: tuple[int, int, int],
     dtype: str,
     attributes: dict[str, Any],
+    beside: Mapping[str, NDArray[Any]],
 ) -> NDArray[Any]:
-    """Lay out an empty shard file; return each sample's byte offset, int64 [n]."""
+    """Lay out an empty shard file; return each sample's byte offset, int64 [n].
+
+    The arrays `beside` the samples are datasets of their own.
+    """
     space = h5py.h5s.create_simple((num_samples, *shape))
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_chunk((1, *shape))
@@ -76,11 +83,26 @@ def create_shard(
         for key, value in attributes.items():
             if value is not None:
                 dataset.attrs[key] = value
+        for name, values in beside.items():
+            file.create_dataset(name, data=values.astype("<f4"), track_times=False)
     sample_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     offsets = shard_offsets(path, num_samples, capacity, sample_bytes)
     with path.open("r+b") as file:
         file.truncate(max(path.stat().st_size, int(offsets[-1]) + sample_bytes))
     return offsets
+
+
+def holds_arrays(path: Path, beside: Mapping[str, NDArray[Any]]) -> bool:
+    """Say whether a shard holds these arrays; of one whose `shard_offsets` could be read."""
+    if not beside:
+        return True
+    try:
+        with h5py.File(path, "r", locking=_NO_LOCKS) as file:
+            return all(np.array_equal(file[name], values) for name, values in beside.items())
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if (refusal := _refusal_of_system(error, path)) is not None:
+            raise refusal from error
+        return False
 
 
 def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:

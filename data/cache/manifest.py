@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from configs.errors import CacheError, PassingError
@@ -20,17 +21,24 @@ from configs.schema.data import Container, StoredType
 from configs.schema.section import PathComponent, Positive, first_problem
 from data.cache.detector_facts import INFORMATIVE, detector_difference, detector_facts
 from data.cache.manifest_parts import BucketInfo, LevelInfo, SampleInfo, SkippedInfo
+from data.coding.byte_code import ByteCode
 from data.images.records import ImageFiles
 from data.system.atomic_files import write_atomically
 
-FORMAT_VERSION = 1
+_READ_VERSIONS = (1, 2)
+_BYTES = "uint8"
 FILE_NAME = "manifest.json"
 
 _COMPARED = (
-    "decoded_from", "format_version", "dataset", "split", "container", "dtype", "crop",
+    "decoded_from", "dataset", "split", "container", "dtype", "format_version", "crop",
     "augmentation",
 )  # fmt: skip
 _MOST_BYTES = 2**62  # of a bucket at a level; offsets in files are int64
+
+
+def format_version(dtype: str) -> int:
+    """Return the version of a cache of that dtype: 8 bits came with the second one."""
+    return 2 if dtype == _BYTES else 1
 
 
 _facts_of = attrgetter(*(x.name for x in dataclasses.fields(SampleInfo) if x.name != "file"))
@@ -59,6 +67,8 @@ class Manifest:
     """How further views of the images (`data.images.views`) were drawn; None: the images alone."""
     decoded_from: str | None = None
     """Models and cache that decompress-features made this cache of; None: a detector made it."""
+    codes: dict[int, ByteCode] | None = None
+    """Of uint8: what each level's bytes stand for. None: not known yet, or another dtype."""
     image_files: ImageFiles | None = None
     """Where the images lay; their `file` begins with that folder. None: of an older program."""
 
@@ -72,7 +82,7 @@ class Manifest:
         try:
             raw = parse_json(path.read_bytes() if content is None else content)
             version = raw["format_version"]
-            if version == FORMAT_VERSION:
+            if version in _READ_VERSIONS:
                 return cls.from_json(raw)
         except (FileNotFoundError, NotADirectoryError):
             raise CacheError(
@@ -87,7 +97,8 @@ class Manifest:
                 "made with, or with --overwrite"
             ) from error
         raise CacheError(
-            f"{path}: is of format version {version}, this program reads {FORMAT_VERSION}: "
+            f"{path}: is of format version {version}, this program reads "
+            f"{' and '.join(map(str, _READ_VERSIONS))}: "
             "run extract-features --overwrite"
         )
 
@@ -114,10 +125,12 @@ class Manifest:
             for field in dataclasses.fields(self)
             if field.name not in ("levels", "buckets", "samples", "skipped")
         }
-        for name in ("augmentation", "decoded_from", "image_files"):
+        for name in ("augmentation", "decoded_from", "codes", "image_files"):
             # Many caches have none: what is written of them stays as it was.
             if raw[name] is None:
                 del raw[name]
+        if self.codes is not None:
+            raw["codes"] = {level: code.to_json() for level, code in self.codes.items()}
         if self.image_files is not None:
             raw["image_files"] = dataclasses.asdict(self.image_files)
         fields = [field.name for field in dataclasses.fields(SampleInfo)]
@@ -145,6 +158,8 @@ class Manifest:
             return self.sha256
         facts = {name: getattr(self, name) for name in _COMPARED}
         facts["detector"] = {k: v for k, v in self.detector.items() if k not in INFORMATIVE}
+        if self.codes is not None:
+            facts["codes"] = {level: code.to_json() for level, code in self.codes.items()}
         facts["levels"] = [dataclasses.asdict(level) for level in self.levels]
         facts["buckets"] = [dataclasses.asdict(bucket) for bucket in self.buckets]
         facts["samples"] = [(files.name_of(x.file), *_facts_of(x)) for x in self.samples]
@@ -171,7 +186,16 @@ class Manifest:
 
     def sample_bytes(self, level: int, bucket: int) -> int:
         """Return the bytes of one sample."""
-        return math.prod(self.sample_shape(level, bucket)) * (2 if self.dtype == "float16" else 4)
+        return math.prod(self.sample_shape(level, bucket)) * self.value_bytes
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of one stored value."""
+        return np.dtype(self.dtype).itemsize
+
+    def code(self, level: int) -> ByteCode | None:
+        """Return what a level's bytes stand for; None where values are stored as floats."""
+        return None if self.codes is None else self.codes[level]
 
     def require_whole_maps(self) -> None:
         """Raise CacheError if the cache holds crops: evaluation always runs on whole maps."""
@@ -202,6 +226,8 @@ class Manifest:
         ours = self.image_files or ImageFiles()
         if difference := ours.difference_from(other.image_files, before=before, now=now):
             return difference
+        if None not in (self.codes, other.codes) and self.codes != other.codes:
+            return "codes: of other ranges of the channels"
         if self.levels != other.levels or self.buckets != other.buckets:
             return "levels, buckets or shard size"
         return None
@@ -215,6 +241,16 @@ def _contradiction_in(manifest: Manifest) -> str | None:
     for level in manifest.levels:
         if level.derived_from is not None and level.derived_from >= level.index:
             return f"level {level.index} is derived from level {level.derived_from}"
+    if (manifest.dtype == _BYTES) != (manifest.codes is not None):
+        return f"it is of {manifest.dtype}, {'without' if manifest.codes is None else 'with'} codes"
+    if manifest.format_version != format_version(manifest.dtype):
+        return f"it is of {manifest.dtype} and of format version {manifest.format_version}"
+    if manifest.codes is not None and sorted(manifest.codes) != indices:
+        return f"its codes are of levels {sorted(manifest.codes)}"
+    for level in manifest.levels:
+        code = manifest.code(level.index)
+        if code and (problem := code.problem(level.num_channels)) is not None:
+            return f"the code of level {level.index} {problem}"
     if len({bucket.array_name for bucket in manifest.buckets}) != len(manifest.buckets):
         return "two of its buckets are of one size"
     for number, bucket in enumerate(manifest.buckets):

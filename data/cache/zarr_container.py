@@ -8,6 +8,7 @@ Specification: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-in
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from configs.plain_json import parse_json
 from data.cache.manifest import Manifest
 from data.system.mapped_files import lie_apart
 
+_NAME = "zarr.json"
 _AXES = ("sample", "height", "width", "channel")
 _ABSENT = np.uint64(2**64 - 1)
 _CRC_BYTES = 4
@@ -37,18 +39,23 @@ def shard_path(cache: Path, manifest: Manifest, level: int, bucket: int, shard: 
 
 
 def level_metadata(
-    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any]
-) -> dict[Path, bytes]:
-    """Return the files, and what they hold, that make a level's folder a Zarr group of arrays."""
+    cache: Path, manifest: Manifest, level: int, attributes: dict[str, Any],
+    beside: Mapping[str, NDArray[Any]],
+) -> dict[Path, bytes]:  # fmt: skip
+    """Return the files, and what they hold, that make a level's folder a Zarr group of arrays.
+
+    The arrays `beside` the samples are whole in them: float32 [C] each.
+    """
     folder = level_folder(cache, level)
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    files = {folder / "zarr.json": json.dumps(group, indent=1).encode()}
+    files = {folder / _NAME: json.dumps(group, indent=1).encode()}
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     for number, bucket in enumerate(manifest.buckets):
         shape = list(manifest.sample_shape(level, number))
         sharding = {
             "chunk_shape": [1, *shape],
-            "codecs": [little],
+            # The order of bytes says nothing of a value that is one.
+            "codecs": [little if manifest.value_bytes > 1 else {"name": "bytes"}],
             "index_codecs": [little, {"name": "crc32c"}],
             "index_location": "end",
         }
@@ -62,23 +69,40 @@ def level_metadata(
                 "configuration": {"chunk_shape": [bucket.samples_per_shard[level], *shape]},
             },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "fill_value": 0.0,
+            "fill_value": 0 if manifest.dtype == "uint8" else 0.0,
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             # xarray takes a group for one data set, in which a dimension has one size.
             "dimension_names": [*(f"{name}_{bucket.array_name}" for name in _AXES[:3]), _AXES[3]],
             "attributes": attributes | {"input_size_px": [bucket.height_px, bucket.width_px]},
         }
-        files[folder / bucket.array_name / "zarr.json"] = json.dumps(array, indent=1).encode()
+        files[folder / bucket.array_name / _NAME] = json.dumps(array, indent=1).encode()
+    for name, values in beside.items():
+        array = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [len(values)],
+            "data_type": "float32",
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [len(values)]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "fill_value": 0.0,
+            "codecs": [little],
+            "dimension_names": [_AXES[3]],
+            "attributes": {},
+        }
+        files[folder / name / _NAME] = json.dumps(array, indent=1).encode()
+        files[folder / name / "c.0"] = values.astype("<f4").tobytes()
     return files
 
 
 def former_metadata(files: dict[Path, bytes]) -> dict[Path, bytes]:
     """Return `level_metadata` as versions before wrote it: with one name for all buckets' axes."""
-    former = {path: parse_json(content) for path, content in files.items()}
-    for array in former.values():
-        if "dimension_names" in array:
+    former = dict(files)
+    for path, content in files.items():
+        array = parse_json(content) if path.name == _NAME else {}
+        if len(array.get("dimension_names", ())) == len(_AXES):
             array["dimension_names"] = _AXES
-    return {path: json.dumps(array, indent=1).encode() for path, array in former.items()}
+            former[path] = json.dumps(array, indent=1).encode()
+    return former
 
 
 def create_shard(
@@ -88,9 +112,10 @@ def create_shard(
     shape: tuple[int, int, int],
     dtype: str,
     attributes: dict[str, Any],
+    beside: Mapping[str, NDArray[Any]],
 ) -> NDArray[Any]:
     """Lay out an empty shard file, index included; return each sample's byte offset, int64 [n]."""
-    del attributes  # the array's zarr.json has them
+    del attributes, beside  # the level's metadata has them
     sample_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     index = np.full((capacity, 2), _ABSENT, dtype="<u8")
     index[:num_samples, 0] = np.arange(num_samples, dtype=np.uint64) * np.uint64(sample_bytes)
@@ -101,6 +126,12 @@ def create_shard(
         file.seek(num_samples * sample_bytes)
         file.write(encoded + crc)
     return index[:num_samples, 0].astype(np.int64)
+
+
+def holds_arrays(path: Path, beside: Mapping[str, NDArray[Any]]) -> bool:
+    """Say whether a shard holds these arrays as it should: the level has them, no shard."""
+    del path, beside
+    return True
 
 
 def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:

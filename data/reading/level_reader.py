@@ -21,6 +21,7 @@ from data.cache.channel_statistics import ChannelStatistics, statistics_path
 from data.cache.commit_log import differing_rows, expected_checksums
 from data.cache.containers import STORES, rows_of_shard
 from data.cache.manifest_parts import LevelInfo
+from data.coding.byte_code import ByteCode
 from data.system.mapped_files import MappedFiles, is_remote
 
 Verify = Literal["auto", "on_open", "size"]
@@ -85,8 +86,18 @@ class LevelReader:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """Stored dtype, float16 or float32."""
+        """Stored dtype: float16, float32, or uint8, whose values `code` tells."""
         return np.dtype(self.manifest.dtype)
+
+    @property
+    def code(self) -> ByteCode | None:
+        """What stored bytes stand for; None where the values themselves are stored."""
+        return self.manifest.code(self.info.index)
+
+    @property
+    def value_dtype(self) -> np.dtype[np.generic]:
+        """Dtype of what `sample` returns: the stored one, or of bytes float32."""
+        return self.dtype if self.code is None else np.dtype(np.float32)
 
     @property
     def files(self) -> MappedFiles:
@@ -107,7 +118,7 @@ class LevelReader:
     @property
     def values_to_gather(self) -> Tensor:
         """`values` for torch, which knows no read-only tensors: whoever writes to it dies."""
-        dtype = torch.float16 if self.dtype == np.float16 else torch.float32
+        dtype = getattr(torch, self.dtype.name)
         return torch.frombuffer(self._files.buffer, dtype=dtype, count=self._num_values)
 
     @property
@@ -119,12 +130,15 @@ class LevelReader:
         return self.manifest.sample_shape(self.info.index, self.manifest.samples[index].bucket)
 
     def sample(self, index: int) -> NDArray[Any]:
-        """Return a read-only view [H, W, C] of a sample in its stored dtype; no copy is made."""
+        """Return a sample's values [H, W, C]: a read-only view of the file, not a copy.
+
+        Of a cache in 8 bits they are decoded: a new array, float32.
+        """
         self.require_whole([index])
         start, shape = self._starts_bytes[index], self.shape(index)
         content = self._files.memory[start : start + self._sample_bytes(index)]
         view: NDArray[Any] = content.view(self.dtype).reshape(shape)
-        return view
+        return view if self.code is None else self.code.decoded(view)
 
     def require_whole(self, indices: Sequence[int] | NDArray[Any]) -> None:
         """Check the shards of these samples if that is still due; CacheError names the damage."""
@@ -239,7 +253,9 @@ def _read_statistics(cache: Path, level: LevelInfo) -> ChannelStatistics:
 
 
 class LevelDataset(Dataset[Tensor]):
-    """Item i is image i of the manifest: its whole map [C, H, W], stored dtype, channels last.
+    """Item i is image i of the manifest: its whole map [C, H, W], channels last.
+
+    Its dtype is the reader's `value_dtype`: float16 or float32.
 
     Items are copies and may be kept. It can be sent to worker processes; each opens the files
     itself. `LevelStream` is many times faster, since it copies blocks of batches at once. Raises

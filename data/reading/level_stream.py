@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from data.coding.byte_code import ByteCode
 from data.reading.epoch_tiles import Block, Epoch
 from data.reading.level_reader import LevelReader
 from data.reading.order import epoch_order, epoch_order_by_shards, level_draws
@@ -35,6 +36,8 @@ _MOST_VALUES = 16 * 2**20
 class Batch:
     """`features` [B, C, H, W] channels_last in the stored dtype; `sizes` int64 [B, 2] real (h, w).
 
+    Where these are bytes, `code` says what they stand for; `on_device` makes values of them.
+
     Maps smaller than the batch are padded by replication; `indices` int64 [B] are sample numbers.
     Of a batch that several ranks share, this is the rank's part: from row `first_row` of
     `batch_rows` on; `batch_positions` are the real positions of the whole batch.
@@ -47,6 +50,7 @@ class Batch:
     first_row: int
     batch_rows: int
     batch_positions: int
+    code: ByteCode | None = None
 
 
 class LevelStream(IterableDataset[Batch]):
@@ -125,6 +129,7 @@ class LevelStream(IterableDataset[Batch]):
                         indices=indices,
                         sizes=sizes,
                         level=self._reader.info.index,
+                        code=self._reader.code,
                         **epoch.whole_batch(block.first_batch + number),
                     )
         finally:
@@ -196,7 +201,7 @@ class _Ring:
 def whole_map_batches(
     reader: LevelReader, batch_size: int, indices: Sequence[int] | None = None
 ) -> Iterator[Batch]:
-    """Yield every sample once as whole maps, one shape at a time, in the order of the manifest.
+    """Yield every sample's values once as whole maps, one shape at a time, in the manifest's order.
 
     A batch is of at most `batch_size` maps, and of at most 16 Mi values, but of one map at least:
     what it takes does not grow with the batches of crops that training takes.

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from data.reading.byte_decoder import ByteDecoder
 from data.reading.level_stream import Batch
 
 Item = TypeVar("Item")
@@ -37,6 +38,7 @@ def on_device(
 
     `as_stored`: on a GPU in float16 where they are stored so, for a caller whose first kernel reads
     that as well: to convert them is a pass over three times the memory.
+    Bytes are made values there, so that only they cross the link to a GPU.
 
     On a CPU they are valid until the next batch is taken: their memory is used again, as the pages
     of fresh memory cost more than the conversion. To a GPU they are copied from pinned memory
@@ -68,6 +70,7 @@ def _on_gpu(
     batches: Iterable[Batch], device: torch.device, waiting: Waiting, as_stored: bool
 ) -> Iterator[tuple[Batch, Tensor]]:
     beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    decoder = ByteDecoder(device)
     copying: deque[torch.cuda.Event] = deque()
     computed: deque[torch.cuda.Event] = deque()
     idle = DeviceIdle(waiting)
@@ -80,7 +83,8 @@ def _on_gpu(
         features.record_stream(computing)  # or its memory would be used again too soon
         copying.append(copied)
         idle.arrived(copied)
-        yield batch, features if as_stored else features.float()
+        as_is = as_stored and batch.code is None
+        yield batch, features if as_is else decoder.values(features, batch.code)
         while len(copying) > 1:
             copying.popleft().synchronize()
         # Asking is faster than computing: else batch upon batch would wait in the GPU's memory.
@@ -142,6 +146,7 @@ class DeviceIdle:
 
 def _on_cpu(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
     memory = torch.empty(0)
+    decoder = ByteDecoder("cpu")
     for batch in batches:
         features = batch.features
         if memory.numel() < features.numel():
@@ -149,4 +154,6 @@ def _on_cpu(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
         num, channels, height, width = features.shape
         converted = memory[: features.numel()].view(num, height, width, channels)
         converted.copy_(features.permute(0, 2, 3, 1))
+        if batch.code is not None:
+            decoder.decode(converted, batch.code)
         yield batch, converted.permute(0, 3, 1, 2)

@@ -54,13 +54,13 @@ def _cast(computed: Any, stored: Any, halves: Any) -> None:
 
 
 @_compiled
-def _in_order(bits: Any) -> Any:
+def in_order(bits: Any) -> Any:
     """Return integers in the order of the floats that have these bits; its own inverse."""
     return _I(bits ^ _I(_I(bits >> _I(31)) & _MAGNITUDE))
 
 
 @_compiled_sum
-def _add_up(stored: Any, computed: Any, shift: Any) -> tuple[Any, Any, Any]:
+def add_up(stored: Any, computed: Any, shift: Any) -> tuple[Any, Any, Any]:
     """Return sums over a piece: differences from `shift`, their squares, squares of errors."""
     total = squared = squared_error = _F(0)
     for i in range(stored.size):
@@ -73,16 +73,16 @@ def _add_up(stored: Any, computed: Any, shift: Any) -> tuple[Any, Any, Any]:
 
 
 @_compiled
-def _find_extremes(stored: Any, computed: Any) -> tuple[Any, Any, Any]:
+def find_extremes(stored: Any, computed: Any) -> tuple[Any, Any, Any]:
     """Return a piece's least and greatest value, in order, and the bits of its largest error.
 
     LLVM makes vectors of the least of integers, but not of floats, which may be NaN.
     """
     bits = stored.view(_I)
-    low = high = _in_order(bits[0])
+    low = high = in_order(bits[0])
     largest_error = _I(0)
     for i in range(stored.size):
-        value = _in_order(bits[i])
+        value = in_order(bits[i])
         low, high = min(low, value), max(high, value)
         error = _F(stored[i] - computed[i])
         largest_error = max(largest_error, _I(error.view(_I) & _MAGNITUDE))
@@ -109,15 +109,15 @@ def _sum_up_channel(computed: Any, halves: Any, piece: Any, sums: Any, extremes:
             _cast(theirs, ours, halves[first : first + PIECE])
         if first == 0:
             shift = ours[0]
-            low = high = _in_order(ours.view(_I)[0])
-        one, two, three = _add_up(ours, theirs, shift)
+            low = high = in_order(ours.view(_I)[0])
+        one, two, three = add_up(ours, theirs, shift)
         total, squared, squared_error = total + one, squared + two, squared_error + three
-        least, greatest, error = _find_extremes(ours, theirs)
+        least, greatest, error = find_extremes(ours, theirs)
         low, high, largest_error = min(low, least), max(high, greatest), max(largest_error, error)
     correction = total / computed.size
     sums[0], sums[1] = _D(shift) + correction, max(squared - correction * total, 0.0)
     sums[2] = squared_error
-    extremes[0], extremes[1], extremes[2] = _in_order(low), _in_order(high), largest_error
+    extremes[0], extremes[1], extremes[2] = in_order(low), in_order(high), largest_error
 
 
 @_compiled

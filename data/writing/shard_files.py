@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.cache.containers import STORES, level_attributes, rows_of_shard
+from data.cache.containers import STORES, level_arrays, level_attributes, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.units_due import part_path
 from data.system.atomic_files import copy_durably
@@ -49,8 +49,9 @@ def open_shard(
         offsets = store.shard_offsets(part, len(rows), capacity, sample_bytes)
     else:
         offsets = store.create_shard(
-            part, len(rows), capacity, shape, manifest.dtype, level_attributes(manifest, level)
-        )
+            part, len(rows), capacity, shape, manifest.dtype, level_attributes(manifest, level),
+            level_arrays(manifest, level),
+        )  # fmt: skip
     handle = os.open(part, os.O_RDWR)
     # Space is taken now: a full disk shows here, not in the middle of a sample.
     take_space(handle, os.fstat(handle).st_size)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from data.cache.channel_statistics import ChannelStatistics
 from data.cache.commit_log import checksum
-from data.writing.stored_sample import StoredSample, require_finite
+from data.writing.stored_sample import StoredSample, unstorable
 
 STORED_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 """What `stored_maps` makes; maps of other stored types are cast by `SampleCaster`."""
@@ -42,7 +43,8 @@ class StoredMap:
         """
         mean, m2, minimum, maximum, squared_error, largest_error, magnitude = self.sums.T.copy()
         values = self.values.numpy()
-        require_finite(mean, float(magnitude.max()), level, values.dtype)
+        if not np.isfinite(mean).all():
+            raise unstorable(float(magnitude.max()), level, values.dtype)
         content = values.reshape(-1).data.cast("B")
         return StoredSample(
             content=content,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor
 from configs.errors import CacheError
 from data.cache.channel_statistics import ChannelStatistics
 from data.cache.commit_log import checksum
+from data.coding.byte_code import ByteCode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +33,12 @@ class SampleCaster:
     Fresh memory would cost more than the arithmetic: the system hands it out page by page.
     """
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, codes: Mapping[int, ByteCode] = MappingProxyType({})) -> None:
         self._dtype = np.dtype(dtype)
+        self._codes = codes
+        """Of uint8, level -> its code."""
         self._stored, self._halves = _Memory(self._dtype), _Memory(np.dtype(np.float16))
+        self._bytes = _Memory(np.dtype(np.uint8))
         self._joined = _Memory(np.dtype(np.int64))
 
     def cast(self, computed: Tensor, level: int) -> StoredSample:
@@ -42,21 +48,30 @@ class SampleCaster:
         """
         # In the backbone's own layout a channel's values lie side by side: this is no copy then.
         by_channel = computed.permute(2, 0, 1).flatten(1).numpy()
-        stored, statistics = self._store(by_channel)
-        if not np.isfinite(statistics.mean).all():
-            require_finite(statistics.mean, float(computed.abs().max()), level, self._dtype)
+        stored, statistics = self._store(by_channel, self._codes.get(level))
+        # What no dtype holds shows in the error alone where values are clipped.
+        if not np.isfinite(statistics.cast_squared_error) or not np.isfinite(statistics.mean).all():
+            raise unstorable(float(computed.abs().max()), level, self._dtype)
         content = stored.data.cast("B")
         return StoredSample(
             content=content, checksum=f"{checksum(content):016x}", statistics=statistics
         )
 
-    def _store(self, by_channel: NDArray[Any]) -> tuple[NDArray[Any], ChannelStatistics]:
+    def _store(
+        self, by_channel: NDArray[Any], code: ByteCode | None
+    ) -> tuple[NDArray[Any], ChannelStatistics]:
         """Return float32 [C, n] as it is stored, [n, C], and its statistics."""
         # Late, since importing Numba takes longer than many a command that writes no cache.
+        from data.writing.byte_kernel import store_bytes
         from data.writing.cast_kernel import CHANNELS, WORDS, channel_sums, store_halves
 
         num_channels, num_positions = by_channel.shape
-        if self._dtype == np.float16:
+        num_clipped = None
+        if code is not None:
+            stored = self._stored.shaped(num_positions, num_channels)
+            memory = self._bytes.shaped(num_channels, num_positions)
+            sums, extremes, num_clipped = store_bytes(by_channel, code, stored, memory)
+        elif self._dtype == np.float16:
             stored = self._stored.shaped(num_positions, -(-num_channels // 4) * 4)
             halves = self._halves.shaped(CHANNELS, num_positions)
             joined = self._joined.shaped(WORDS, num_positions)
@@ -77,17 +92,17 @@ class SampleCaster:
             maximum=maximum,
             cast_squared_error=float(squared_error.sum()),
             cast_max_error=float(largest_error.max()),
+            channel_squared_error=None if code is None else squared_error,
+            num_clipped=num_clipped,
         )
 
 
-def require_finite(mean: NDArray[Any], magnitude: float, level: int, dtype: np.dtype[Any]) -> None:
-    """Raise CacheError unless all stored values are finite, as their channels' means then are.
+def unstorable(magnitude: float, level: int, dtype: np.dtype[Any]) -> CacheError:
+    """Return the error of a map whose stored values, and so its channels' means, are not finite.
 
     `magnitude` is the largest that was computed: it says whether the detector or the cast failed.
     """
-    if np.isfinite(mean).all():
-        return
-    raise CacheError(
+    return CacheError(
         f"level {level}: a feature of magnitude {magnitude:.4g} does not fit {dtype}: "
         "run with --dtype float32"
         if magnitude < float("inf")

@@ -8,6 +8,7 @@ damaged, level by level.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -34,6 +35,8 @@ from data.system.threads import limit_cores
 from data.writing.shard_files import OpenShard, open_shard
 from data.writing.stored_maps import StoredMap
 from data.writing.stored_sample import SampleCaster, StoredSample
+
+log = logging.getLogger(__name__)
 
 _TASK_BYTES = 2**20  # small maps go to a thread together: handing one over costs more than it
 _MERGED_AT_ONCE = 64  # samples' statistics: one by one takes long, all of a unit much memory
@@ -172,7 +175,7 @@ class CacheWriter:
         self, unit: Unit, level: int, first_row: int, tensors: Sequence[Map]
     ) -> list[_Written]:
         if not hasattr(self._of_thread, "caster"):
-            self._of_thread.caster = SampleCaster(self._manifest.dtype)
+            self._of_thread.caster = SampleCaster(self._manifest.dtype, self._manifest.codes or {})
         return [
             self._write_sample(unit, level, row, computed)
             for row, computed in enumerate(tensors, start=first_row)
@@ -223,6 +226,13 @@ class CacheWriter:
             write_atomically(
                 statistics_path(self._cache, level.index), merged.to_json().encode() + b"\n"
             )
+            if merged.num_clipped is not None:
+                log.info(
+                    "level %d in 8 bits: mean squared error %.3g, variance %.3g; %d of %d values "
+                    "lay beyond the ranges and were clipped",
+                    level.index, merged.cast_mse, merged.variance.mean(),
+                    merged.num_clipped.sum(), merged.count * len(merged.mean),
+                )  # fmt: skip
 
     def close(self) -> None:
         """Close the part files; they are taken up again by the next run."""

@@ -114,7 +114,9 @@ def _bring_up_to_date(manifest: Manifest, config: Config, options: str) -> str:
     given = {
         "--limit": manifest.image_limit,
         "--crop": None if manifest.crop == config.cache.crop else manifest.crop,
-        "--dtype": None if manifest.dtype == config.cache.dtype else manifest.dtype,
+        "--dtype": None
+        if manifest.dtype == config.cache.dtype_of(manifest.split)
+        else manifest.dtype,
         "--container": None if manifest.container == config.cache.container else manifest.container,
         "--levels": None
         if config.cache.levels or levels == list(range(len(levels)))
@@ -172,10 +174,11 @@ def _settings_difference(manifest: Manifest, split: str, config: Config) -> str 
     for name in ("min_size", "max_size"):
         if (size := getattr(detector, name)) is not None:
             pairs.append((f"detector {name}", there[name], size))
-    for name in ("dtype", "container"):
-        # An option of extract-features may have chosen it, so only what somebody wrote counts.
-        if name in cache.model_fields_set:
-            pairs.append((name, getattr(manifest, name), getattr(cache, name)))
+    # An option of extract-features may have chosen them, so only what somebody wrote counts.
+    if cache.names_dtype_of(split):
+        pairs.append(("dtype", manifest.dtype, cache.dtype_of(split)))
+    if "container" in cache.model_fields_set:
+        pairs.append(("container", manifest.container, cache.container))
     for name, made_with, now in pairs:
         if made_with != now:
             return f"{name}: {made_with!r} there, {now!r} now"

@@ -1,4 +1,4 @@
 """What an extraction would take: sizes, time, and ways to make it fit.
 
-May import: configs, data.cache, data.images, extract.detector, extract.features.
+May import: configs, configs.schema, data.cache, data.images, extract.detector, extract.features.
 """

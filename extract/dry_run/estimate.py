@@ -15,13 +15,13 @@ from typing import Any
 
 from configs.errors import CacheError
 from data.cache.cache_folder import CacheFolder
-from data.cache.containers import STORES, rows_of_shard
+from data.cache.containers import STORES, level_arrays, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.plan import level_bytes, units_of
 from data.cache.units_due import bytes_to_lay_out, levels_due
 from extract.detector.pyramid import level_shapes
 from extract.dry_run.timing import Speed, measure_speed
-from extract.dry_run.ways_to_fit import fits, ways_to_fit
+from extract.dry_run.ways_to_fit import fits, size_text, ways_to_fit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,21 +70,21 @@ class Estimate:
         for level in self.levels:
             share = level.num_bytes / self.num_bytes
             lines.append(
-                f"{level.index:>5} {level.stride_px:>6} {_size(level.num_bytes):>12} "
+                f"{level.index:>5} {level.stride_px:>6} {size_text(level.num_bytes):>12} "
                 f"{share:>7.1%} {level.num_shards:>7}"
             )
         num_shards = sum(level.num_shards for level in self.levels)
         lines += [
             f"{self.num_images} images in {self.num_buckets} buckets, "
-            f"{_size(self.num_bytes)} in {num_shards} shards; {self.num_files} files, "
-            f"{_size(self.disk_bytes)} on disk; {self.free_bytes / 1e9:.1f} GB free",
+            f"{size_text(self.num_bytes)} in {num_shards} shards; {self.num_files} files, "
+            f"{size_text(self.disk_bytes)} on disk; {self.free_bytes / 1e9:.1f} GB free",
             f"measured: {self.speed.images_per_s:.2f} images/s, the disk writes "
             f"{self.speed.write_bytes_per_s / 1e6:.0f} MB/s; about {_duration(self.seconds)}",
         ]
         if self.num_there:
             lines.append(
                 f"{self.num_there} of the images are there already, "
-                f"{_size(self.needed_bytes)} are still needed"
+                f"{size_text(self.needed_bytes)} are still needed"
             )
         if self.num_there and not fits(self.needed_bytes, self.free_bytes):
             lines.append("does not fit: free space")
@@ -206,9 +206,10 @@ def _shard_bytes(manifest: Manifest, scratch: Path) -> int:
     store = STORES[manifest.container]
 
     @cache
-    def laid_out(num_samples: int, capacity: int, shape: tuple[int, int, int]) -> int:
+    def laid_out(num_samples: int, capacity: int, shape: tuple[int, int, int], level: int) -> int:
         path = scratch / "shard"
-        store.create_shard(path, num_samples, capacity, shape, manifest.dtype, {})
+        beside = level_arrays(manifest, level)
+        store.create_shard(path, num_samples, capacity, shape, manifest.dtype, {}, beside)
         num_bytes = path.stat().st_size
         path.unlink()
         return num_bytes
@@ -218,6 +219,7 @@ def _shard_bytes(manifest: Manifest, scratch: Path) -> int:
             len(rows_of_shard(manifest, level.index, number, shard)),
             bucket.samples_per_shard[level.index],
             manifest.sample_shape(level.index, number),
+            level.index,
         )
         for level in manifest.levels
         for number, bucket in enumerate(manifest.buckets)
@@ -228,13 +230,11 @@ def _shard_bytes(manifest: Manifest, scratch: Path) -> int:
 def _num_files(manifest: Manifest, num_shards: int) -> int:
     """Return how many files a finished cache consists of."""
     arrays = len(manifest.buckets) if manifest.container == "zarr" else 0
+    if manifest.container == "zarr" and manifest.dtype == "uint8":
+        arrays += 4  # of scale and offset a description and a chunk each
     # A level has a description, one for each array in Zarr, and its statistics; a cache has its
     # manifest, annotations and commits.
     return num_shards + len(manifest.levels) * (arrays + 2) + 3
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3f} MB"
 
 
 def _duration(seconds: float) -> str:

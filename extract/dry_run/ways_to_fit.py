@@ -6,6 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
+from configs.schema.data import StoredType
 from data.cache.manifest import Manifest
 from data.cache.plan import LevelShapes, level_bytes, padded_size, resized_size
 from data.images.views import is_view
@@ -25,12 +28,15 @@ def fits(num_bytes: int, free_bytes: int) -> bool:
 def ways_to_fit(manifest: Manifest, free_bytes: int, shapes_of: LevelShapes) -> list[str]:
     """Return options of extract-features, each of which alone makes it fit, least harm first.
 
-    Storing float16 costs next to nothing; crops keep every image and level but cannot be evaluated
-    on; then fewer images; then fewer levels; last a smaller input, as that is another detector.
-    `shapes_of` gives the whole maps' shapes of a padded input size.
+    Storing float16 costs next to nothing, 8 bits of a training set a little; crops keep every image
+    and level but cannot be evaluated on; then fewer images; then fewer levels; last a smaller
+    input, as that is another detector. `shapes_of` gives the whole maps' shapes of a padded input
+    size.
     """
+    is_training_set = manifest.split == _TRAIN_SPLIT
     found = (
-        _as_float16(manifest, free_bytes),
+        _of_fewer_bytes(manifest, free_bytes, "float16"),
+        _of_fewer_bytes(manifest, free_bytes, "uint8") if is_training_set else None,
         _crop(manifest, free_bytes),
         _limit(manifest, free_bytes),
         _coarser_levels(manifest, free_bytes),
@@ -39,10 +45,13 @@ def ways_to_fit(manifest: Manifest, free_bytes: int, shapes_of: LevelShapes) -> 
     return [option for option in found if option is not None]
 
 
-def _as_float16(manifest: Manifest, free_bytes: int) -> str | None:
-    if manifest.dtype != "float32" or not fits(_total(manifest) // 2, free_bytes):
+def _of_fewer_bytes(manifest: Manifest, free_bytes: int, dtype: StoredType) -> str | None:
+    """Return the option that stores values as that dtype; behind it, for a shell, their bytes."""
+    value_bytes = np.dtype(dtype).itemsize
+    num_bytes = _total(manifest) // manifest.value_bytes * value_bytes
+    if manifest.value_bytes <= value_bytes or not fits(num_bytes, free_bytes):
         return None
-    return "--dtype float16"
+    return f"--dtype {dtype}  # {size_text(num_bytes)}"
 
 
 def _crop(manifest: Manifest, free_bytes: int) -> str | None:
@@ -129,4 +138,9 @@ def _bytes_of(manifest: Manifest, shapes: Shapes, crop: int | None = None) -> in
         if crop is not None:
             height, width = min(height, crop), min(width, crop)
         positions += height * width * level.num_channels
-    return positions * (2 if manifest.dtype == "float16" else 4)
+    return positions * manifest.value_bytes
+
+
+def size_text(num_bytes: int) -> str:
+    """Return bytes as a user reads them."""
+    return f"{num_bytes / 1e9:.3f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3f} MB"

@@ -23,7 +23,7 @@ from configs.schema.data import CacheConfig, DetectorConfig
 from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
-from data.cache.manifest import FORMAT_VERSION, Manifest
+from data.cache.manifest import Manifest, format_version
 from data.cache.manifest_parts import SkippedInfo
 from data.cache.plan import (
     Unit,
@@ -40,6 +40,7 @@ from data.writing.writer import CacheWriter
 from extract.detector.loading import LoadedDetector, describe_detector, prepare_images
 from extract.detector.pyramid import level_shapes, measure_levels
 from extract.features.busy_times import BusyTimes
+from extract.features.channel_codes import with_codes
 from extract.features.finished import is_complete
 from extract.features.maps import Maps
 from extract.features.pipeline import computed_maps, usual_num_workers
@@ -69,7 +70,11 @@ def plan_extraction(
     config: DetectorConfig,
     cache: CacheConfig,
 ) -> Manifest:
-    """Return the manifest of a split: a pure function of image list, detector and settings."""
+    """Return the manifest of a split: a pure function of image list, detector and settings.
+
+    The codes of an 8-bit cache are not in it: `extract` finds them, or takes those that are there.
+    """
+    dtype = cache.dtype_of(images.split)
     transform = detector.model.transform
     sizes = [
         resized_size(
@@ -101,15 +106,15 @@ def plan_extraction(
         levels=levels,
         shapes_of=shapes_of,
         divisible=transform.size_divisible,
-        bytes_per_value=np.dtype(cache.dtype).itemsize,
+        bytes_per_value=np.dtype(dtype).itemsize,
         max_shard_bytes=int(cache.shard_megabytes * 2**20),
     )
     return Manifest(
-        format_version=FORMAT_VERSION,
+        format_version=format_version(dtype),
         dataset=dataset,
         split=images.split,
         container=cache.container,
-        dtype=cache.dtype,
+        dtype=dtype,
         crop=cache.crop,
         detector=describe_detector(detector, config),
         levels=tuple(levels),
@@ -166,6 +171,7 @@ def extract(
     with commit_log:
         num_new, num_bytes, busy = 0, 0, BusyTimes()
         try:
+            manifest = with_codes(folder, manifest, model, overwrite=overwrite)
             settled = settle_cache(folder, manifest, images, commit_log, overwrite=overwrite)
             with closing(
                 CacheWriter(settled, manifest, commit_log, num_threads=_writing_threads(model))

@@ -77,6 +77,7 @@ def _is_finished(there: CacheFolder, images: ImageSet, config: Config) -> bool:
 def _plan_of(made: Manifest, images: ImageSet, config: CacheConfig) -> Manifest | None:
     """Return the plan of these images and settings with the detector of `made`; None: unknown."""
     levels = [level.index for level in made.levels]
+    dtype = config.dtype_of(images.split)
     if config.levels is None:
         is_all = levels == list(range(len(levels))) and made.levels[-1].key in _LAST_LEVELS
     else:
@@ -96,11 +97,11 @@ def _plan_of(made: Manifest, images: ImageSet, config: CacheConfig) -> Manifest 
         return None
     buckets, samples = plan_samples(
         images.records, sizes, levels=made.levels, shapes_of=lambda *size: shapes[size],
-        divisible=divisible, bytes_per_value=np.dtype(config.dtype).itemsize,
+        divisible=divisible, bytes_per_value=np.dtype(dtype).itemsize,
         max_shard_bytes=int(config.shard_megabytes * 2**20),
     )  # fmt: skip
     return dataclasses.replace(
-        made, container=config.container, dtype=config.dtype, crop=config.crop,
+        made, container=config.container, dtype=dtype, crop=config.crop,
         buckets=buckets, samples=samples, augmentation=images.augmentation, decoded_from=None,
         image_files=image_files(images),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from configs.schema.data import Container
 from data.cache.channel_statistics import ChannelStatistics
 from data.cache.commit_log import Commit, CommitLog
 from data.cache.containers import STORES, rows_of_shard
-from data.cache.manifest import FORMAT_VERSION, Manifest
+from data.cache.manifest import Manifest
 from data.cache.manifest_parts import LevelInfo
 from data.cache.plan import plan_samples, units_of
 from data.images.records import ImageRecord, ImageSet
@@ -74,7 +74,7 @@ def plan_cache(
         max_shard_bytes=int(shard_megabytes * 2**20),
     )  # fmt: skip
     manifest = Manifest(
-        format_version=FORMAT_VERSION, dataset="synthetic", split="train", container=container,
+        format_version=1, dataset="synthetic", split="train", container=container,
         dtype="float16", detector=_DETECTOR, levels=levels, buckets=buckets, samples=samples,
     )  # fmt: skip
     return manifest, ImageSet(split="train", records=records, categories={})
@@ -171,7 +171,7 @@ def _fill_shard(
     attributes = {"level": level}
     path.parent.mkdir(exist_ok=True)
     offsets = store.create_shard(
-        path, len(rows), capacity, manifest.sample_shape(level, 0), manifest.dtype, attributes
+        path, len(rows), capacity, manifest.sample_shape(level, 0), manifest.dtype, attributes, {}
     )
     handle = os.open(path, os.O_RDWR)
     try:

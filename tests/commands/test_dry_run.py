@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -200,8 +201,12 @@ def test_folder_that_cannot_be_written_is_one_line(zarr_cache: TinyCache, tmp_pa
 @pytest.mark.parametrize(
     ("share", "options", "names"),
     [
-        (0.7, ("--dtype", "float32"), ["--dtype", "--crop", "--limit", "--levels", "--set"]),
-        (0.55, (), ["--crop", "--limit", "--levels", "--set"]),
+        (
+            0.7,
+            ("--dtype", "float32"),
+            ["--dtype", "--dtype", "--crop", "--limit", "--levels", "--set"],
+        ),
+        (0.55, (), ["--dtype", "--crop", "--limit", "--levels", "--set"]),
     ],
 )
 def test_each_proposal_lets_the_extraction_begin_and_without_it_there_is_no_room(
@@ -222,7 +227,33 @@ def test_each_proposal_lets_the_extraction_begin_and_without_it_there_is_no_room
     error = error_of(run_extract(zarr_cache.config, tmp_path / "as it is", *options))
     assert re.search(r"needs \S+ GB, \S+ GB are free", error)
     for number, proposal in enumerate(proposals):
-        must_extract(zarr_cache.config, tmp_path / str(number), *options, *proposal.split())
+        must_extract(
+            zarr_cache.config,
+            tmp_path / str(number),
+            *options,
+            *shlex.split(proposal, comments=True),
+        )
+
+
+def test_8_bits_are_proposed_with_their_bytes_which_are_half_of_float16_s_for_train_alone(
+    zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, is_proposed in (("train", True), ("val", False)):
+        plan, _ = plan_of(zarr_cache.config, split)
+        total = sum(level_bytes(plan, level.index) for level in plan.levels)
+        set_free_bytes(monkeypatch, int(total * 0.7))
+        output = run_extract(zarr_cache.config, tmp_path, "--dry-run", split=split).output
+        assert (f"  --dtype uint8  # {total / 2 / 1e6:.3f} MB\n" in output) is is_proposed
+
+
+def test_bytes_and_files_of_8_bits_are_those_of_the_real_cache(
+    byte_cache: TinyCache, tmp_path: Path
+) -> None:
+    options = ("--container", byte_cache.container, "--dtype", "uint8")
+    output = run_extract(byte_cache.config, tmp_path, "--dry-run", *options).output
+    values = sum(level_bytes(byte_cache.manifest, level) for level in range(5))
+    files = [path for path in byte_cache.folder.rglob("*") if path.is_file()]
+    assert f"{values / 1e6:.3f} MB in 17 shards; {len(files)} files, " in output
 
 
 def test_a_little_more_than_a_proposal_would_not_fit(
@@ -231,7 +262,7 @@ def test_a_little_more_than_a_proposal_would_not_fit(
     total = sum(stored_values(zarr_cache.folder, level).size * 2 for level in range(5))
     set_free_bytes(monkeypatch, int(total * 0.55))
     proposals = dict(
-        proposal.split() for proposal in
+        shlex.split(proposal, comments=True) for proposal in
         advice_of(run_extract(zarr_cache.config, tmp_path, "--dry-run").output)
         if not proposal.startswith("--set")
     )  # fmt: skip

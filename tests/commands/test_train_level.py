@@ -184,3 +184,19 @@ def test_without_options_the_cache_lies_in_features_under_the_datas_name(study: 
     assert result.exit_code == 0, result.output
     (run,) = find_runs(Path("checkpoints"))
     assert run.folder.parent == Path("checkpoints/fpn_specific_level_compression_level_4")
+
+
+def test_codec_trains_from_8_bits_and_is_validated_on_float16(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    features = tmp_path / "features"
+    cache = study.config.cache.model_copy(update={"dtype": {"train": "uint8"}})
+    extract_tiny(features, study.config.model_copy(update={"cache": cache}), ["train"])
+    (features / "val").symlink_to(study.val_cache)
+    dtypes = "cache.dtype={train: uint8, val: float16}"
+    result = call(study, "--level", "4", "--set", dtypes, features=features)
+    assert result.exit_code == 0, result.output
+    assert not result.stderr  # no warning
+    assert "level 4, lambda" in result.stdout
+    refused = the_line(call(study, "--level", "4", "--set", "cache.dtype=uint8", features=features))
+    assert "val: was not made with these settings (dtype: 'float16' there, 'uint8' now)" in refused

@@ -18,12 +18,13 @@ import pytest
 import torch
 
 from analyze.streams.compression import compress_cache
-from analyze.streams.decompression import decompress_folder
+from analyze.streams.decompression import decoded_manifest, decompress_folder
 from analyze.streams.ensemble import (
     CodedLevel,
     DerivedLevel,
     DroppedLevel,
     Ensemble,
+    EnsembleLevel,
     ensemble_of_runs,
     read_ensemble,
     write_ensemble,
@@ -37,7 +38,7 @@ from data.reading.level_reader import LevelReader
 from data.system.locks import held
 from data.verification.check import verify_cache
 from tests.support.coded_study import compress, decompress, make_run, must_compress
-from tests.support.extraction import error_of, fingerprints, run_extract
+from tests.support.extraction import TinyCache, error_of, fingerprints, run_extract
 from tests.support.tiny_study import TinyStudy, study
 from train.runs.checkpoint import BEST_NAME, load_codec
 from train.runs.loaded_models import LoadedModels
@@ -420,3 +421,13 @@ def test_run_of_another_detector_is_refused(sent: Sent, tmp_path: Path) -> None:
     (cache / "manifest.json").write_text(text.replace(sha256, "0" * 64))
     with pytest.raises(CacheError, match="trained on features of detector weights"):
         compress_cache(cache, ensemble, tmp_path / "streams", show_progress=False)
+
+
+def test_what_is_decoded_for_a_cache_in_8_bits_is_of_float16(byte_cache: TinyCache) -> None:
+    ways: dict[int, EnsembleLevel] = {level: DroppedLevel() for level in range(5)}
+    index = StreamsIndex(
+        manifest=byte_cache.manifest, ensemble=Ensemble(ways), ensemble_id=b"id", means={}
+    )
+    decoded = decoded_manifest(index)
+    again = Manifest.from_json(json.loads(decoded.to_json()))
+    assert (again.dtype, again.format_version, again.codes) == ("float16", 1, None)

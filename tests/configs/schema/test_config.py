@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from configs.config_files import check_config, dump_config, load_config
+from configs.errors import ConfigError
 from configs.schema.config import Config
 
 LEVELS = """\
@@ -99,3 +100,17 @@ def test_options_go_with_the_name_of_the_codec_that_has_them() -> None:
 def load_yaml(text: str) -> dict[str, object]:
     content: dict[str, object] = yaml.safe_load(text)
     return content
+
+
+def test_dtype_is_of_all_splits_or_of_each_named_one_and_a_split_that_is_none_is_refused() -> None:
+    every = check_config({"cache": {"dtype": "float32"}}, "here").cache
+    assert every.dtype_of("train") == every.dtype_of("val") == "float32"
+    assert every.names_dtype_of("train")
+    train = check_config({"cache": {"dtype": {"train": "uint8"}}}, "here").cache
+    assert (train.dtype_of("train"), train.dtype_of("val")) == ("uint8", "float16")
+    assert train.names_dtype_of("train") and not train.names_dtype_of("val")
+    assert not check_config({}, "here").cache.names_dtype_of("train")
+    with pytest.raises(ConfigError, match=r"data\.splits has train, val, test, no 'trian'"):
+        check_config({"cache": {"dtype": {"trian": "uint8"}}}, "here")
+    with pytest.raises(ConfigError, match=r"cache\.dtype"):
+        check_config({"cache": {"dtype": {"train": "int4"}}}, "here")

@@ -196,7 +196,7 @@ def test_zarr_index_that_leads_out_of_the_file_or_into_another_sample_is_refused
     tmp_path: Path, offset: int
 ) -> None:
     path = tmp_path / "c.0.0.0.0"
-    zarr_container.create_shard(path, 3, 3, (2, 2, 2), "float16", {})
+    zarr_container.create_shard(path, 3, 3, (2, 2, 2), "float16", {}, {})
     index = np.array([[0, 16], [offset, 16], [32, 16]], dtype="<u8").tobytes()
     crc = google_crc32c.value(index).to_bytes(4, "little")
     path.write_bytes(path.read_bytes()[:48] + index + crc)
@@ -269,8 +269,8 @@ def test_damaged_manifest_is_refused_in_one_line(tmp_path: Path, damage: str) ->
 
 def test_manifest_of_another_format_version_is_refused_by_number(copied: TinyCache) -> None:
     raw = json.loads((copied.folder / FILE_NAME).read_text())
-    (copied.folder / FILE_NAME).write_text(json.dumps(raw | {"format_version": 2}))
-    with pytest.raises(CacheError, match="is of format version 2, this program reads 1"):
+    (copied.folder / FILE_NAME).write_text(json.dumps(raw | {"format_version": 3}))
+    with pytest.raises(CacheError, match="is of format version 3, this program reads 1 and 2"):
         LevelReader(copied.folder, 0)
 
 

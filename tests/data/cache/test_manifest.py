@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from configs.errors import CacheError
 from data.cache.manifest import FILE_NAME, Manifest
-from tests.support.extraction import TinyCache
+from data.coding.byte_code import ByteCode
+from tests.support.extraction import TinyCache, plan_of
 
 Raw = dict[str, Any]
 
@@ -33,6 +35,15 @@ def set_at(*place: str | int, value: Any) -> Callable[[Raw], None]:
     return change
 
 
+@pytest.fixture(scope="module")
+def byte_manifest(tiny_config: Path) -> str:
+    """The JSON of a manifest of a cache in 8 bits."""
+    plan, _ = plan_of(tiny_config)
+    code = ByteCode(scale=(0.5,) * 256, offset=(-1.5,) * 256)
+    codes = {level.index: code for level in plan.levels}
+    return replace(plan, dtype="uint8", format_version=2, codes=codes).to_json()
+
+
 def same_row_twice(raw: Raw) -> None:
     first, second = [row for row in raw["samples"] if row[BUCKET] == 2][:2]
     second[ROW] = first[ROW]
@@ -45,7 +56,7 @@ def buckets_of_one_size(raw: Raw) -> None:
 
 CHANGES: dict[str, tuple[Callable[[Raw], None], str]] = {
     "unknown container": (set_at("container", value="tar"), "container: .* 'zarr' or 'hdf5'"),
-    "unknown dtype": (set_at("dtype", value="int8"), "dtype: .* 'float16' or 'float32'"),
+    "unknown dtype": (set_at("dtype", value="int8"), "dtype: .* 'float16', 'float32' or 'uint8'"),
     "bucket 99": (set_at("samples", 0, BUCKET, value=99), "is in bucket 99"),
     "bucket -1": (set_at("samples", 0, BUCKET, value=-1), r"samples\.0\.bucket: "),
     "rows used twice": (same_row_twice, "image .* is in bucket 2, row 0"),
@@ -137,3 +148,39 @@ def test_odd_json_is_a_damaged_manifest(tmp_path: Path, text: str | bytes) -> No
     (tmp_path / FILE_NAME).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CacheError, match="is damaged"):
         Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda raw: raw.pop("codes"), "is of uint8, without codes"),
+        (set_at("dtype", value="float16"), "is of float16, with codes"),
+        (set_at("format_version", value=1), "of uint8 and of format version 1"),
+        (lambda raw: raw["codes"].pop("3"), r"codes are of levels \[0, 1, 2, 4\]"),
+        (
+            set_at("codes", "2", "scale", value="AACAPw=="),
+            "code of level 2 is of 1 and 256 channels",
+        ),
+        (set_at("codes", "2", "scale", value="no base64!"), r"codes\.2\.scale"),
+        (set_at("codes", "1", "offset", value="//9/f" * 5), r"codes\.1\.offset"),
+        (set_at("codes", "0", value={"scale": "AACAPw=="}), r"codes\.0\.offset"),
+    ],
+)
+def test_codes_that_cannot_be_are_refused_in_one_line_that_says_which(
+    byte_manifest: str, change: Callable[[Raw], None], reason: str
+) -> None:
+    raw = json.loads(byte_manifest)
+    change(raw)
+    with pytest.raises(ValueError, match=reason):
+        Manifest.from_json(raw)
+
+
+def test_codes_come_back_from_json_and_belong_to_the_fingerprint(byte_manifest: str) -> None:
+    manifest = Manifest.from_json(json.loads(byte_manifest))
+    assert manifest.to_json() == byte_manifest
+    assert manifest.codes is not None
+    others = manifest.codes | {0: ByteCode(scale=(1.0,) * 256, offset=(0.0,) * 256)}
+    other = replace(manifest, codes=others)
+    assert other.fingerprint != manifest.fingerprint
+    assert other.difference_from(manifest) == "codes: of other ranges of the channels"
+    assert replace(manifest, codes=None).difference_from(manifest) is None

@@ -14,7 +14,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from configs.errors import ConfigError
 from data.cache.containers import STORES, rows_of_shard
-from data.cache.manifest import FORMAT_VERSION, Manifest
+from data.cache.manifest import Manifest
 from data.cache.manifest_parts import LevelInfo
 from data.cache.plan import (
     choose_levels,
@@ -63,7 +63,7 @@ def plan(
         max_shard_bytes=max_shard_bytes,
     )
     return Manifest(
-        format_version=FORMAT_VERSION,
+        format_version=1,
         dataset="planned",
         split="train",
         container="zarr",

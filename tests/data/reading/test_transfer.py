@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
-from data.reading.level_reader import LevelReader
-from data.reading.level_stream import Batch, LevelStream
+from data.reading.level_reader import LevelDataset, LevelReader
+from data.reading.level_stream import Batch, LevelStream, whole_map_batches
 from data.reading.transfer import DeviceIdle, Waiting, on_device
 from tests.support.devices import DEVICES
 from tests.support.extraction import TinyCache
@@ -97,3 +98,26 @@ def test_a_gpu_idles_while_the_stream_is_slower_than_its_steps(zarr_cache: TinyC
         for _ in on_device(slow(), "cuda", waiting):
             pass
     assert waiting.seconds > 0.3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_bytes_are_decoded_on_the_device_to_what_every_other_reader_gives(
+    byte_cache: TinyCache, device: str
+) -> None:
+    with LevelReader(byte_cache.folder, 1) as reader:
+        assert reader.code is not None
+        on_gpu = device == "cuda"
+        stream = LevelStream(reader, batch_size=1, crop=None, keep=2, pin_memory=on_gpu)
+        for batch, x in on_device(stream, device):
+            assert batch.features.dtype == torch.uint8
+            assert x.dtype == torch.float32
+            assert x.is_contiguous(memory_format=torch.channels_last)
+            values = reader.sample(int(batch.indices))
+            assert values.dtype == reader.value_dtype == np.float32
+            np.testing.assert_array_equal(x[0].cpu().permute(1, 2, 0).numpy(), values)
+        for batch in whole_map_batches(reader, 2):
+            for index, features in zip(batch.indices.tolist(), batch.features, strict=True):
+                values = reader.sample(index)
+                np.testing.assert_array_equal(features.permute(1, 2, 0).numpy(), values)
+        item = LevelDataset(byte_cache.folder, 1)[3]
+        np.testing.assert_array_equal(item.permute(1, 2, 0).numpy(), reader.sample(3))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from configs.errors import CacheError
 from data.cache.channel_statistics import ChannelStatistics
+from data.coding.byte_code import ByteCode
 from data.writing.stored_sample import SampleCaster
 
 
@@ -132,3 +133,76 @@ def test_a_single_value_that_is_not_finite_is_found_anywhere_in_a_large_map(
     computed.view(-1, 8)[place, 3] = value
     with pytest.raises(CacheError, match="infinite or NaN features"):
         SampleCaster(dtype).cast(computed, level=0)
+
+
+def cast_to_bytes(
+    computed: NDArray[Any], code: ByteCode
+) -> tuple[NDArray[np.uint8], ChannelStatistics]:
+    """The bytes of float32 [C, n] as [n, C], and what is told of them."""
+    channels, positions = computed.shape
+    hwc = torch.from_numpy(computed).reshape(channels, positions, 1).permute(1, 2, 0)
+    sample = SampleCaster("uint8", {3: code}).cast(hwc, level=3)
+    return np.frombuffer(sample.content, np.uint8).reshape(-1, channels), sample.statistics
+
+
+@given(
+    num_channels=st.sampled_from([1, 3, 33]),
+    num_positions=st.sampled_from([1, 2, 1025, 2500]),
+    share=st.sampled_from([0.5, 1.0]),
+    seed=st.integers(min_value=0, max_value=2**32 - 1),
+)
+def test_bytes_are_numpy_s_affine_code_and_their_error_at_most_half_a_step_unless_clipped(
+    num_channels: int, num_positions: int, share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = num_channels, num_positions
+    computed = rng.normal(rng.normal(0, 2, (num_channels, 1)), 3, shape).astype(np.float32)
+    code = ByteCode.of_ranges(computed.min(1) * share, computed.max(1) * share)
+    stored, found = cast_to_bytes(computed, code)
+
+    steps = np.rint((computed.T - code.offsets) / code.scales)
+    np.testing.assert_array_equal(stored, np.clip(steps, 0, 255))
+    is_clipped = (steps < 0) | (steps > 255)
+    assert found.num_clipped is not None and found.channel_squared_error is not None
+    np.testing.assert_array_equal(found.num_clipped, is_clipped.sum(0))
+    exact = code.decoded(stored).astype(np.float64)
+    error = exact - computed.T
+    assert (np.abs(error) <= np.where(is_clipped, np.inf, code.scales / 2 + 1e-5)).all()
+    assert share < 1 or not is_clipped.any()
+    np.testing.assert_allclose(found.channel_squared_error, (error**2).sum(0), rtol=1e-4)
+    np.testing.assert_allclose(found.cast_squared_error, (error**2).sum(), rtol=1e-4)
+    assert found.cast_max_error == np.abs(error).max().astype(np.float32)
+    np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.m2, exact.var(0) * num_positions, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found.minimum, exact.min(0))
+    np.testing.assert_array_equal(found.maximum, exact.max(0))
+
+
+def test_what_is_told_of_bytes_adds_up_over_maps_and_comes_back_from_json() -> None:
+    rng = np.random.default_rng(0)
+    parts = rng.normal(0, 1, (4, 3, 50)).astype(np.float32)
+    code = ByteCode.of_ranges(np.full(3, -1.5), np.full(3, 1.5))
+    told = [cast_to_bytes(part, code)[1] for part in parts]
+    _, whole = cast_to_bytes(np.concatenate(parts, axis=1), code)
+    two_by_two = told[0].merged_with(told[1]).merged_with(told[2].merged_with(told[3]))
+    for merged in (ChannelStatistics.merged(told), two_by_two):
+        np.testing.assert_array_equal(merged.num_clipped, whole.num_clipped)
+        np.testing.assert_allclose(merged.channel_squared_error, whole.channel_squared_error)
+        again = ChannelStatistics.from_json(merged.to_json())
+        np.testing.assert_array_equal(again.channel_squared_error, merged.channel_squared_error)
+        np.testing.assert_array_equal(again.num_clipped, merged.num_clipped)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        *((value, "infinite or NaN features") for value in (math.nan, math.inf, -math.inf)),
+        (1e30, "does not fit uint8: run with --dtype float32"),
+    ],
+)
+def test_what_bytes_cannot_stand_for_is_refused_and_not_clipped(value: float, reason: str) -> None:
+    computed = np.linspace(-1, 1, 4096, dtype=np.float32).reshape(2, -1)
+    code = ByteCode.of_ranges(computed.min(1), computed.max(1))
+    computed[1, 1500] = value
+    with pytest.raises(CacheError, match=reason):
+        cast_to_bytes(computed, code)
