@@ -12,7 +12,7 @@ import torch
 
 from tests.benchmarks.synthetic_cache import lay_out_cache, plan_cache
 
-STREAMED: Mapping[str, Any] = {}
+STREAMED: Mapping[str, Any] = {"resident": "never"}
 """Settings of training with which a level is streamed, however small it is."""
 
 
