@@ -72,7 +72,7 @@ def run(folder: Path, device: str = "cuda", batch_size: int | None = None) -> li
 def _level(training: Trainer, device: str) -> tuple[float, float, float]:
     """Return samples per second, the share waited, and FLOP per second of the convolutions."""
     stream = training.session.stream
-    batch, x = next(iter(on_device(stream, device)))
+    batch, x = next(iter(on_device(stream, device, as_stored=True)))
     with FlopCounterMode(display=False) as counter:
         training(batch, x)
     flops_per_sample = counter.get_total_flops() / len(x)
@@ -83,7 +83,7 @@ def _level(training: Trainer, device: str) -> tuple[float, float, float]:
         start = time.perf_counter()
         while num_steps < LEAST_STEPS:
             stream.set_epoch(number)
-            for item in on_device(stream, device, waiting):
+            for item in on_device(stream, device, waiting, as_stored=True):
                 training(*item)
                 num_steps += 1
                 num_samples += len(item[1])

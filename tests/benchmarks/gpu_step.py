@@ -8,7 +8,6 @@ what the very first run waits. The share of the peak is that of the convolutions
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -29,24 +28,27 @@ ROUNDS = 5
 STEPS_BEFORE = 5  # compiled and recorded in these
 GOALS = {32: 12_000, 128: 20_000}
 """Samples a second on an H100, of the fastest way."""
+COMPILED = (False, True)
+SMALL = {
+    "BATCH_SIZES": (2,), "SHAPE": (16, 16), "NUM_STEPS": 1, "ROUNDS": 1, "STEPS_BEFORE": 1,
+    "COMPILED": (False,), "codec_training.CODEC": {"n_hidden": 8, "n_channels": 12},
+}  # fmt: skip
 
 
-def run(
-    folder: Path, device: str = "cuda", batch_sizes: Sequence[int] = BATCH_SIZES
-) -> list[Table]:
+def run(folder: Path, device: str = "cuda") -> list[Table]:
     """Measure level 0 in batches of each size."""
     if device == "cuda" and not torch.cuda.is_available():
         note = "not measured: this machine has no GPU"
         return [Table(title="gpu_step", note=note, columns=[""], rows=[])]
     cache, peak = folder / "cache", peak_flops(device)
-    lay_out_cache(cache, *plan_cache(max(batch_sizes), {0: SHAPE}))
-    return [_measure(cache, batch_size, device, peak) for batch_size in batch_sizes]
+    lay_out_cache(cache, *plan_cache(max(BATCH_SIZES), {0: SHAPE}))
+    return [_measure(cache, batch_size, device, peak) for batch_size in BATCH_SIZES]
 
 
 def _measure(cache: Path, batch_size: int, device: str, peak: float) -> Table:
     rows: list[list[Cell]] = []
     rates, flops = [], _flops(cache, batch_size, device)
-    for compiled, recorded in product((False, True), (False, True)):
+    for compiled, recorded in product(COMPILED, (False, True)):
         if recorded and device == "cpu":
             continue
         first, seconds = _step(cache, batch_size, device, compiled, recorded)
@@ -97,7 +99,7 @@ def _flops(cache: Path, batch_size: int, device: str) -> int:
     with trainer(
         cache, 0, precision="bfloat16", batch_size=batch_size, device=device, cuda_graphs=False
     ) as training:
-        item = next(iter(on_device(training.session.stream, device)))
+        item = next(iter(on_device(training.session.stream, device, as_stored=True)))
         with FlopCounterMode(display=False) as counter:
             training(*item)
     return counter.get_total_flops()

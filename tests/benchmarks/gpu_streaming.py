@@ -1,18 +1,15 @@
-"""How fast level-0 maps come to a GPU: by copying cores, warm and cold; and resident on it.
+"""How fast level-0 crops come into pinned memory: by copying cores, from memory and a cold disk.
 
 `python -m tests.benchmarks.gpu_streaming`. Crops are of two thirds of a map's side, so that each
 row is a run of its own. The limits beside them: `index_select` of contiguous rows with the same
-number of threads, and the link, pinned memory to the device. Steps are of the default codec in
-bfloat16; resident and streamed ones make the same batches.
+number of threads, and the link, pinned memory to the device.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -21,31 +18,26 @@ from data.reading.epoch_tiles import Epoch
 from data.reading.level_reader import LevelReader
 from data.reading.order import epoch_order
 from data.reading.read_ahead import ReadAhead
-from data.reading.transfer import Waiting, on_device
 from tests.benchmarks.accounting import evict, files_below
-from tests.benchmarks.codec_training import trainer
 from tests.benchmarks.report import Cell, Goal, Table, main
 from tests.benchmarks.synthetic_cache import lay_out_cache, plan_cache
 
+BATCH_SIZE = 32
+SIDE = 96
+NUM_SAMPLES = 768
+ROUNDS = 3
 GOAL_GB_PER_S = 40.0
+SMALL = {"BATCH_SIZE": 4, "SIDE": 8, "NUM_SAMPLES": 8, "ROUNDS": 1}
 
 
-def run(
-    folder: Path, device: str = "cuda", *, batch_size: int = 32, side: int = 96,
-    num_samples: int = 768, rounds: int = 3, steps: int = 60,
-    model: Mapping[str, Any] | None = None,
-) -> list[Table]:  # fmt: skip
-    """Measure copies by number of cores, then steps."""
+def run(folder: Path, device: str = "cuda") -> list[Table]:
+    """Measure copies by number of cores."""
     if device == "cuda" and not torch.cuda.is_available():
         note = "not measured: this machine has no GPU"
         return [Table(title="gpu_streaming", note=note, columns=[""], rows=[])]
     cache = folder / "cache"
-    lay_out_cache(cache, *plan_cache(num_samples, {0: (side, side)}))
-    crop = side * 2 // 3
-    return [
-        _copies(cache, device, batch_size, crop, rounds),
-        _training(cache, device, batch_size, crop, steps, model),
-    ]
+    lay_out_cache(cache, *plan_cache(NUM_SAMPLES, {0: (SIDE, SIDE)}))
+    return [_copies(cache, device, BATCH_SIZE, SIDE * 2 // 3, ROUNDS)]
 
 
 def _copies(cache: Path, device: str, batch_size: int, crop: int, rounds: int) -> Table:
@@ -127,41 +119,6 @@ def _link(num_bytes: int, device: str, rounds: int) -> float:
         _wait_for(device)
         taken.append(time.perf_counter() - start)
     return num_bytes / 1e9 / median(taken[1:])
-
-
-def _training(
-    cache: Path, device: str, batch_size: int, crop: int, steps: int,
-    model: Mapping[str, Any] | None,
-) -> Table:  # fmt: skip
-    rates, waits = {}, {}
-    for name, resident in (("resident", "always"), ("streaming", "never")):
-        with trainer(
-            cache, 0, precision="bfloat16", batch_size=batch_size, device=device, model=model,
-            crop=crop, resident=resident,
-        ) as training:  # fmt: skip
-            for is_measured in (False, True):  # the first steps choose algorithms, and are recorded
-                waiting, num_samples, num_steps = Waiting(), 0, 0
-                _wait_for(device)
-                start = time.perf_counter()
-                while num_steps < (steps if is_measured else min(steps, 10)):
-                    for item in on_device(training.session.stream, device, waiting):
-                        training(*item)
-                        num_steps += 1
-                        num_samples += len(item[1])
-                _wait_for(device)
-                seconds = time.perf_counter() - start
-            rates[name], waits[name] = num_samples / seconds, waiting.seconds / seconds
-    return Table(
-        title=f"gpu_streaming: steps, {_name(device)}, level 0, batches of {batch_size}",
-        columns=["", "samples/s", "waited"],
-        rows=[[name, rates[name], waits[name]] for name in rates],
-        goals=[
-            Goal(
-                what="streaming / resident", ratio=rates["streaming"] / rates["resident"],
-                at_least=0.95,
-            )
-        ],
-    )  # fmt: skip
 
 
 def _name(device: str) -> str:

@@ -62,7 +62,7 @@ def kind_of(name: str) -> str:
 
 
 def _measure(training: Trainer, batch_size: int, device: str, peak: float) -> Table:
-    batch, x = next(iter(on_device(training.session.stream, device)))
+    batch, x = next(iter(on_device(training.session.stream, device, as_stored=True)))
     x = x.clone(memory_format=torch.channels_last)
     with FlopCounterMode(display=False) as counter:
         training(batch, x)
