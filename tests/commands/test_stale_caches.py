@@ -132,12 +132,12 @@ def test_cache_of_another_format_version_is_refused(
 ) -> None:
     shutil.copytree(photos.features, tmp_path / "features")
     for path in (tmp_path / "features").glob("*/manifest.json"):
-        text = path.read_text().replace('"format_version": 1', '"format_version": 2')
+        text = path.read_text().replace('"format_version": 1', '"format_version": 3')
         path.write_text(text)
         name_as_plan(path)
     error = error_of(photos.run(name, features=tmp_path / "features"))
     assert error.endswith(
-        "/manifest.json: is of format version 2, this program reads 1: "
+        "/manifest.json: is of format version 3, this program reads 1 and 2: "
         "run extract-features --overwrite"
     )
 

@@ -23,8 +23,7 @@ class Maps:
 
     def __init__(self, side: int) -> None:
         self.shapes = np.array([(side, side + n % 2, NUM_CHANNELS) for n in range(NUM_IMAGES)])
-        self.dtype = np.dtype(np.float16)
-        self.manifest = SimpleNamespace(dtype="float16")
+        self.dtype = self.value_dtype = np.dtype(np.float16)
 
     def shape(self, index: int) -> tuple[int, ...]:
         return tuple(self.shapes[index].tolist())
