@@ -18,6 +18,7 @@ from tqdm import tqdm
 from configs.log_setup import bar_interval_s
 from configs.schema.training import TrainingConfig
 from data.reading.level_stream import Batch
+from train.codecs.level_codec import LevelCodec
 from train.loop.feeding import BatchRequest, Given
 from train.loop.loss_watch import LossWatch
 from train.loop.session import Session
@@ -189,12 +190,16 @@ class Step:
         session.optimizer.zero_grad(set_to_none=True)
         session.aux_optimizer.zero_grad(set_to_none=True)
         distortion = self._distortions[row]
-        # Measured by the codec, which need not write x_hat to memory for it.
-        measure = squared_error_of_whole if is_whole and distortion is square_error else None
+        if type(codec).forward is not LevelCodec.forward:
+            x = x.float()  # a forward of one's own is promised that, and takes nothing besides
+            output = session.model(x)
+        else:
+            # Measured by the codec, which need not write x_hat to memory for it.
+            is_measured = is_whole and distortion is square_error
+            output = session.model(x, squared_error_of_whole if is_measured else None)
         loss, mse, bpp = rate_distortion(
-            session.model(x, measure), x, sizes, self._lmbda,
-            distortion=distortion, positions=positions,
-        )  # fmt: skip
+            output, x, sizes, self._lmbda, distortion=distortion, positions=positions
+        )
         # The ranks' gradients are averaged; each rank's loss is its part of the batch's sum.
         (loss * weight * self._world.size).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
