@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,13 @@ def uninterrupted(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def saved_since(out: Path, moment: float) -> Callable[[], bool]:
-    return lambda: any(p.stat().st_mtime > moment for p in out.glob(f"*/run_*/{LAST_NAME}"))
+    def is_saved() -> bool:
+        # While the next one takes its place, the one before has another name.
+        with suppress(FileNotFoundError):
+            return any(p.stat().st_mtime > moment for p in out.glob(f"*/run_*/{LAST_NAME}"))
+        return False
+
+    return is_saved
 
 
 def must_equal(run: Path, uninterrupted: Path) -> None:
