@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.reading.transfer import on_device
 from tests.benchmarks.codec_training import trainer
+from tests.benchmarks.device_cache import laid_out, wait_for
 from tests.benchmarks.gpu import peak_flops
 from tests.benchmarks.report import Cell, Goal, Table, main
-from tests.benchmarks.synthetic_cache import lay_out_cache, plan_cache
 
 BATCH_SIZES = (32, 128)
 SHAPE = (64, 64)
@@ -40,8 +40,8 @@ def run(folder: Path, device: str = "cuda") -> list[Table]:
     if device == "cuda" and not torch.cuda.is_available():
         note = "not measured: this machine has no GPU"
         return [Table(title="gpu_step", note=note, columns=[""], rows=[])]
-    cache, peak = folder / "cache", peak_flops(device)
-    lay_out_cache(cache, *plan_cache(max(BATCH_SIZES), {0: SHAPE}))
+    peak = peak_flops(device)
+    cache = laid_out(folder / "cache", max(BATCH_SIZES), {0: SHAPE})
     return [_measure(cache, batch_size, device, peak) for batch_size in BATCH_SIZES]
 
 
@@ -85,8 +85,7 @@ def _step(
             start = time.perf_counter()
             for _ in range(num_steps):
                 training(batch, x)
-            if device != "cpu":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             return (time.perf_counter() - start) / num_steps
 
         first = seconds_of(1)

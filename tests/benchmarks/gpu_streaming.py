@@ -19,8 +19,8 @@ from data.reading.level_reader import LevelReader
 from data.reading.order import epoch_order
 from data.reading.read_ahead import ReadAhead
 from tests.benchmarks.accounting import evict, files_below
+from tests.benchmarks.device_cache import laid_out, seconds_of
 from tests.benchmarks.report import Cell, Goal, Table, main
-from tests.benchmarks.synthetic_cache import lay_out_cache, plan_cache
 
 BATCH_SIZE = 32
 SIDE = 96
@@ -35,8 +35,7 @@ def run(folder: Path, device: str = "cuda") -> list[Table]:
     if device == "cuda" and not torch.cuda.is_available():
         note = "not measured: this machine has no GPU"
         return [Table(title="gpu_streaming", note=note, columns=[""], rows=[])]
-    cache = folder / "cache"
-    lay_out_cache(cache, *plan_cache(NUM_SAMPLES, {0: (SIDE, SIDE)}))
+    cache = laid_out(folder / "cache", NUM_SAMPLES, {0: (SIDE, SIDE)})
     return [_copies(cache, device, BATCH_SIZE, SIDE * 2 // 3, ROUNDS)]
 
 
@@ -98,36 +97,26 @@ def _index_select(num_bytes: int, num_cores: int, rounds: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(num_cores)
     try:
-        taken = []
-        for _ in range(rounds + 1):
-            start = time.perf_counter()
-            torch.index_select(source, 0, order, out=out)
-            taken.append(time.perf_counter() - start)
+        seconds = seconds_of(
+            lambda: torch.index_select(source, 0, order, out=out), "cpu", rounds=rounds, calls=1
+        )
     finally:
         torch.set_num_threads(before)
-    return source.nbytes / 1e9 / median(taken[1:])
+    return source.nbytes / 1e9 / seconds
 
 
 def _link(num_bytes: int, device: str, rounds: int) -> float:
     """Return the GB a second from pinned memory to the device."""
     source = torch.ones(num_bytes, dtype=torch.uint8, pin_memory=device == "cuda")
     target = torch.empty_like(source, device=device)
-    taken = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        target.copy_(source, non_blocking=True)
-        _wait_for(device)
-        taken.append(time.perf_counter() - start)
-    return num_bytes / 1e9 / median(taken[1:])
+    seconds = seconds_of(
+        lambda: target.copy_(source, non_blocking=True), device, rounds=rounds, calls=1
+    )
+    return num_bytes / 1e9 / seconds
 
 
 def _name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else device
-
-
-def _wait_for(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":
