@@ -20,7 +20,7 @@ from data.images.image_sets import load_images
 from data.images.records import ImageSet
 from data.verification.check import verify_cache
 from data.writing.settle import settle_cache
-from data.writing.stored_maps import STORED_DTYPES, StoredMap, stored_maps
+from data.writing.stored_sample import STORED_DTYPES, StoredMap, stored_maps
 from data.writing.writer import CacheWriter
 from extract.detector.loading import LoadedDetector, load_detector
 from extract.features.busy_times import BusyTimes
