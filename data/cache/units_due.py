@@ -13,8 +13,8 @@ from data.cache.commit_log import Commit
 from data.cache.containers import STORES, level_arrays, level_attributes, rows_of_shard, shards_of
 from data.cache.manifest import Manifest
 from data.cache.plan import units_of, units_of_rows
+from data.system.array_files import take_space
 from data.system.atomic_files import copy_durably
-from data.system.placed_writes import take_space
 
 
 def levels_due(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from configs.errors import ConfigError
 from data.reading.level_reader import LevelReader
-from data.system.mapped_files import page_ranges
+from data.system.array_files import page_ranges
 
 _LOADED_BYTES = 64 * 2**20
 """What is copied to the device at once."""
@@ -86,7 +86,7 @@ class ResidentMaps:
 
 def resident_bytes(reader: LevelReader) -> int:
     """Return how many bytes a level's maps take."""
-    return int(reader.shapes.prod(axis=1).sum()) * reader.dtype.itemsize
+    return reader.num_values(range(reader.num_samples)) * reader.dtype.itemsize
 
 
 def _groups(ends: NDArray[Any], most_values: int) -> list[slice]:

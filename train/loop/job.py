@@ -22,7 +22,8 @@ from train.codecs.level_codec import LevelCodec
 from train.machine.distributed import World
 from train.objective.catalogue import weights_fingerprint
 from train.runs.checkpoint import BEST_NAME, read_run_info
-from train.runs.run_folder import RANDOM, RunRecord, code_fingerprints, run_parent
+from train.runs.run_folder import code_fingerprints, run_parent
+from train.runs.run_record import RANDOM, RunRecord
 
 log = logging.getLogger(__name__)
 

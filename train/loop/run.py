@@ -50,15 +50,8 @@ from train.machine.interruption import (
 from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
 from train.objective.rate_distortion import Distortion
 from train.runs.checkpoint import hash_model, load_last, load_weights
-from train.runs.run_folder import (
-    ALL_DONE,
-    RunRecord,
-    code_fingerprints,
-    copy_run,
-    make_run_folder,
-    save_config,
-)
-from train.runs.run_lock import locked
+from train.runs.run_folder import code_fingerprints, copy_run, locked, make_run_folder, save_config
+from train.runs.run_record import ALL_DONE, RunRecord
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from train.loop.run import train_level
 from train.machine import automatic
 from train.machine.automatic import choose_compile, compile_by_rule, keep_compiled_code
 from train.objective.rate_distortion import squared_error_of_whole
-from train.runs.run_folder import RunRecord
+from train.runs.run_record import RunRecord
 
 MODELS = (
     "factorized_prior_specific_level",

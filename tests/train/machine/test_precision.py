@@ -18,7 +18,7 @@ from train.loop.job import Job, make_codec, open_caches
 from train.loop.run import train_level
 from train.machine import automatic
 from train.machine.automatic import autocast_dtype, precision_by_rule
-from train.runs.run_folder import RunRecord
+from train.runs.run_record import RunRecord
 
 
 def job_of(study: TinyStudy, out: Path, level: int = 1, **training: Any) -> Job:
