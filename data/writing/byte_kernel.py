@@ -84,6 +84,8 @@ def store_bytes(
     num_channels = len(computed)
     sums, extremes = places_for_sums(num_channels)
     clipped = np.empty(num_channels, np.int64)
-    _store_bytes(computed, code.scales, code.offsets, memory, sums, extremes.view(np.int32), clipped)
+    _store_bytes(
+        computed, code.scales, code.offsets, memory, sums, extremes.view(np.int32), clipped
+    )
     np.copyto(stored, memory.T)
     return sums, extremes, clipped
