@@ -8,7 +8,7 @@ lock nor spends any Python on a sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from data.reading.level_reader import LevelReader
 from data.reading.order import batch_shares, crop_fractions
 from data.reading.resident import ResidentMaps
-from data.system.mapped_files import page_ranges
+from data.system.array_files import page_ranges
 
 
 def tile_runs(
@@ -174,10 +174,14 @@ class Epoch:
         height, width = block.tile_hw
         return (block.last - block.first) * height * width * self._num_channels
 
-    def prefetch(self, block: Block) -> None:
+    def prefetch_next(self, blocks: Sequence[Block], number: int) -> None:
+        """Have the system read the block after that number; before the first one, that one too."""
+        if self._resident is None:
+            for block in blocks[0 if number == 0 else number + 1 : number + 2]:
+                self._prefetch(block)
+
+    def _prefetch(self, block: Block) -> None:
         """Have the system read what a block needs, unless it is in memory already."""
-        if self._resident is not None:
-            return
         offsets, run_length = self._runs(block)
         value_bytes = self._reader.dtype.itemsize
         files = self._reader.files

@@ -180,10 +180,7 @@ class _Ring:
     ) -> Generator[tuple[Tensor, ...], None, None]:
         """Fill block after block, having the next one read from storage meanwhile."""
         for number, block in enumerate(blocks):
-            if number == 0:
-                epoch.prefetch(block)
-            if number + 1 < len(blocks):
-                epoch.prefetch(blocks[number + 1])
+            epoch.prefetch_next(blocks, number)
             yield epoch.fill(block, self._memory(epoch.num_values(block)))
 
     def _memory(self, num_values: int) -> Tensor:

@@ -84,8 +84,7 @@ class ReadAhead:
             return slot, parts
 
         for number, block in enumerate(blocks):
-            for soon in blocks[0 if number == 0 else number + 1 : number + 2]:
-                epoch.prefetch(soon)
+            epoch.prefetch_next(blocks, number)
             # Who waits for a buffer holds nothing back that the caller could take.
             while under_way and (len(under_way) == _UNDER_WAY or free.empty()):
                 yield next_done()
