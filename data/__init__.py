@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from data.cache.cache_folder import CacheFolder
     from data.images.image_sets import load_images
     from data.reading.level_reader import LevelDataset, LevelReader
-    from data.reading.level_stream import LevelStream, MixedLevelStream
+    from data.reading.level_stream import LevelStream
+    from data.reading.mixed_stream import MixedLevelStream
     from data.reading.transfer import on_device
 else:
     from configs.doors import open_doors  # "not a package"? A configs.py of yours hides ours.
@@ -23,7 +24,7 @@ else:
             "LevelDataset": "data.reading.level_reader",
             "LevelReader": "data.reading.level_reader",
             "LevelStream": "data.reading.level_stream",
-            "MixedLevelStream": "data.reading.level_stream",
+            "MixedLevelStream": "data.reading.mixed_stream",
             "load_images": "data.images.image_sets",
             "on_device": "data.reading.transfer",
         },

@@ -1,4 +1,4 @@
-"""Shuffled batches from a level, as fast as memory; and whole maps in order, for evaluation.
+"""Shuffled batches from a level, as fast as memory.
 
 A ring of reused buffers is filled in turn; each buffer takes one block of batches with a single
 copying call, made when the block's first batch is asked for. That takes a thousandth of a step on a
@@ -10,11 +10,10 @@ to collect batches.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,13 +22,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from data.coding.byte_code import ByteCode
 from data.reading.epoch_tiles import Block, Epoch
 from data.reading.level_reader import LevelReader
-from data.reading.order import epoch_order, epoch_order_by_shards, level_draws
+from data.reading.order import epoch_order, epoch_order_by_shards
 from data.reading.read_ahead import ReadAhead, spare_cores
 from data.reading.resident import ResidentMaps
 
 _SHARD_WINDOW = 4
-# Whole maps of a fine level are far larger than crops; 64 MiB in float32 keep a device busy.
-_MOST_VALUES = 16 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,87 +193,3 @@ class _Ring:
                 num_values, dtype=self._slots[slot].dtype, pin_memory=self._pin_memory
             )
         return self._slots[slot][:num_values]
-
-
-def whole_map_batches(
-    reader: LevelReader, batch_size: int, indices: Sequence[int] | None = None
-) -> Iterator[Batch]:
-    """Yield every sample's values once as whole maps, one shape at a time, in the manifest's order.
-
-    A batch is of at most `batch_size` maps, and of at most 16 Mi values, but of one map at least:
-    what it takes does not grow with the batches of crops that training takes.
-    """
-    wanted = range(reader.num_samples) if indices is None else indices
-    by_shape: dict[tuple[int, int, int], list[int]] = {}
-    for index in wanted:
-        by_shape.setdefault(reader.shape(index), []).append(index)
-    for (height, width, channels), members in by_shape.items():
-        num_maps = max(1, min(batch_size, _MOST_VALUES // (height * width * channels)))
-        for start in range(0, len(members), num_maps):
-            group = members[start : start + num_maps]
-            stacked = np.stack([reader.sample(index) for index in group])
-            yield Batch(
-                features=torch.from_numpy(stacked).permute(0, 3, 1, 2),
-                indices=torch.tensor(group),
-                sizes=torch.tensor([[height, width]] * len(group)),
-                level=reader.info.index,
-                first_row=0,
-                batch_rows=len(group),
-                batch_positions=height * width * len(group),
-            )
-
-
-class MixedLevelStream(IterableDataset[Batch]):
-    """As many batches an epoch as one level has; each comes from a level drawn by weight.
-
-    A level's samples come in its own shuffled epochs, which go on from one epoch of the mix to the
-    next: none is seen twice before all have been seen.
-    """
-
-    def __init__(self, streams: Sequence[LevelStream], *, weights: Sequence[float], seed: int):
-        self._streams = list(streams)
-        self._weights = np.asarray(weights, dtype=np.float64)
-        self._seed = seed
-        self._epoch = 0
-        self._next_batch = 0
-
-    def __len__(self) -> int:
-        return len(self._streams[0])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose draws the next iteration follows, from its beginning."""
-        self._epoch, self._next_batch = epoch, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position: epoch, batches handed out in it, and each level's own position."""
-        return {
-            "epoch": self._epoch,
-            "next_batch": self._next_batch,
-            "levels": [stream.state_dict() for stream in self._streams],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a position: the next iteration yields the rest of that epoch."""
-        self._epoch, self._next_batch = state["epoch"], state["next_batch"]
-        for stream, position in zip(self._streams, state["levels"], strict=True):
-            stream.load_state_dict(position)
-
-    def __iter__(self) -> Iterator[Batch]:
-        draws = level_draws(
-            weights=self._weights, num_batches=len(self), seed=self._seed, epoch=self._epoch
-        )
-        levels = [_endless(stream) for stream in self._streams]
-        try:
-            for draw in draws[self._next_batch :].tolist():
-                batch = next(levels[draw])
-                self._next_batch += 1
-                yield batch
-        finally:
-            for level in levels:
-                level.close()
-        self._epoch, self._next_batch = self._epoch + 1, 0
-
-
-def _endless(stream: LevelStream) -> Any:
-    while True:
-        yield from stream
