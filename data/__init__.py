@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from data.cache.cache_folder import CacheFolder
     from data.images.image_sets import load_images
+    from data.reading.companion import Companion
     from data.reading.level_reader import LevelDataset, LevelReader
     from data.reading.level_stream import LevelStream
     from data.reading.mixed_stream import MixedLevelStream
@@ -21,6 +22,7 @@ else:
         __name__,
         {
             "CacheFolder": "data.cache.cache_folder",
+            "Companion": "data.reading.companion",
             "LevelDataset": "data.reading.level_reader",
             "LevelReader": "data.reading.level_reader",
             "LevelStream": "data.reading.level_stream",
@@ -32,6 +34,7 @@ else:
 
 __all__ = [
     "CacheFolder",
+    "Companion",
     "LevelDataset",
     "LevelReader",
     "LevelStream",
