@@ -21,7 +21,8 @@ from click.testing import CliRunner, Result
 from configs.config_files import dump_config
 from configs.errors import ConfigError
 from data.cache.manifest import Manifest
-from data.reading.level_stream import Batch, whole_map_batches
+from data.reading.level_stream import Batch
+from data.reading.whole_maps import whole_map_batches
 from tests.support.tiny_study import (
     TinyStudy,
     extract_tiny,

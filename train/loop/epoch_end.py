@@ -10,7 +10,7 @@ from pathlib import Path
 
 from configs.schema.config import Config
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import whole_map_batches
+from data.reading.whole_maps import whole_map_batches
 from train.loop.job import Caches, level_weights
 from train.loop.loss_watch import DivergedError, rate_collapsed, warn_of_collapse
 from train.loop.session import Session, step_scheduler

@@ -15,7 +15,8 @@ from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import LevelStream, MixedLevelStream
+from data.reading.level_stream import LevelStream
+from data.reading.mixed_stream import MixedLevelStream
 from data.reading.resident import resident_maps
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
