@@ -82,6 +82,9 @@ class ContextPath(nn.Module):
             nn.LeakyReLU(inplace=True),
             nn.Conv2d(hidden, 2 * latents, 1),
         )
+        with torch.no_grad():
+            # At first a deviation of 1: at the least one latents would cost tens of bits each.
+            self.parameters_of_latents[-1].bias[:latents] = 1.0
         self.register_buffer("mean", torch.zeros(size.context.num_channels))
         self.register_buffer("std", torch.ones(size.context.num_channels))
 
