@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.anchors.anchor_rate_distortion import AnchorMeasurement
-from analyze.anchors.anchor_study import AnchorPoint
 from analyze.curves.rate_quality import (
     MAP,
     PSNR,
