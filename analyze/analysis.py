@@ -15,7 +15,8 @@ import torch
 from analyze.allocation.allocate import AllocationFinding, allocate
 from analyze.allocation.next_lambdas import Suggestion, next_lambdas
 from analyze.allocation.search import Target
-from analyze.anchors.anchor_study import AnchorSplit, AnchorStudy, study_anchors
+from analyze.anchors.anchor_points import AnchorStudy
+from analyze.anchors.anchor_study import AnchorSplit, study_anchors
 from analyze.anchors.catalogue import find_anchor
 from analyze.curves.comparison import compare
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity

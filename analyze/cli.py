@@ -81,7 +81,8 @@ _PACKAGES = (
     default="fast",
     metavar="NAME[,NAME...]",
     help=f"Anchors to compare with: {', '.join(ANCHOR_NAMES)}; "
-    f"fast: {', '.join(FAST_ANCHORS)}; all; none; your own package.module:name.",
+    f"fast: {', '.join(FAST_ANCHORS)}; images: those of the image itself; all; none; "
+    "your own package.module:name.",
 )
 @click.option("--matrix", is_flag=True, help="Measure each model on each level.")
 @click.option("--sensitivity", is_flag=True, help="Measure mAP under noise in each level.")

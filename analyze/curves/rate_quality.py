@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analyze.anchors.anchor_study import AnchorPoint
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.facts.results import Combination, LevelRow
 
 
@@ -129,10 +129,15 @@ def level_curve(rows: Iterable[LevelRow], level: int, name: str) -> Curve:
 
 
 def anchor_level_curves(points: Iterable[AnchorPoint], level: int) -> tuple[Curve, ...]:
-    """Return a curve of PSNR for each anchor at a level; one more for each with an ideal rate."""
+    """Return a curve of PSNR for each anchor at a level; one more for each with an ideal rate.
+
+    An anchor that codes images has none.
+    """
     real: dict[str, list[CurvePoint]] = {}
     ideal: dict[str, list[CurvePoint]] = {}
     for point in points:
+        if point.is_image:
+            continue
         found = point.levels[level]
         real.setdefault(point.title, []).append(
             CurvePoint(

@@ -128,6 +128,10 @@ class AnalysisResult:
     """AP of each of them from the original features."""
     only_classes: tuple[str, ...] = ()
     """If not empty, the only ones that were to be evaluated."""
+    num_pixels: int = 0
+    """Of the original images."""
+    num_input_pixels: int = 0
+    """Of the same images as the detector resizes them, before padding; 0: not known."""
 
 
 def psnr_db(mse: float, value_range: float) -> float:

@@ -62,6 +62,8 @@ def analysis_result(
         classes=detection.classes() if detection else (),
         class_ap=detection.class_ap({}) if detection else (),
         only_classes=split.only_classes,
+        num_pixels=split.num_pixels,
+        num_input_pixels=split.num_input_pixels,
     )
 
 

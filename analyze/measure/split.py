@@ -56,6 +56,12 @@ class Split:
         """Pixels of the original images that are analysed."""
         return sum(each.height * each.width for each in self.manifest.samples[: self.num_images])
 
+    @property
+    def num_input_pixels(self) -> int:
+        """Pixels of the same images as the detector resizes them, before padding."""
+        samples = self.manifest.samples[: self.num_images]
+        return sum(each.input_height * each.input_width for each in samples)
+
     def facts(self) -> dict[int, LevelFacts]:
         """Return every cached level's facts, finest first."""
         return {facts.level: facts for facts in level_facts(self.manifest)}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analyze.allocation.allocate import AllocationFinding
-from analyze.anchors.anchor_study import AnchorPoint
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.curves.bjontegaard import BdResult
 from analyze.curves.comparison import Comparison
 from analyze.detection.sensitivity import Sensitivity

@@ -8,7 +8,7 @@ from typing import Literal
 
 from analyze.allocation.allocate import AllocationFinding
 from analyze.allocation.next_lambdas import Suggestion
-from analyze.anchors.anchor_study import AnchorPoint
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.curves.comparison import Comparison
 from analyze.curves.rate_quality import Curve
 from analyze.detection.sensitivity import Sensitivity

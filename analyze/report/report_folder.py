@@ -14,6 +14,7 @@ import numpy as np
 
 from analyze.detection.sensitivity import weights_text
 from analyze.report.findings import Findings
+from analyze.report.input_rates import pixel_ratio, with_input_keys
 from analyze.report.page import Page, page_html, page_markdown, plots_of, tables_of
 from analyze.report.sections import ReportOrigin, make_page
 from analyze.report.tables import csv_text
@@ -128,6 +129,7 @@ def _json(findings: Findings, provenance: ReportOrigin, files: list[str]) -> str
         "made_by": dataclasses.asdict(provenance),
         "files": files,
     }  # fmt: skip
+    content = with_input_keys(content, pixel_ratio(findings.result))
     return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
 
 

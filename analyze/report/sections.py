@@ -20,6 +20,7 @@ from analyze.report.finding_tables import (
     worst_table,
 )
 from analyze.report.findings import Findings, chosen_point, level_series, map_series
+from analyze.report.input_rates import pixel_ratio, section_with_input_rates
 from analyze.report.page import (
     Block,
     Code,
@@ -31,6 +32,7 @@ from analyze.report.page import (
     TableBlock,
     Terms,
 )
+from analyze.report.rivals import equal_map_table
 from analyze.report.tables import detection_table, level_table
 
 _DEFINITIONS = (
@@ -45,6 +47,8 @@ _DEFINITIONS = (
             "the coder itself loses"),
     ("bits/px", "bits of the actual bitstreams per pixel of the original images; for all levels "
                 "together with the header that they share"),
+    ("bits/in px", "the same bits per pixel of the detector's input: the images as it resizes "
+                   "them, before padding"),
     ("enc ms, dec ms", "mean per image, map in memory to bitstream and back, on one core of a CPU, "
                        "or on the GPU"),
     ("mAP", "COCO 0.50:0.95; in the table of levels with this level alone compressed and the "
@@ -96,7 +100,11 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
         summary=(f"Next: {result.next_step}. " if result.next_step else "")
         + f"{result.num_images} images, features of {result.detector}."
         + (f" mAP is of {', '.join(result.only_classes)} alone." if result.only_classes else ""),
-        sections=tuple(section for section in sections if section is not None and section.blocks),
+        sections=tuple(
+            section_with_input_rates(section, pixel_ratio(result))
+            for section in sections
+            if section is not None and section.blocks
+        ),
     )
 
 
@@ -124,7 +132,10 @@ def _first(findings: Findings) -> PageSection:
         map_plot(map_series(findings), chosen=chosen_point(findings), original=original),
     ]
     # Curves first: below a table of many runs they would not be on the first screen.
-    blocks = [*_figures(curves), TableBlock(name="levels", table=level_table(result))]
+    blocks = _figures(curves)
+    if (rivals := equal_map_table(findings)) is not None:
+        blocks.append(TableBlock(name="equal_map", table=rivals))
+    blocks.append(TableBlock(name="levels", table=level_table(result)))
     return PageSection(title="Levels", blocks=tuple(blocks))
 
 
@@ -176,7 +187,9 @@ def _anchors(findings: Findings) -> PageSection | None:
         blocks=(
             Paragraph(
                 text="Codecs without training, fitted to the train cache, coded to real bytes; "
-                "levels that can be derived are not sent. BD-rate: bits that ours need more than "
+                "levels that can be derived are not sent. Image: the image is sent instead of its "
+                "features, at its original size or as the detector resizes it, and the whole "
+                "detector runs on it. BD-rate: bits that ours need more than "
                 "the anchor at equal quality (negative: fewer); BD quality: what ours has more at "
                 "equal bits (Bjøntegaard 2001, PCHIP)."
             ),

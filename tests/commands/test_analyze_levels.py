@@ -137,7 +137,7 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(
     names = {path.stem for path in reported.folder.glob("*.csv")}
     assert names == {
         "levels", "detection", "allocation", "bd", "anchors", "matrix", "model_costs",
-        "sensitivity", "worst_images", "classes",
+        "sensitivity", "worst_images", "classes", "equal_map",
     }  # fmt: skip
     content = json.loads((reported.folder / "report.json").read_text())
     assert content["result"]["num_images"] == 3
@@ -146,6 +146,11 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(
         np.mean(content["result"]["class_ap"])
     )
     assert {each["anchor"] for each in content["anchors"]} == {"uniform", "float16"}
+    samples = Manifest.load(study.val_cache).samples
+    inputs = sum(each.input_height * each.input_width for each in samples)
+    ratio = sum(each.height * each.width for each in samples) / inputs
+    for each in (*content["anchors"], content["allocation"]["combination"]):
+        assert each["bits_per_input_pixel"] == pytest.approx(each["bits_per_pixel"] * ratio)
     assert content["comparisons"][0]["deltas"][0]["overlap"] >= 0
     assert len(content["matrix"]["entries"]) == 5
     assert content["sensitivity"]["groups"].keys() == {"0", "1", "2", "3", "4"}

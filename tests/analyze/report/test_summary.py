@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from analyze.anchors.anchor_study import AnchorPoint
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow
 from analyze.report.findings import Findings
 from analyze.report.summary import summary
