@@ -73,6 +73,33 @@ class LevelRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenBy:
+    """Which images chose a combination, and on which its figures were measured."""
+
+    split: str
+    num_images: int
+    """Of the split, that chose; cross-fitted, each fold by those of all others."""
+    measured_on: str
+    num_measured: int
+    num_folds: int = 0
+    """Cross-fitted if more than 0: no image chose what was measured on it."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether images chose what was measured on them, so that the figures flatter."""
+        return not self.num_folds and self.split == self.measured_on
+
+    @property
+    def text(self) -> str:
+        """Return the same in words."""
+        if self.num_folds:
+            return f"cross-fitted over {self.num_folds} folds"
+        if self.is_same:
+            return f"chosen and measured on the same {self.num_measured} images"
+        return f"chosen on {self.split}, measured on {self.measured_on}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Combination:
     """All levels together: what stands for each, what that costs, what detection makes of it."""
 
@@ -90,6 +117,8 @@ class Combination:
     """One configuration has these runs: a point of their learner's curve."""
     class_ap: tuple[float, ...] = ()
     """AP (0.50:0.95) of each of the result's `classes`."""
+    chosen_by: ChosenBy | None = None
+    """None where nothing was chosen by what was measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

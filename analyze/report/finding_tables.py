@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analyze.allocation.allocate import AllocationFinding
+from analyze.allocation.cross_fit import CrossFit
 from analyze.anchors.anchor_study import AnchorPoint
 from analyze.curves.bjontegaard import BdResult
 from analyze.curves.comparison import Comparison
@@ -36,12 +37,46 @@ def allocation_table(found: AllocationFinding) -> Table:
             accuracy.drop if accuracy else None,
         )
     )  # fmt: skip
+    if (fitted := found.cross_fit) is not None:
+        accuracy = fitted.combination.accuracy
+        lines.append(
+            (
+                "all", fitted.combination.name, fitted.combination.bits_per_pixel, fitted.mse,
+                accuracy.drop if accuracy else None,
+            )
+        )  # fmt: skip
     return plain_table(
         ("", "sent as", "bits/px", "MSE", "mAP drop"),
         ("level", "sent_as", "bits_per_pixel", "mse", "map_drop"),
         ("{}", "{}", "{:.4g}", "{:.4g}", "{:.4f}"),
         lines,
     )
+
+
+def fold_table(fitted: CrossFit) -> Table:
+    """Return a line per fold: what all other images chose, and what it is on both."""
+    lines: list[tuple[Value, ...]] = [
+        (
+            number, len(each.images),
+            "; ".join(f"{option.level}: {option.name}" for option in chosen.options),
+            "yes" if each.allocation.met else "no", each.allocation.verified_drop,
+            chosen.bits_per_pixel, each.bits_per_pixel, each.mse,
+        )
+        for number, each in enumerate(fitted.folds, start=1)
+        for chosen in [each.allocation.combination]
+    ]  # fmt: skip
+    return plain_table(
+        (
+            "fold", "images", "the others' choice", "met", "drop", "levels' bits/px",
+            "bits/px held out", "MSE held out",
+        ),
+        (
+            "fold", "images", "choice", "met", "drop_of_choosing", "levels_bits_per_pixel",
+            "bits_per_pixel", "mse",
+        ),
+        ("{}", "{}", "{}", "{}", "{:.4f}", "{:.4g}", "{:.4g}", "{:.4g}"),
+        lines,
+    )  # fmt: skip
 
 
 def trained_table(runs: Sequence[TrainedRun]) -> Table:

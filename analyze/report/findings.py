@@ -77,10 +77,59 @@ def _of_curve(curve: Curve, style: Literal["ours", "anchor"]) -> Series:
 
 
 def chosen_point(findings: Findings) -> PlotPoint | None:
-    """Return the allocation's point, or None."""
+    """Return the allocation's point, the cross-fitted one if there is one, or None."""
     if findings.allocation is None:
         return None
-    return next(iter(_points([findings.allocation.combination])), None)
+    return next(iter(_points([findings.allocation.honest])), None)
+
+
+def chosen_name(findings: Findings) -> str:
+    """Return what a plot calls the allocation's point."""
+    found = findings.allocation
+    return "allocated, cross-fitted" if found is not None and found.cross_fit else "allocated"
+
+
+def how_chosen(found: AllocationFinding) -> str:
+    """Say which images chose an allocation, which were measured, and what that flatters.
+
+    One sentence, without its full stop.
+    """
+    chosen_by = found.combination.chosen_by
+    assert chosen_by is not None, "an allocation is chosen"
+    fitted = found.cross_fit
+    if fitted is not None:
+        text = (
+            f"the allocation is cross-fitted over {len(fitted.folds)} folds of "
+            f"{chosen_by.num_measured} images: {_figures(fitted.combination)}"
+        )
+        if fitted.optimism is None:
+            return text
+        return (
+            f"{text}; chosen and measured on the same images it has {_figures(found.combination)}, "
+            f"an optimism of {fitted.optimism:.4f}"
+        )
+    if chosen_by.is_same:
+        flattered = "which flatters it: --cross-fit 5 measures it on images that did not choose"
+        return f"the allocation was {chosen_by.text}, {flattered}"
+    text = (
+        f"the allocation was chosen on {chosen_by.split} ({chosen_by.num_images} images), measured "
+        f"on {chosen_by.measured_on} ({chosen_by.num_measured} images)"
+    )
+    accuracy, drop = found.combination.accuracy, found.allocation.verified_drop
+    if accuracy is None or accuracy.drop is None or drop is None:
+        return text
+    return f"{text}: a mAP drop of {accuracy.drop:.4f}, where the images that chose lose {drop:.4f}"
+
+
+def _figures(combination: Combination) -> str:
+    """Return mAP, with its interval, and bits of a combination."""
+    bits = f"{combination.bits_per_pixel:.4g} bits/px"
+    accuracy = combination.accuracy
+    if accuracy is None:
+        return bits
+    interval = accuracy.interval
+    ends = f" ({interval.low:.3f}..{interval.high:.3f})" if interval else ""
+    return f"mAP {accuracy.map:.4f}{ends} at {bits}"
 
 
 def _points(combinations: Iterable[Combination]) -> Iterable[PlotPoint]:

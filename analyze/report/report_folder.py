@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from analyze.detection.sensitivity import weights_text
-from analyze.report.findings import Findings
+from analyze.report.findings import Findings, how_chosen
 from analyze.report.page import Page, plots_of, tables_of
 from analyze.report.page_formats import page_html, page_markdown
 from analyze.report.sections import ReportOrigin, make_page
@@ -149,6 +149,8 @@ def _allocation(findings: Findings) -> dict[str, Any] | None:
         "verified_drop": found.allocation.verified_drop,
         "combination": dataclasses.asdict(found.combination),
         "saving": dataclasses.asdict(found.saving),
+        "how_chosen": how_chosen(found),
+        "cross_fit": found.cross_fit and dataclasses.asdict(found.cross_fit),
     }
 
 

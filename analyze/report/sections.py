@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from analyze.facts.results import measured
 from analyze.plots.curve_plots import level_curves_plot, map_plot
 from analyze.plots.figures import Plot, make_plots
+from analyze.report.chosen_allocation import allocation_section, sentence
 from analyze.report.classes import class_section
 from analyze.report.finding_tables import (
-    allocation_table,
     anchor_table,
     bd_table,
     cost_table,
@@ -19,7 +19,14 @@ from analyze.report.finding_tables import (
     trained_table,
     worst_table,
 )
-from analyze.report.findings import Findings, chosen_point, level_series, map_series
+from analyze.report.findings import (
+    Findings,
+    chosen_name,
+    chosen_point,
+    how_chosen,
+    level_series,
+    map_series,
+)
 from analyze.report.page import (
     Block,
     Code,
@@ -70,7 +77,7 @@ class ReportOrigin:
 
 def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
     """Return the report; sections without content are left out."""
-    result = findings.result
+    result, allocation = findings.result, findings.allocation
     sections = [
         _missing(findings),
         _trained(findings),
@@ -80,7 +87,7 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
             blocks=(TableBlock(name="detection", table=detection_table(result)),),
         ),
         class_section(findings),
-        _allocation(findings),
+        allocation_section(findings),
         _curves(findings),
         _anchors(findings),
         _matrix(findings),
@@ -95,6 +102,7 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
         title=f"Feature compression by level: {result.dataset}, {result.split}",
         summary=(f"Next: {result.next_step}. " if result.next_step else "")
         + f"{result.num_images} images, features of {result.detector}."
+        + (f" {sentence(how_chosen(allocation))}." if allocation else "")
         + (f" mAP is of {', '.join(result.only_classes)} alone." if result.only_classes else ""),
         sections=tuple(section for section in sections if section is not None and section.blocks),
     )
@@ -121,43 +129,16 @@ def _first(findings: Findings) -> PageSection:
     original = result.original.map if result.original else None
     curves = [
         *(plot for plot in make_plots(result) if plot.name == "rate_distortion"),
-        map_plot(map_series(findings), chosen=chosen_point(findings), original=original),
+        map_plot(
+            map_series(findings),
+            chosen=chosen_point(findings),
+            chosen_name=chosen_name(findings),
+            original=original,
+        ),
     ]
     # Curves first: below a table of many runs they would not be on the first screen.
     blocks = [*_figures(curves), TableBlock(name="levels", table=level_table(result))]
     return PageSection(title="Levels", blocks=tuple(blocks))
-
-
-def _allocation(findings: Findings) -> PageSection | None:
-    found = findings.allocation
-    if found is None:
-        return None
-    saved = found.saving
-    if saved.fraction is None:
-        saving = f"Saving against one lambda for all levels: not known, as {saved.why}."
-    else:
-        least = "At least " if saved.at_least else ""
-        saving = (
-            f"{least}{saved.fraction:.1%} of the bits are saved against one lambda for all levels "
-            f"({saved.same_lambda_bits_per_pixel:.4g} bits/px {saved.why})."
-        )
-    # The name of one that is not met says so itself.
-    reached = ": met" if found.allocation.met else ""
-    return PageSection(
-        title="Allocation",
-        blocks=(
-            Paragraph(
-                text=f"{_sentence(found.combination.name)}{reached}. "
-                f"{_sentence(found.allocation.why)}. {saving}"
-            ),
-            TableBlock(name="allocation", table=allocation_table(found)),
-            Paragraph(text="Written to ensemble.yaml beside this page."),
-        ),
-    )
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _curves(findings: Findings) -> PageSection:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from analyze.anchors.anchor_study import AnchorPoint
 from analyze.facts.results import AnalysisResult, Combination
 from analyze.report.finding_tables import plain_table, trained_table
-from analyze.report.findings import Findings
+from analyze.report.findings import Findings, how_chosen
 from analyze.report.tables import Table, Value, level_table, plain_text
 
 _MOST_PYRAMIDS = 6
@@ -27,19 +27,20 @@ def summary(findings: Findings) -> str:
         f"{result.dataset} {result.split}: {result.num_images} images, detector {result.detector}"
     )
     pyramids = [each for each in result.combinations if _is_sent_whole(each)]
-    allocated = findings.allocation.combination if findings.allocation else None
-    if not pyramids and allocated is None:
+    found = findings.allocation
+    if not pyramids and found is None:
         return f"{head}\n{plain_text(level_table(result))}"
     shown = _some_of(pyramids)
     lines = [_original(result), *map(_line, shown)]
     if len(shown) < len(pyramids):
         lines.append((f"{len(pyramids) - len(shown)} more lambdas in the report", *[None] * 3))
-    if allocated is not None:
-        lines.append(_line(allocated))
-    ours = allocated or _best(pyramids)
+    if found is not None:
+        lines += map(_line, found.combinations)
+    ours = found.honest if found is not None else _best(pyramids)
     if (rival := _cheapest_rival(findings.anchors, ours)) is not None:
         lines.append(_rival_line(rival, ours, result))
-    return f"{head}\n{plain_text(_table(lines))}"
+    table = f"{head}\n{plain_text(_table(lines))}"
+    return table if found is None else f"{table}\n{how_chosen(found)}"
 
 
 def _is_sent_whole(each: Combination) -> bool:

@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analyze.facts.results import AnalysisResult, LevelRow, Measurement
 from extract.accuracy.bootstrap import Accuracy, Interval
@@ -133,7 +133,15 @@ def detection_table(result: AnalysisResult) -> Table:
         ("original features", None, result.original)
     ]
     lines += [(each.name, each.bits_per_pixel, each.accuracy) for each in result.combinations]
-    return accuracy_table("features", lines)
+    table = accuracy_table("features", lines)
+    chosen_by = [each.chosen_by.text if each.chosen_by else None for each in result.combinations]
+    return replace(
+        table,
+        names=(*table.names, "chosen_by"),
+        values=tuple(
+            (*line, text) for line, text in zip(table.values, [None, *chosen_by], strict=True)
+        ),
+    )
 
 
 def accuracy_table(title: str, lines: Sequence[tuple[str, float | None, Accuracy | None]]) -> Table:

@@ -19,13 +19,13 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from analyze.allocation.search import Target
-from analyze.analysis import AnalysisRequest, Wanted
 from analyze.anchors import anchor_study
 from analyze.cli import analyze_levels
 from analyze.facts.kept_results import Kept
 from analyze.foretell import foretell
 from analyze.measure import level_rate_distortion
 from analyze.measure.detection_study import DetectionStudy
+from analyze.request import AnalysisRequest, Wanted
 from analyze.streams.ensemble import CodedLevel, read_ensemble
 from data.cache.annotations import read_annotations, write_annotations
 from data.cache.commit_log import CommitLog
@@ -93,7 +93,7 @@ def reported(
         result = analyse(
             study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
             "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
-            "--target-bpp", "1000",
+            "--target-bpp", "1000", "--cross-fit", "3",
         )  # fmt: skip
     assert result.exit_code == 0, result.output
     return Reported(
@@ -137,7 +137,7 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(
     names = {path.stem for path in reported.folder.glob("*.csv")}
     assert names == {
         "levels", "detection", "allocation", "bd", "anchors", "matrix", "model_costs",
-        "sensitivity", "worst_images", "classes",
+        "sensitivity", "worst_images", "classes", "cross_fit",
     }  # fmt: skip
     content = json.loads((reported.folder / "report.json").read_text())
     assert content["result"]["num_images"] == 3
@@ -174,6 +174,53 @@ def test_allocation_is_an_ensemble_of_runs_that_are_there(reported: Reported) ->
         if isinstance(each, CodedLevel):
             _, info = load_codec(each.run / "best_model.pth")
             assert info.model_sha256 == each.model_sha256
+
+
+def test_cross_fitted_figures_are_of_all_images_each_held_out_once(
+    study: TinyStudy, reported: Reported
+) -> None:
+    content = json.loads((reported.folder / "report.json").read_text())
+    found = content["allocation"]
+    fitted, samples = found["cross_fit"], Manifest.load(study.val_cache).samples
+    held = [image for fold in fitted["folds"] for image in fold["images"]]
+    assert sorted(held) == sorted(sample.image_id for sample in samples)
+    names = [each["name"] for each in content["result"]["combinations"]]
+    assert names[-1] == "allocated for a bits per pixel of 1000, cross-fitted over 3 folds"
+    both = found["combination"], fitted["combination"]
+    drops = [each["accuracy"]["drop"] for each in both]
+    assert fitted["optimism"] == pytest.approx(drops[1] - drops[0])
+    assert both[1]["accuracy"]["interval"] is not None
+    choices = [
+        {option["level"]: option["run"] or option["kind"] for option in choice["options"]}
+        for choice in (fold["allocation"]["combination"] for fold in fitted["folds"])
+    ]
+    if all(choice == both[0]["parts"] for choice in map(str_keys, choices)):
+        assert both[1]["bits_per_pixel"] == pytest.approx(both[0]["bits_per_pixel"])
+        assert drops[1] == pytest.approx(drops[0])
+
+
+def str_keys(choice: dict[int, str]) -> dict[str, str]:
+    return {str(level): part for level, part in choice.items()}
+
+
+def test_choice_of_another_split_is_measured_on_this_one(
+    study: TinyStudy, checkpoints: Path, reported: Reported, tmp_path: Path
+) -> None:
+    result = analyse(
+        study, checkpoints, tmp_path / "report", "--kept", str(reported.kept),
+        "--target-mse", "1e9", "--choose-on", "train",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "report" / "report.json").read_text())["allocation"]
+    assert found["combination"]["name"].endswith("of 1e+09, chosen on train, measured on val")
+    assert found["how_chosen"].startswith(
+        "the allocation was chosen on train (6 images), measured on val (3 images)"
+    )
+    assert f"\n{found['how_chosen']}\n" in result.output
+    assert found["cross_fit"] is None
+    # Of any error at all: nothing is sent, of which the split's own files have their own bits.
+    assert set(found["combination"]["parts"].values()) <= {"dropped", "derived"}
+    assert found["combination"]["bits_per_pixel"] != found["chosen"]["bits_per_pixel"]
 
 
 def test_files_of_the_ensemble_have_the_bits_that_the_report_says(
@@ -505,6 +552,10 @@ def test_anchor_of_ones_own_stands_in_the_report_by_its_name(
     [
         (("--target-bpp", "1", "--target-mse", "1"), "give one of them"),
         (("--anchors", "jpeg"), "--anchors jpeg: there is none of this name"),
+        (("--cross-fit", "5"), "--cross-fit 5: there are 3 images: name fewer folds"),
+        (("--cross-fit", "2", "--choose-on", "train"), "give one of them, not both"),
+        (("--choose-on", "val"), "--choose-on val: is the split that is measured"),
+        (("--choose-on", "test"), "no cache of the split 'test': run extract-features"),
     ],
 )
 def test_mistaken_option_is_one_line(
