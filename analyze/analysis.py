@@ -64,6 +64,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         )  # fmt: skip
         return Findings(result=dataclasses.replace(result, next_step=step), trained=trained)
     with ExitStack() as stack:
+        choosing = stack.enter_context(open_choosing(request, wanted, cache, models.device))
         split = stack.enter_context(
             open_split(
                 cache, request.split, request.config,
@@ -71,7 +72,6 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                 options=request.options,
             )
         )  # fmt: skip
-        choosing = stack.enter_context(open_choosing(request, wanted, split, models.device))
         found = trained_runs(folders, cache, models)
         newest = _newest_found(request, found, split)
         folder = Path(stack.enter_context(_scratch_folder(Path(scratch))))

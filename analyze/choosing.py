@@ -21,6 +21,7 @@ from analyze.measure.level_rate_distortion import measured_run
 from analyze.measure.split import Split, cache_beside, open_split
 from analyze.request import AnalysisRequest, Wanted
 from analyze.streams.unsent_levels import overhead
+from data.cache.cache_folder import CacheFolder
 from train.runs.loaded_models import LoadedModels
 
 
@@ -36,18 +37,18 @@ class Choosing:
 
 @contextmanager
 def open_choosing(
-    request: AnalysisRequest, wanted: Wanted, split: Split, device: str
+    request: AnalysisRequest, wanted: Wanted, cache: CacheFolder, device: str
 ) -> Iterator[Choosing]:
-    """Open what chooses, before anything is measured.
+    """Open what chooses for the images of a cache, before anything is measured.
 
     Raises ConfigError for fewer images than folds, and as `cache_beside`.
     """
     if wanted.cross_fit:
-        samples = split.manifest.samples[: split.num_images]
+        samples = cache.manifest.samples[: request.limit]
         yield Choosing(folds=folds_of([each.file for each in samples], wanted.cross_fit))
     elif wanted.choose_on:
         with open_split(
-            cache_beside(split.cache, wanted.choose_on, request.options),
+            cache_beside(cache, wanted.choose_on, request.options),
             wanted.choose_on, request.config,
             device=device, limit=request.limit, classes=request.classes, options=request.options,
         ) as other:  # fmt: skip

@@ -38,6 +38,7 @@ class Candidate:
     """See `codec_code`."""
     plan: tuple[PlannedLevel, ...] = ()
     """The pyramid of its configuration, where levels differ in it: see `plan_of`."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,14 +122,31 @@ def _planned_learner(plan: Sequence[PlannedLevel], labels: Mapping[str, str] | N
 
 
 def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Keep one run per model, level and lambda, ordered by model, lambda, level.
+    """Keep one run per model, level, lambda and seed, ordered by model, lambda, level, seed.
 
     Run folders are named after the time of their start, so the last name is the newest.
     """
-    newest: dict[tuple[str, float, int], Candidate] = {}
-    for candidate in sorted(candidates, key=lambda run: run.folder.name):
-        newest[(candidate.model, candidate.lmbda, candidate.level)] = candidate
+    newest: dict[tuple[str, float, int, int], Candidate] = {}
+    for run in sorted(candidates, key=lambda run: run.folder.name):
+        newest[(run.model, run.lmbda, run.level, run.seed)] = run
     return [newest[key] for key in sorted(newest)]
+
+
+def runs_by_seed(candidates: Iterable[Candidate]) -> dict[int | None, list[Candidate]]:
+    """Return seed -> the runs of a study of that seed; None -> all runs if none differ in it only.
+
+    A run that was trained with one seed alone belongs to those of every seed.
+    """
+    alike: dict[tuple[str, float, int], list[Candidate]] = {}
+    for run in candidates:
+        alike.setdefault((run.model, run.lmbda, run.level), []).append(run)
+    seeds = sorted({run.seed for runs in alike.values() if len(runs) > 1 for run in runs})
+    if not seeds:
+        return {None: [run for runs in alike.values() for run in runs]}
+    return {
+        seed: [run for runs in alike.values() for run in runs if len(runs) == 1 or run.seed == seed]
+        for seed in seeds
+    }
 
 
 def pyramids(

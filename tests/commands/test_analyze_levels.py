@@ -19,15 +19,21 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from analyze.allocation.search import Target
+from analyze.analysis import runs_of
 from analyze.anchors import anchor_study
+from analyze.choosing import find_allocation, measured_split, open_choosing
 from analyze.cli import analyze_levels
 from analyze.facts.kept_results import Kept
+from analyze.facts.results import ChosenBy
 from analyze.foretell import foretell
 from analyze.measure import level_rate_distortion
+from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.split import open_split
 from analyze.request import AnalysisRequest, Wanted
 from analyze.streams.ensemble import CodedLevel, read_ensemble
 from data.cache.annotations import read_annotations, write_annotations
+from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
 from data.images.records import ImageSet
@@ -40,6 +46,7 @@ from tests.support.own_anchor import write_anchor
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
 from train.cli import train_level
 from train.runs.checkpoint import load_codec
+from train.runs.loaded_models import LoadedModels
 
 ROOT = Path(__file__).parents[2]
 README_PICTURE = "docs/report.png"
@@ -204,23 +211,29 @@ def str_keys(choice: dict[int, str]) -> dict[str, str]:
 
 
 def test_choice_of_another_split_is_measured_on_this_one(
-    study: TinyStudy, checkpoints: Path, reported: Reported, tmp_path: Path
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
 ) -> None:
-    result = analyse(
-        study, checkpoints, tmp_path / "report", "--kept", str(reported.kept),
-        "--target-mse", "1e9", "--choose-on", "train",
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "report" / "report.json").read_text())["allocation"]
-    assert found["combination"]["name"].endswith("of 1e+09, chosen on train, measured on val")
-    assert found["how_chosen"].startswith(
-        "the allocation was chosen on train (6 images), measured on val (3 images)"
+    # Of any error at all: nothing is sent, and each split's files have their own bits for that.
+    wanted = Wanted(target=Target(kind="mse", value=1e9), choose_on="train")
+    request = request_of(study, checkpoints, limit=1)
+    models, cache, kept = LoadedModels(), CacheFolder(study.val_cache), Kept(None)
+    with (
+        open_choosing(request, wanted, cache, "cpu") as choosing,
+        open_split(cache, "val", study.config, device="cpu", limit=1, options="") as split,
+    ):
+        decoded = DecodedLevels(tmp_path, split.readers, 1, models)
+        measured = measured_split(split, runs_of(request, split, models), decoded, models, kept)
+        found = find_allocation(choosing, measured, (), wanted.target, models, kept, tmp_path)
+    assert found.missing == () and found.result is not None
+    chosen, there = found.result.combination, found.result.allocation.combination
+    assert chosen.name == "allocated for a MSE of 1e+09, chosen on train, measured on val"
+    assert chosen.chosen_by == ChosenBy(
+        split="train", num_images=1, measured_on="val", num_measured=1
     )
-    assert f"\n{found['how_chosen']}\n" in result.output
-    assert found["cross_fit"] is None
-    # Of any error at all: nothing is sent, of which the split's own files have their own bits.
-    assert set(found["combination"]["parts"].values()) <= {"dropped", "derived"}
-    assert found["combination"]["bits_per_pixel"] != found["chosen"]["bits_per_pixel"]
+    assert set(chosen.parts.values()) <= {"dropped", "derived"}
+    assert chosen.bits_per_pixel == measured.overhead.total(found.result.parts)
+    assert found.result.allocation.verified_drop is not None
+    assert there.cost > 0
 
 
 def test_files_of_the_ensemble_have_the_bits_that_the_report_says(
