@@ -13,7 +13,7 @@ from analyze.allocation.allocate import AllocationFinding
 from analyze.allocation.next_lambdas import Suggestion, next_lambdas
 from analyze.anchors.anchor_study import AnchorSplit, AnchorStudy, study_anchors
 from analyze.anchors.catalogue import find_anchor
-from analyze.choosing import find_allocation, measured_split, open_choosing
+from analyze.choosing import find_allocations, measured_split, open_choosing
 from analyze.curves.comparison import compare
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
 from analyze.detection.split_evaluator import SplitEvaluator
@@ -85,24 +85,26 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         sensitivity: Found[Sensitivity | None] = Found(None)
         if wanted.sensitivity:
             sensitivity = _sensitivity(split.evaluator, kept)
-        allocation = find_allocation(
+        allocations = find_allocations(
             choosing, measured, result.combinations, wanted.target, models, kept, folder
         )
+        allocation = next(iter(allocations.result), None)
+        of_one_seed = measured.by_seed()[0].runs
         anchors = _anchors(wanted.anchors, split, detection, kept, folder, models.device)
         matrix: Found[Matrix | None] = Found(None)
         if wanted.matrix:
-            matrix = _matrix(newest.result, found.random, split, models, kept)
+            matrix = _matrix([each.run for each in of_one_seed], found.random, split, models, kept)
         suggestions: Found[tuple[Suggestion, ...]] = Found(())
         if wanted.suggest_lambda:
             aim = wanted.target if wanted.is_named else None
-            suggestions = next_lambdas(split, runs, detection, allocation.result, aim)
-        shown = _shown_runs(newest.result, allocation.result)
-        if allocation.result is not None:
-            name, parts = allocation.result.combination.name, allocation.result.parts
+            suggestions = next_lambdas(split, of_one_seed, detection, allocation, aim)
+        shown = _shown_runs(newest.result, allocation)
+        if allocation is not None:
+            name, parts = allocation.combination.name, allocation.parts
         else:
             name = "the best run of each trained level, the others as cached"
             parts = {level: parts_of(runs)[str(run.folder)] for level, run in shown.items()}
-        chosen = allocation.result.combinations if allocation.result else ()
+        chosen = [each for one in allocations.result for each in one.combinations]
         return Findings(
             result=dataclasses.replace(
                 result,
@@ -111,7 +113,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                     *newest.missing,
                     *(left_out_lines(found.special, newest.result) if request.run_dirs else ()),
                     *sensitivity.missing,
-                    *allocation.missing,
+                    *allocations.missing,
                     *anchors.missing,
                     *matrix.missing,
                     *suggestions.missing,
@@ -126,7 +128,8 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                     no_detection=split.missing,
                 ),
             ),
-            allocation=allocation.result,
+            allocation=allocation,
+            other_seeds=allocations.result[1:],
             sensitivity=sensitivity.result,
             anchors=anchors.points,
             comparisons=compare(result, anchors.points),

@@ -81,7 +81,7 @@ def measured_split(
     )
 
 
-def find_allocation(
+def find_allocations(
     choosing: Choosing,
     measured: MeasuredSplit,
     pyramids: Sequence[Combination],
@@ -89,22 +89,35 @@ def find_allocation(
     models: LoadedModels,
     kept: Kept,
     scratch: Path,
-) -> Found[AllocationFinding | None]:
-    """Return the allocation with its figures, or what is missing for it.
+) -> Found[tuple[AllocationFinding, ...]]:
+    """Return the allocation of each seed with its figures, and what is missing for one.
 
-    `pyramids` as of `allocate`; another split's decoded maps lie under `scratch`.
+    There is one, unless there are runs that differ in the seed only. `pyramids` as of `allocate`;
+    another split's decoded maps lie under `scratch`.
     """
+    chosen_on = measured
+    missing: list[str] = []
     if choosing.split is not None:
-        other, folder = choosing.split, scratch / "choosing"
+        folder = scratch / "choosing"
         folder.mkdir()
+        other = choosing.split
         decoded = DecodedLevels(folder, other.readers, other.num_images, models)
-        runs = [each.run for each in measured.runs]
-        chosen_on = measured_split(other, runs, decoded, models, kept)
-        found = allocate(measured, chosen_on, pyramids, target)
-        return Found(found.result, (*other.missing, *found.missing))
-    found = allocate(measured, measured, pyramids, target)
-    if found.result is None or not choosing.folds:
-        return found
-    evidence = ImageEvidence(measured, dropped_errors(measured.split, kept, models.device))
-    fitted = cross_fitted(found.result, measured, evidence, choosing.folds, pyramids)
-    return Found(fitted.result, fitted.missing)
+        chosen_on = measured_split(
+            other, [each.run for each in measured.runs], decoded, models, kept
+        )
+        missing += other.missing
+    errors = dropped_errors(measured.split, kept, models.device) if choosing.folds else {}
+    allocations = []
+    for own, chooses in zip(measured.by_seed(), chosen_on.by_seed(), strict=True):
+        found = allocate(own, chooses, pyramids, target)
+        missing += found.missing
+        if found.result is None:
+            continue
+        allocation = found.result
+        if choosing.folds:
+            fitted = cross_fitted(
+                allocation, own, ImageEvidence(own, errors), choosing.folds, pyramids
+            )
+            allocation, missing = fitted.result, [*missing, *fitted.missing]
+        allocations.append(allocation)
+    return Found(tuple(allocations), tuple(missing))

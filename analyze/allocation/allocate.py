@@ -61,11 +61,15 @@ def allocate(
     split, runs = measured.split, measured.runs
     derivable = {info.index for info in split.manifest.levels if info.derived_from is not None}
     untrained = split.readers.keys() - {each.run.level for each in runs} - derivable
+    seed = "" if measured.seed is None else f", seed {measured.seed}"
     if untrained:
         names = ", ".join(map(str, sorted(untrained)))
-        return Found(None, (f"no allocation: level {names} has no run: run train-level for it",))
+        return Found(None, (
+            f"no allocation{seed}: level {names} has no run: run train-level for it",
+        ))  # fmt: skip
     if chosen_on.detection is None and target.kind == "map_drop":
-        where = "" if chosen_on is measured else f" in the split {chosen_on.split.manifest.split!r}"
+        other = chosen_on.split.manifest.split
+        where = "" if chosen_on.split is split else f" in the split {other!r}"
         return Found(None, (
             f"no allocation: a target of mAP needs boxes{where}: use --target-bpp or --target-mse",
         ))  # fmt: skip
@@ -77,14 +81,15 @@ def allocate(
         measured_on=split.manifest.split,
         num_measured=split.num_images,
     )
-    name = _name(found) + ("" if chosen_by.is_same else f", {chosen_by.text}")
+    how = "" if chosen_by.is_same else f", {chosen_by.text}"
     chosen = combination(
-        Combined(name=name, parts=parts),
+        Combined(name=_name(found) + how + seed, parts=parts, seed=measured.seed),
         learner_labels(each.run for each in runs),
         measured.overhead,
         measured.detection,
     )
-    chosen = replace(chosen, chosen_by=chosen_by)
+    over_seeds = _aim(target) + how if seed else ""
+    chosen = replace(chosen, chosen_by=chosen_by, over_seeds=over_seeds)
     return Found(
         AllocationFinding(
             allocation=found,
@@ -113,6 +118,12 @@ def cross_fitted(
         fitted = cross_fit(measured, evidence, folds, target, name)
     except ConfigError as error:
         return Found(found, (f"no cross-fitting: {error}",))
+    if measured.seed is not None:
+        of_seed = replace(
+            fitted.combination, name=f"{name}, seed {measured.seed}", seed=measured.seed,
+            over_seeds=name,
+        )  # fmt: skip
+        fitted = replace(fitted, combination=of_seed)
     flattering, honest = found.combination.accuracy, fitted.combination.accuracy
     if flattering is not None and honest is not None:
         fitted = replace(fitted, optimism=flattering.map - honest.map)
@@ -151,6 +162,9 @@ def _saving(pyramids: Iterable[Combination], chosen: Combination) -> Saving:
     curve = [
         RateMap(bits_per_pixel=each.bits_per_pixel, map=each.accuracy.map)
         for each in pyramids
-        if each.lmbda is not None and each.accuracy is not None and each.bits_per_pixel is not None
+        if each.seed in (None, chosen.seed)
+        and each.lmbda is not None
+        and each.accuracy is not None
+        and each.bits_per_pixel is not None
     ]
     return saving(curve, RateMap(bits_per_pixel=chosen.bits_per_pixel, map=chosen.accuracy.map))

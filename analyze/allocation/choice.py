@@ -10,7 +10,7 @@ import numpy as np
 from analyze.allocation.lagrangian import Allocated, Cost, Option, map_drop_cost, weighted_mse_cost
 from analyze.allocation.search import Allocation, Target, search
 from analyze.curves.rate_quality import rising
-from analyze.facts.candidates import learner_labels
+from analyze.facts.candidates import learner_labels, runs_by_seed
 from analyze.facts.sent_parts import DERIVED, DROPPED, MeasuredRun, Part, RunCost
 from analyze.measure.detection_study import DetectionStudy, Parts
 from analyze.measure.split import Split
@@ -29,6 +29,15 @@ class MeasuredSplit:
     overhead: Overhead
     detection: DetectionStudy | None
     """None where no mAP can be had."""
+    seed: int | None = None
+    """Of the runs, where there are others that differ in it only."""
+
+    def by_seed(self) -> tuple[MeasuredSplit, ...]:
+        """Return the same with the runs of one seed each, in rising order of the seeds."""
+        return tuple(
+            replace(self, seed=seed, runs=tuple(each for each in self.runs if each.run in chosen))
+            for seed, chosen in runs_by_seed(each.run for each in self.runs).items()
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

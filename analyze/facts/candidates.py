@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Pyramid:
     """The learner of all its runs, or all learners of one plan; None if neither."""
     is_planned: bool = False
     """One configuration has these runs, as their levels' own settings or as common ones."""
+    seed: int | None = None
+    """Where there are runs that differ from these in the seed only."""
 
 
 def learner(config: Config) -> str:
@@ -210,6 +213,41 @@ def planned_runs(
     """
     wanted = {(each.level, each.learner, each.lmbda) for each in plan}
     return {run.level: run for run in candidates if (run.level, run.model, run.lmbda) in wanted}
+
+
+def pyramids_of_seeds(
+    candidates: Sequence[Candidate],
+    levels: Sequence[int],
+    optional: Collection[int] = (),
+    plan: tuple[PlannedLevel, ...] = (),
+) -> list[Pyramid]:
+    """Return `pyramids`, each of one seed where there are runs that differ in it only."""
+    seed_of = seeds_of(candidates)
+    found: dict[tuple[str, ...], Pyramid] = {}
+    for seed, runs in runs_by_seed(candidates).items():
+        for each in pyramids(runs, levels, optional, plan):
+            if any(seed_of[run.folder] is not None for run in each.runs.values()):
+                each = replace(each, name=f"{each.name}, seed {seed}", seed=seed)
+            key = (each.name, *(str(run.folder) for run in each.runs.values()))
+            found[key] = each
+    # Those of one lambda side by side.
+    names = list(dict.fromkeys(_unseeded(each) for each in found.values()))
+    return sorted(found.values(), key=lambda each: names.index(_unseeded(each)))
+
+
+def _unseeded(pyramid: Pyramid) -> str:
+    return pyramid.name.removesuffix(f", seed {pyramid.seed}")
+
+
+def seeds_of(candidates: Iterable[Candidate]) -> dict[Path, int | None]:
+    """Return run folder -> its seed, None where no run differs from it in the seed only."""
+    by_seed = runs_by_seed(candidates)
+    count = Counter(run.folder for runs in by_seed.values() for run in runs)
+    return {
+        run.folder: seed if count[run.folder] < len(by_seed) else None
+        for seed, runs in by_seed.items()
+        for run in runs
+    }
 
 
 def _model(model: ModelConfig) -> str:

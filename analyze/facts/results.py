@@ -71,6 +71,8 @@ class LevelRow:
     """Model or distortion, where there are runs of several: they make curves of their own."""
     model_sha256: str = ""
     """Of the weights; empty without a run."""
+    seed: int | None = None
+    """Where there are runs that differ in it only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +122,10 @@ class Combination:
     """AP (0.50:0.95) of each of the result's `classes`."""
     chosen_by: ChosenBy | None = None
     """None where nothing was chosen by what was measured."""
+    seed: int | None = None
+    """Of its runs, where there are runs that differ in it only."""
+    over_seeds: str = ""
+    """The name without the seed, which those of the other seeds share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -109,6 +109,8 @@ class Combined:
     """As `Pyramid.model`."""
     is_planned: bool = False
     """As of `Pyramid`."""
+    seed: int | None = None
+    """As of `Pyramid`."""
 
 
 def sent_pyramids(
@@ -124,7 +126,7 @@ def sent_pyramids(
         derived = sorted(derivable)
         sent = Combined(
             name=pyramid.name, parts=parts, lmbda=pyramid.lmbda, learner=pyramid.model,
-            is_planned=pyramid.is_planned,
+            is_planned=pyramid.is_planned, seed=pyramid.seed,
         )  # fmt: skip
         if set(derived) <= parts.keys():
             combined.append(sent)

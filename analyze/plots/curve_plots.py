@@ -57,7 +57,8 @@ def map_plot(
         return None
     return draw_plot(
         "map_rate",
-        "mAP 0.50:0.95 against bits per pixel of the original images; bars: 95 % intervals",
+        "mAP 0.50:0.95 against bits per pixel of the original images; "
+        "bars: 95 % intervals, of several seeds their range",
         partial(_draw_map, drawable, chosen, chosen_name, original),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analyze.report.finding_tables import allocation_table, fold_table
-from analyze.report.findings import Findings, how_chosen
+from analyze.report.findings import Findings, how_chosen, over_seeds
 from analyze.report.page import Block, PageSection, Paragraph, TableBlock
 
 
@@ -24,7 +24,10 @@ def allocation_section(findings: Findings) -> PageSection | None:
     # The name of one that is not met says so itself.
     reached = ": met" if found.allocation.met else ""
     blocks: list[Block] = [
-        Paragraph(text=sentence(how_chosen(found)) + "."),
+        Paragraph(
+            text=". ".join(map(sentence, filter(None, [how_chosen(found), over_seeds(findings)])))
+            + "."
+        ),
         Paragraph(
             text=f"{sentence(found.combination.name)}{reached}. "
             f"{sentence(found.allocation.why)}. {saving}"

@@ -10,6 +10,7 @@ from analyze.allocation.cross_fit import CrossFit
 from analyze.anchors.anchor_study import AnchorPoint
 from analyze.curves.bjontegaard import BdResult
 from analyze.curves.comparison import Comparison
+from analyze.curves.seed_spread import SeedSpread
 from analyze.detection.sensitivity import Sensitivity
 from analyze.measure.find_runs import TrainedRun
 from analyze.measure.matrix import Matrix
@@ -75,6 +76,31 @@ def fold_table(fitted: CrossFit) -> Table:
             "bits_per_pixel", "mse",
         ),
         ("{}", "{}", "{}", "{}", "{:.4f}", "{:.4g}", "{:.4g}", "{:.4g}"),
+        lines,
+    )  # fmt: skip
+
+
+def seed_table(spreads: Sequence[SeedSpread]) -> Table:
+    """Return a line for all that was trained with several seeds: mean, smallest, largest."""
+    lines: list[tuple[Value, ...]] = [
+        (
+            each.what, " ".join(map(str, each.seeds)),
+            *(
+                value
+                for figure in (each.bits_per_pixel, each.mse, each.map)
+                for value in ((figure.mean, figure.low, figure.high) if figure else [None] * 3)
+            ),
+        )
+        for each in spreads
+    ]  # fmt: skip
+    figures = {"bits_per_pixel": ("bits/px", "{:.4g}"), "mse": ("MSE", "{:.4g}"),
+               "map": ("mAP", "{:.4f}")}  # fmt: skip
+    return plain_table(
+        ("", "seeds", *(f"{title}{end}" for title, _ in figures.values()
+                        for end in ("", " min", " max"))),
+        ("what", "seeds", *(f"{name}{end}" for name in figures
+                            for end in ("_mean", "_min", "_max"))),
+        ("{}", "{}", *(style for _, style in figures.values() for _ in range(3))),
         lines,
     )  # fmt: skip
 

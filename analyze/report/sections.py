@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from analyze.curves.seed_spread import spread_over_seeds
 from analyze.facts.results import measured
 from analyze.plots.curve_plots import level_curves_plot, map_plot
 from analyze.plots.figures import Plot, make_plots
@@ -15,6 +16,7 @@ from analyze.report.finding_tables import (
     bd_table,
     cost_table,
     matrix_table,
+    seed_table,
     sensitivity_table,
     trained_table,
     worst_table,
@@ -86,6 +88,7 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
             title="Detection",
             blocks=(TableBlock(name="detection", table=detection_table(result)),),
         ),
+        _seeds(findings),
         class_section(findings),
         allocation_section(findings),
         _curves(findings),
@@ -139,6 +142,23 @@ def _first(findings: Findings) -> PageSection:
     # Curves first: below a table of many runs they would not be on the first screen.
     blocks = [*_figures(curves), TableBlock(name="levels", table=level_table(result))]
     return PageSection(title="Levels", blocks=tuple(blocks))
+
+
+def _seeds(findings: Findings) -> PageSection | None:
+    spreads = spread_over_seeds(findings.result)
+    if not spreads:
+        return None
+    return PageSection(
+        title="Seeds",
+        blocks=(
+            Paragraph(
+                text="Runs that differ in the seed only: mean, smallest and largest (min, max). "
+                "Curves are of the means, their bars from smallest to largest. A combination is "
+                "of one seed; ensemble.yaml, matrix and pictures are of the first."
+            ),
+            TableBlock(name="seeds", table=seed_table(spreads)),
+        ),
+    )
 
 
 def _curves(findings: Findings) -> PageSection:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from analyze.anchors.anchor_study import AnchorPoint
+from analyze.curves.seed_spread import alike
 from analyze.facts.results import AnalysisResult, Combination
 from analyze.report.finding_tables import plain_table, trained_table
-from analyze.report.findings import Findings, how_chosen
+from analyze.report.findings import Findings, how_chosen, over_seeds
 from analyze.report.tables import Table, Value, level_table, plain_text
 
 _MOST_PYRAMIDS = 6
@@ -30,24 +32,28 @@ def summary(findings: Findings) -> str:
     found = findings.allocation
     if not pyramids and found is None:
         return f"{head}\n{plain_text(level_table(result))}"
-    shown = _some_of(pyramids)
+    groups = alike(pyramids)
+    shown = _some_of(groups)
     lines = [_original(result), *map(_line, shown)]
-    if len(shown) < len(pyramids):
-        lines.append((f"{len(pyramids) - len(shown)} more lambdas in the report", *[None] * 3))
+    if len(shown) < len(groups):
+        lines.append((f"{len(groups) - len(shown)} more lambdas in the report", *[None] * 3))
     if found is not None:
-        lines += map(_line, found.combinations)
+        lines += [_line([each]) for each in found.combinations]
     ours = found.honest if found is not None else _best(pyramids)
     if (rival := _cheapest_rival(findings.anchors, ours)) is not None:
         lines.append(_rival_line(rival, ours, result))
     table = f"{head}\n{plain_text(_table(lines))}"
-    return table if found is None else f"{table}\n{how_chosen(found)}"
+    said = [] if found is None else [how_chosen(found)]
+    if (seeds := over_seeds(findings)) is not None:
+        said.append(seeds)
+    return "\n".join([table, *said])
 
 
 def _is_sent_whole(each: Combination) -> bool:
     return each.is_planned and "derived" not in each.parts.values()
 
 
-def _some_of(pyramids: list[Combination]) -> list[Combination]:
+def _some_of(pyramids: list[list[Combination]]) -> list[list[Combination]]:
     """Return so many of them that they can be read, evenly spread."""
     if len(pyramids) <= _MOST_PYRAMIDS:
         return pyramids
@@ -81,10 +87,17 @@ def _original(result: AnalysisResult) -> tuple[Value, ...]:
     return "original features", None, result.original.map if result.original else None, None
 
 
-def _line(each: Combination) -> tuple[Value, ...]:
-    accuracy = each.accuracy
-    figures = (accuracy.map, accuracy.drop) if accuracy else (None, None)
-    return each.name, each.bits_per_pixel, *figures
+def _line(alike: Sequence[Combination]) -> tuple[Value, ...]:
+    """Return the line of one combination, or of the mean of those of several seeds."""
+    first, *others = alike
+    accuracies = [each.accuracy for each in alike if each.accuracy]
+    drops = [each.drop for each in accuracies if each.drop is not None]
+    return (
+        f"{first.over_seeds}, mean of {len(alike)} seeds" if others else first.name,
+        fmean(each.bits_per_pixel or 0.0 for each in alike) if others else first.bits_per_pixel,
+        fmean(each.map for each in accuracies) if accuracies else None,
+        fmean(drops) if drops else None,
+    )
 
 
 def _table(lines: list[tuple[Value, ...]]) -> Table:

@@ -86,6 +86,7 @@ _LEVEL_COLUMNS = {
     ),
 }
 # Between lambda and resolution, where runs differ in it.
+_SEED = _Column(title="seed", value=lambda row: row.seed)
 _LEARNER = _Column(title="by", value=lambda row: row.learner)
 # In the file alone: they would make the table too wide to read.
 _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
@@ -100,6 +101,7 @@ _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
     "learner": lambda row: row.learner,
     "run": _of_run("run"),
     "model_sha256": lambda row: row.model_sha256,
+    "seed": lambda row: row.seed,
 }
 
 
@@ -113,6 +115,8 @@ def level_table(result: AnalysisResult) -> Table:
     told = list(columns)
     if any(row.learner for row in result.rows):
         told.insert(2, _LEARNER)
+    if any(row.seed is not None for row in result.rows):
+        told.insert(2, _SEED)
     return Table(
         titles=tuple(column.title for column in told),
         cells=tuple(tuple(column.shown(row) for column in told) for row in result.rows),

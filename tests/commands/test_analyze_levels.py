@@ -21,7 +21,7 @@ from PIL import Image
 from analyze.allocation.search import Target
 from analyze.analysis import runs_of
 from analyze.anchors import anchor_study
-from analyze.choosing import find_allocation, measured_split, open_choosing
+from analyze.choosing import find_allocations, measured_split, open_choosing
 from analyze.cli import analyze_levels
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import ChosenBy
@@ -223,16 +223,17 @@ def test_choice_of_another_split_is_measured_on_this_one(
     ):
         decoded = DecodedLevels(tmp_path, split.readers, 1, models)
         measured = measured_split(split, runs_of(request, split, models), decoded, models, kept)
-        found = find_allocation(choosing, measured, (), wanted.target, models, kept, tmp_path)
-    assert found.missing == () and found.result is not None
-    chosen, there = found.result.combination, found.result.allocation.combination
+        found = find_allocations(choosing, measured, (), wanted.target, models, kept, tmp_path)
+    assert found.missing == ()
+    (allocated,) = found.result
+    chosen, there = allocated.combination, allocated.allocation.combination
     assert chosen.name == "allocated for a MSE of 1e+09, chosen on train, measured on val"
     assert chosen.chosen_by == ChosenBy(
         split="train", num_images=1, measured_on="val", num_measured=1
     )
     assert set(chosen.parts.values()) <= {"dropped", "derived"}
-    assert chosen.bits_per_pixel == measured.overhead.total(found.result.parts)
-    assert found.result.allocation.verified_drop is not None
+    assert chosen.bits_per_pixel == measured.overhead.total(allocated.parts)
+    assert allocated.allocation.verified_drop is not None
     assert there.cost > 0
 
 

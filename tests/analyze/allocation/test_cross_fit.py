@@ -17,6 +17,7 @@ from analyze.allocation.choice import MeasuredSplit
 from analyze.allocation.folds import folds_of
 from analyze.allocation.image_evidence import ImageEvidence
 from analyze.allocation.search import Target
+from analyze.curves.seed_spread import spread_of
 from analyze.facts.candidates import Candidate
 from analyze.facts.results import Measurement
 from analyze.facts.sent_parts import ImageCosts, MeasuredRun, Part
@@ -187,3 +188,29 @@ def test_images_that_choose_without_any_box_are_a_line() -> None:
     assert crossed.missing == (
         "no cross-fitting: the 20 images that choose hold no box that counts: name fewer folds",
     )
+
+
+def test_each_seed_has_an_allocation_of_its_own_runs_and_its_own_cross_fitted_figures() -> None:
+    measured = measured_by_luck(4)
+    runs = tuple(
+        replace(each, run=replace(each.run, model=f"model_{number % 4}", seed=number // 4))
+        for number, each in enumerate(measured.runs)
+    )
+    folds = folds_of([each.file for each in measured.split.manifest.samples], 5)
+    errors = {0: np.full(NUM_IMAGES, 9.0 * np.prod(SHAPE))}
+    found = []
+    for own in replace(measured, runs=runs).by_seed():
+        assert {each.run.seed for each in own.runs} == {own.seed}
+        allocated = allocate(own, own, (), Target(kind="bpp", value=4.0)).result
+        assert allocated is not None
+        found.append(cross_fitted(allocated, own, ImageEvidence(own, errors), folds, ()).result)
+    first, second = found
+    assert [each.combination.name for each in found] == [
+        f"allocated for a bits per pixel of 4, seed {seed}" for seed in (0, 1)
+    ]
+    over = {each.honest.over_seeds for each in found}
+    assert over == {"allocated for a bits per pixel of 4, cross-fitted over 5 folds"}
+    assert (first.honest.seed, second.honest.seed) == (0, 1)
+    spread = spread_of([first.honest, second.honest])
+    assert spread.seeds == (0, 1) and spread.map is not None
+    assert spread.map.low < spread.map.mean < spread.map.high

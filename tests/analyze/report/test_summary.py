@@ -14,8 +14,9 @@ from analyze.anchors.anchor_study import AnchorPoint
 from analyze.curves.bjontegaard import Saving
 from analyze.facts.results import AnalysisResult, ChosenBy, Combination, LevelFacts, LevelRow
 from analyze.facts.sent_parts import DROPPED
+from analyze.plots.curve_plots import PlotPoint
 from analyze.report.chosen_allocation import allocation_section
-from analyze.report.findings import Findings
+from analyze.report.findings import Findings, chosen_point
 from analyze.report.page import Paragraph, TableBlock
 from analyze.report.sections import ReportOrigin, make_page
 from analyze.report.summary import summary
@@ -169,6 +170,27 @@ def test_head_of_the_page_says_which_images_chose() -> None:
     )
     page = make_page(chosen, ReportOrigin(created="now", command="analyze-levels", facts={}))
     assert "The allocation was chosen and measured on the same 32 images, which" in page.summary
+
+
+def test_seeds_have_a_line_for_each_lambda_and_one_for_their_allocations() -> None:
+    name = "all levels, lambda 0.1"
+    seeds = [
+        replace(pyramid(0.1, bits, value), name=f"{name}, seed {seed}", seed=seed, over_seeds=name)
+        for seed, bits, value in ((0, 0.25, 0.625), (1, 0.75, 0.5))
+    ]
+    both = [
+        replace(found, combination=replace(found.combination, seed=seed, over_seeds="allocated"))
+        for seed, found in enumerate((allocated(SAME, 0.125, 0.75), allocated(SAME, 0.375, 0.5)))
+    ]
+    found = replace(findings(*seeds), allocation=both[0], other_seeds=(both[1],))
+    lines = summary(found).splitlines()
+    assert lines[3].split("  ")[0] == f"{name}, mean of 2 seeds"
+    assert lines[3].split()[-3:] == ["0.5", "0.5625", "0.1375"]
+    assert lines[-1] == (
+        "allocated, over the seeds 0, 1, mean and smallest to largest: mAP 0.6250 "
+        "(0.5000..0.7500) at 0.25 (0.125..0.375) bits/px"
+    )
+    assert chosen_point(found) == PlotPoint(x=0.25, y=0.625, low=0.5, high=0.75)
 
 
 def test_the_rival_is_that_of_the_cross_fitted_map() -> None:
