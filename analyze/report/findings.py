@@ -107,10 +107,11 @@ def how_chosen(found: AllocationFinding) -> str:
     """
     chosen_by = found.combination.chosen_by
     assert chosen_by is not None, "an allocation is chosen"
-    fitted = found.cross_fit
+    fitted, seed = found.cross_fit, found.combination.seed
+    name = "the allocation" if seed is None else f"the allocation of seed {seed}"
     if fitted is not None:
         text = (
-            f"the allocation is cross-fitted over {len(fitted.folds)} folds of "
+            f"{name} is cross-fitted over {len(fitted.folds)} folds of "
             f"{chosen_by.num_measured} images: {_figures(fitted.combination)}"
         )
         if fitted.optimism is None:
@@ -121,9 +122,9 @@ def how_chosen(found: AllocationFinding) -> str:
         )
     if chosen_by.is_same:
         flattered = "which flatters it: --cross-fit 5 measures it on images that did not choose"
-        return f"the allocation was {chosen_by.text}, {flattered}"
+        return f"{name} was {chosen_by.text}, {flattered}"
     text = (
-        f"the allocation was chosen on {chosen_by.split} ({chosen_by.num_images} images), measured "
+        f"{name} was chosen on {chosen_by.split} ({chosen_by.num_images} images), measured "
         f"on {chosen_by.measured_on} ({chosen_by.num_measured} images)"
     )
     accuracy, drop = found.combination.accuracy, found.allocation.verified_drop

@@ -186,6 +186,7 @@ def test_seeds_have_a_line_for_each_lambda_and_one_for_their_allocations() -> No
     lines = summary(found).splitlines()
     assert lines[3].split("  ")[0] == f"{name}, mean of 2 seeds"
     assert lines[3].split()[-3:] == ["0.5", "0.5625", "0.1375"]
+    assert lines[-2].startswith("the allocation of seed 0 was chosen and measured on the same 32")
     assert lines[-1] == (
         "allocated, over the seeds 0, 1, mean and smallest to largest: mAP 0.6250 "
         "(0.5000..0.7500) at 0.25 (0.125..0.375) bits/px"
