@@ -51,3 +51,5 @@ class Wanted:
     def __post_init__(self) -> None:
         if self.cross_fit and self.choose_on:
             raise ConfigError("--cross-fit and --choose-on: give one of them, not both")
+        if self.cross_fit == 1 or self.cross_fit < 0:
+            raise ConfigError(f"--cross-fit {self.cross_fit}: use 2 folds or more")

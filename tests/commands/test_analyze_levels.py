@@ -32,6 +32,7 @@ from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.split import open_split
 from analyze.request import AnalysisRequest, Wanted
 from analyze.streams.ensemble import CodedLevel, read_ensemble
+from configs.errors import ConfigError
 from data.cache.annotations import read_annotations, write_annotations
 from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import CommitLog
@@ -204,6 +205,12 @@ def test_cross_fitted_figures_are_of_all_images_each_held_out_once(
     if all(choice == both[0]["parts"] for choice in map(str_keys, choices)):
         assert both[1]["bits_per_pixel"] == pytest.approx(both[0]["bits_per_pixel"])
         assert drops[1] == pytest.approx(drops[0])
+
+
+def test_fewer_than_two_folds_are_refused_in_python_too() -> None:
+    for number in (1, -1):
+        with pytest.raises(ConfigError, match=f"--cross-fit {number}: use 2 folds or more"):
+            Wanted(target=Target(kind="bpp", value=1.0), cross_fit=number)
 
 
 def str_keys(choice: dict[int, str]) -> dict[str, str]:
