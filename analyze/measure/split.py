@@ -79,6 +79,40 @@ def missing_cache(cache: CacheFolder, split: str, options: str) -> CacheError:
     )
 
 
+def cache_beside(cache: CacheFolder, split: str, options: str) -> CacheFolder:
+    """Return the cache of another split of the same features; `options` as of `missing_cache`.
+
+    Raises ConfigError for the same split, CacheError if there is none, or one of another detector
+    or of other levels.
+    """
+    beside = CacheFolder(cache.path.with_name(split))
+    if beside.path == cache.path:
+        raise ConfigError(
+            f"--choose-on {split}: is the split that is measured: name another, or --cross-fit 5"
+        )
+    if not has_cache(beside):
+        raise missing_cache(beside, split, options)
+    here, there = cache.manifest, beside.manifest
+    for what, own, other in (
+        ("detector weights", *(each.detector["weights_sha256"][:12] for each in (here, there))),
+        ("levels", *(_levels_in_words(each) for each in (here, there))),
+    ):
+        if own != other:
+            raise CacheError(
+                f"{beside}: its {what} are {other}, those of {cache} are {own}: extract both "
+                f"splits alike: run extract-features --split {split}{options}"
+            )
+    return beside
+
+
+def _levels_in_words(manifest: Manifest) -> str:
+    return "; ".join(
+        f"{each.index} ({each.key}, {each.num_channels} channels, stride {each.stride_px}"
+        + (")" if each.derived_from is None else f", derived from {each.derived_from})")
+        for each in manifest.levels
+    )
+
+
 @contextmanager
 def open_split(
     cache: CacheFolder,

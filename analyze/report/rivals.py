@@ -23,7 +23,7 @@ def sent_whole(result: AnalysisResult) -> list[Combination]:
 def ours(findings: Findings) -> Combination | None:
     """Return what is compared with anchors: the allocation, else the pyramid of the best mAP."""
     if findings.allocation is not None:
-        return findings.allocation.combination
+        return findings.allocation.honest
     return max(
         sent_whole(findings.result),
         key=lambda each: each.accuracy.map if each.accuracy else 0.0,
