@@ -186,8 +186,8 @@ class Epoch:
             for start, length in page_ranges(offsets * value_bytes, run_length * value_bytes):
                 files.prefetch(start, length)
 
-    def fill(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Copy a block's tiles; return features [n, C, h, w], indices [n] and sizes [n, 2]."""
+    def fill(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Copy a block's tiles; return what `parts` does."""
         if self._resident is not None:
             self._resident.gather(*self._runs(block), memory)
         else:
@@ -214,8 +214,11 @@ class Epoch:
             if len(part)
         ]
 
-    def parts(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what a block's memory holds: features [n, C, h, w], indices [n], sizes [n, 2]."""
+    def parts(self, block: Block, memory: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what a block's memory holds: features [n, C, h, w], indices [n], sizes [n, 2].
+
+        And where each of them begins in its stored map, (top, left), int64 [n, 2].
+        """
         part = slice(block.first, block.last)
         height, width = block.tile_hw
         tiles = memory.view(block.last - block.first, height, width, self._num_channels)
@@ -223,6 +226,7 @@ class Epoch:
             tiles.permute(0, 3, 1, 2),
             torch.from_numpy(self._order[part]),
             torch.from_numpy(self.sizes[part]),
+            torch.from_numpy(self._corners[part]),
         )
 
     def _require_whole(self, block: Block) -> None:

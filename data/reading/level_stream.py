@@ -38,7 +38,8 @@ class Batch:
 
     Where these are bytes, `code` says what they stand for; `on_device` makes values of them.
 
-    Maps smaller than the batch are padded by replication; `indices` int64 [B] are sample numbers.
+    Maps smaller than the batch are padded by replication; `indices` int64 [B] are sample numbers,
+    `corners` int64 [B, 2] where crops begin in the stored maps, (top, left).
     Of a batch that several ranks share, this is the rank's part: from row `first_row` of
     `batch_rows` on; `batch_positions` are the real positions of the whole batch.
     """
@@ -46,6 +47,7 @@ class Batch:
     features: Tensor
     indices: Tensor
     sizes: Tensor
+    corners: Tensor
     level: int
     first_row: int
     batch_rows: int
@@ -122,12 +124,15 @@ class LevelStream(IterableDataset[Batch]):
         try:
             for block, parts in zip(blocks, filled, strict=True):
                 cut = (torch.split(part, list(block.counts)) for part in parts)
-                for number, (features, indices, sizes) in enumerate(zip(*cut, strict=True)):
+                for number, (features, indices, sizes, corners) in enumerate(
+                    zip(*cut, strict=True)
+                ):
                     self._next_batch += 1
                     yield Batch(
                         features=features.clone() if self._copy else features,
                         indices=indices,
                         sizes=sizes,
+                        corners=corners,
                         level=self._reader.info.index,
                         code=self._reader.code,
                         **epoch.whole_batch(block.first_batch + number),
@@ -219,6 +224,7 @@ def whole_map_batches(
                 features=torch.from_numpy(stacked).permute(0, 3, 1, 2),
                 indices=torch.tensor(group),
                 sizes=torch.tensor([[height, width]] * len(group)),
+                corners=torch.zeros(len(group), 2, dtype=torch.int64),
                 level=reader.info.index,
                 first_row=0,
                 batch_rows=len(group),
