@@ -12,13 +12,17 @@ squared error, too). Two such distances count here, each of one level alone:
   about the size of such boxes that cover it, so that what could be taken for an object counts. Each
   weighs by the score of an object that the box head gives it on the original, and a little more.
 
-Both are multiplied such that a quarter of each channel's variance as noise has the distortion that
-it has as a squared error: codecs leave about as much where rates are useful. So a lambda stands
-about where it stands for `mse`, which dividing by the outputs' own variance would not give.
+Both are multiplied such that what an ideal codec leaves at a quarter of each channel's variance has
+the distortion that it has as a squared error: so much is left where rates are useful, and a lambda
+stands about where it stands for `mse`. An ideal codec of a Gaussian source draws values towards
+their mean and adds noise (its forward test channel: Cover and Thomas, Elements of Information
+Theory, section 10.3). Noise alone would not do: heads average it away, and to be drawn to the mean,
+which they see, would then count a hundred times as much as its squared error.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -39,7 +43,7 @@ _SQUARED_SHARE = 0.1
 """Of the plain squared error: what the heads do not look at must not go anywhere."""
 _LEAST = 0.06  # as of positions in object_weights
 _SMOOTH_BELOW = 1 / 9  # of box offsets: torchvision's own, in training an R-CNN
-_NOISE = 0.5  # of a channel's standard deviation
+_LEFT = 0.25  # of a channel's variance
 _NUM_SAMPLES = 16  # that settle the scales
 _DIGITS = 3  # of a scale: what adds up in another order is to be the same distortion
 
@@ -149,18 +153,26 @@ def _boxes_on(heads: LevelHeads, place: MapPlace) -> Tensor:
     return place.inside(place.boxes[heads.looked_at_here(place.boxes)], heads.level.stride_px)
 
 
+def ideally_decoded(x: Tensor, reader: LevelReader, random: torch.Generator) -> Tensor:
+    """Return maps float32 [B, C, H, W] as a Gaussian's forward test channel would leave them."""
+    mean, variance = (
+        torch.tensor(each, dtype=torch.float32)[:, None, None]
+        for each in (reader.statistics.mean, reader.statistics.variance)
+    )
+    noise = torch.randn(x.shape, generator=random) * variance.sqrt()
+    return mean + (1 - _LEFT) * (x - mean) + math.sqrt(_LEFT * (1 - _LEFT)) * noise
+
+
 @torch.no_grad()
 def _scales(heads: LevelHeads, places: MapPlaces, reader: LevelReader, device: str) -> Scales:
     num = min(_NUM_SAMPLES, reader.num_samples)
     indices = (np.arange(num) * reader.num_samples // num).tolist()
-    deviation = torch.from_numpy(np.sqrt(reader.statistics.variance)).float()[:, None, None]
     random = torch.Generator().manual_seed(0)
     squared = dense = pooled = 0.0
     for batch in whole_map_batches(reader, 1, indices):
         x = batch.features.float()
-        noise = torch.randn(x.shape, generator=random) * deviation * _NOISE
-        x, x_hat = x.to(device), (x + noise).to(device)
-        squared += float(noise.square().sum())
+        x, x_hat = (each.to(device) for each in (x, ideally_decoded(x, reader, random)))
+        squared += float((x_hat - x).square().sum())
         dense += float(dense_error(heads, x_hat, x).sum())
         if heads.pools:
             pooled += float(pooled_error(heads, x_hat, x, places.of(batch)).sum())

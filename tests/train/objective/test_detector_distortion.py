@@ -29,6 +29,7 @@ from train.objective.detector_distortion import (
     Scales,
     dense_error,
     detector_distortion,
+    ideally_decoded,
     pooled_error,
 )
 from train.objective.level_heads import FrozenHeads, LevelHeads, frozen_heads
@@ -177,19 +178,21 @@ def heads(zarr_cache: TinyCache, reader: LevelReader) -> FrozenHeads:
     return frozen_heads(settings(zarr_cache), [reader], "cpu")
 
 
-def test_noise_of_a_quarter_of_the_variance_counts_as_its_squared_error(
+def test_what_an_ideal_codec_leaves_counts_as_its_squared_error(
     reader: LevelReader, heads: FrozenHeads
 ) -> None:
     distortion = detector_distortion(heads, reader, "cpu")
-    deviation = torch.from_numpy(np.sqrt(reader.statistics.variance)).float()[:, None, None]
+    variance = float(reader.statistics.variance.sum())
     random = torch.Generator().manual_seed(5)
-    distorted = squared = 0.0
+    distorted = squared = positions = 0.0
     for batch in whole_map_batches(reader, 2):
         x = batch.features.float()
-        x_hat = x + torch.randn(x.shape, generator=random) * deviation / 2
+        x_hat = ideally_decoded(x, reader, random)
         distorted += float(distorted_sums(distortion, x_hat, x, batch).sum())
         squared += float(distorted_sums(square_error, x_hat, x, batch).sum())
-    assert distorted == pytest.approx(squared, rel=0.2)
+        positions += batch.batch_positions
+    assert distorted == pytest.approx(squared, rel=0.05)
+    assert squared / positions == pytest.approx(variance / 4, rel=0.05)
     again = detector_distortion(heads, reader, "cpu")
     assert again._scales == distortion._scales == distortion.of_cache(reader)._scales
 
