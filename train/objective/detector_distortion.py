@@ -33,7 +33,8 @@ from torch.nn import functional
 
 from configs.errors import ConfigError
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import Batch, whole_map_batches
+from data.reading.level_stream import Batch
+from data.reading.whole_maps import whole_map_batches
 from train.objective.level_heads import FrozenHeads, LevelHeads
 from train.objective.map_places import MapPlace, MapPlaces
 from train.objective.rate_distortion import MapDistortion, squared_error

@@ -17,7 +17,8 @@ from configs.schema.config import Config
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
 from data.cache.plan import stored_corner
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import Batch, LevelStream, whole_map_batches
+from data.reading.level_stream import Batch, LevelStream
+from data.reading.whole_maps import whole_map_batches
 from tests.support.extraction import TinyCache
 from tests.support.tiny_detectors import KINDS, heads_of, random_maps, tiny_detector
 from tests.support.tiny_study import SETTINGS, tiny_config, with_detector
