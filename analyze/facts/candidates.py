@@ -59,12 +59,12 @@ class Pyramid:
 
 
 def learner(config: Config) -> str:
-    """Return the model, with the distortion unless that is the MSE: such runs do not compare.
+    """Return the model, with what it minimises unless that is the MSE: such runs do not compare.
 
     The model is its name and its options, without a space: `my_codecs:Smoothed(kernel=5)`.
     """
-    distortion = config.training.distortion
-    return _model(config.model) + ("" if distortion == "mse" else f" {distortion}")
+    learnt_by = config.training.learnt_by
+    return _model(config.model) + ("" if learnt_by == "mse" else f" {learnt_by}")
 
 
 def plan_of(config: Config, levels: Iterable[int] = ()) -> tuple[PlannedLevel, ...]:
