@@ -37,14 +37,12 @@ from tests.support.coded_study import compress
 from tests.support.extraction import error_of
 from tests.support.openings import of_name, openings
 from tests.support.own_anchor import write_anchor
-from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
+from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, with_detector
 from train.cli import train_level
 from train.runs.checkpoint import load_codec
 
 ROOT = Path(__file__).parents[2]
 README_PICTURE = "docs/report.png"
-
-__all__ = ["study"]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,6 @@ from tests.support.tiny_study import (
     tiny_config,
     with_detector,
 )
-from tests.support.tiny_study import study as study
 from tests.support.torch_cores import cores
 from tests.support.training_process import (
     differences,

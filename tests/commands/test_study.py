@@ -20,7 +20,6 @@ from click.testing import CliRunner, Result
 from configs.config_files import load_config
 from configs.errors import ConfigError, UserError
 from tests.support.tiny_study import TinyStudy, tiny_config
-from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times, start_training, wait_for
 from train.cli import train_level
 from train.loop.job import Job

@@ -19,7 +19,6 @@ from configs.errors import MachineError, UserError
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch
 from tests.support.tiny_study import TinyStudy, tiny_config
-from tests.support.tiny_study import study as study
 from tests.support.training_process import training_state
 from train.loop import epoch_end
 from train.loop.job import Job

@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.tiny_study import TinyStudy
-from tests.support.tiny_study import study as study
 from tests.support.training_process import (
     options_of,
     rows_without_times,
