@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from tests.support.extraction import TinyCache, must_extract, write_config
+from tests.support.forked import PRELOADED
 from tests.support.remembered_scenes import remember_scenes
 from tests.support.tiny_study import TinyStudy, make_study, save_detector
 
@@ -78,6 +79,13 @@ def _scenes_are_rendered_once() -> Iterator[None]:
     """Half of a tiny extraction goes into drawing the same scenes again."""
     with pytest.MonkeyPatch.context() as patched:
         remember_scenes(patched)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processes_of_studies_are_forks_of_our_server() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("train.study.study.PRELOADED", PRELOADED)
         yield
 
 
