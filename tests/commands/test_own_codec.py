@@ -42,7 +42,7 @@ def test_the_example_keeps_the_contract() -> None:
 
 
 def test_the_example_is_trained_analysed_and_codes_features(
-    study: TinyStudy, tmp_path: Path
+    study: TinyStudy, tmp_path: Path, undrawn: None
 ) -> None:
     runs, report, streams = tmp_path / "runs", tmp_path / "report", tmp_path / "streams"
     settings = ("--config", study.config_file, "--features", study.root)
