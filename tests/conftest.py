@@ -12,6 +12,7 @@ from typing import IO
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
@@ -19,6 +20,7 @@ from tests.support.extraction import TinyCache, must_extract, write_config
 from tests.support.forked import PRELOADED
 from tests.support.remembered_scenes import remember_scenes
 from tests.support.tiny_study import TinyStudy, make_study, save_detector
+from train.cli import train_level
 
 # How long an example takes says nothing on a machine that is shared.
 settings.register_profile(
@@ -93,6 +95,17 @@ def _processes_of_studies_are_forks_of_our_server() -> Iterator[None]:
 def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
     """Caches of the splits train (6 scenes) and val (3), in five levels. Read only: copy them."""
     return make_study(tmp_path_factory.mktemp("tiny_study"))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of all five levels at lambda 0.001, and of level 4 at 0.01 as well. Read only."""
+    out = tmp_path_factory.mktemp("runs")
+    common = ["--config", str(study.config_file), "--features", str(study.root), "--out", str(out)]
+    for arguments in (["--level", "all"], ["--level", "4", "--lambda", "0.01"]):
+        result = CliRunner().invoke(train_level, [*common, *arguments])
+        assert result.exit_code == 0, result.output
+    return out
 
 
 @pytest.fixture(scope="session")
