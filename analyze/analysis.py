@@ -22,7 +22,7 @@ from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.candidates import Candidate, plan_of
 from analyze.facts.kept_results import Kept
-from analyze.facts.results import Found
+from analyze.facts.results import Found, next_step
 from analyze.facts.sent_parts import DERIVED, DROPPED, Part, parts_of
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
@@ -37,7 +37,6 @@ from analyze.measure.find_runs import (
 from analyze.measure.level_rate_distortion import measured_run
 from analyze.measure.level_results import analysis_result
 from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
-from analyze.measure.next_step import next_step
 from analyze.measure.split import Split, has_cache, open_split
 from analyze.plots.picture_study import level_pictures, worst
 from analyze.report.findings import Findings

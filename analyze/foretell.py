@@ -12,10 +12,9 @@ from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import Part
 from analyze.measure.decoded_levels import DecodedLevels, scratch_bytes
 from analyze.measure.detection_study import DetectionStudy
-from analyze.measure.forecast import Forecast
 from analyze.measure.level_results import first_looked_at, wanted_combinations
 from analyze.measure.split import open_split
-from analyze.measure.stage_timing import StageTiming
+from analyze.measure.stage_timing import Forecast, StageTiming
 from configs.errors import ConfigError
 from data.cache.cache_folder import CacheFolder
 

@@ -185,12 +185,8 @@ def _resumed(
     `changed` are all options' overrides: where data set and detector lie may be another place now.
     """
     from configs.config_files import load_config
-    from train.runs.run_folder import (
-        CONFIG_NAME,
-        RunRecord,
-        difference_of_settings,
-        load_run_config,
-    )
+    from train.runs.run_folder import CONFIG_NAME, difference_of_settings, load_run_config
+    from train.runs.run_record import RunRecord
 
     record, config = RunRecord.load(folder), load_run_config(folder)
     if level not in (None, str(record.level)) or lambdas not in ((), (record.lmbda,)):

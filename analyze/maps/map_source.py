@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from configs.errors import MachineError
-from data.system.placed_writes import take_space, write_all
+from data.system.array_files import take_space, write_all
 
 
 class MapSource(Protocol):

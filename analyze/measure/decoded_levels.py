@@ -147,6 +147,5 @@ def pieces(
 
 
 def map_bytes(reader: LevelReader, images: range) -> int:
-    """Return the bytes of a level's maps of these images."""
-    shapes = reader.shapes[images.start : images.stop]
-    return int(shapes.prod(axis=1).sum()) * reader.value_dtype.itemsize
+    """Return the bytes of a level's maps of these images, decoded."""
+    return reader.num_values(images) * reader.value_dtype.itemsize

@@ -23,7 +23,8 @@ from data.cache.cache_folder import CacheFolder
 from train.runs.checkpoint import BEST_NAME, RunInfo
 from train.runs.loaded_models import LoadedModels
 from train.runs.metrics import METRICS_NAME, EpochMetrics, read_rows
-from train.runs.run_folder import RANDOM, find_random_runs, find_runs
+from train.runs.run_folder import find_random_runs, find_runs
+from train.runs.run_record import RANDOM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

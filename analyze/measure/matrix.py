@@ -26,7 +26,7 @@ from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
 from train.runs.checkpoint import RunInfo
 from train.runs.loaded_models import LoadedModels
-from train.runs.run_folder import RunRecord
+from train.runs.run_record import RunRecord
 
 _LOG = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from analyze.detection.sensitivity import weights_text
 from analyze.report.findings import Findings
-from analyze.report.page import Page, plots_of, tables_of
-from analyze.report.page_formats import page_html, page_markdown
+from analyze.report.page import Page, page_html, page_markdown, plots_of, tables_of
 from analyze.report.sections import ReportOrigin, make_page
 from analyze.report.tables import csv_text
 from analyze.streams.ensemble import ensemble_text

@@ -23,6 +23,19 @@ MODEL_NAMES = (
 )
 
 
+class ContextConfig(SchemaSection):
+    """What a codec sees of coarser levels; train-level fills it in from the runs of `--context`."""
+
+    num_channels: Positive
+    """Channels of the next coarser level."""
+    stride: Positive
+    """Positions of the level itself, in each direction, for one of the next coarser level."""
+    trail_channels: Positive
+    """Channels of the latents of all coarser levels in the chain of runs."""
+    trail_stride: Positive
+    """Positions of the level itself for one of those latents."""
+
+
 class ModelConfig(SchemaSection):
     """The codec of one level."""
 
@@ -41,6 +54,9 @@ class ModelConfig(SchemaSection):
     """Channels of the latents y (M in CompressAI)."""
     fpn_channels_per_level: Positive = 256
     """Channels of the features, in and out."""
+    context: ContextConfig | None = None
+    """What it sees of the decoded coarser levels; None: it codes its level alone. Not to be written
+    by hand: train-level measures it."""
     fast_cpu: Literal["auto", "never"] = "auto"
     """auto: on a CPU, analysis and real coding run g_a and g_s by Winograd's algorithm where they
     are our layers, two to three times as fast. never: always as torch runs them. The same model

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import CacheError
+from configs.errors import CacheError, PassingError
 from configs.plain_json import parse_json
+from data.cache.manifest_parts import LevelInfo
 
 _OF_BYTES = ("channel_squared_error", "num_clipped")
 
@@ -150,3 +151,28 @@ def _decode(text: str) -> NDArray[Any]:
 def statistics_path(cache: Path, level: int) -> Path:
     """Return the file of a level's merged statistics; it exists once the cache is complete."""
     return cache / f"statistics_level_{level}.json"
+
+
+def read_statistics(cache: Path, level: LevelInfo) -> ChannelStatistics:
+    """Return a level's merged statistics.
+
+    Raises CacheError if the extraction has not finished, or they are damaged; PassingError if the
+    system refuses them.
+    """
+    path = statistics_path(cache, level.index)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CacheError(
+            f"{cache}: the extraction has not finished: "
+            f"run extract-features --split {cache.name} again, it goes on where it stopped"
+        ) from None
+    except OSError as error:
+        raise PassingError.reading(path, error) from error
+    try:
+        statistics = ChannelStatistics.from_json(text)
+        if (found := len(statistics.mean)) != level.num_channels:
+            raise CacheError(f"the statistics are of {found} channels, not {level.num_channels}")
+    except CacheError as error:
+        raise CacheError(f"{path}: {error}: remove it and run extract-features again") from error
+    return statistics

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from configs.errors import CacheError
 from data.cache.manifest import Manifest
-from data.system.mapped_files import lie_apart
+from data.system.array_files import lie_apart
 
 # A file that is there is whole, and a cache has one writer: HDF5's own locks would only refuse what
 # somebody else has open, and all files where the file system has no locks.

@@ -19,8 +19,15 @@ from configs.errors import CacheError, PassingError
 from configs.plain_json import parse_json
 from configs.schema.data import Container, StoredType
 from configs.schema.section import PathComponent, Positive, first_problem
-from data.cache.detector_facts import INFORMATIVE, detector_difference, detector_facts
-from data.cache.manifest_parts import BucketInfo, LevelInfo, SampleInfo, SkippedInfo
+from data.cache.manifest_parts import (
+    INFORMATIVE,
+    BucketInfo,
+    LevelInfo,
+    SampleInfo,
+    SkippedInfo,
+    detector_difference,
+    detector_facts,
+)
 from data.coding.byte_code import ByteCode
 from data.images.records import ImageFiles
 from data.system.atomic_files import write_atomically

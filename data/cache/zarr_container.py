@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from configs.errors import CacheError
 from configs.plain_json import parse_json
 from data.cache.manifest import Manifest
-from data.system.mapped_files import lie_apart
+from data.system.array_files import lie_apart
 
 _NAME = "zarr.json"
 _AXES = ("sample", "height", "width", "channel")

@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 
 from configs.errors import CacheError, PassingError
 from data.cache.cache_folder import CacheFolder
-from data.cache.channel_statistics import ChannelStatistics, statistics_path
+from data.cache.channel_statistics import read_statistics
 from data.cache.commit_log import differing_rows, expected_checksums
 from data.cache.containers import STORES, rows_of_shard
 from data.cache.manifest_parts import LevelInfo
 from data.coding.byte_code import ByteCode
-from data.system.mapped_files import MappedFiles, is_remote
+from data.system.array_files import MappedFiles, is_remote
 
 Verify = Literal["auto", "on_open", "size"]
 
@@ -44,7 +44,7 @@ class LevelReader:
         self.cache = self.folder.path
         self.manifest = self.folder.manifest
         self.info: LevelInfo = self.manifest.level(level)
-        self.statistics = _read_statistics(self.cache, self.info)
+        self.statistics = read_statistics(self.cache, self.info)
         self._shards = [
             (bucket, shard)
             for bucket, info in enumerate(self.manifest.buckets)
@@ -128,6 +128,10 @@ class LevelReader:
     def shape(self, index: int) -> tuple[int, int, int]:
         """Return (H, W, C) of a sample."""
         return self.manifest.sample_shape(self.info.index, self.manifest.samples[index].bucket)
+
+    def num_values(self, images: range) -> int:
+        """Return how many values the maps of these images have."""
+        return int(self.shapes[images.start : images.stop].prod(axis=1).sum())
 
     def sample(self, index: int) -> NDArray[Any]:
         """Return a sample's values [H, W, C]: a read-only view of the file, not a copy.
@@ -230,26 +234,6 @@ class LevelReader:
                 f"{len(rows)} samples are damaged ({names}): run extract-features --split "
                 f"{manifest.split} --verify, then without --verify to mend it"
             )
-
-
-def _read_statistics(cache: Path, level: LevelInfo) -> ChannelStatistics:
-    path = statistics_path(cache, level.index)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CacheError(
-            f"{cache}: the extraction has not finished: "
-            f"run extract-features --split {cache.name} again, it goes on where it stopped"
-        ) from None
-    except OSError as error:
-        raise PassingError.reading(path, error) from error
-    try:
-        statistics = ChannelStatistics.from_json(text)
-        if (found := len(statistics.mean)) != level.num_channels:
-            raise CacheError(f"the statistics are of {found} channels, not {level.num_channels}")
-    except CacheError as error:
-        raise CacheError(f"{path}: {error}: remove it and run extract-features again") from error
-    return statistics
 
 
 class LevelDataset(Dataset[Tensor]):

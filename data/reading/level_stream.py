@@ -1,4 +1,4 @@
-"""Shuffled batches from a level, as fast as memory; and whole maps in order, for evaluation.
+"""Shuffled batches from a level, as fast as memory.
 
 A ring of reused buffers is filled in turn; each buffer takes one block of batches with a single
 copying call, made when the block's first batch is asked for. That takes a thousandth of a step on a
@@ -14,22 +14,22 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from configs.errors import ConfigError
 from data.coding.byte_code import ByteCode
+from data.reading.companion import Companion, common_stride
 from data.reading.epoch_tiles import Block, Epoch
 from data.reading.level_reader import LevelReader
-from data.reading.order import epoch_order, epoch_order_by_shards, level_draws
+from data.reading.order import epoch_order, epoch_order_by_shards
 from data.reading.read_ahead import ReadAhead, spare_cores
 from data.reading.resident import ResidentMaps
+from data.reading.tiles import TileMemory
 
 _SHARD_WINDOW = 4
-# Whole maps of a fine level are far larger than crops; 64 MiB in float32 keep a device busy.
-_MOST_VALUES = 16 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +41,9 @@ class Batch:
     Maps smaller than the batch are padded by replication; `indices` int64 [B] are sample numbers.
     Of a batch that several ranks share, this is the rank's part: from row `first_row` of
     `batch_rows` on; `batch_positions` are the real positions of the whole batch.
+
+    `beside`: of each companion with a stride s the same places [B, C', ceil(H / s), ceil(W / s)],
+    channels_last in its own dtype, padded in the same way.
     """
 
     features: Tensor
@@ -50,6 +53,7 @@ class Batch:
     first_row: int
     batch_rows: int
     batch_positions: int
+    beside: tuple[Tensor, ...] = ()
     code: ByteCode | None = None
 
 
@@ -63,6 +67,13 @@ class LevelStream(IterableDataset[Batch]):
     a GPU: `pin_memory` for asynchronous copies, `read_ahead` for a thread that fills large batches
     ahead, with the cores to spare; or `resident`: the level's maps on a device, where batches then
     are made. `rank` of `num_ranks` processes takes its share of every batch.
+
+    `beside`: what is read with each sample, at the places of its crop; from files, also where the
+    level is `resident`. Corners of crops are then multiples of all strides, each as likely. So that
+    the last rows and columns are seen, the last corner's crop may reach beyond the map: its tile
+    is cut there and padded by replication, as a map smaller than the crop is. Raises CacheError if
+    a companion is not of the same samples and positions, ConfigError if a crop is smaller than the
+    least common multiple of the strides: what lies between corners would never be seen.
     """
 
     def __init__(
@@ -70,8 +81,19 @@ class LevelStream(IterableDataset[Batch]):
         copy: bool = False, shuffle: Literal["full", "shards"] = "full",
         keep: int = 1, pin_memory: bool = False, read_ahead: bool = False,
         rank: int = 0, num_ranks: int = 1, resident: ResidentMaps | None = None,
+        beside: Sequence[Companion] = (),
     ) -> None:  # fmt: skip
+        for companion in beside:
+            companion.require_beside(reader)
+        stride = common_stride(beside)
+        if crop is not None and crop < stride and (reader.shapes[:, :2] > crop).any():
+            raise ConfigError(
+                f"training.crop: crops of {crop} positions are smaller than {stride}, the common "
+                f"stride of what is read beside level {reader.info.index}: it has to be at least "
+                f"{stride}, or null for whole maps"
+            )
         self._reader = reader
+        self._beside = tuple(beside)
         self._batch_size = batch_size
         self._crop = crop
         self._seed = seed
@@ -108,7 +130,7 @@ class LevelStream(IterableDataset[Batch]):
         epoch = Epoch(
             self._reader, self._order(), self._crop, self._seed, self._epoch,
             batch_size=self._batch_size, rank=self._rank, num_ranks=self._num_ranks,
-            resident=self._resident,
+            resident=self._resident, beside=self._beside,
         )  # fmt: skip
         blocks = epoch.blocks(self._next_batch)
         # Kept between epochs, as fresh memory costs more than the copies; two iterators at once
@@ -122,12 +144,15 @@ class LevelStream(IterableDataset[Batch]):
         try:
             for block, parts in zip(blocks, filled, strict=True):
                 cut = (torch.split(part, list(block.counts)) for part in parts)
-                for number, (features, indices, sizes) in enumerate(zip(*cut, strict=True)):
+                for number, (features, indices, sizes, *beside) in enumerate(
+                    zip(*cut, strict=True)
+                ):
                     self._next_batch += 1
                     yield Batch(
                         features=features.clone() if self._copy else features,
                         indices=indices,
                         sizes=sizes,
+                        beside=tuple(each.clone() if self._copy else each for each in beside),
                         level=self._reader.info.index,
                         code=self._reader.code,
                         **epoch.whole_batch(block.first_batch + number),
@@ -138,17 +163,22 @@ class LevelStream(IterableDataset[Batch]):
         self._epoch, self._next_batch = self._epoch + 1, 0
 
     def _new_ring(self, ahead: bool) -> _Ring | ReadAhead:
-        dtype, keep = self._reader.values_to_gather.dtype, self._keep
+        readers = [self._reader, *(companion.readers[0] for companion in self._beside)]
+        dtypes = [reader.values_to_gather.dtype for reader in readers]
         if ahead:
             return ReadAhead(
-                dtype,
-                keep=keep,
+                dtypes,
+                keep=self._keep,
                 pin_memory=self._pin_memory,
                 num_cores=spare_cores(self._num_ranks),
             )  # fmt: skip
-        if self._resident is not None:
-            return _Ring(dtype, keep, device=self._resident.device)
-        return _Ring(dtype, keep, pin_memory=self._pin_memory)
+        device = None if self._resident is None else self._resident.device
+        return _Ring(
+            [
+                TileMemory(dtypes, pin_memory=self._pin_memory, device=device)
+                for _ in range(self._keep)
+            ]
+        )
 
     def _order(self) -> NDArray[Any]:
         if self._shuffle == "shards":
@@ -162,17 +192,10 @@ class LevelStream(IterableDataset[Batch]):
 
 
 class _Ring:
-    """Buffers that are filled in turn; each grows to the largest block it has held.
+    """Memory that is filled in turn."""
 
-    On a GPU all memory is new: torch knows when the streams that use it are done with it.
-    """
-
-    def __init__(
-        self, dtype: torch.dtype, depth: int, *, pin_memory: bool = False,
-        device: torch.device | None = None,
-    ) -> None:  # fmt: skip
-        self._slots = [torch.empty(0, dtype=dtype, device=device) for _ in range(depth)]
-        self._pin_memory = pin_memory
+    def __init__(self, slots: Sequence[TileMemory]) -> None:
+        self._slots = slots
         self._next = 0
 
     def filled(
@@ -180,103 +203,6 @@ class _Ring:
     ) -> Generator[tuple[Tensor, ...], None, None]:
         """Fill block after block, having the next one read from storage meanwhile."""
         for number, block in enumerate(blocks):
-            if number == 0:
-                epoch.prefetch(block)
-            if number + 1 < len(blocks):
-                epoch.prefetch(blocks[number + 1])
-            yield epoch.fill(block, self._memory(epoch.num_values(block)))
-
-    def _memory(self, num_values: int) -> Tensor:
-        """Return the next slot's first values, [num_values]."""
-        slot, self._next = self._next, (self._next + 1) % len(self._slots)
-        if self._slots[slot].is_cuda:
-            return self._slots[slot].new_empty(num_values)
-        if self._slots[slot].numel() < num_values:
-            self._slots[slot] = torch.empty(
-                num_values, dtype=self._slots[slot].dtype, pin_memory=self._pin_memory
-            )
-        return self._slots[slot][:num_values]
-
-
-def whole_map_batches(
-    reader: LevelReader, batch_size: int, indices: Sequence[int] | None = None
-) -> Iterator[Batch]:
-    """Yield every sample's values once as whole maps, one shape at a time, in the manifest's order.
-
-    A batch is of at most `batch_size` maps, and of at most 16 Mi values, but of one map at least:
-    what it takes does not grow with the batches of crops that training takes.
-    """
-    wanted = range(reader.num_samples) if indices is None else indices
-    by_shape: dict[tuple[int, int, int], list[int]] = {}
-    for index in wanted:
-        by_shape.setdefault(reader.shape(index), []).append(index)
-    for (height, width, channels), members in by_shape.items():
-        num_maps = max(1, min(batch_size, _MOST_VALUES // (height * width * channels)))
-        for start in range(0, len(members), num_maps):
-            group = members[start : start + num_maps]
-            stacked = np.stack([reader.sample(index) for index in group])
-            yield Batch(
-                features=torch.from_numpy(stacked).permute(0, 3, 1, 2),
-                indices=torch.tensor(group),
-                sizes=torch.tensor([[height, width]] * len(group)),
-                level=reader.info.index,
-                first_row=0,
-                batch_rows=len(group),
-                batch_positions=height * width * len(group),
-            )
-
-
-class MixedLevelStream(IterableDataset[Batch]):
-    """As many batches an epoch as one level has; each comes from a level drawn by weight.
-
-    A level's samples come in its own shuffled epochs, which go on from one epoch of the mix to the
-    next: none is seen twice before all have been seen.
-    """
-
-    def __init__(self, streams: Sequence[LevelStream], *, weights: Sequence[float], seed: int):
-        self._streams = list(streams)
-        self._weights = np.asarray(weights, dtype=np.float64)
-        self._seed = seed
-        self._epoch = 0
-        self._next_batch = 0
-
-    def __len__(self) -> int:
-        return len(self._streams[0])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose draws the next iteration follows, from its beginning."""
-        self._epoch, self._next_batch = epoch, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position: epoch, batches handed out in it, and each level's own position."""
-        return {
-            "epoch": self._epoch,
-            "next_batch": self._next_batch,
-            "levels": [stream.state_dict() for stream in self._streams],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a position: the next iteration yields the rest of that epoch."""
-        self._epoch, self._next_batch = state["epoch"], state["next_batch"]
-        for stream, position in zip(self._streams, state["levels"], strict=True):
-            stream.load_state_dict(position)
-
-    def __iter__(self) -> Iterator[Batch]:
-        draws = level_draws(
-            weights=self._weights, num_batches=len(self), seed=self._seed, epoch=self._epoch
-        )
-        levels = [_endless(stream) for stream in self._streams]
-        try:
-            for draw in draws[self._next_batch :].tolist():
-                batch = next(levels[draw])
-                self._next_batch += 1
-                yield batch
-        finally:
-            for level in levels:
-                level.close()
-        self._epoch, self._next_batch = self._epoch + 1, 0
-
-
-def _endless(stream: LevelStream) -> Any:
-    while True:
-        yield from stream
+            epoch.prefetch_next(blocks, number)
+            slot, self._next = self._slots[self._next], (self._next + 1) % len(self._slots)
+            yield epoch.fill(block, slot.of(epoch.num_values(block)))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_ORDER_DOMAIN, _CROP_DOMAIN, _SHARD_DOMAIN, _LEVEL_DOMAIN = 1, 2, 3, 4
+_ORDER_DOMAIN, _CROP_DOMAIN, _SHARD_DOMAIN, _LEVEL_DOMAIN, _READER_DOMAIN = 1, 2, 3, 4, 5
 
 
 def epoch_order(*, num_samples: int, seed: int, epoch: int) -> NDArray[Any]:
@@ -38,6 +38,27 @@ def crop_fractions(*, num_samples: int, seed: int, epoch: int) -> NDArray[Any]:
     A sample's crop depends on its own index only, not on batch size or order.
     """
     return np.random.default_rng([_CROP_DOMAIN, seed, epoch]).random((num_samples, 2))
+
+
+def crop_corners(fractions: NDArray[Any], free: NDArray[Any], *, stride: int) -> NDArray[Any]:
+    """Return the corners of crops, int64 [n, 2]: multiples of `stride`, each as likely.
+
+    `fractions` float64 [n, 2] are those of `crop_fractions`, `free` int64 [n, 2] is by how much the
+    map is larger than the crop. Where `stride` does not divide that, the last corner is the next
+    multiple, as the map's edge would never be seen else: a crop there reaches beyond the map.
+    """
+    corners: NDArray[Any] = (fractions * (-(-free // stride) + 1)).astype(np.int64) * stride
+    return corners
+
+
+def reader_draws(*, num_samples: int, num_readers: int, seed: int, epoch: int) -> NDArray[Any]:
+    """Return which of several readers each sample is taken from, int64 [num_samples].
+
+    As its crop, that depends on its own index only.
+    """
+    rng = np.random.default_rng([_READER_DOMAIN, seed, epoch])
+    draws: NDArray[Any] = rng.integers(num_readers, size=num_samples)
+    return draws
 
 
 def batch_shares(

@@ -12,12 +12,14 @@ import queue
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from configs.cores import usable_cores
 from data.reading.epoch_tiles import Block, Epoch
+from data.reading.tiles import TileMemory
 from data.system.threads import limit_cores, run_ahead
 
 _UNDER_WAY = 2
@@ -27,13 +29,15 @@ _MOST_BYTES = 2**30
 
 
 class ReadAhead:
-    """Buffers of one stored dtype, and what fills them; the `keep` latest blocks stay valid."""
+    """Buffers of the levels' dtypes, and what fills them; the `keep` latest blocks stay valid."""
 
-    def __init__(self, dtype: torch.dtype, *, keep: int, pin_memory: bool, num_cores: int) -> None:
+    def __init__(
+        self, dtypes: Sequence[torch.dtype], *, keep: int, pin_memory: bool, num_cores: int
+    ) -> None:
         self._keep = keep
-        self._pin_memory = pin_memory
         self._num_cores = num_cores
-        self._slots = [torch.empty(0, dtype=dtype) for _ in range(keep + _UNDER_WAY)]
+        self._new_slot = partial(TileMemory, dtypes, pin_memory=pin_memory)
+        self._slots = [self._new_slot() for _ in range(keep + _UNDER_WAY)]
         self._num_filled = 0
 
     @property
@@ -60,7 +64,7 @@ class ReadAhead:
                     if len(held) == self._keep:
                         free.put(held.popleft())
                     if number and self._num_filled == number and self._has_room():
-                        self._slots.append(self._slots[0].new_empty(0))
+                        self._slots.append(self._new_slot())
                         free.put(self.depth - 1)
                     slot, parts = next(filling)
                     held.append(slot)
@@ -84,15 +88,14 @@ class ReadAhead:
             return slot, parts
 
         for number, block in enumerate(blocks):
-            for soon in blocks[0 if number == 0 else number + 1 : number + 2]:
-                epoch.prefetch(soon)
+            epoch.prefetch_next(blocks, number)
             # Who waits for a buffer holds nothing back that the caller could take.
             while under_way and (len(under_way) == _UNDER_WAY or free.empty()):
                 yield next_done()
             slot = free.get()
             if slot is None:
                 return
-            memory = self._memory(slot, epoch.num_values(block))
+            memory = self._slots[slot].of(epoch.num_values(block))
             copies = [
                 pool.submit(copy) for copy in epoch.copies(block, memory, num_parts=self._num_cores)
             ]
@@ -100,15 +103,8 @@ class ReadAhead:
         while under_way:
             yield next_done()
 
-    def _memory(self, slot: int, num_values: int) -> Tensor:
-        """Return a buffer's first values, [num_values]; it grows to the largest block it held."""
-        if self._slots[slot].numel() < num_values:
-            dtype = self._slots[slot].dtype
-            self._slots[slot] = torch.empty(num_values, dtype=dtype, pin_memory=self._pin_memory)
-        return self._slots[slot][:num_values]
-
     def _has_room(self) -> bool:
-        largest = max(slot.nbytes for slot in self._slots)
+        largest = max(slot.num_bytes for slot in self._slots)
         return (self.depth + 1) * largest <= _MOST_BYTES
 
 

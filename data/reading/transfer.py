@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections import deque
@@ -12,12 +13,48 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from data.reading.byte_decoder import ByteDecoder
+from data.coding.byte_code import ByteCode
 from data.reading.level_stream import Batch
 
 Item = TypeVar("Item")
 
 _STEPS_AHEAD = 2
+
+
+class ByteDecoder:
+    """Decodes on one device, on which it keeps each level's code."""
+
+    def __init__(self, device: str | torch.device) -> None:
+        self._device = torch.device(device)
+        self._kept: dict[int, tuple[ByteCode, Tensor, Tensor]] = {}
+
+    def values(self, stored: Tensor, code: ByteCode | None) -> Tensor:
+        """Return the values of [B, C, H, W] channels_last, float32; without a code, cast alone."""
+        values = stored.float()
+        if code is not None:
+            self.decode(values.permute(0, 2, 3, 1), code)
+        return values
+
+    def decode(self, numbers: Tensor, code: ByteCode) -> None:
+        """Replace the bytes' numbers, float32 [..., C], by their values.
+
+        In two steps, which round as `ByteCode` says: one alone would round otherwise on some
+        devices.
+        """
+        scale, offset = self._on_device(code)
+        numbers.mul_(scale).add_(offset)
+
+    def _on_device(self, code: ByteCode) -> tuple[Tensor, Tensor]:
+        # By identity, as a level's code is one object; with it, so that it is not another's later.
+        kept = self._kept.get(id(code))
+        if kept is None:
+            kept = (
+                code,
+                torch.from_numpy(code.scales).to(self._device),
+                torch.from_numpy(code.offsets).to(self._device),
+            )
+            self._kept[id(code)] = kept
+        return kept[1], kept[2]
 
 
 @dataclass(slots=True)
@@ -38,7 +75,8 @@ def on_device(
 
     `as_stored`: on a GPU in float16 where they are stored so, for a caller whose first kernel reads
     that as well: to convert them is a pass over three times the memory.
-    Bytes are made values there, so that only they cross the link to a GPU.
+    Bytes are made values there, so that only they cross the link to a GPU. A batch with companions
+    is a copy, whose `beside` are there too, of such dtypes and valid as long.
 
     On a CPU they are valid until the next batch is taken: their memory is used again, as the pages
     of fresh memory cost more than the conversion. To a GPU they are copied from pinned memory
@@ -69,21 +107,27 @@ def _timed(items: Iterable[Item], waiting: Waiting) -> Iterator[Item]:
 def _on_gpu(
     batches: Iterable[Batch], device: torch.device, waiting: Waiting, as_stored: bool
 ) -> Iterator[tuple[Batch, Tensor]]:
-    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     decoder = ByteDecoder(device)
     copying: deque[torch.cuda.Event] = deque()
     computed: deque[torch.cuda.Event] = deque()
     idle = DeviceIdle(waiting)
     for batch in idle.first_timed(batches):
         computing = torch.cuda.current_stream(device)
-        with torch.cuda.stream(beside):
-            features = batch.features.to(device, non_blocking=True)
-            copied = beside.record_event(_timed_event())
+        with torch.cuda.stream(aside):
+            features, *beside = (
+                stored.to(device, non_blocking=True) for stored in (batch.features, *batch.beside)
+            )
+            copied = aside.record_event(_timed_event())
         computing.wait_event(copied)
-        features.record_stream(computing)  # or its memory would be used again too soon
+        for arrived in (features, *beside):
+            arrived.record_stream(computing)  # or its memory would be used again too soon
         copying.append(copied)
         idle.arrived(copied)
         as_is = as_stored and batch.code is None
+        if beside:
+            there = tuple(each if as_stored else each.float() for each in beside)
+            batch = dataclasses.replace(batch, beside=there)
         yield batch, features if as_is else decoder.values(features, batch.code)
         while len(copying) > 1:
             copying.popleft().synchronize()
@@ -145,15 +189,30 @@ class DeviceIdle:
 
 
 def _on_cpu(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
-    memory = torch.empty(0)
+    memory, memories = _FloatMemory(), list[_FloatMemory]()
     decoder = ByteDecoder("cpu")
     for batch in batches:
-        features = batch.features
-        if memory.numel() < features.numel():
-            memory = torch.empty(features.numel())
-        num, channels, height, width = features.shape
-        converted = memory[: features.numel()].view(num, height, width, channels)
-        converted.copy_(features.permute(0, 2, 3, 1))
+        x = memory.converted(batch.features)
         if batch.code is not None:
-            decoder.decode(converted, batch.code)
-        yield batch, converted.permute(0, 3, 1, 2)
+            decoder.decode(x.permute(0, 2, 3, 1), batch.code)
+        if batch.beside:
+            memories += [_FloatMemory() for _ in batch.beside[len(memories) :]]
+            there = (its.converted(each) for its, each in zip(memories, batch.beside, strict=False))
+            batch = dataclasses.replace(batch, beside=tuple(there))
+        yield batch, x
+
+
+class _FloatMemory:
+    """Memory that is used again, and grows to the largest batch that it has held."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def converted(self, features: Tensor) -> Tensor:
+        """Return [B, C, H, W] channels_last in float32, valid until the next ones are."""
+        if self._memory.numel() < features.numel():
+            self._memory = torch.empty(features.numel())
+        num, channels, height, width = features.shape
+        converted = self._memory[: features.numel()].view(num, height, width, channels)
+        converted.copy_(features.permute(0, 2, 3, 1))
+        return converted.permute(0, 3, 1, 2)

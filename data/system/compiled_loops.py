@@ -21,11 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from configs.doors import PACKAGES
-from data.system.user_cache import user_cache
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _MOST_UNUSED_S = 30 * 24 * 3600
 _while_numba_looks = threading.Lock()
+
+
+def user_cache() -> Path:
+    """Return the user's cache folder; raises RuntimeError for a user without a home."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

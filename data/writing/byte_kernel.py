@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from data.coding.byte_code import GREATEST_BYTE, ByteCode
 from data.system.compiled_loops import compiled
-from data.writing.cast_kernel import PIECE, add_up, find_extremes, in_order
+from data.writing.cast_kernel import PIECE, begin, finish, fold, places_for_sums
 
-_F, _D, _BYTE = np.float32, np.float64, np.uint8
+_F, _BYTE = np.float32, np.uint8
 # What is added to this is rounded to whole numbers, ties to even: its last place is that of 1.
 _WHOLE = _F(1.5 * 2**23)
 _GREATEST = _F(GREATEST_BYTE)
@@ -50,23 +50,14 @@ def _store_channel(
     """Fill a channel's bytes and its sums (see `channel_sums`); return how many were clipped."""
     num_clipped: Any = 0
     shift = _F(0)
-    total = squared = squared_error = _D(0)
-    low = high = largest_error = np.int32(0)
     for first in range(0, computed.size, PIECE):
         theirs = computed[first : first + PIECE]
         ours = piece[: theirs.size]
         num_clipped += _nearest_bytes(theirs, scale, offset, stored[first : first + PIECE], ours)
         if first == 0:
-            shift = ours[0]
-            low = high = in_order(ours.view(np.int32)[0])
-        one, two, three = add_up(ours, theirs, shift)
-        total, squared, squared_error = total + one, squared + two, squared_error + three
-        least, greatest, error = find_extremes(ours, theirs)
-        low, high, largest_error = min(low, least), max(high, greatest), max(largest_error, error)
-    correction = total / computed.size
-    sums[0], sums[1] = _D(shift) + correction, max(squared - correction * total, 0.0)
-    sums[2] = squared_error
-    extremes[0], extremes[1], extremes[2] = in_order(low), in_order(high), largest_error
+            shift = begin(ours, sums, extremes)
+        fold(ours, theirs, shift, sums, extremes)
+    finish(computed.size, shift, sums, extremes)
     return num_clipped
 
 
@@ -91,7 +82,7 @@ def store_bytes(
     counts the values that lay beyond the code's first or last by more than half a step.
     """
     num_channels = len(computed)
-    sums, extremes = np.empty((num_channels, 3)), np.empty((num_channels, 3), _F)
+    sums, extremes = places_for_sums(num_channels)
     clipped = np.empty(num_channels, np.int64)
     _store_bytes(
         computed, code.scales, code.offsets, memory, sums, extremes.view(np.int32), clipped

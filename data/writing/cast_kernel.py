@@ -54,13 +54,13 @@ def _cast(computed: Any, stored: Any, halves: Any) -> None:
 
 
 @_compiled
-def in_order(bits: Any) -> Any:
+def _in_order(bits: Any) -> Any:
     """Return integers in the order of the floats that have these bits; its own inverse."""
     return _I(bits ^ _I(_I(bits >> _I(31)) & _MAGNITUDE))
 
 
 @_compiled_sum
-def add_up(stored: Any, computed: Any, shift: Any) -> tuple[Any, Any, Any]:
+def _add_up(stored: Any, computed: Any, shift: Any) -> tuple[Any, Any, Any]:
     """Return sums over a piece: differences from `shift`, their squares, squares of errors."""
     total = squared = squared_error = _F(0)
     for i in range(stored.size):
@@ -73,16 +73,16 @@ def add_up(stored: Any, computed: Any, shift: Any) -> tuple[Any, Any, Any]:
 
 
 @_compiled
-def find_extremes(stored: Any, computed: Any) -> tuple[Any, Any, Any]:
+def _find_extremes(stored: Any, computed: Any) -> tuple[Any, Any, Any]:
     """Return a piece's least and greatest value, in order, and the bits of its largest error.
 
     LLVM makes vectors of the least of integers, but not of floats, which may be NaN.
     """
     bits = stored.view(_I)
-    low = high = in_order(bits[0])
+    low = high = _in_order(bits[0])
     largest_error = _I(0)
     for i in range(stored.size):
-        value = in_order(bits[i])
+        value = _in_order(bits[i])
         low, high = min(low, value), max(high, value)
         error = _F(stored[i] - computed[i])
         largest_error = max(largest_error, _I(error.view(_I) & _MAGNITUDE))
@@ -90,17 +90,45 @@ def find_extremes(stored: Any, computed: Any) -> tuple[Any, Any, Any]:
 
 
 @_compiled
-def _sum_up_channel(computed: Any, halves: Any, piece: Any, sums: Any, extremes: Any) -> None:
-    """Fill mean, squared differences from it and squared error; least, greatest, largest error.
+def begin(stored: Any, sums: Any, extremes: Any) -> Any:
+    """Make ready what a channel's pieces are folded into; return the shift, one of its values."""
+    sums[:] = _D(0)
+    extremes[0] = extremes[1] = _in_order(stored.view(_I)[0])
+    extremes[2] = _I(0)
+    return stored[0]
 
-    Of float32 as it is, or where there is room for `halves`, of what they stand for. The
-    differences are first taken from one of the values, so that their squares lose no digits (Chan,
+
+@_compiled
+def fold(stored: Any, computed: Any, shift: Any, sums: Any, extremes: Any) -> None:
+    """Add a piece to a channel's sums and extremes.
+
+    The differences are taken from one of the values, so that their squares lose no digits (Chan,
     Golub and LeVeque 1979, equation 1.7). A piece is so short that its sums may be float32, each of
     many lanes; what pieces add up to is float64.
     """
+    total, squared, squared_error = _add_up(stored, computed, shift)
+    sums[0], sums[1], sums[2] = sums[0] + total, sums[1] + squared, sums[2] + squared_error
+    least, greatest, error = _find_extremes(stored, computed)
+    extremes[0], extremes[1] = min(extremes[0], least), max(extremes[1], greatest)
+    extremes[2] = max(extremes[2], error)
+
+
+@_compiled
+def finish(num_values: Any, shift: Any, sums: Any, extremes: Any) -> None:
+    """Make of what was folded mean, squared differences from it and squared error; and floats."""
+    total, squared = sums[0], sums[1]
+    correction = total / num_values
+    sums[0], sums[1] = _D(shift) + correction, max(squared - correction * total, 0.0)
+    extremes[0], extremes[1] = _in_order(extremes[0]), _in_order(extremes[1])
+
+
+@_compiled
+def _sum_up_channel(computed: Any, halves: Any, piece: Any, sums: Any, extremes: Any) -> None:
+    """Fill a channel's sums and extremes (see `channel_sums`).
+
+    Of float32 as it is, or where there is room for `halves`, of what they stand for.
+    """
     shift = _F(0)
-    total = squared = squared_error = _D(0)
-    low = high = largest_error = _I(0)
     for first in range(0, computed.size, PIECE):
         theirs = computed[first : first + PIECE]
         ours = theirs
@@ -108,16 +136,9 @@ def _sum_up_channel(computed: Any, halves: Any, piece: Any, sums: Any, extremes:
             ours = piece[: theirs.size]
             _cast(theirs, ours, halves[first : first + PIECE])
         if first == 0:
-            shift = ours[0]
-            low = high = in_order(ours.view(_I)[0])
-        one, two, three = add_up(ours, theirs, shift)
-        total, squared, squared_error = total + one, squared + two, squared_error + three
-        least, greatest, error = find_extremes(ours, theirs)
-        low, high, largest_error = min(low, least), max(high, greatest), max(largest_error, error)
-    correction = total / computed.size
-    sums[0], sums[1] = _D(shift) + correction, max(squared - correction * total, 0.0)
-    sums[2] = squared_error
-    extremes[0], extremes[1], extremes[2] = in_order(low), in_order(high), largest_error
+            shift = begin(ours, sums, extremes)
+        fold(ours, theirs, shift, sums, extremes)
+    finish(computed.size, shift, sums, extremes)
 
 
 @_compiled
@@ -180,7 +201,7 @@ def store_halves(
     Its rows are whole words of four values; of those beyond C there may be any. `halves` and
     `joined` are memory: float16 [CHANNELS, n] and int64 [WORDS, n]. The sums are `channel_sums`'.
     """
-    sums, extremes = _places_for_sums(len(computed))
+    sums, extremes = places_for_sums(len(computed))
     _store_halves(
         computed, stored.view(_WORD), halves.view(_HALF), joined.view(_WORD), sums,
         extremes.view(_I),
@@ -195,10 +216,11 @@ def channel_sums(computed: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     error; and float32 [C, 3], minimum, maximum and the cast's largest error. A value that is not
     finite shows as a mean that is not.
     """
-    sums, extremes = _places_for_sums(len(computed))
+    sums, extremes = places_for_sums(len(computed))
     _sum_up(computed, sums, extremes.view(_I))
     return sums, extremes
 
 
-def _places_for_sums(num_channels: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def places_for_sums(num_channels: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return memory for what `channel_sums` returns."""
     return np.empty((num_channels, 3)), np.empty((num_channels, 3), _F)

@@ -28,13 +28,11 @@ from data.cache.commit_log import Commit, CommitLog, fitting, read_commits
 from data.cache.containers import differing_metadata, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit, units_of, units_of_rows
-from data.cache.units_due import bytes_to_lay_out, levels_due
+from data.cache.units_due import OpenShard, bytes_to_lay_out, levels_due, open_shard
+from data.system.array_files import start_writing, write_all
 from data.system.atomic_files import remove_leftovers, sync_folder, write_atomically
-from data.system.placed_writes import start_writing, write_all
 from data.system.threads import limit_cores
-from data.writing.shard_files import OpenShard, open_shard
-from data.writing.stored_maps import StoredMap
-from data.writing.stored_sample import SampleCaster, StoredSample
+from data.writing.stored_sample import SampleCaster, StoredMap, StoredSample
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.errors import ConfigError
-from extract.detector.architecture import num_classes_of
+from extract.detector.state_dicts import num_classes_of
 
 _BACKGROUND = frozenset({"background", "bg"})
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")

@@ -17,8 +17,8 @@ from configs.schema.config import Config
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
 from data.cache.annotations import ANNOTATIONS_NAME, boxes_difference
 from data.cache.cache_folder import CacheFolder
-from data.cache.detector_facts import detector_difference
 from data.cache.manifest import Manifest
+from data.cache.manifest_parts import detector_difference
 from data.images.files import UPRIGHT, split_orientation
 from data.images.listing import ListedImage, list_files
 from data.images.records import ImageSet

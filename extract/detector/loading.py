@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from configs.errors import ConfigError
 from configs.own_code import is_own
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
-from extract.detector.architecture import misfit, num_classes_of
 from extract.detector.builders import build_detector, check_builder
 from extract.detector.class_labels import head_of, label_names
+from extract.detector.state_dicts import misfit, num_classes_of
 from extract.detector.weights import (
     DEFAULT_WEIGHTS,
     file_sha256,

@@ -9,7 +9,10 @@ next one to compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -25,7 +28,6 @@ from data.images.image_sets import read_planned_image
 from data.system.threads import in_order, limit_cores
 from extract.features.busy_times import BusyTimes
 from extract.features.maps import Maps, start_maps
-from extract.features.reused_buffers import ReusedBuffers
 
 # What a detector's usual batch of large images has: smaller ones would leave a GPU to wait for
 # Python, which asks for each layer.
@@ -38,6 +40,7 @@ _MOST_WORKERS = 16
 _OTHER_CORES = 2  # for the thread that asks the GPU, and for those that write
 # So many times the batch size are decoded (GPU) or computed (CPU) before they are asked for.
 AHEAD = 2
+_LEAST_BYTES = 2**16  # of a buffer that is used again
 
 
 def usual_batch_size(model: Any, manifest: Manifest, bucket: int) -> int:
@@ -181,3 +184,37 @@ def _decoded(sample: SampleInfo, buffers: ReusedBuffers) -> Tensor:
     image = buffers.take((*size_hw, 3))
     read_planned_image(sample.file, size_hw, out=image.numpy())
     return image
+
+
+class ReusedBuffers:
+    """Buffers uint8 [n], taken by many threads and given back when nobody reads them any more.
+
+    Fresh memory is handed out page by page, under a lock that all threads share, and pinning it
+    stops a GPU: so images of nearly each another size get buffers of a few sizes, powers of two.
+    """
+
+    def __init__(self, *, pinned: bool) -> None:
+        self._pinned = pinned
+        self._free: dict[int, list[Tensor]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    def take(self, shape: Sequence[int]) -> Tensor:
+        """Return memory uint8 of this shape, of whatever values."""
+        num_bytes = math.prod(shape)
+        size = _size_of(num_bytes)
+        with self._lock:
+            buffer = self._free[size].pop() if self._free[size] else None
+        if buffer is None:
+            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
+        return buffer[:num_bytes].view(*shape)
+
+    def give_back(self, taken: Iterable[Tensor]) -> None:
+        """Let others have what was taken; what a GPU was asked to read of it, it has read."""
+        with self._lock:
+            for tensor in taken:
+                size = _size_of(tensor.numel())
+                self._free[size].append(tensor.as_strided((size,), (1,), 0))
+
+
+def _size_of(num_bytes: int) -> int:
+    return max(_LEAST_BYTES, 1 << (num_bytes - 1).bit_length())

@@ -25,13 +25,12 @@ from data.images.records import ImageSet
 from data.system.atomic_files import remove_leftovers, write_atomically
 from data.system.locks import held
 from data.system.stop_signals import StopSignals
-from extract.detector.architecture import misfit
 from extract.detector.builders import build_detector
 from extract.detector.loading import load_fitting, set_batch_norm_eps
 from extract.detector.pytorch_files import UNREADABLE, first_sentence
+from extract.detector.state_dicts import misfit
 from extract.detector.weights import read_checkpoint, read_named_weights
-from extract.finetuning.detection_dataset import DetectionDataset, drop_slivers
-from extract.finetuning.epoch import EpochProgress, train_epoch
+from extract.finetuning.epoch import DetectionDataset, EpochProgress, drop_slivers, train_epoch
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,8 @@ from train.loop.job import Job, make_codec, make_stream, open_caches
 from train.loop.loss_watch import LossWatch
 from train.loop.session import Session, new_session
 from train.loop.steps import Step
-from train.machine.compilation import keep_compiled_code
+from train.machine.automatic import autocast_dtype, keep_compiled_code
 from train.machine.distributed import ALONE
-from train.machine.precision import autocast_dtype
 from train.objective.rate_distortion import square_error
 
 RESNET = "fasterrcnn_resnet50_fpn"

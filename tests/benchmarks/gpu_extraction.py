@@ -25,7 +25,7 @@ from data.cache.manifest_parts import SampleInfo
 from data.cache.plan import level_bytes, units_of
 from data.images.image_sets import load_images, read_image
 from data.images.records import ImageSet
-from data.system.placed_writes import write_all
+from data.system.array_files import write_all
 from data.system.threads import in_order
 from extract.detector.loading import backbone_levels, load_detector, prepare_images
 from extract.features.busy_times import STAGES

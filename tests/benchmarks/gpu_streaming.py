@@ -80,8 +80,8 @@ def _streamed(
         batch_size=batch_size, rank=0, num_ranks=1,
     )  # fmt: skip
     blocks = epoch.blocks(0)
-    dtype = reader.values_to_gather.dtype
-    ahead = ReadAhead(dtype, keep=2, pin_memory=device == "cuda", num_cores=num_cores)
+    dtypes = [reader.values_to_gather.dtype]
+    ahead = ReadAhead(dtypes, keep=2, pin_memory=device == "cuda", num_cores=num_cores)
     for _ in ahead.filled(epoch, blocks[: ahead.depth]):
         pass  # pinning memory takes its time, once a run
     start = time.perf_counter()

@@ -17,7 +17,8 @@ from tests.support.training_process import options_of
 from train.cli import train_level
 from train.loop.job import best_model_of
 from train.runs.checkpoint import load_codec, load_weights
-from train.runs.run_folder import RunRecord, find_runs
+from train.runs.run_folder import find_runs
+from train.runs.run_record import RunRecord
 
 
 def call(study: TinyStudy, out: Path, *options: str) -> Result:

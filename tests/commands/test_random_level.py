@@ -17,7 +17,7 @@ from tests.support.training_process import options_of, rows_without_times
 from train.cli import train_level
 from train.loop.validation import validate
 from train.runs.checkpoint import load_codec
-from train.runs.run_folder import RunRecord
+from train.runs.run_record import RunRecord
 
 
 def call(study: TinyStudy, out: Path, *options: str) -> Result:

@@ -21,7 +21,8 @@ from click.testing import CliRunner, Result
 from configs.config_files import dump_config, load_config
 from configs.errors import ConfigError
 from data.cache.manifest import Manifest
-from data.reading.level_stream import Batch, whole_map_batches
+from data.reading.level_stream import Batch
+from data.reading.whole_maps import whole_map_batches
 from tests.support.tiny_study import (
     TinyStudy,
     extract_tiny,
@@ -43,8 +44,8 @@ from train.loop import validation
 from train.loop.epoch_end import EpochEnd
 from train.loop.steps import Step
 from train.runs.checkpoint import LAST_NAME, PREVIOUS_NAME, load_codec, load_last
-from train.runs.run_folder import RunRecord, find_runs
-from train.runs.run_lock import locked
+from train.runs.run_folder import find_runs, locked
+from train.runs.run_record import RunRecord
 
 # Batches of one give six steps an epoch; the schedule and early stopping have a state to lose.
 # There are so many epochs that no run ends before what is to happen in its middle has happened.

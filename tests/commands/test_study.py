@@ -25,7 +25,8 @@ from train.cli import train_level
 from train.loop.job import Job
 from train.machine.distributed import ALONE
 from train.runs.checkpoint import load_codec
-from train.runs.run_folder import RunRecord, find_runs
+from train.runs.run_folder import find_runs
+from train.runs.run_record import RunRecord
 from train.study.chain import RunOutcome, chains_of
 from train.study.study import PRELOADED, _received, _Worker, processes_for, run_study
 

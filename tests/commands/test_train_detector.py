@@ -27,7 +27,7 @@ from data.system.locks import held
 from extract.cli import train_detector
 from extract.detector.loading import load_detector
 from extract.finetuning import epoch
-from extract.finetuning.detection_dataset import DetectionDataset
+from extract.finetuning.epoch import DetectionDataset
 from extract.finetuning.finetune import start_model
 from tests.support.extraction import error_of
 from tests.support.tiny_study import save_detector

@@ -20,8 +20,8 @@ DOORS = {
     ],
     "configs": ["CacheError", "Config", "ConfigError", "UserError", "load_config"],
     "data": [
-        "CacheFolder", "LevelDataset", "LevelReader", "LevelStream", "MixedLevelStream",
-        "load_images", "on_device",
+        "CacheFolder", "Companion", "LevelDataset", "LevelReader", "LevelStream",
+        "MixedLevelStream", "load_images", "on_device",
     ],
     "extract": ["evaluate_detector", "extract", "load_detector", "load_images", "plan_extraction"],
     "train": ["LevelCodec", "LoadedModels", "build_codec", "load_codec", "rate_distortion"],

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from train.codecs.hyperprior import Choose, Exact, MeanScaleHyperprior, on_grid
+from train.codecs.gaussian import Choose, Exact, at_each_place, on_grid
+from train.codecs.hyperprior import MeanScaleHyperprior
 from train.codecs.layers.transforms import CausalConv2d, CodecSize, entropy_parameters
 
 
@@ -39,7 +40,11 @@ class JointAutoregressive(MeanScaleHyperprior):
         super().__init__(size)
         latents = size.n_channels
         self.context_prediction = CausalConv2d(latents, 2 * latents, kernel_size=5, padding=2)
-        self.entropy_parameters = entropy_parameters(latents)
+        told_beside = 0 if size.context is None else 2 * latents
+        self.entropy_parameters = entropy_parameters(latents, 4 * latents + told_beside)
+
+    def fuse(self, side_channels: int) -> None:
+        """Leave it to the entropy parameters, which see what the coarser levels say as well."""
 
     def _parameters_in_parallel(self, side: Tensor, noisy: Tensor) -> Tensor:
         context = self.transformed(self.context_prediction, noisy)
@@ -63,7 +68,7 @@ class JointAutoregressive(MeanScaleHyperprior):
             window = padded[:, corner[:, None] + taps[:, 0] * stride + taps[:, 1]]
             context = functional.linear(window.flatten(2), weight, bias)
             parameters = torch.cat((side[:, places], context), 2)
-            parameters = _at_each_place(network, parameters)
+            parameters = at_each_place(network, parameters)
             scales[:, places], mean = self._scales_and_means(parameters, 2)
             means[:, places] = mean = on_grid(mean)
             y_hat[:, places] = choose(places, scales[:, places], mean) + mean
@@ -89,13 +94,3 @@ def wavefronts(shape: tuple[int, int], device: torch.device) -> Iterator[Tensor]
         if first <= last:
             rows = torch.arange(first, last + 1, device=device)
             yield rows * width + step - 3 * rows
-
-
-def _at_each_place(network: nn.Module, values: Tensor) -> Tensor:
-    """Apply 1x1 convolutions to values [B, n, channels]: one product of matrices for each."""
-    for layer in network.children():
-        if isinstance(layer, nn.Conv2d):
-            values = functional.linear(values, layer.weight.flatten(1), layer.bias)
-        else:
-            values = layer(values)
-    return values

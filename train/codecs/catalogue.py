@@ -11,8 +11,9 @@ from configs.schema.training import ModelConfig
 from train.codecs.autoregressive import JointAutoregressive
 from train.codecs.entropy.latent_coder import brings_tables
 from train.codecs.factorized import FactorizedPrior
+from train.codecs.gaussian import ContextPrior
 from train.codecs.hyperprior import MeanScaleHyperprior, ScaleHyperprior
-from train.codecs.layers.transforms import CodecSize
+from train.codecs.layers.transforms import CodecSize, ContextSize
 from train.codecs.level_codec import LevelCodec
 
 MODELS: dict[str, Callable[[CodecSize], LevelCodec]] = {
@@ -30,9 +31,15 @@ def build_codec(model: ModelConfig, num_channels: int, num_levels: int = 1) -> L
     fails, is no LevelCodec, or holds an entropy model without coding tables.
     """
     size = codec_size(model, num_channels, num_levels)
-    codec = _own(model, size) if is_own(model.name) else MODELS[model.name](size)
+    codec = _own(model, size) if is_own(model.name) else _ours(model.name, size)
     codec.layer_by_layer = model.fast_cpu == "never"
     return codec
+
+
+def _ours(name: str, size: CodecSize) -> LevelCodec:
+    if size.context is not None and MODELS[name] is FactorizedPrior:
+        return ContextPrior(size)  # one density everywhere would not heed what is known
+    return MODELS[name](size)
 
 
 def codec_size(model: ModelConfig, num_channels: int, num_levels: int = 1) -> CodecSize:
@@ -43,6 +50,7 @@ def codec_size(model: ModelConfig, num_channels: int, num_levels: int = 1) -> Co
         n_channels=model.n_channels,
         stages=model.stages,
         num_levels=num_levels,
+        context=None if model.context is None else ContextSize(**dict(model.context)),
     )
 
 
@@ -63,6 +71,11 @@ def _own(model: ModelConfig, size: CodecSize) -> LevelCodec:
         raise ConfigError(
             f"model.name: {model.name!r} gives a {type(codec).__name__}: "
             "derive it from train.codecs.level_codec.LevelCodec"
+        )
+    if size.context is not None and not codec.takes_context:
+        raise ConfigError(
+            f"model.name: {model.name!r} takes no context: train it without --context, or let its "
+            "four methods take the trail and say `takes_context = True`"
         )
     for module in codec.modules():
         brings_tables(module)

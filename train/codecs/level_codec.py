@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from train.codecs.entropy.latent_coder import (
-    CodingTables,
     LatentDecoder,
     channel_indexes,
-    coding_tables,
     encode,
 )
 from train.codecs.layers.compressai_parts import (
@@ -21,12 +19,13 @@ from train.codecs.layers.compressai_parts import (
     bottleneck_likelihood,
     gaussian_likelihood,
 )
-from train.codecs.layers.origin import Origin
+from train.codecs.layers.context_path import Context, Seen, trail_behind
 from train.codecs.layers.transforms import CodecSize
-from train.codecs.map_transforms import MapTransforms, Measure, measured_undone
+from train.codecs.map_transforms import Measure, measured_undone
+from train.codecs.table_holder import TableHolder
 
 
-class LevelCodec(MapTransforms, ABC):
+class LevelCodec(TableHolder, ABC):
     r"""A learned codec between feature maps of C channels; features are signed, never clamped.
 
     ```text
@@ -46,6 +45,12 @@ class LevelCodec(MapTransforms, ABC):
     part of a batch. The noise of the whole batch is drawn and its rows are used, so that processes
     of one seed see the noise that one process would have seen. None: the batch is whole.
 
+    Of a codec with `size.context` the decoded next coarser level is a second input of g_a and g_s,
+    and the coarser levels' latents one of the entropy model: forward, compress and decompress are
+    given a `Context`. Latents travel down from level to level (a `trail`): they are whole numbers
+    and what follows from them in float64, so that encoder and decoder agree on what a decoded map
+    of floating point could not promise.
+
     A codec of one's own is a class `Own(size: CodecSize, **options)` derived from this one, named
     `package.module:Own` in `model.name`; `options` are `model.options`. It calls
     `super().__init__`, and may then set transforms of its own in place of `g_a` and `g_s`. It has
@@ -53,7 +58,9 @@ class LevelCodec(MapTransforms, ABC):
     are written with `with_noise`, `round_to_medians`, `encode_bottleneck`, `decode_bottleneck`,
     `transformed` and `tables`. An entropy model that is neither CompressAI's EntropyBottleneck nor
     its GaussianConditional brings its tables: a method `coding_tables() -> CodingTables` (see
-    `train.codecs.entropy.latent_coder`). `train.testing.check_codec` tests it.
+    `train.codecs.entropy.latent_coder`). One whose four methods take the trail as a last argument,
+    and which has `predicted_latents`, says `takes_context = True`. `train.testing.check_codec`
+    tests it.
     """
 
     transform_names: tuple[str, ...] = ("g_a", "g_s")
@@ -63,6 +70,8 @@ class LevelCodec(MapTransforms, ABC):
 
     num_payloads = 1
     """Strings that `compress` gives for each sample."""
+    takes_context = False
+    """Whether it can be built with `size.context`."""
 
     def __init__(self, size: CodecSize, *, bottleneck_channels: int | None = None) -> None:
         """Make the transforms, and an `entropy_bottleneck` of so many channels, or none."""
@@ -73,7 +82,6 @@ class LevelCodec(MapTransforms, ABC):
         self.make_transforms(size)
         self.input_noise = 0.0
         self.noise_share: tuple[int, int, int] | None = None
-        self._tables: dict[str, tuple[Origin, CodingTables]] | None = None
 
     @abstractmethod
     def noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -97,6 +105,13 @@ class LevelCodec(MapTransforms, ABC):
         Raises CacheError for strings that `encode_latents` has not written for this model.
         """
 
+    def predicted_latents(self, shape: tuple[int, int], trail: Tensor) -> Tensor:
+        """Return the y_hat, float32 [B, M, *shape], that the coarser levels' latents make likely.
+
+        It is what a decoder takes for a level that is not sent.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sees no coarser level")
+
     def aux_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that `aux_loss`, and nothing else, trains: the quantiles."""
         return [each.quantiles for each in self.modules() if isinstance(each, EntropyBottleneck)]
@@ -108,27 +123,58 @@ class LevelCodec(MapTransforms, ABC):
 
     def compile_steps(self) -> None:
         """Compile what training steps compute, but for the random numbers they draw."""
-        networks = [getattr(self, name) for name in self.transform_names]
-        self.compile_functions((*networks, *self.functions_beside))
+        self.compile_functions((*self.networks(self.transform_names), *self.functions_beside))
 
-    def forward(self, x: Tensor, measure: Measure | None = None) -> dict[str, Any]:
+    def forward(
+        self, x: Tensor, measure: Measure | None = None, context: Context | None = None
+    ) -> dict[str, Any]:
         """Return x_hat [B, C, H, W] and the likelihoods of all latents for x [B, C, H, W].
 
         x is float32, or as it is stored. "likelihoods" holds "y" [B, M, h, w], and "z" [B, N, ...]
         if there is a hyperprior. In training mode the latents get noise; in eval mode they are
         rounded, and x_hat is what `decompress` makes of the bytes. With `measure` there is
-        "measured" in place of "x_hat": what it gives of x_hat and x.
+        "measured" in place of "x_hat": what it gives of x_hat and x. ValueError without the context
+        that the codec needs.
         """
+        seen = self.see(context, *x.shape[-2:])
         if self.training:
-            seen = self.standardised(x, self._dtype_seen())
+            noisy = self.standardised(x, self._dtype_seen())
             if self.input_noise:
-                seen = seen + self.input_noise * self._drawn(torch.randn, seen)
-            y_hat, likelihoods = self.noisy_latents(self.transformed(self.g_a, seen))
+                noisy = noisy + self.input_noise * self._drawn(torch.randn, noisy)
+            y_hat, likelihoods = self.noisy_latents(self.analysed(noisy, seen), *_trail(seen))
         else:
-            y_hat, likelihoods = self.rounded_latents(self.latents(x))
+            y_hat, likelihoods = self.rounded_latents(self.latents(x, seen), *_trail(seen))
         if measure is not None:
-            return {"measured": self.measured(y_hat, x, measure), "likelihoods": likelihoods}
-        return {"x_hat": self.restored(y_hat, *x.shape[-2:]), "likelihoods": likelihoods}
+            measured = self.measured(y_hat, x, measure, seen)
+            return {"measured": measured, "likelihoods": likelihoods}
+        height, width = x.shape[-2:]
+        return {"x_hat": self.restored(y_hat, height, width, seen), "likelihoods": likelihoods}
+
+    @torch.no_grad()
+    def decoded(self, x: Tensor, context: Context | None = None) -> Context:
+        """Return what the decoder will have of maps x [B, C, H, W]: what finer levels see of it.
+
+        `maps` are float32, the x_hat of `decompress`; nothing is coded for it.
+        """
+        with self.in_float32():
+            seen = self.see(context, *x.shape[-2:])
+            y_hat, _ = self.rounded_latents(self.latents(x, seen), *_trail(seen))
+            return self._decoded(y_hat, (int(x.shape[-2]), int(x.shape[-1])), seen)
+
+    @torch.no_grad()
+    def predicted(self, size: tuple[int, int], context: Context) -> Context:
+        """Return what the decoder has of maps of `size` (H, W) of which nothing is sent.
+
+        Every latent is taken to be at its mean.
+        """
+        with self.in_float32():
+            seen = self.see(context, *size)
+            assert seen is not None
+            shape = (int(seen.trail.shape[-2]), int(seen.trail.shape[-1]))
+            return self._decoded(self.predicted_latents(shape, seen.trail), size, seen)
+
+    def _decoded(self, y_hat: Tensor, size: tuple[int, int], seen: Seen | None) -> Context:
+        return Context(self.restored(y_hat, *size, seen), trail_behind(y_hat, seen))
 
     def _dtype_seen(self) -> torch.dtype | None:
         """Return the dtype to which g_a's first layer rounds what it gets, None if it does not."""
@@ -136,63 +182,48 @@ class LevelCodec(MapTransforms, ABC):
         rounds = isinstance(first, nn.Conv2d) and not self.input_noise
         return self.autocast_dtype if rounds else None
 
-    def likelihoods(self, x: Tensor) -> dict[str, Tensor]:
+    def likelihoods(self, x: Tensor, context: Context | None = None) -> dict[str, Tensor]:
         """Return the likelihoods that forward returns in eval mode, without x_hat."""
-        return self.rounded_latents(self.latents(x))[1]
-
-    def update_tables(self) -> None:
-        """Compute what real coding needs of the weights: quantiles, CDF tables, fast transforms.
-
-        Call it again after every change of the weights. Forward, too, uses the new medians. Raises
-        ConfigError for an entropy model that brings no tables.
-        """
-        made = [(name, module, coding_tables(module)) for name, module in self.named_modules()]
-        self._tables = {
-            name: (Origin(module), tables) for name, module, tables in made if tables is not None
-        }
-        self.hold_weights()
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
-        """Load weights; tables for coding have to be made anew."""
-        self._tables = None
-        return super().load_state_dict(state_dict, strict=strict)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        sound = {name: each for name, each in (self._tables or {}).items() if self._has(name)}
-        applied = super()._apply(*args, **kwargs)
-        for name, (origin, tables) in sound.items():
-            module = self.get_submodule(name)
-            if self._tables is not None and origin.has_values_of(module):  # they only moved
-                self._tables[name] = Origin(module), tables
-        return applied
+        seen = self.see(context, *x.shape[-2:])
+        return self.rounded_latents(self.latents(x, seen), *_trail(seen))[1]
 
     @torch.no_grad()
-    def compress(self, x: Tensor) -> dict[str, Any]:
+    def compress(self, x: Tensor, context: Context | None = None) -> dict[str, Any]:
         """Return {"strings": [[bytes per payload] per sample], "shape": (h, w), "size": (H, W)}.
 
         `shape` is that of the latents y, from which those of all other latents follow. Raises
         RuntimeError if `update_tables` has not been called since the entropy models' weights
-        changed, CacheError if latents are not finite.
+        changed, CacheError if latents are not finite, ValueError without the context that the codec
+        needs.
         """
         with self.in_float32():
-            y = self.latents(x)
+            seen = self.see(context, *x.shape[-2:])
+            y = self.latents(x, seen)
             return {
-                "strings": self.encode_latents(y),
+                "strings": self.encode_latents(y, *_trail(seen)),
                 "shape": (int(y.shape[-2]), int(y.shape[-1])),
                 "size": (int(x.shape[-2]), int(x.shape[-1])),
             }
 
     @torch.no_grad()
     def decompress(
-        self, strings: Sequence[Sequence[bytes]], shape: tuple[int, int], size: tuple[int, int]
+        self,
+        strings: Sequence[Sequence[bytes]],
+        shape: tuple[int, int],
+        size: tuple[int, int],
+        context: Context | None = None,
     ) -> dict[str, Tensor]:
         """Return {"x_hat": float32 [B, C, H, W]}, exactly forward's output in eval mode.
 
-        CompressAI's own models clamp to [0, 1] here; features are signed. Raises CacheError for
-        strings that are damaged, of another model, or of latents of another shape.
+        With it "trail", the latents, and behind them those that they were coded beside: with x_hat
+        the context of a finer level. CompressAI's own models clamp to [0, 1] here; features are
+        signed. Raises CacheError for strings that are damaged, of another model, or of latents of
+        another shape; ValueError without the context that the codec needs.
         """
         with self.in_float32():
-            return {"x_hat": self.restored(self.decode_latents(strings, shape), *size)}
+            seen = self.see(context, *size)
+            there = self._decoded(self.decode_latents(strings, shape, *_trail(seen)), size, seen)
+            return {"x_hat": there.maps, "trail": there.trail}
 
     def with_noise(self, latents: Tensor) -> Tensor:
         """Return latents + U(-0.5, 0.5), as while training."""
@@ -228,24 +259,11 @@ class LevelCodec(MapTransforms, ABC):
         decoder.finish()
         return symbols.to(medians) + medians
 
-    def tables(self, name: str) -> CodingTables:
-        """Return the tables of the entropy model that is the codec's attribute `name`.
-
-        Raises RuntimeError if `update_tables` has not been called since its weights changed.
-        """
-        if self._tables is None:
-            raise RuntimeError("LevelCodec: call update_tables() before compress or decompress")
-        if not self._has(name):
-            raise RuntimeError(
-                f"LevelCodec: the weights of {name} have changed: call update_tables() again, "
-                "and decode with these weights"
-            )
-        return self._tables[name][1]
-
-    def _has(self, name: str) -> bool:
-        """Whether the tables of an entropy model are those of its weights."""
-        return self._tables is not None and self._tables[name][0].is_still(self.get_submodule(name))
-
     def _medians(self) -> Tensor:
         medians: Tensor = self.entropy_bottleneck._get_medians().detach()
         return medians.reshape(1, -1, 1, 1)
+
+
+def _trail(seen: Seen | None) -> tuple[()] | tuple[Tensor]:
+    """Return the last argument of the four methods, if they get one."""
+    return () if seen is None else (seen.trail,)

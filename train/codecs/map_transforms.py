@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train.codecs.layers.compressai_parts import CompressionModel
+from train.codecs.layers.context_path import Context, ContextPath, Seen
 from train.codecs.layers.transforms import CodecSize, analysis, pad_to_multiple, synthesis
+from train.codecs.network_runner import NetworkRunner
 
-if TYPE_CHECKING:
-    from train.codecs.fast.fast_transforms import FastTransform, FastTransforms
-
-log = logging.getLogger(__name__)
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(x_hat, x), [B, C, H, W] each, x as it is stored -> what is measured of them."""
 
-_MOST_COMPILED = 64
 _MIN_STD = 1e-6  # a channel that never varies is passed on as its mean
 
 
-class MapTransforms(CompressionModel):  # type: ignore[misc]
+class MapTransforms(NetworkRunner):
     """What a codec does around its entropy model.
 
     `mean` and `std` [S, C] are the caches' per-channel statistics, one row for each level that the
@@ -41,27 +31,18 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
     `g_a`: [B, C, H, W], H and W multiples of `stride` -> latents y [B, M, H / stride, W / stride].
     `g_s`: the way back. A codec of other transforms sets them anew.
 
-    `autocast_dtype`: g_a and g_s run under autocast to it, with float32 results; None is float32
-    throughout.
-
-    What `compile_functions` compiles is run so while training alone: validation's whole maps, of
-    many shapes, are computed as analysis computes them.
-
-    `layer_by_layer`: whether g_a and g_s always run as torch runs them. Otherwise, from
-    `hold_weights` on, they run by train.codecs.fast where it can: on a CPU, in eval mode and
-    float32, where no gradients are asked for.
+    `beside`: of a codec with `size.context`, what brings the decoded coarser level into g_a, behind
+    its first layer, and into g_s, before its last one. `see` makes of a context what is `seen`.
     """
 
     g_a: nn.Module
     g_s: nn.Module
+    beside: ContextPath
     mean: Tensor
     std: Tensor
     size: CodecSize
-    autocast_dtype: torch.dtype | None = None
-    layer_by_layer: bool = False
     _level_row: int = 0
-    _compiled: Mapping[Hashable, Callable[..., Any]] = MappingProxyType({})
-    _fast: FastTransforms | None = None
+    _halves: Mapping[str, tuple[nn.Sequential, nn.Sequential]] = MappingProxyType({})
 
     def make_transforms(self, size: CodecSize) -> None:
         """Make g_a and g_s of that size, and a standardisation that changes nothing."""
@@ -70,6 +51,14 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
         self.register_buffer("mean", torch.zeros(size.num_levels, size.num_channels))
         self.register_buffer("std", torch.ones(size.num_levels, size.num_channels))
         self.size = size
+        if size.context is not None:
+            assert isinstance(self.g_a, nn.Sequential) and isinstance(self.g_s, nn.Sequential)
+            self.beside = ContextPath(size)
+            # Between them the context comes in. In a mapping, where they are no modules again.
+            self._halves = {
+                "g_a": (self.g_a[:2], self.g_a[2:]),
+                "g_s": (self.g_s[:-1], self.g_s[-1:]),
+            }
 
     @property
     def stride(self) -> int:
@@ -97,22 +86,14 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
             raise IndexError(f"level row {row}: this codec has {len(self.mean)}")
         self._level_row = row
 
-    def hold_weights(self) -> None:
-        """Let g_a and g_s run fast from now on: weights are not expected to change often.
-
-        What runs fast is made of them when it first runs, and anew when they have changed.
-        """
-        self._fast = _fast_transforms()
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
-        """Load weights."""
-        self._fast = None
-        return super().load_state_dict(state_dict, strict=strict)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        if self._fast is not None:
-            self._fast.clear()  # the codec moves to another device, or becomes another dtype's
-        return super()._apply(*args, **kwargs)
+    def networks(self, names: Sequence[str]) -> list[nn.Module]:
+        """Return the networks of those names as they are run: in parts where context comes in."""
+        found: list[nn.Module] = []
+        for name in names:
+            found += self._halves.get(name, (getattr(self, name),))
+        if self.size.context is not None:
+            found += self.beside.children()
+        return found
 
     def standardised(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return what g_a sees of maps x [B, C, H, W]: padded, and of mean 0 and deviation 1.
@@ -128,108 +109,95 @@ class MapTransforms(CompressionModel):  # type: ignore[misc]
         # Autocast would round as well, in a pass of its own.
         return torch.addcmul(*operands, out=torch.empty_like(x, dtype=dtype))
 
-    def latents(self, x: Tensor) -> Tensor:
+    def see(self, context: Context | None, height: int, width: int) -> Seen | None:
+        """Return what the codec sees of a context for maps of height x width positions.
+
+        ValueError if it needs one and is given none, or has no use for it.
+        """
+        if (context is None) != (self.size.context is None):
+            needs = "needs the decoded coarser level: give its context"
+            raise ValueError(
+                f"this codec {needs if context is None else 'sees no coarser level: give none'}"
+            )
+        if context is None:
+            return None
+        height, width = (-(-side // self.stride) * self.stride for side in (height, width))
+        maps = self._one_layout(self.beside.standardised(context.maps, height, width))
+        return Seen(
+            features=self.transformed(self.beside.features_of_maps, maps),
+            trail=self.beside.placed_trail(context.trail, height, width),
+        )
+
+    def latents(self, x: Tensor, seen: Seen | None = None) -> Tensor:
         """Return y, float32 [B, M, h, w], of maps x [B, C, H, W], as in eval mode."""
-        if (fast := self._fast_transform(self.g_a, x)) is None:
-            return self.transformed(self.g_a, self.standardised(x))
+        first = self.g_a if seen is None else self._halves["g_a"][0]
+        if (fast := self._fast_transform(first, x)) is None:
+            return self.analysed(self.standardised(x), seen)
         scale = 1 / self.std[self._level_row]
         before = torch.stack([scale, -self.mean[self._level_row] * scale])
         height, width = (-(-side // self.stride) for side in x.shape[-2:])
         domain = height * self.stride, width * self.stride
-        return fast(x, before=before, domain=domain, size=(height, width))
+        if seen is None:
+            return fast(x, before=before, domain=domain, size=(height, width))
+        hidden = fast(x, before=before, domain=domain, size=(domain[0] // 2, domain[1] // 2))
+        return self._through(self._halves["g_a"][1], self._told(hidden, "to_analysis", seen))
 
-    def restored(self, y_hat: Tensor, height: int, width: int) -> Tensor:
+    def analysed(self, standardised: Tensor, seen: Seen | None) -> Tensor:
+        """Return y of what `standardised` gives, layer by layer."""
+        if seen is None:
+            return self.transformed(self.g_a, standardised)
+        first, others = self._halves["g_a"]
+        hidden = self._told(self.transformed(first, standardised), "to_analysis", seen)
+        return self._through(others, hidden)
+
+    def restored(self, y_hat: Tensor, height: int, width: int, seen: Seen | None = None) -> Tensor:
         """Return x_hat, float32 [B, C, height, width], of latents [B, M, h, w]."""
-        if (fast := self._fast_transform(self.g_s, y_hat)) is not None:
-            after = torch.stack([self.std[self._level_row], self.mean[self._level_row]])
-            domain = int(y_hat.shape[-2]), int(y_hat.shape[-1])
-            return fast(y_hat, after=after, domain=domain, size=(height, width))
-        return _undone(*self._synthesis(y_hat, height, width))
+        last, values = self._last_of_synthesis(y_hat, seen)
+        if (fast := self._fast_transform(last, values)) is None:
+            return _undone(*self._cropped(last, values, height, width))
+        after = torch.stack([self.std[self._level_row], self.mean[self._level_row]])
+        domain = int(values.shape[-2]), int(values.shape[-1])
+        return fast(values, after=after, domain=domain, size=(height, width))
 
-    def measured(self, y_hat: Tensor, x: Tensor, measure: Measure) -> Tensor:
+    def measured(
+        self, y_hat: Tensor, x: Tensor, measure: Measure, seen: Seen | None = None
+    ) -> Tensor:
         """Return `measure(x_hat, x)` of what `restored` gives of the latents y_hat, for maps x.
 
         Where it is compiled x_hat is never written to memory.
         """
-        synthesis = self._synthesis(y_hat, *x.shape[-2:])
+        synthesis = self._cropped(*self._last_of_synthesis(y_hat, seen), *x.shape[-2:])
         return self.compiled(measured_undone)(measure, x, *synthesis)
 
-    def _synthesis(self, y_hat: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what g_s gives, of whatever dtype and cropped, and its mean and deviation."""
-        x_hat = self._in_precision(self.g_s, self._one_layout(y_hat))[..., :height, :width]
+    def _last_of_synthesis(self, y_hat: Tensor, seen: Seen | None) -> tuple[nn.Module, Tensor]:
+        """Return g_s and the latents, or its last layer and what that gets beside a context."""
+        if seen is None:
+            return self.g_s, y_hat
+        others, last = self._halves["g_s"]
+        hidden = self._told(self._through(others, y_hat), "to_synthesis", seen)
+        return last, hidden + self.transformed(self.beside.mixing, self._one_layout(hidden))
+
+    def _cropped(
+        self, network: nn.Module, values: Tensor, height: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what it gives, of whatever dtype and cropped, and its mean and deviation."""
+        x_hat = self._in_precision(network, self._one_layout(values))[..., :height, :width]
         return x_hat, self._row(self.mean), self._row(self.std)
 
-    def transformed(self, network: nn.Module, values: Tensor) -> Tensor:
-        """Return the network's results, float32, computed in the precision of `autocast_dtype`."""
-        return self._in_precision(network, values).float()
+    def _told(self, hidden: Tensor, name: str, seen: Seen) -> Tensor:
+        return hidden + self.transformed(getattr(self.beside, name), seen.features)
 
-    def _in_precision(self, network: nn.Module, values: Tensor) -> Tensor:
-        result: Tensor
-        if self.autocast_dtype is None:
-            result = self.compiled(network)(values)
-            return result
-        with torch.autocast(values.device.type, self.autocast_dtype):
-            result = self.compiled(network)(values)
-        return result
-
-    def compile_functions(self, functions: Iterable[Callable[..., Any]]) -> None:
-        """Compile networks and functions with torch.compile; the state's keys do not change.
-
-        Codecs of one process, and of one size, share what is compiled: it is asked for again, not
-        made again.
-        """
-        # torch's 8 shapes of a function are few for six networks, all run by `_output_of`.
-        limits: Any = importlib.import_module("torch._dynamo.config")
-        limits.cache_size_limit = max(limits.cache_size_limit, _MOST_COMPILED)
-        run = torch.compile(_output_of)
-        self._compiled = {
-            each: partial(run, each) if isinstance(each, nn.Module) else torch.compile(each)
-            for each in functions
-        }
-
-    def compiled(self, function: Function) -> Function:
-        """Return what to call while training in place of a function: its compiled form, or it."""
-        if not self.training:
-            return function
-        return cast(Function, self._compiled.get(function, function))
-
-    @contextmanager
-    def in_float32(self) -> Iterator[None]:
-        """Compute in float32, whatever `autocast_dtype` says and the caller has asked for."""
-        kept, self.autocast_dtype = self.autocast_dtype, None
-        try:
-            with torch.autocast(self.mean.device.type, enabled=False):
-                yield
-        finally:
-            self.autocast_dtype = kept
-
-    def _fast_transform(self, network: nn.Module, values: Tensor) -> FastTransform | None:
-        if self._fast is None or self.layer_by_layer or self.autocast_dtype is not None:
-            return None
-        if self.training:
-            self._fast.clear()  # an optimiser may be about to change the weights
-            return None
-        return self._fast.of(network, values)
-
-    def _one_layout(self, values: Tensor) -> Tensor:
-        """In eval mode return the values channels last, which convolutions are fastest in.
-
-        So forward, compress and decompress run the very same kernels, whatever layout they got.
-        """
-        _, channels, height, width = values.shape
-        # Compared to the last stride: a map of one row or column is in several layouts at once.
-        strides = (height * width * channels, 1, width * channels, channels)
-        if self.training or values.stride() == strides:
+    def _through(self, network: nn.Sequential, values: Tensor) -> Tensor:
+        """Return a part's results, float32, fast where it can be; that of no layer is its input."""
+        if not len(network):
             return values
-        return torch.empty_like(values, memory_format=torch.channels_last).copy_(values)
+        if (fast := self._fast_transform(network, values)) is None:
+            return self.transformed(network, self._one_layout(values))
+        domain = int(values.shape[-2]), int(values.shape[-1])
+        return fast(values, domain=domain, size=fast.sides_of_results(domain))
 
     def _row(self, statistics: Tensor) -> Tensor:
         return statistics[self._level_row][:, None, None]
-
-
-def _output_of(network: nn.Module, values: Tensor) -> Tensor:
-    result: Tensor = network(values)  # an argument: a closure would be compiled for each network
-    return result
 
 
 def _undone(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -242,19 +210,3 @@ def measured_undone(
 ) -> Tensor:
     """Return `measure(x_hat, x)`, x_hat of g_s's `values` and their `mean` and `std`."""
     return measure(_undone(values, mean, std), x)
-
-
-def _fast_transforms() -> FastTransforms | None:
-    made = _fast_room()
-    return None if made is None else made()
-
-
-@cache
-def _fast_room() -> type[FastTransforms] | None:
-    """Return the room's door, or None where the room has been left out."""
-    try:
-        from train.codecs.fast.fast_transforms import FastTransforms
-    except ImportError as error:
-        log.debug("g_a and g_s run layer by layer: %s", error)
-        return None
-    return FastTransforms

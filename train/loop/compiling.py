@@ -6,9 +6,9 @@ import logging
 
 from train.loop.job import Caches, Job
 from train.loop.session import Session
-from train.machine.compilation import choose_compile, keep_compiled_code
+from train.machine.automatic import choose_compile, keep_compiled_code
 from train.machine.distributed import World
-from train.runs.run_folder import RunRecord
+from train.runs.run_record import RunRecord
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from configs.schema.config import Config
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import whole_map_batches
+from data.reading.whole_maps import whole_map_batches
 from train.loop.job import Caches, level_weights
 from train.loop.loss_watch import DivergedError, rate_collapsed, warn_of_collapse
 from train.loop.session import Session, step_scheduler
@@ -19,14 +19,17 @@ from train.machine.distributed import World
 from train.machine.interruption import clear_out_of_memory
 from train.objective.catalogue import weights_of
 from train.objective.rate_distortion import Distortion
-from train.runs.metrics import EpochMetrics, RunLog, read_rows, write_rows
-from train.runs.run_folder import ALL_DONE, RunRecord
-from train.runs.summaries import (
+from train.runs.metrics import (
+    EpochMetrics,
+    RunLog,
     analyse_samples,
     quantile_spread,
+    read_rows,
     write_diagnostics,
+    write_rows,
     write_summary,
 )
+from train.runs.run_record import ALL_DONE, RunRecord
 
 log = logging.getLogger(__name__)
 

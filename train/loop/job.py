@@ -15,14 +15,16 @@ from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import LevelStream, MixedLevelStream
+from data.reading.level_stream import LevelStream
+from data.reading.mixed_stream import MixedLevelStream
+from data.reading.resident import resident_maps
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
-from train.loop.residence import resident_maps
 from train.machine.distributed import World
 from train.objective.catalogue import weights_fingerprint
 from train.runs.checkpoint import BEST_NAME, read_run_info
-from train.runs.run_folder import RANDOM, RunRecord, code_fingerprints, run_parent
+from train.runs.run_folder import code_fingerprints, run_parent
+from train.runs.run_record import RANDOM, RunRecord
 
 log = logging.getLogger(__name__)
 

@@ -38,6 +38,7 @@ from train.loop.loss_watch import LossWatch, warn_of_large_features
 from train.loop.saver import Saver
 from train.loop.session import Session, new_session
 from train.loop.steps import train_epoch
+from train.machine.automatic import autocast_dtype, choose_precision
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import (
     TrainingInterruptedError,
@@ -46,19 +47,11 @@ from train.machine.interruption import (
     clear_disk_errors,
     clear_out_of_memory,
 )
-from train.machine.precision import autocast_dtype, choose_precision
 from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
 from train.objective.rate_distortion import Distortion
 from train.runs.checkpoint import hash_model, load_last, load_weights
-from train.runs.run_folder import (
-    ALL_DONE,
-    RunRecord,
-    code_fingerprints,
-    copy_run,
-    make_run_folder,
-    save_config,
-)
-from train.runs.run_lock import locked
+from train.runs.run_folder import code_fingerprints, copy_run, locked, make_run_folder, save_config
+from train.runs.run_record import ALL_DONE, RunRecord
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from configs.schema.config import Config
 from train.loop.session import Session
 from train.machine.distributed import World
 from train.runs.checkpoint import Provenance, encode_checkpoint, save_best, save_last
-from train.runs.run_folder import RunRecord
+from train.runs.run_record import RunRecord
 
 
 class Saver:

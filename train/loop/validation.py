@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import whole_map_batches
+from data.reading.whole_maps import whole_map_batches
 from train.codecs.level_codec import LevelCodec
 from train.machine.distributed import ALONE, World
 from train.objective.rate_distortion import (

@@ -1,22 +1,33 @@
-"""The numbers of a run's epochs: metrics.csv, and TensorBoard beside it."""
+"""What a run writes of its epochs: numbers, for programs and for people, and sample pictures."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from data.system.atomic_files import write_atomically
+from data.reading.level_stream import Batch
+from data.system.atomic_files import encoded, write_atomically
+from train.codecs.level_codec import LevelCodec
+from train.objective.rate_distortion import rate_bits
+from train.runs.run_folder import SUMMARY_NAME
+from train.runs.run_record import RunRecord
 
 METRICS_NAME = "metrics.csv"
+_DEAD_CHANNEL_BITS = 1e-3  # per latent position; below it a latent channel carries nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,3 +119,130 @@ def read_rows(path: Path, num_columns: int) -> list[list[str]]:
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
     return [row for row in rows[1:] if len(row) == num_columns]
+
+
+def quantile_spread(codec: LevelCodec) -> Tensor:
+    """Return how wide each channel of the entropy bottleneck reaches, in latent units, [M or N].
+
+    Of a codec with several, all; of one with none, [0.0].
+    """
+    quantiles = [each.detach().cpu() for each in codec.aux_parameters()]
+    spreads = [each[:, 0, 2] - each[:, 0, 0] for each in quantiles]
+    return torch.cat(spreads) if spreads else torch.zeros(1)
+
+
+def write_diagnostics(
+    folder: Path, metrics: EpochMetrics, codec: LevelCodec, channel_bits: Tensor
+) -> None:
+    """Write training_diagnostics_epoch_<n>.txt; `channel_bits` [M] are bits per latent position."""
+    spread = quantile_spread(codec)
+    dead = int((channel_bits < _DEAD_CHANNEL_BITS).sum())
+    top = torch.argsort(channel_bits, descending=True)[:10].tolist()
+    lines = [
+        f"Epoch: {metrics.epoch}",
+        f"Learning Rate: {metrics.learning_rate:.3e}",
+        f"Gradient Norm (mean, before clipping): {metrics.gradient_norm:.4f}",
+        f"Auxiliary Loss: {metrics.aux_loss:.3f}",
+        f"Steps per Second: {metrics.steps_per_s:.3f}",
+        f"Data Wait Share: {metrics.data_wait_share:.4f}",
+        "",
+        "Latents y (validation split)",
+        f"Bits per latent position, all channels: {float(channel_bits.sum()):.4f}",
+        f"Dead channels (< {_DEAD_CHANNEL_BITS} bits): {dead} of {len(channel_bits)}",
+        f"Quantile spread: min {float(spread.min()):.3f}, median {float(spread.median()):.3f}, "
+        f"max {float(spread.max()):.3f} (entropy bottleneck)",
+        "Channels with most bits: "
+        + ", ".join(f"{channel} ({float(channel_bits[channel]):.3f})" for channel in top),
+    ]
+    path = folder / f"training_diagnostics_epoch_{metrics.epoch}.txt"
+    path.write_bytes(encoded("\n".join(lines) + "\n"))
+
+
+def write_summary(
+    folder: Path, *, record: RunRecord, best: EpochMetrics | None, facts: dict[str, Any]
+) -> None:
+    """Write training_summary.txt; scripts read its line `Best Validation Loss: 0.1234`."""
+    best_loss = math.inf if best is None or best.val_loss is None else best.val_loss
+    lines = [
+        f"Level: {record.level}",
+        f"Lambda: {record.lmbda:g}",
+        f"Best Validation Loss: {best_loss:.4f}",
+    ]
+    if best is not None:
+        lines += [
+            f"Best Epoch: {best.epoch}",
+            f"Best Validation MSE: {best.val_mse:.6f}",
+            f"Best Validation BPP: {best.val_bpp:.6f}",
+        ]
+    lines += [
+        f"Epochs Run: {record.epochs}",
+        f"Stopped Because: {record.finished}",
+        *(f"{name}: {value}" for name, value in facts.items()),
+        f"Seconds: {record.seconds:.1f}",
+        f"Samples per Second: {record.samples_per_s:.1f}",
+        f"Device: {record.device}",
+        f"Precision: {record.precision}",
+        f"Machine: {record.machine}",
+        f"Seed: {record.seed}",
+        f"Cache Fingerprint: {record.cache_fingerprints['train']}",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in record.versions.items()),
+    ]
+    write_atomically(folder / SUMMARY_NAME, encoded("\n".join(lines) + "\n"))
+
+
+def analyse_samples(
+    folder: Path, epoch: int, codec: LevelCodec, batches: Iterable[Batch], files: list[str]
+) -> NDArray[Any]:
+    """Write epoch_<n>.json and .png of the fixed val samples; return the picture [h, w, 3]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = codec.mean.device
+    entries, rows = [], []
+    for batch in batches:
+        x = batch.features.to(device).float()  # half the bytes to a GPU
+        with torch.inference_mode():
+            output = codec(x)
+        x_hat = output["x_hat"]
+        bits = rate_bits(output["likelihoods"])
+        for number, index in enumerate(batch.indices.tolist()):
+            original, decoded = x[number], x_hat[number]
+            positions = original.shape[-2] * original.shape[-1]
+            entries.append({
+                "sample": index,
+                "file": files[index],
+                "bpp": float(bits[number]) / positions,
+                "mse": float((original - decoded).square().mean()),
+                "norm_ratio": float(decoded.norm() / original.norm().clamp(min=1e-12)),
+                "original": _feature_statistics(original),
+                "decoded": _feature_statistics(decoded),
+            })  # fmt: skip
+            rows.append(_picture_row(original.cpu(), decoded.cpu()))
+    (folder / f"epoch_{epoch:04d}.json").write_text(json.dumps(entries, indent=1) + "\n")
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    picture: NDArray[Any] = np.concatenate(padded)
+    Image.fromarray(picture).save(folder / f"epoch_{epoch:04d}.png")
+    return picture
+
+
+def _feature_statistics(features: Tensor) -> dict[str, float]:
+    return {
+        "mean": float(features.mean()),
+        "std": float(features.std(correction=0)),
+        "min": float(features.min()),
+        "max": float(features.max()),
+    }
+
+
+def _picture_row(original: Tensor, decoded: Tensor) -> NDArray[Any]:
+    """Original, decoded, difference side by side: RMS over channels, one scale, uint8 [h, w, 3]."""
+    maps = [t.square().mean(0).sqrt().numpy() for t in (original, decoded, original - decoded)]
+    top = max(float(maps[0].max()), 1e-12)
+    from matplotlib import colormaps  # late: an epoch may end long after the first step
+
+    zoom = max(1, 160 // max(maps[0].shape))
+    tiles = []
+    for values in maps:
+        colored = colormaps["viridis"](np.clip(values / top, 0, 1))[..., :3]
+        tile = (colored * 255).astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
+        tiles.append(np.pad(tile, ((0, 0), (0, 4), (0, 0))))
+    return np.concatenate(tiles, axis=1)

@@ -1,42 +1,36 @@
-"""Run folders: their names, what they record of a run, and how runs are found again."""
+"""Run folders: their names, who may train in them, and how runs are found again."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from typing import Any
 
 from configs.config_files import check_config, dump_config, read_yaml
-from configs.errors import ConfigError, PassingError
+from configs.errors import ConfigError, UserError
 from configs.own_code import code_of, is_own
-from configs.plain_json import parse_json
 from configs.schema.config import Config
-from configs.schema.section import first_problem
-from data.system.atomic_files import write_atomically
+from data.system.atomic_files import remove_leftovers, write_atomically
+from data.system.locks import held
 from train.runs.checkpoint import BEST_NAME, LAST_NAME
-from train.runs.run_lock import LOCK_NAME
+from train.runs.run_record import RANDOM, RECORD_NAME, RunRecord
 
 _LOG = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
-RECORD_NAME = "run.json"
 SUMMARY_NAME = "training_summary.txt"
-RANDOM = "random"
-ALL_DONE = "all epochs done"
-"""Why a run is finished that nothing stopped early."""
 # Where and how often files are written, what a GPU keeps, and how it is asked, does not make
 # another run.
 _NOT_OF_THE_RUN = {
     "save_dir", "random_level_save_dir", "save_interval_s", "cuda_graphs", "resident",
 }  # fmt: skip
+LOCK_NAME = "training.lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,73 +41,6 @@ class Run:
     level: int
     lmbda: float
     config: Config
-
-
-def _level(level: int | str) -> int | str:
-    """Return the level of a run, which names its folder; ValueError for what is none."""
-    if level == RANDOM or (type(level) is int and level >= 0):
-        return level
-    raise ValueError(f"{level!r} is no level")
-
-
-_START_KEYS = Literal["run", "model_sha256"]
-
-
-@dataclass(kw_only=True, slots=True)
-class RunRecord:
-    """run.json: where a run's numbers come from. `finished` says why it ended, None before."""
-
-    level: Annotated[int | str, BeforeValidator(_level)]
-    lmbda: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    cache_fingerprints: dict[str, str]
-    """Of the train and val caches, a file of channel weights if there is one, and own code."""
-    detector_weights_sha256: str
-    versions: dict[str, str]
-    seed: int
-    device: str
-    precision: str
-    machine: str
-    num_processes: int
-    num_threads: int
-    started: str
-    precision_reason: str = ""
-    """Why it is this precision, where `training.precision` is auto."""
-    compiled: bool | None = False
-    """Whether steps are compiled; None before that is decided."""
-    compile_reason: str = ""
-    """Why, where `training.compile` is auto."""
-    warm_start: Annotated[dict[_START_KEYS, str], Field(min_length=2)] | None = None
-    """Folder and model hash of the run whose best model this one began from."""
-    continued: list[dict[str, Any]] = field(default_factory=list)
-    """Of a run that was finished and got more epochs: `run` (folder) and `epochs`, each time."""
-    seconds: float = 0.0
-    samples_per_s: float = 0.0
-    epochs: int = 0
-    finished: str | None = None
-
-    def save(self, folder: Path) -> None:
-        """Write run.json atomically."""
-        write_atomically(folder / RECORD_NAME, (json.dumps(asdict(self), indent=1) + "\n").encode())
-
-    @classmethod
-    def load(cls, folder: Path | str) -> RunRecord:
-        """Read run.json; raises ConfigError if it is missing or damaged.
-
-        PassingError if the system refuses it.
-        """
-        path = Path(folder) / RECORD_NAME
-        try:
-            return _RECORD.validate_python(parse_json(path.read_bytes()))
-        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-            reason = first_problem(error) if isinstance(error, ValidationError) else error
-            raise ConfigError(
-                f"{path}: missing or damaged ({reason}): start the run anew with --resume never"
-            ) from error
-        except OSError as error:
-            raise PassingError.reading(path, error) from error
-
-
-_RECORD = TypeAdapter(RunRecord)
 
 
 def run_parent(config: Config, level: int | str, out: Path | None) -> Path:
@@ -296,3 +223,26 @@ def _settings(config: Config, *but: str) -> dict[str, Any]:
         "training": training,
         "validation": config.validation.model_dump(),
     }
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; raises UserError if another one trains in it.
+
+    The system lets go of the lock when a process dies, however it does.
+    """
+    path = folder / LOCK_NAME
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(path))
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process trains this run: wait for it, "
+                "or start a new one with --resume never"
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be locked ({error.strerror}): choose another --out"
+            ) from error
+        remove_leftovers(folder)
+        yield

@@ -15,7 +15,8 @@ from train.loop.job import Job, stream_settings
 from train.loop.run import train_level
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import TrainingInterruptedError
-from train.runs.run_folder import ALL_DONE, same_run_before, shorter_run_before
+from train.runs.run_folder import same_run_before, shorter_run_before
+from train.runs.run_record import ALL_DONE
 from train.study.lock_step import train_together
 
 

@@ -24,7 +24,7 @@ from analyze.facts.results import (
 )
 from analyze.plots.figures import make_plots
 from analyze.report.findings import Findings
-from analyze.report.page_formats import _table
+from analyze.report.page import _table
 from analyze.report.report_folder import write_report
 from analyze.report.sections import ReportOrigin
 from analyze.report.tables import (

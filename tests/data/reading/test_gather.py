@@ -14,9 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.reading.epoch_tiles import copy_runs, cut_blocks, tile_runs
+from data.reading.epoch_tiles import cut_blocks
 from data.reading.order import epoch_order_by_shards
-from data.system.mapped_files import MappedFiles, is_remote, page_ranges
+from data.reading.tiles import copy_runs, tile_runs
+from data.system.array_files import MappedFiles, is_remote, page_ranges
 
 SIDES = st.integers(1, 9)
 

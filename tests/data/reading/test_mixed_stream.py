@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import Batch, LevelStream, MixedLevelStream
+from data.reading.level_stream import Batch, LevelStream
+from data.reading.mixed_stream import MixedLevelStream
 from data.reading.order import level_draws
 from tests.support.extraction import TinyCache
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -19,10 +19,15 @@ from tests.support.extraction import TinyCache
 
 
 @pytest.fixture
-def epoch(zarr_cache: TinyCache, monkeypatch: pytest.MonkeyPatch) -> Iterator[Epoch]:
+def reader(zarr_cache: TinyCache) -> Iterator[LevelReader]:
+    with LevelReader(zarr_cache.folder, 0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def epoch(reader: LevelReader, monkeypatch: pytest.MonkeyPatch) -> Epoch:
     monkeypatch.setattr("data.reading.epoch_tiles.BLOCK_BYTES", 1)
-    with LevelReader(zarr_cache.folder, 0) as reader:
-        yield Epoch(reader, np.arange(8), 16, 0, 0, batch_size=1, rank=0, num_ranks=1)
+    return Epoch(reader, np.arange(8), 16, 0, 0, batch_size=1, rank=0, num_ranks=1)
 
 
 @pytest.mark.parametrize("num_cores", [1, 3, 16])
@@ -42,13 +47,12 @@ def test_blocks_are_the_same_however_many_cores_copy(
             assert torch.equal(ours.indices, theirs.indices)
 
 
-def test_copies_of_a_few_whole_maps_share_out_their_rows(epoch: Epoch) -> None:
-    whole = Epoch(
-        epoch._reader, np.arange(8), None, 0, 0, batch_size=1, rank=0, num_ranks=1
-    )  # fmt: skip
+def test_copies_of_a_few_whole_maps_share_out_their_rows(reader: LevelReader) -> None:
+    whole = Epoch(reader, np.arange(8), None, 0, 0, batch_size=1, rank=0, num_ranks=1)
     block = whole.blocks(0)[0]
-    memory = torch.empty(whole.num_values(block), dtype=torch.float16)
-    assert len(whole.copies(block, memory, 3)) == 3
+    (length,) = whole.num_values(block)
+    memory = torch.empty(length, dtype=torch.float16)
+    assert len(whole.copies(block, [memory], 3)) == 3
 
 
 class _SlowEpoch:
@@ -60,12 +64,14 @@ class _SlowEpoch:
     def __getattr__(self, name: str) -> object:
         return getattr(self._epoch, name)
 
-    def copies(self, block: Block, memory: Tensor, num_parts: int) -> list[Callable[[], None]]:
+    def copies(
+        self, block: Block, memory: Sequence[Tensor], num_parts: int
+    ) -> list[Callable[[], None]]:
         return [*self._epoch.copies(block, memory, num_parts), lambda: time.sleep(self._seconds)]
 
 
 def depth_after(epoch: Epoch, fill_s: float, step_s: float) -> int:
-    ahead = ReadAhead(torch.float16, keep=2, pin_memory=False, num_cores=2)
+    ahead = ReadAhead([torch.float16], keep=2, pin_memory=False, num_cores=2)
     for _ in ahead.filled(_SlowEpoch(epoch, fill_s), epoch.blocks(0)):  # type: ignore[arg-type]
         time.sleep(step_s)
     return ahead.depth

@@ -13,7 +13,8 @@ import torch
 from configs.errors import CacheError
 from data.reading import resident
 from data.reading.level_reader import LevelReader
-from data.reading.level_stream import Batch, LevelStream, MixedLevelStream
+from data.reading.level_stream import Batch, LevelStream
+from data.reading.mixed_stream import MixedLevelStream
 from data.reading.resident import ResidentMaps, resident_bytes
 from tests.support.devices import DEVICES
 from tests.support.extraction import TinyCache

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from data.reading.level_reader import LevelDataset, LevelReader
-from data.reading.level_stream import Batch, LevelStream, whole_map_batches
+from data.reading.level_stream import Batch, LevelStream
 from data.reading.transfer import DeviceIdle, Waiting, on_device
+from data.reading.whole_maps import whole_map_batches
 from tests.support.devices import DEVICES
 from tests.support.extraction import TinyCache
 

@@ -17,7 +17,7 @@ from numba import config, njit
 
 from configs.doors import PACKAGES
 from data.system import compiled_loops
-from data.system.compiled_loops import compiled
+from data.system.compiled_loops import compiled, user_cache
 
 ROOT = Path(__file__).parents[3]
 LOOP = """
@@ -209,3 +209,22 @@ assert np.allclose(sums[:, 0], stored.mean(0, dtype=np.float64))
         [sys.executable, "-c", script],
         check=True, cwd=ROOT, env=os.environ | {"NUMBA_CPU_NAME": "generic"},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("platform", "named", "folder"),
+    [
+        ("linux", None, "/home/her/.cache"),
+        ("linux", "/elsewhere", "/elsewhere"),
+        ("darwin", None, "/home/her/Library/Caches"),
+    ],
+)
+def test_folder_goes_by_platform_and_environment(
+    platform: str, named: str | None, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/her"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if named is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+    assert user_cache() == Path(folder)

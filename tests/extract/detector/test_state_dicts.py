@@ -1,4 +1,4 @@
-"""Weights of every usual training loop are found, under the model's own names."""
+"""Weights of every usual training loop are found, under the model's own names, and tell of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torchvision.models import get_model_builder
 
+from extract.detector.builders import fasterrcnn_mobilenet_v2_fpn
 from extract.detector.loading import hash_weights, load_detector
 from extract.detector.pytorch_files import read_pytorch_file
-from extract.detector.state_dicts import find_state, unwrapped
+from extract.detector.state_dicts import find_state, misfit, unwrapped
 from extract.finetuning.finetune import start_model
 from tests.extract.detector.test_loading import OWN, config_of, saved
 
 State = dict[str, Tensor]
+BY_A_FACTORY = "build it by a factory of your own, detector.builder package.module:factory"
 
 
 class Tiny(nn.Module):
@@ -132,3 +135,52 @@ def test_layers_as_torchvision_once_called_them_are_known(tmp_path: Path) -> Non
     assert load_detector(config).weights_sha256 == sha256
     model, _ = start_model(config, 4, boxes_per_image=8)
     assert hash_weights(model.eval()) == sha256
+
+
+@pytest.fixture(scope="module")
+def expected() -> State:
+    with torch.device("meta"):
+        return fasterrcnn_mobilenet_v2_fpn(num_classes=4).state_dict()
+
+
+def with_anchors(state: State) -> State:
+    return state | {"rpn.head.cls_logits.weight": torch.zeros(5, 256, 1, 1)}
+
+
+def narrow(state: State) -> State:
+    return {key: tensor[:128] if "layer_blocks" in key else tensor for key, tensor in state.items()}
+
+
+def without_a_level(state: State) -> State:
+    return {key: state[key] for key in state if "blocks.3" not in key}
+
+
+def of_detectron2(state: State) -> State:
+    return {key.replace("backbone.body", "backbone.bottom_up"): state[key] for key in state}
+
+
+def of_mmdetection(state: State) -> State:
+    return {key.replace("backbone.fpn", "neck"): state[key] for key in state}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (with_anchors, f"it has 5 anchors at each position, and not 3: {BY_A_FACTORY}"),
+        (narrow, f"it has 128 channels in its FPN, and not 256: {BY_A_FACTORY}"),
+        (without_a_level, f"it has 3 levels below its FPN, and not 4: {BY_A_FACTORY}"),
+        (of_detectron2, f"it has the layers of detectron2, not of torchvision: {BY_A_FACTORY}"),
+        (of_mmdetection, f"it has the layers of MMDetection, not of torchvision: {BY_A_FACTORY}"),
+    ],
+)
+def test_misfit_is_told_by_what_the_weights_show(
+    expected: State, change: Callable[[State], State], told: str
+) -> None:
+    assert misfit(change(expected), expected) == told
+
+
+@pytest.mark.parametrize("builder", ["retinanet_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"])
+def test_another_body_or_another_head_is_another_builder(expected: State, builder: str) -> None:
+    with torch.device("meta"):
+        other = get_model_builder(builder)(weights=None, weights_backbone=None).state_dict()
+    assert misfit(other, expected) == "name the builder that the checkpoint was trained with"

@@ -20,14 +20,13 @@ from data.images.image_sets import load_images
 from data.images.records import ImageSet
 from data.verification.check import verify_cache
 from data.writing.settle import settle_cache
-from data.writing.stored_maps import STORED_DTYPES, StoredMap, stored_maps
+from data.writing.stored_sample import STORED_DTYPES, StoredMap, stored_maps
 from data.writing.writer import CacheWriter
 from extract.detector.loading import LoadedDetector, load_detector
 from extract.features.busy_times import BusyTimes
-from extract.features.download import Download
 from extract.features.extraction import plan_extraction
-from extract.features.maps import Maps
-from extract.features.pipeline import _on_cpu, _on_gpu, usual_batch_size
+from extract.features.maps import Download, Maps
+from extract.features.pipeline import ReusedBuffers, _on_cpu, _on_gpu, usual_batch_size
 from tests.support.devices import DEVICES
 from tests.support.extraction import plan_of, shard_bytes
 
@@ -165,3 +164,24 @@ def test_what_is_downloaded_is_what_was_computed_though_more_is_computed_meanwhi
         assert torch.equal(whole, (before * number).permute(0, 2, 3, 1))
         assert torch.equal(part, before[0, 0] * number + 1)
         assert whole.permute(0, 3, 1, 2).is_contiguous()
+
+
+def test_memory_is_ones_own_until_it_is_given_back_and_serves_images_of_like_size_then() -> None:
+    buffers = ReusedBuffers(pinned=False)
+    first, second = buffers.take((300, 400, 3)), buffers.take((300, 400, 3))
+    first.fill_(1), second.fill_(2)
+    assert first.shape == (300, 400, 3) and first.is_contiguous()
+    assert first.dtype == torch.uint8 and (first == 1).all()
+    places = {first.data_ptr(), second.data_ptr()}
+    buffers.give_back([first, second])
+    larger = [buffers.take((330, 410, 3)), buffers.take((401, 301, 3))]
+    assert {each.data_ptr() for each in larger} == places
+    assert buffers.take((330, 410, 3)).data_ptr() not in places
+
+
+def test_images_of_every_size_are_served() -> None:
+    buffers = ReusedBuffers(pinned=False)
+    for shape in [(1, 1, 3), (256, 256, 1), (256, 257, 1), (2000, 3000, 3)]:
+        taken = buffers.take(shape)
+        assert taken.shape == shape
+        buffers.give_back([taken])

@@ -18,7 +18,7 @@ def test_scan_gives_the_gaussians_of_the_masked_convolution_over_its_own_latents
     z_hat = codec.round_to_medians(codec._hyper_latents(y))
     rows = y.double().flatten(2).transpose(1, 2)
     y_hat, scales, means = codec._scan(
-        z_hat, (7, 11), lambda places, scales, means: torch.round(rows[:, places] - means)
+        z_hat, None, (7, 11), lambda places, scales, means: torch.round(rows[:, places] - means)
     )
     assert float((y_hat - rows).abs().max()) <= 0.5
     side = codec.h_s(z_hat)[..., :7, :11]

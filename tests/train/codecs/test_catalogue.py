@@ -134,7 +134,7 @@ def used_scales(codec: LevelCodec, x: Tensor) -> list[int]:
         used.update(codec._indexes(scales).flatten().tolist())
         return torch.zeros_like(means)
 
-    codec._scan(z_hat, (y.shape[-2], y.shape[-1]), choose)
+    codec._scan(z_hat, None, (y.shape[-2], y.shape[-1]), choose)
     return sorted(used)
 
 

@@ -25,10 +25,10 @@ from train.codecs.map_transforms import measured_undone
 from train.loop import compiling
 from train.loop.job import Job
 from train.loop.run import train_level
-from train.machine import compilation
-from train.machine.compilation import choose_compile, compile_by_rule, keep_compiled_code
+from train.machine import automatic
+from train.machine.automatic import choose_compile, compile_by_rule, keep_compiled_code
 from train.objective.rate_distortion import squared_error_of_whole
-from train.runs.run_folder import RunRecord
+from train.runs.run_record import RunRecord
 
 MODELS = (
     "factorized_prior_specific_level",
@@ -73,7 +73,7 @@ def test_auto_goes_without_where_nothing_can_be_compiled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(compilation, "compile_by_rule", lambda *_, **__: (True, "it repays"))
+    monkeypatch.setattr(automatic, "compile_by_rule", lambda *_, **__: (True, "it repays"))
     monkeypatch.setattr(torch, "compile", no_compiler)
     compiles, reason = choose_compile("cpu", num_steps=1, step_positions=1)
     assert not compiles
@@ -85,7 +85,7 @@ def test_auto_goes_without_where_nothing_can_be_compiled(
 def test_compiled_code_is_kept_with_the_user_unless_he_has_named_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compilation, "user_cache", lambda: tmp_path)
+    monkeypatch.setattr(automatic, "user_cache", lambda: tmp_path)
     for named, kept in ((None, tmp_path / "fpn-feature-codecs" / "inductor"), ("/mine", "/mine")):
         with monkeypatch.context() as patched:
             patched.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)

@@ -20,7 +20,7 @@ from tests.support.training_process import (
     training_state,
 )
 from train.cli import train_level
-from train.runs.run_folder import RunRecord
+from train.runs.run_record import RunRecord
 
 # Batches of four out of six images: the second batch of an epoch has one image for each of two.
 # Maps of several sizes come into one batch without a crop.

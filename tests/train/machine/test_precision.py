@@ -15,9 +15,9 @@ from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.training_process import rows_without_times, training_state
 from train.loop.job import Job, make_codec, open_caches
 from train.loop.run import train_level
-from train.machine import precision
-from train.machine.precision import autocast_dtype, precision_by_rule
-from train.runs.run_folder import RunRecord
+from train.machine import automatic
+from train.machine.automatic import autocast_dtype, precision_by_rule
+from train.runs.run_record import RunRecord
 
 
 def job_of(study: TinyStudy, out: Path, level: int = 1, **training: Any) -> Job:
@@ -95,7 +95,7 @@ def test_a_run_records_the_precision_and_why_and_the_log_says_so(
     path = tmp_path / "cpuinfo"
     if cpuinfo is not None:
         path.write_text(cpuinfo)
-    monkeypatch.setattr(precision, "_CPUINFO", path)
+    monkeypatch.setattr(automatic, "_CPUINFO", path)
     caplog.set_level("INFO")
     job = job_of(study, tmp_path, level=4, epochs=1, precision="auto")
     record = RunRecord.load(train_level(job))
@@ -108,9 +108,9 @@ def test_a_run_that_goes_on_keeps_its_precision_on_any_machine(
     study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_of(study, tmp_path, level=4, epochs=1, precision="auto")
-    monkeypatch.setattr(precision, "_flags_of_cpu", lambda: ["amx_bf16"])
+    monkeypatch.setattr(automatic, "_flags_of_cpu", lambda: ["amx_bf16"])
     run = train_level(job)
-    monkeypatch.setattr(precision, "_flags_of_cpu", list)
+    monkeypatch.setattr(automatic, "_flags_of_cpu", list)
     longer = job.config.training.model_copy(update={"epochs": 2})
     job = replace(job, config=job.config.model_copy(update={"training": longer}), resume=run)
     record = RunRecord.load(train_level(job))

@@ -17,7 +17,8 @@ from tests.support.training_process import rows_without_times
 from train.loop.job import Job
 from train.loop.run import train_level
 from train.objective.catalogue import distortions
-from train.runs.run_folder import RunRecord, load_run_config
+from train.runs.run_folder import load_run_config
+from train.runs.run_record import RunRecord
 
 OWN = """
 def absolute(x_hat, x):

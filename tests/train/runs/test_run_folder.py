@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import logging
@@ -16,16 +17,16 @@ import pytest
 import yaml
 
 from configs.config_files import check_config
-from configs.errors import ConfigError, PassingError
+from configs.errors import ConfigError, PassingError, UserError
 from configs.schema.config import Config
 from train.runs.run_folder import (
     CONFIG_NAME,
-    RECORD_NAME,
-    RunRecord,
     code_fingerprints,
+    locked,
     make_run_folder,
     same_run_before,
 )
+from train.runs.run_record import RECORD_NAME, RunRecord
 
 NO_LEVELS = ["..", "../../x", "", "7", -1, True, None, [0], 1.5]
 
@@ -203,3 +204,26 @@ def test_record_whose_values_cannot_be_is_refused_in_one_line_that_says_which(
     (folder / RECORD_NAME).write_text(json.dumps(content | changes))
     with pytest.raises(ConfigError, match=rf"missing or damaged \({key}.*: start the run anew"):
         RunRecord.load(folder)
+
+
+def test_run_is_held_by_one_process_though_the_lock_is_let_go_while_another_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that the second has opened is then the lock of nobody."""
+    flock, done = fcntl.flock, []
+    first = locked(tmp_path)
+    first.__enter__()
+
+    def after_the_first(handle: int, kind: int) -> None:
+        if not done:
+            done.append(first.__exit__(None, None, None))
+        flock(handle, kind)
+
+    monkeypatch.setattr(fcntl, "flock", after_the_first)
+    with (
+        locked(tmp_path),
+        pytest.raises(UserError, match="another process trains"),
+        locked(tmp_path),
+    ):
+        raise AssertionError("two processes hold one run")
+    assert not list(tmp_path.iterdir())

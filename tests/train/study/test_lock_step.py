@@ -21,7 +21,7 @@ from train.loop import feeding, steps
 from train.loop.job import Job
 from train.loop.loss_watch import LossWatch
 from train.machine.distributed import ALONE
-from train.runs.run_folder import RunRecord
+from train.runs.run_record import RunRecord
 from train.study.chain import RunOutcome, chains_of
 from train.study.study import run_study
 

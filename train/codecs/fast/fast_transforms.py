@@ -67,6 +67,12 @@ class FastTransform:
             return results[0][None]
         return torch.stack([each.permute(1, 2, 0) for each in results]).permute(0, 3, 1, 2)
 
+    def sides_of_results(self, domain: Sides) -> Sides:
+        """Return height and width of the results of maps of a domain."""
+        for layer in self._layers:
+            domain = layer.sides_of_results(domain)
+        return domain
+
     def _of_sample(self, maps: Maps, factors: Tensor, size: Sides) -> Tensor:
         for layer, following in pairwise(self._layers):
             sides = layer.sides_of_results(maps.domain)

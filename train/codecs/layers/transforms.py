@@ -12,14 +12,32 @@ from train.codecs.layers.compressai_parts import GDN, MaskedConv2d, conv, deconv
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ContextSize:
+    """What a codec sees of coarser levels: channels, and positions of its own level for each.
+
+    Of the next coarser one its decoded maps; of that and all coarser ones that were coded for it,
+    their latents (a trail).
+    """
+
+    num_channels: int
+    stride: int
+    trail_channels: int
+    trail_stride: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CodecSize:
-    """How large a codec is: feature channels, N, M, stride-2 stages, levels that it serves."""
+    """How large a codec is: feature channels, N, M, stride-2 stages, levels that it serves.
+
+    `context`: what it sees of coarser levels; None: nothing.
+    """
 
     num_channels: int
     n_hidden: int
     n_channels: int
     stages: int = 4
     num_levels: int = 1
+    context: ContextSize | None = None
 
 
 def pad_to_multiple(values: Tensor, multiple: int) -> Tensor:
@@ -90,9 +108,9 @@ def mean_scale_synthesis(n_hidden: int, n_channels: int) -> nn.Sequential:
     )
 
 
-def entropy_parameters(n_channels: int) -> nn.Sequential:
-    """Return the 1x1 network [B, 4 M, h, w] -> scales and means [B, 2 M, h, w]."""
-    widths = (4 * n_channels, n_channels * 10 // 3, n_channels * 8 // 3, 2 * n_channels)
+def entropy_parameters(n_channels: int, num_inputs: int) -> nn.Sequential:
+    """Return the 1x1 network [B, num_inputs, h, w] -> scales and means [B, 2 M, h, w]."""
+    widths = (num_inputs, n_channels * 10 // 3, n_channels * 8 // 3, 2 * n_channels)
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.LeakyReLU(inplace=True)] if layers else []

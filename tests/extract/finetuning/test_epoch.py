@@ -13,7 +13,7 @@ from configs.schema.data import DetectorConfig
 from configs.schema.training import DetectorTrainingConfig
 from data.images.labels import LabelledBox, make_record
 from data.images.records import ImageRecord, ImageSet
-from extract.finetuning.detection_dataset import DetectionDataset, drop_slivers
+from extract.finetuning.epoch import DetectionDataset, drop_slivers
 from extract.finetuning.finetune import finetune
 from tests.support.datasets import save_image
 
@@ -57,9 +57,7 @@ def test_detector_learns_from_an_image_whose_sliver_loses_its_width_when_mirrore
 ) -> None:
     record = image_of(tmp_path, SLIVER, WHOLE)
     assert len(record.boxes_xyxy) == 2  # it has a width as it is
-    monkeypatch.setattr(
-        "extract.finetuning.detection_dataset.torch.rand", lambda _: torch.zeros(())
-    )
+    monkeypatch.setattr("extract.finetuning.epoch.torch.rand", lambda _: torch.zeros(()))
     settings = DetectorTrainingConfig(
         epochs=1, batch_size=1, num_workers=0, boxes_per_image=8, save_dir=str(tmp_path / "d"),
     )  # fmt: skip

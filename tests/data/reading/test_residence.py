@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
+from data.reading import resident
 from data.reading.level_reader import LevelReader
-from data.reading.resident import resident_bytes
+from data.reading.resident import resident_bytes, resident_maps, which_fit
 from tests.support.extraction import TinyCache
-from train.loop import residence
-from train.loop.residence import resident_maps, which_fit
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_on_a_cpu_levels_lie_in_memory_only_where_the_user_says_so(
 
 def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     """Let the CPU's memory be as limited as a GPU's."""
-    monkeypatch.setattr(residence, "free_bytes", lambda device: free)
+    monkeypatch.setattr(resident, "free_bytes", lambda device: free)
 
 
 def test_what_does_not_fit_though_it_always_should_is_one_clear_error(
@@ -62,7 +61,7 @@ def test_the_log_says_what_lies_where_and_why(
     readers: list[LevelReader], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     as_if_on_a_gpu(monkeypatch, free=10**9)
-    with caplog.at_level(logging.INFO, logger=residence.__name__):
+    with caplog.at_level(logging.INFO, logger=resident.__name__):
         resident_maps(readers, "always", "cpu")
     assert "level 0 lies on cpu: its maps take" in caplog.text
     assert "50% of 1.00 GB free there are for maps" in caplog.text
@@ -78,8 +77,8 @@ def test_on_a_gpu_a_level_that_fits_lies_there(readers: list[LevelReader]) -> No
 @pytest.mark.gpu
 def test_memory_that_torch_keeps_of_maps_that_are_gone_counts_as_free() -> None:
     device = torch.device("cuda")
-    before = residence.free_bytes(device)
+    before = resident.free_bytes(device)
     gone = torch.empty(2**28, dtype=torch.uint8, device=device)
     del gone
     assert before is not None
-    assert abs((residence.free_bytes(device) or 0) - before) < 2**26
+    assert abs((resident.free_bytes(device) or 0) - before) < 2**26

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.doors import PACKAGES
-from data.system.placed_writes import take_space
+from data.system.array_files import take_space
 
 ROOT = Path(__file__).parents[3]
 WRITTEN_THROUGH = re.compile(r"memmap\((?![^)]*mode=\"r\")|PROT_WRITE|mmap_mode=\"[rw]\+")

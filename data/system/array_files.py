@@ -1,14 +1,15 @@
-"""Map files one after another into one range of addresses, so that one index reaches all of them.
+"""Files of arrays: mapped to be read, one after another, and written place by place.
 
-A gather over a level is then a single call, whatever shards its samples lie in. Python's own mmap
-cannot choose an address; the C library's can. Files on other machines are told apart: what comes
-over a network is read with more care.
+Mapped into one range of addresses, so that a gather over a level is a single call, whatever shards
+its samples lie in. Python's own mmap cannot choose an address; the C library's can. Files on other
+machines are told apart: what comes over a network is read with more care.
 """
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import errno
 import mmap
 import os
 import re
@@ -35,6 +36,11 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 # Too short a call to let go of Python's lock for, and to wait for it again.
 _mincore = ctypes.PyDLL(None).mincore
 _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_PIECE_BYTES = 2**18
+_START_WRITING = 2  # SYNC_FILE_RANGE_WRITE
 
 
 class MappedFiles:
@@ -158,3 +164,34 @@ def is_remote(folder: Path, mounts: Path = Path("/proc/mounts")) -> bool:
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
     return bytes([int(found[1], 8)])
+
+
+def take_space(handle: int, num_bytes: int) -> None:
+    """Have the system set aside the disk space of a file that has holes; OSError if it is full.
+
+    Where that cannot be asked for (macOS, some file systems), the writing itself meets a full disk.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(handle, 0, num_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+
+
+def start_writing(handle: int, offset: int, num_bytes: int) -> None:
+    """Have the system begin to write a range to the disk, so that a later fsync is short.
+
+    It only hastens things: where it cannot be done, or fails, the fsync does all and tells.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(handle, offset, num_bytes, _START_WRITING)
+
+
+def write_all(handle: int, content: memoryview, offset: int) -> None:
+    """Write all of a contiguous buffer of bytes to its place in a file."""
+    # For a large piece Linux looks for as large a page to keep it in, and may look for long.
+    done = 0
+    while done < content.nbytes:
+        done += os.pwrite(handle, content[done : done + _PIECE_BYTES], offset + done)

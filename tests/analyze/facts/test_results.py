@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from analyze.measure.next_step import next_step
+from analyze.facts.results import next_step
 
 BOXES = "no mAP: the split 'val' was extracted without boxes: name its annotations"
 

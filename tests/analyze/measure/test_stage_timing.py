@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analyze.measure.forecast import Forecast, Stage
+from analyze.measure.stage_timing import Forecast, Stage
 
 FORECAST = Forecast(
     stages=(

@@ -1,0 +1,126 @@
+"""The way of the decoded coarser level, and of its latents, into a finer level's codec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from train.codecs.layers.transforms import CodecSize
+
+_MIN_STD = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the decoder has of coarser levels before it decodes a level.
+
+    `maps` [B, C', H', W'] are the decoded maps of the next coarser level, of any floating dtype;
+    `trail` float32 [B, T, h', w'] are its latents as decoded, behind them those that it saw itself,
+    on its grid (see `trail_behind`).
+    """
+
+    maps: Tensor
+    trail: Tensor
+
+    def to(self, device: torch.device | str) -> Context:
+        """Return it on a device."""
+        return Context(self.maps.to(device), self.trail.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A context as a codec sees it for maps of one size.
+
+    `features` float32 [B, N, H / 2, W / 2] are for the transforms, `trail` float32 [B, T, h, w] on
+    the grid of the codec's latents for the entropy model.
+    """
+
+    features: Tensor
+    trail: Tensor
+
+
+class ContextPath(nn.Module):
+    """Networks and statistics between a context and a codec with `size.context`.
+
+    `features_of_maps`: standardised maps of the coarser level -> features on the grid of what the
+    first layer of g_a gives. `to_analysis` and `to_synthesis` add them there, and before the last
+    layer of g_s, where `mixing` lets the two say more together. On a grid twice as coarse as the
+    level's a 3x3 convolution sees what a 5x5 one of stride 2 sees of the upsampled map, for a third
+    of the products. `parameters_of_latents`: the trail -> scale and mean of every latent,
+    [B, 2 M, h, w].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: CodecSize) -> None:
+        super().__init__()
+        assert size.context is not None
+        hidden, latents = size.n_hidden, size.n_channels
+        between = hidden if size.stages > 1 else latents
+        self.size = size.context
+        self.grid = 2**size.stages
+        self.features_of_maps = nn.Sequential(
+            nn.Conv2d(size.context.num_channels, hidden, 1),
+            nn.LeakyReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.LeakyReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+        )
+        self.to_analysis = nn.Conv2d(hidden, between, 1)
+        self.to_synthesis = nn.Conv2d(hidden, between, 1)
+        self.mixing = nn.Sequential(nn.LeakyReLU(), nn.Conv2d(between, between, 3, padding=1))
+        self.parameters_of_latents = nn.Sequential(
+            nn.Conv2d(size.context.trail_channels, hidden, 3, padding=1),
+            nn.LeakyReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.LeakyReLU(inplace=True),
+            nn.Conv2d(hidden, 2 * latents, 1),
+        )
+        self.register_buffer("mean", torch.zeros(size.context.num_channels))
+        self.register_buffer("std", torch.ones(size.context.num_channels))
+
+    def set_standardisation(self, means: NDArray[Any], variances: NDArray[Any]) -> None:
+        """Take the coarser level's per-channel means and variances, float64 [C']."""
+        self.mean.copy_(torch.from_numpy(means.copy()))
+        self.std.copy_(torch.from_numpy(np.sqrt(variances)).clamp(min=_MIN_STD))
+
+    def standardised(self, maps: Tensor, height: int, width: int) -> Tensor:
+        """Return the coarser maps, float32 [B, C', height / 2, width / 2], on the features' grid.
+
+        `height` and `width` are those of the padded maps of the level itself.
+        """
+        placed = on_grid_of(maps, self.size.stride, (height // 2, width // 2), 2)
+        return (placed - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def placed_trail(self, trail: Tensor, height: int, width: int) -> Tensor:
+        """Return a trail on the grid of the level's own latents, [B, T, h, w]."""
+        shape = (height // self.grid, width // self.grid)
+        return on_grid_of(trail, self.size.trail_stride, shape, self.grid)
+
+
+def trail_behind(latents: Tensor, seen: Seen | None) -> Tensor:
+    """Return what finer levels see of decoded latents: these, and what they were coded beside.
+
+    float32 [B, M, h, w] and [B, T, h, w] -> [B, M + T, h, w].
+    """
+    return latents if seen is None else torch.cat((latents, seen.trail.to(latents)), 1)
+
+
+def on_grid_of(values: Tensor, stride: int, shape: tuple[int, int], wanted_stride: int) -> Tensor:
+    """Return values [B, C, h', w'] on another grid, [B, C, *shape]: each the one it lies in.
+
+    Strides are in positions of one and the same level. Beyond the last row or column it is
+    repeated. As an FPN upsamples (nearest), and exact: numbers are moved, none is computed.
+    """
+    for dim, side in ((-2, shape[0]), (-1, shape[1])):
+        if stride == wanted_stride and values.shape[dim] == side:
+            continue
+        places = torch.arange(side, device=values.device) * wanted_stride // stride
+        values = values.index_select(dim, places.clamp_(max=values.shape[dim] - 1))
+    return values
