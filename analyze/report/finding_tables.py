@@ -69,7 +69,7 @@ def fold_table(fitted: CrossFit) -> Table:
     return plain_table(
         (
             "fold", "images", "the others' choice", "met", "drop", "levels' bits/px",
-            "bits/px held out", "MSE held out",
+            "held out bits/px", "held out MSE",
         ),
         (
             "fold", "images", "choice", "met", "drop_of_choosing", "levels_bits_per_pixel",

@@ -25,8 +25,8 @@ def pixel_ratio(result: AnalysisResult) -> float | None:
 
 def with_input_rates(table: Table, ratio: float | None) -> Table:
     """Return a table with a column more behind each of bits per original pixel."""
-    told = [place for place, title in enumerate(table.titles) if title.endswith(_TITLE)]
-    filed = [place for place, name in enumerate(table.names) if name.endswith(_NAME)]
+    told = [place for place, title in enumerate(table.titles) if _TITLE in title]
+    filed = [place for place, name in enumerate(table.names) if _NAME in name]
     if ratio is None:
         return table
     titles, names = list(table.titles), list(table.names)
@@ -66,8 +66,15 @@ def with_input_keys(content: Any, ratio: float | None) -> Any:
     for key, value in content.items():
         found[key] = with_input_keys(value, ratio)
         if ratio is not None and str(key).endswith(_NAME):
-            found[str(key).replace(_NAME, _INPUT_NAME)] = _of_input(value, ratio)
+            found[str(key).replace(_NAME, _INPUT_NAME)] = _spread_of_input(value, ratio)
     return found
+
+
+def _spread_of_input(rates: Any, ratio: float) -> Any:
+    """Return a rate, or the mean, smallest and largest of several seeds."""
+    if isinstance(rates, dict):
+        return {name: _of_input(rate, ratio) for name, rate in rates.items()}
+    return _of_input(rates, ratio)
 
 
 def _of_input(rate: Value, ratio: float) -> float | None:

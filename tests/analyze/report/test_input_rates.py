@@ -57,6 +57,18 @@ def test_keys_stay_and_have_one_more_at_any_depth() -> None:
     }  # fmt: skip
 
 
+def test_mean_and_ends_of_several_seeds_have_one_more_each() -> None:
+    seeds = Table(
+        titles=("", "bits/px", "bits/px min"), cells=(("a", "2", "1"),),
+        names=("what", "bits_per_pixel_mean", "bits_per_pixel_min"), values=(("a", 2.0, 1.0),),
+    )  # fmt: skip
+    found = with_input_rates(seeds, 0.5)
+    assert found.titles == ("", "bits/px", "bits/in px", "bits/px min", "bits/in px min")
+    assert found.values == (("a", 2.0, 1.0, 1.0, 0.5),)
+    spread = with_input_keys({"bits_per_pixel": {"mean": 2.0, "low": 1.0}}, 0.5)
+    assert spread["bits_per_input_pixel"] == {"mean": 1.0, "low": 0.5}
+
+
 def sized() -> Findings:
     points = (anchor("step 2", 3, 0.61), image("CRF 46", 0.4, 0.6))
     found = findings(pyramid(0.1, 0.2, 0.6), anchors=points)
