@@ -20,7 +20,6 @@ from click.testing import CliRunner, Result
 from configs.config_files import load_config
 from configs.errors import ConfigError, UserError
 from tests.support.tiny_study import TinyStudy, tiny_config
-from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times, start_training, wait_for
 from train.cli import train_level
 from train.loop.job import Job
@@ -126,9 +125,11 @@ def test_interrupted_study_goes_on_with_the_same_command(
     study: TinyStudy, tmp_path: Path, jobs: str, number: signal.Signals
 ) -> None:
     out, output = tmp_path / "runs", tmp_path / "output"
-    options = options_of(study, out, *GRID[:-1], "8", "--batch-size", "1", "--jobs", jobs)
-    process = start_training(options, output)
-    wait_for(process, lambda: len(list(out.glob("*/run_*"))) >= 4)
+    lambdas = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+    grid = [option for lmbda in lambdas for option in ("--lambda", f"{lmbda}")]
+    more = ("--level", "4", *grid, "--epochs", "5", "--batch-size", "1", "--jobs", jobs)
+    process = start_training(options_of(study, out, *more), output)
+    wait_for(process, lambda: len(list(out.glob("*/run_*"))) >= 3)
     assert process.pid is not None
     os.kill(process.pid, number)
     process.join()
@@ -137,14 +138,14 @@ def test_interrupted_study_goes_on_with_the_same_command(
     assert f"stopped by {number.name}" in said.splitlines()[-1]
     assert said.count("SIGTERM") == (said.count("SIG") if number == signal.SIGTERM else 0)
     begun = {run.folder for run in find_runs(out)}
-    process = start_training(options, output)
-    process.join()
-    assert process.exitcode == 0, output.read_text()
-    assert pairs_of(out) == ALL_PAIRS
+    # In this process, where those of a study have been loaded before.
+    result = call(study, out, *more)
+    assert result.exit_code == 0, result.output
+    assert pairs_of(out) == [(4, lmbda) for lmbda in lambdas]
     assert begun <= {run.folder for run in find_runs(out)}
     for run in find_runs(out):
         assert [row["epoch"] for row in rows_without_times(run.folder)] == [
-            str(n) for n in range(1, 9)
+            str(n) for n in range(1, 6)
         ]
 
 
@@ -224,24 +225,17 @@ def test_signal_to_all_processes_of_a_study_saves_every_run(
         study, out, "--level", "4", *GRID[2:-1], "100000", "--batch-size", "1", "--jobs", "2",
         "--set", "training.early_stopping.enabled=false",
     )  # fmt: skip
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.support.train_level", *options],
-            cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=file, stderr=file, start_new_session=True,
-        )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while len(list(out.glob("*/run_*/metrics.csv"))) < 2:
-        assert process.poll() is None, output.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = start_training(options, output, own_group=True)
+    wait_for(process, lambda: len(list(out.glob("*/run_*/metrics.csv"))) >= 2)
+    assert process.pid is not None
     os.killpg(process.pid, signal.SIGTERM)
     for _ in range(20):  # once more, whatever they are about to do
         time.sleep(0.01)
         for member in group_of(process.pid) - {process.pid}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGTERM)
-    assert process.wait(timeout=300) == 128 + signal.SIGTERM, output.read_text()
+    process.join(timeout=300)
+    assert process.exitcode == 128 + signal.SIGTERM, output.read_text()
     assert output.read_text().splitlines()[-1].count("stopped by SIGTERM in epoch") == 2
     for run in [path.parent for path in out.glob("*/run_*/metrics.csv")]:
         assert (run / "last_model.pth").exists()

@@ -28,7 +28,6 @@ from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from extract.accuracy.bootstrap import Accuracy
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, with_detector
-from tests.support.tiny_study import study as study
 
 ANCHORS = {
     "uniform": UniformAnchor(bits=(3, 6)),

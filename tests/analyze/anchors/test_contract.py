@@ -25,7 +25,6 @@ from tests.support.tiny_anchors import SMALL, restored_from, sample_of, stream_o
 from tests.support.tiny_anchors import fitted as fitted
 from tests.support.tiny_anchors import train as train
 from tests.support.tiny_anchors import val as val
-from tests.support.tiny_study import study as study
 
 SIZES = [(1, 1), (3, 5), (13, 21)]
 

@@ -32,12 +32,9 @@ from tests.support.tiny_study import (
     TinyStudy,
     extract_tiny,
     save_detector,
-    study,
     with_detector,
 )
 from train.runs.loaded_models import LoadedModels
-
-__all__ = ["study"]
 
 KNOWN = ("disc", "box", "triangle", "ring")  # of the five classes of the scenes
 

@@ -39,11 +39,9 @@ from data.system.locks import held
 from data.verification.check import verify_cache
 from tests.support.coded_study import compress, decompress, make_run, must_compress
 from tests.support.extraction import TinyCache, error_of, fingerprints, run_extract
-from tests.support.tiny_study import TinyStudy, study
+from tests.support.tiny_study import TinyStudy
 from train.runs.checkpoint import BEST_NAME, load_codec
 from train.runs.loaded_models import LoadedModels
-
-__all__ = ["study"]
 
 ROOT = Path(__file__).parents[3]
 

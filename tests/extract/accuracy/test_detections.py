@@ -13,9 +13,7 @@ from analyze.facts.kept_results import Kept
 from extract.accuracy.matches import Detections
 from tests.analyze.detection.test_heads_on_levels import BUILDERS, own_levels, small_detector
 from tests.support.pyramids import split_evaluator
-from tests.support.tiny_study import TinyStudy, study
-
-__all__ = ["study"]
+from tests.support.tiny_study import TinyStudy
 
 
 @pytest.mark.parametrize("builder", list(BUILDERS))
