@@ -26,7 +26,6 @@ from train.loop.session import Session
 from train.machine.distributed import World
 from train.objective.rate_distortion import (
     AnyDistortion,
-    distorted_sums,
     has_padding,
     rate_distortion,
     square_error,
@@ -199,12 +198,9 @@ class Step:
             # Measured by the codec, which need not write x_hat to memory for it.
             is_measured = is_whole and distortion is square_error
             output = session.model(x, squared_error_of_whole if is_measured else None)
-        distorted = None
-        if distortion is not square_error:
-            distorted = partial(distorted_sums, distortion, batch=batch)
         loss, mse, bpp = rate_distortion(
-            output, x, batch.sizes, self._lmbda, distorted=distorted,
-            positions=batch.batch_positions,
+            output, x, batch.sizes, self._lmbda, distortion=distortion,
+            positions=batch.batch_positions, batch=batch,
         )  # fmt: skip
         # The ranks' gradients are averaged; each rank's loss is its part of the batch's sum.
         (loss * weight * self._world.size).backward()  # type: ignore[no-untyped-call]

@@ -119,17 +119,18 @@ def rate_distortion(
     sizes: Tensor,
     lmbda: float,
     *,
-    distorted: Callable[[Tensor, Tensor], Tensor] | None = None,
+    distortion: AnyDistortion = square_error,
     positions: int | None = None,
+    batch: Batch | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, MSE, BPP) of a batch, scalars: lambda weighs the rate.
 
     The distortion is a mean over real positions and all channels; BPP is bits per real position of
     the level's own map, padding's bits included. The MSE, in the features' own units, is for the
-    record and equals the distortion unless another one is given: `distorted` of (x_hat, x) returns
-    each map's sum of it, float32 [B]. `positions`: by how many real
-    positions to divide, where `x` is a part of a batch only; None: by those of `x`. In place of
-    "x_hat" the output may have "measured", its `squared_error_of_whole`.
+    record and equals the distortion unless another one is named; a `MapDistortion` needs the
+    `batch` that `x` is. `positions`: by how many real positions to divide, where `x` is a part of a
+    batch only; None: by those of `x`. In place of "x_hat" the output may have "measured", its
+    `squared_error_of_whole`.
     """
     x_hat, likelihoods = output.get("x_hat"), output["likelihoods"]
     assert isinstance(likelihoods, Mapping)
@@ -142,10 +143,13 @@ def rate_distortion(
         return mse + lmbda * bpp, mse, bpp
     assert isinstance(x_hat, Tensor)
     num_values = positions * x.shape[1]
-    if distorted is None:
-        mse = error = squared_error(x_hat, x, sizes).sum() / num_values
+    if isinstance(distortion, MapDistortion):
+        assert batch is not None, "without it nobody knows where the maps lie"
+        error = distortion.sums(x_hat, x, batch).sum() / num_values
     else:
-        error = distorted(x_hat, x).sum() / num_values
+        error = sum_of_real(distortion(x_hat, x), sizes).sum() / num_values
+    mse = error
+    if distortion is not square_error:
         with torch.no_grad():
             mse = squared_error(x_hat, x, sizes).sum() / num_values
     return error + lmbda * bpp, mse, bpp
