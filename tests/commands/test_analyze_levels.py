@@ -19,14 +19,21 @@ from click.testing import CliRunner
 from PIL import Image
 
 from analyze.allocation.search import Target
-from analyze.analysis import AnalysisRequest, Wanted
+from analyze.analysis import runs_of
 from analyze.anchors import anchor_study
+from analyze.choosing import find_allocations, measured_split, open_choosing
 from analyze.facts.kept_results import Kept
+from analyze.facts.results import ChosenBy
 from analyze.foretell import foretell
 from analyze.measure import level_rate_distortion
+from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.split import open_split
+from analyze.request import AnalysisRequest, Wanted
 from analyze.streams.ensemble import CodedLevel, read_ensemble
+from configs.errors import ConfigError
 from data.cache.annotations import read_annotations, write_annotations
+from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
 from tests.support.analysis import analyse, rows_of
@@ -37,6 +44,7 @@ from tests.support.own_anchor import write_anchor
 from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
 from train.runs.checkpoint import load_codec
+from train.runs.loaded_models import LoadedModels
 
 ROOT = Path(__file__).parents[2]
 README_PICTURE = "docs/report.png"
@@ -61,7 +69,7 @@ def reported(
         result = analyse(
             study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
             "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
-            "--target-bpp", "1000",
+            "--target-bpp", "1000", "--cross-fit", "3",
         )  # fmt: skip
     assert result.exit_code == 0, result.output
     return Reported(
@@ -105,7 +113,7 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(
     names = {path.stem for path in reported.folder.glob("*.csv")}
     assert names == {
         "levels", "detection", "allocation", "bd", "anchors", "matrix", "model_costs",
-        "sensitivity", "worst_images", "classes",
+        "sensitivity", "worst_images", "classes", "cross_fit", "equal_map",
     }  # fmt: skip
     content = json.loads((reported.folder / "report.json").read_text())
     assert content["result"]["num_images"] == 3
@@ -114,6 +122,11 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(
         np.mean(content["result"]["class_ap"])
     )
     assert {each["anchor"] for each in content["anchors"]} == {"uniform", "float16"}
+    samples = Manifest.load(study.val_cache).samples
+    inputs = sum(each.input_height * each.input_width for each in samples)
+    ratio = sum(each.height * each.width for each in samples) / inputs
+    for each in (*content["anchors"], content["allocation"]["combination"]):
+        assert each["bits_per_input_pixel"] == pytest.approx(each["bits_per_pixel"] * ratio)
     assert content["comparisons"][0]["deltas"][0]["overlap"] >= 0
     assert len(content["matrix"]["entries"]) == 5
     assert content["sensitivity"]["groups"].keys() == {"0", "1", "2", "3", "4"}
@@ -142,6 +155,66 @@ def test_allocation_is_an_ensemble_of_runs_that_are_there(reported: Reported) ->
         if isinstance(each, CodedLevel):
             _, info = load_codec(each.run / "best_model.pth")
             assert info.model_sha256 == each.model_sha256
+
+
+def test_cross_fitted_figures_are_of_all_images_each_held_out_once(
+    study: TinyStudy, reported: Reported
+) -> None:
+    content = json.loads((reported.folder / "report.json").read_text())
+    found = content["allocation"]
+    fitted, samples = found["cross_fit"], Manifest.load(study.val_cache).samples
+    held = [image for fold in fitted["folds"] for image in fold["images"]]
+    assert sorted(held) == sorted(sample.image_id for sample in samples)
+    names = [each["name"] for each in content["result"]["combinations"]]
+    assert names[-1] == "allocated for a bits per pixel of 1000, cross-fitted over 3 folds"
+    both = found["combination"], fitted["combination"]
+    drops = [each["accuracy"]["drop"] for each in both]
+    assert fitted["optimism"] == pytest.approx(drops[1] - drops[0])
+    assert both[1]["accuracy"]["interval"] is not None
+    choices = [
+        {option["level"]: option["run"] or option["kind"] for option in choice["options"]}
+        for choice in (fold["allocation"]["combination"] for fold in fitted["folds"])
+    ]
+    if all(choice == both[0]["parts"] for choice in map(str_keys, choices)):
+        assert both[1]["bits_per_pixel"] == pytest.approx(both[0]["bits_per_pixel"])
+        assert drops[1] == pytest.approx(drops[0])
+
+
+def test_fewer_than_two_folds_are_refused_in_python_too() -> None:
+    for number in (1, -1):
+        with pytest.raises(ConfigError, match=f"--cross-fit {number}: use 2 folds or more"):
+            Wanted(target=Target(kind="bpp", value=1.0), cross_fit=number)
+
+
+def str_keys(choice: dict[int, str]) -> dict[str, str]:
+    return {str(level): part for level, part in choice.items()}
+
+
+def test_choice_of_another_split_is_measured_on_this_one(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    # Of any error at all: nothing is sent, and each split's files have their own bits for that.
+    wanted = Wanted(target=Target(kind="mse", value=1e9), choose_on="train")
+    request = request_of(study, checkpoints, limit=1)
+    models, cache, kept = LoadedModels(), CacheFolder(study.val_cache), Kept(None)
+    with (
+        open_choosing(request, wanted, cache, "cpu") as choosing,
+        open_split(cache, "val", study.config, device="cpu", limit=1, options="") as split,
+    ):
+        decoded = DecodedLevels(tmp_path, split.readers, 1, models)
+        measured = measured_split(split, runs_of(request, split, models), decoded, models, kept)
+        found = find_allocations(choosing, measured, (), wanted.target, models, kept, tmp_path)
+    assert found.missing == ()
+    (allocated,) = found.result
+    chosen, there = allocated.combination, allocated.allocation.combination
+    assert chosen.name == "allocated for a MSE of 1e+09, chosen on train, measured on val"
+    assert chosen.chosen_by == ChosenBy(
+        split="train", num_images=1, measured_on="val", num_measured=1
+    )
+    assert set(chosen.parts.values()) <= {"dropped", "derived"}
+    assert chosen.bits_per_pixel == measured.overhead.total(allocated.parts)
+    assert allocated.allocation.verified_drop is not None
+    assert there.cost > 0
 
 
 def test_files_of_the_ensemble_have_the_bits_that_the_report_says(

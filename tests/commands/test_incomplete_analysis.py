@@ -86,6 +86,10 @@ def test_named_run_that_a_newer_one_replaces_is_told(
     [
         (("--target-bpp", "1", "--target-mse", "1"), "give one of them"),
         (("--anchors", "jpeg"), "--anchors jpeg: there is none of this name"),
+        (("--cross-fit", "5"), "--cross-fit 5: there are 3 images: name fewer folds"),
+        (("--cross-fit", "2", "--choose-on", "train"), "give one of them, not both"),
+        (("--choose-on", "val"), "--choose-on val: is the split that is measured"),
+        (("--choose-on", "test"), "no cache of the split 'test': run extract-features"),
     ],
 )
 def test_mistaken_option_is_one_line(

@@ -209,8 +209,13 @@ def test_signal_in_a_validation_is_heard_there_and_the_run_goes_on_to_the_same_b
 @pytest.mark.parametrize(
     "settings",
     [
-        ("training.distortion=object_weighted",),
-        ("training.cutmix=0.5", "training.input_noise=1", "training.shuffle=shards"),
+        ("training.distortion=object_weighted", "training.detection_loss.from_epoch=2"),
+        (
+            "training.distortion=detector",
+            "training.cutmix=0.5",
+            "training.input_noise=1",
+            "training.shuffle=shards",
+        ),
     ],
 )
 def test_run_stopped_between_two_steps_goes_on_to_the_same_bits_whatever_draws_random_numbers(

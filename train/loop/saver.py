@@ -80,6 +80,7 @@ class Saver:
                 cache_fingerprint=self._record.cache_fingerprints["train"],
                 detector_weights_sha256=self._record.detector_weights_sha256,
                 versions=self._record.versions,
+                context=tuple(each["model_sha256"] for each in self._record.context),
             ),
             levels=self._levels,
             best_validation_loss=self._session.progress.best_loss,

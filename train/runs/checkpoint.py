@@ -37,6 +37,8 @@ class Provenance:
     cache_fingerprint: str
     detector_weights_sha256: str
     versions: dict[str, str]
+    context: tuple[str, ...] = ()
+    """Hashes of the models of the coarser level that it was trained beside."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,11 @@ class RunInfo:
     config: Config
     model_sha256: str
     num_parameters: int
+    context: tuple[str, ...] = ()
+    """Hashes of the models of the coarser level that it was trained beside; none: it codes alone.
+
+    What it codes is decoded beside one of them, and no other.
+    """
 
     @property
     def level(self) -> int:
@@ -91,6 +98,7 @@ def encode_checkpoint(
         "cache_fingerprint": provenance.cache_fingerprint,
         "detector_weights_sha256": provenance.detector_weights_sha256,
         "versions": provenance.versions,
+        "context": list(provenance.context),
         "config": dump_config(config),
     }
     if training_state is not None:
@@ -216,6 +224,7 @@ def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
             config=config,
             model_sha256=hash_model(state),
             num_parameters=sum(parameter.numel() for parameter in codec.parameters()),
+            context=tuple(content.get("context", ())),
         )
     except UNREADABLE as error:
         raise _not_a_checkpoint(path, error) from error

@@ -56,6 +56,8 @@ class RunRecord:
     """Why, where `training.compile` is auto."""
     warm_start: Annotated[dict[_START_KEYS, str], Field(min_length=2)] | None = None
     """Folder and model hash of the run whose best model this one began from."""
+    context: list[dict[_START_KEYS, str]] = field(default_factory=list)
+    """Folder and model hash of each run of the coarser level whose decoded maps its codec sees."""
     continued: list[dict[str, Any]] = field(default_factory=list)
     """Of a run that was finished and got more epochs: `run` (folder) and `epochs`, each time."""
     seconds: float = 0.0

@@ -36,8 +36,9 @@ def job_of(study: TinyStudy, out: Path, level: int = 4, **training: Any) -> Job:
 
 def batch_of(level: int, *indices: int) -> Batch:
     return Batch(
-        features=torch.zeros(0), indices=torch.tensor(indices), sizes=torch.zeros(0), level=level,
-        first_row=0, batch_rows=len(indices), batch_positions=0,
+        features=torch.zeros(0), indices=torch.tensor(indices), sizes=torch.zeros(0),
+        corners=torch.zeros(0), level=level, first_row=0, batch_rows=len(indices),
+        batch_positions=0,
     )  # fmt: skip
 
 
