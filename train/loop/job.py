@@ -22,13 +22,10 @@ from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
 from train.machine.distributed import World
 from train.objective.catalogue import weights_fingerprint
-from train.runs.checkpoint import BEST_NAME, read_run_info
 from train.runs.run_folder import code_fingerprints, run_parent
-from train.runs.run_record import RANDOM, RunRecord
+from train.runs.run_record import RANDOM
 
 log = logging.getLogger(__name__)
-
-_BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,62 +200,3 @@ def _check(reader: LevelReader, val_reader: LevelReader, config: Config) -> None
             f"model.fpn_channels_per_level is {expected}, level {reader.info.index} of the cache "
             f"has {reader.info.num_channels}: set it to that"
         )
-
-
-def run_to_begin_from(job: Job, record: RunRecord | None = None) -> str | None:
-    """Return the name of that run: the study's choice before `training.init_from`.
-
-    A run that is gone on with, but stopped before its first checkpoint, begins as its `record`
-    says that it did.
-    """
-    if job.warm_start is not None:
-        return str(job.warm_start)
-    if record is not None and record.warm_start is not None:
-        return record.warm_start["run"]
-    return job.config.training.init_from
-
-
-def best_model_of(name: str, level: int | str) -> Path:
-    """Return the checkpoint of a run folder, or of a codec of the package: `builtin:<name>`."""
-    builtin = name.removeprefix("builtin:")
-    if builtin == name:
-        return Path(name) / BEST_NAME
-    path = _BUILTIN_DIR / f"{builtin}_level_{level}.pth"
-    if path.parent != _BUILTIN_DIR or not path.is_file():
-        raise ConfigError(
-            f"training.init_from {name}: no such codec of level {level} is in the package: there "
-            "are builtin:scenes, for the built-in example's levels 0 to 4, and folders of runs"
-        )
-    return path
-
-
-def refuse_other_kind(job: Job, caches: Caches) -> None:
-    """Raise ConfigError unless that run has a model for the job's levels, of its architecture.
-
-    Its features have to be of the same detector too: its standardisation goes on with its weights.
-    """
-    start = run_to_begin_from(job)
-    if start is None:
-        return
-    info = read_run_info(best_model_of(start, job.level))
-    detector = caches.train[0].manifest.detector["weights_sha256"]
-    pairs = (
-        ("of level", list(info.levels), list(caches.levels)),
-        ("with model", info.config.model.architecture(), job.config.model.architecture()),
-        ("of detector weights", info.detector_weights_sha256[:12], detector[:12]),
-    )
-    for what, its, wanted in pairs:
-        if its != wanted:
-            raise ConfigError(
-                f"training.init_from {start}: a run {what} {_told(its, wanted)}, this one is "
-                f"{what} {_told(wanted, its)}: name a run of the same kind"
-            )
-
-
-def _told(value: object, other: object) -> str:
-    """Return the value in words; of a section only the keys in which the other differs."""
-    if isinstance(value, dict) and isinstance(other, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items() if other.get(k) != v)
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)
