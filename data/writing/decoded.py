@@ -26,7 +26,7 @@ def decoded_dtype(dtype: StoredType) -> StoredType:
 
 def within_range(values: NDArray[Any], dtype: StoredType) -> Tensor:
     """Return float32 values, those that the stored type does not reach moved to its ends."""
-    limit = float(np.finfo(dtype).max)
+    limit = np.float32(np.finfo(dtype).max)  # as a float of Python it would make float64 of them
     return torch.from_numpy(np.clip(values, -limit, limit))
 
 

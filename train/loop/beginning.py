@@ -22,13 +22,17 @@ from train.machine.distributed import World
 from train.machine.interruption import clear_disk_errors
 from train.objective.catalogue import CHANNEL_WEIGHTS
 from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights, read_run_info
-from train.runs.run_folder import code_fingerprints, copy_run, make_run_folder, save_config
+from train.runs.run_folder import CONTEXT, code_fingerprints, copy_run, make_run_folder, save_config
 from train.runs.run_record import RunRecord
 
 log = logging.getLogger(__name__)
 
 _BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
 _UNDECIDED = ""
+_NO_CACHES = {
+    CHANNEL_WEIGHTS: "file of channel weights",
+    CONTEXT: "context, by models of other weights",
+}
 
 
 def open_folder(job: Job, caches: Caches, world: World) -> Path:
@@ -45,7 +49,7 @@ def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
             if its != fingerprint and name in code:
                 log.info("%s: goes on, with other code of %s than it had", job.resume, name)
             elif its != fingerprint:
-                what = "file of channel weights" if name == CHANNEL_WEIGHTS else f"{name} cache"
+                what = _NO_CACHES.get(name, f"{name} cache")
                 raise CacheError(
                     f"{job.resume}: was trained on another {what} (fingerprint {its[:12]}, this "
                     f"one has {fingerprint[:12]}): name what it was trained on (--features), or "
@@ -84,6 +88,7 @@ def take_up(job: Job, folder: Path, session: Session, caches: Caches, world: Wor
     """Bring the session to where the run stands; return its record."""
     record = world.from_first(lambda: RunRecord.load(folder))
     record.cache_fingerprints.update(code_fingerprints(job.config))
+    record.context = world.from_first(job.context_models)  # as their folders lie now
     there = world.from_first(lambda: load_last(folder))
     if there is not None:
         session.restore(there["model_state_dict"], there["training_state"])

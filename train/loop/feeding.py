@@ -7,7 +7,7 @@ own affair.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,10 +141,10 @@ class CommonSource:
     ) -> None:
         self._opened.close()
 
-    def caches(self, job: Job) -> Caches:
+    def caches(self, job: Job, between_batches: Callable[[], None] = lambda: None) -> Caches:
         """Return the caches; raises what `open_caches` does."""
         if self._caches is None:
-            self._caches = self._opened.enter_context(open_caches(job))
+            self._caches = self._opened.enter_context(open_caches(job, between_batches))
         refuse_unfit(self._caches, job.config)
         return self._caches
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +14,21 @@ import torch
 from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
 from data.cache.cache_folder import CacheFolder
+from data.cache.channel_statistics import ChannelStatistics, read_statistics
+from data.reading.companion import Companion
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream
 from data.reading.mixed_stream import MixedLevelStream
 from data.reading.resident import resident_maps
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
+from train.context.context_runs import context_models, measured_context
+from train.context.decoded_cache import open_companions
 from train.machine.distributed import World
 from train.objective.catalogue import weights_fingerprint
-from train.runs.run_folder import code_fingerprints, run_parent
-from train.runs.run_record import RANDOM
+from train.runs.loaded_models import LoadedModels
+from train.runs.run_folder import code_fingerprints, context_fingerprint, run_parent
+from train.runs.run_record import RANDOM, RunKeys
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +38,8 @@ class Job:
     """One run to train: `level` is a number or `random`; `out` replaces the folder of the runs.
 
     `resume`: a run folder to go on with; `continues`: a finished one with fewer epochs, of which a
-    copy goes on; `warm_start`: one whose best model to begin from.
+    copy goes on; `warm_start`: one whose best model to begin from. `coarse_to_fine`: its context
+    is the run of the next coarser level and the same lambda, which is trained before it.
     """
 
     train_cache: CacheFolder | Path
@@ -45,6 +51,7 @@ class Job:
     resume: Path | None = None
     continues: Path | None = None
     warm_start: Path | None = None
+    coarse_to_fine: bool = False
 
     @property
     def parent(self) -> Path:
@@ -54,8 +61,44 @@ class Job:
     def settled(self) -> Job:
         """Return the job with the settings of its level, where the configuration has `levels`.
 
-        Raises ConfigError if `levels` names one that there is not.
+        Of a job with `training.context` they say what its codec sees of it. Raises ConfigError if
+        `levels` names one that there is not, or as `measured_context` does.
         """
+        return self._of_its_level()._beside_its_context()
+
+    def beside(self, run: Path) -> Job:
+        """Return the job with that run as its context."""
+        training = self.config.training.model_copy(update={"context": [str(run)]})
+        return replace(self, config=self.config.model_copy(update={"training": training})).settled()
+
+    def context_models(self) -> list[dict[RunKeys, str]]:
+        """Return folder and model hash of each run of its context."""
+        return context_models(self.config.training.context, LoadedModels())
+
+    def _beside_its_context(self) -> Job:
+        settings, model = self.config.training, self.config.model
+        if not settings.context:
+            if model.context is not None:
+                raise ConfigError(
+                    "model.context: is measured by train-level: remove it, and name runs with "
+                    "--context"
+                )
+            return self
+        if self.level == RANDOM:
+            raise ConfigError(
+                "training.context: a codec for all levels sees none: name one --level"
+            )
+        if settings.cutmix:
+            raise ConfigError(
+                "training.cutmix: mixes maps, but not what the codec sees of the coarser level "
+                "(training.context): set it to 0"
+            )
+        manifest = CacheFolder.of(self.train_cache).manifest
+        size = measured_context(manifest, int(self.level), settings.context, LoadedModels())
+        beside = model.model_copy(update={"context": size})
+        return replace(self, config=self.config.model_copy(update={"model": beside}))
+
+    def _of_its_level(self) -> Job:
         if not self.config.levels:
             return self
         if self.level == RANDOM:
@@ -72,21 +115,32 @@ class Job:
         return replace(self, config=self.config.of_level(int(self.level), held))
 
     def fingerprints(self) -> dict[str, str]:
-        """Return the fingerprints of both caches, of a file of channel weights, and of own code."""
+        """Return the fingerprints of both caches, of a file of channel weights, and of own code.
+
+        Also of the models that decode its context.
+        """
         return {
             "train": CacheFolder.of(self.train_cache).manifest.fingerprint,
             "val": CacheFolder.of(self.val_cache).manifest.fingerprint,
             **weights_fingerprint(self.config.training),
             **code_fingerprints(self.config),
+            **context_fingerprint(self.context_models()),
         }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caches:
-    """A run's open caches, one reader a level; level i of both lists is the codec's row i."""
+    """A run's open caches, one reader a level; level i of both lists is the codec's row i.
+
+    `beside_train`, `beside_val`: maps and trail of the context, if there is one, and `coarser` the
+    statistics of the level that it is of.
+    """
 
     train: list[LevelReader]
     val: list[LevelReader]
+    beside_train: tuple[Companion, ...] = ()
+    beside_val: tuple[Companion, ...] = ()
+    coarser: ChannelStatistics | None = None
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -95,10 +149,11 @@ class Caches:
 
 
 @contextmanager
-def open_caches(job: Job) -> Iterator[Caches]:
-    """Open both caches.
+def open_caches(job: Job, between_batches: Callable[[], None] = lambda: None) -> Iterator[Caches]:
+    """Open both caches, and what is read beside them; that is decoded now if it is not yet.
 
-    Raises CacheError if one is missing, incomplete, or the two are of different detectors;
+    `between_batches` may raise to stop that. Raises CacheError if a cache is missing, incomplete,
+    or the two are of different detectors, or if there is no room for what is to be decoded;
     ConfigError if the settings do not fit them.
     """
     train_cache, val_cache = CacheFolder.of(job.train_cache), CacheFolder.of(job.val_cache)
@@ -117,6 +172,22 @@ def open_caches(job: Job) -> Iterator[Caches]:
 
         caches = Caches(train=opened(train_cache), val=opened(val_cache))
         refuse_unfit(caches, job.config)
+        if runs := job.config.training.context:
+            models, level = LoadedModels(job.device), levels[0]
+            beside_train, beside_val = (
+                stack.enter_context(
+                    open_companions(
+                        runs, cache, level=level, models=models, verify=job.config.cache.verify,
+                        between_batches=between_batches,
+                    )
+                )
+                for cache in (train_cache, val_cache)
+            )  # fmt: skip
+            seen = train_cache.manifest.level(beside_train[0].readers[0].info.index)
+            caches = replace(
+                caches, beside_train=beside_train, beside_val=beside_val,
+                coarser=read_statistics(train_cache.path, seen),
+            )  # fmt: skip
         yield caches
 
 
@@ -135,6 +206,8 @@ def make_codec(job: Job, caches: Caches) -> LevelCodec:
         np.stack([level.mean for level in statistics]),
         np.stack([level.variance for level in statistics]),
     )
+    if caches.coarser is not None:
+        codec.beside.set_standardisation(caches.coarser.mean, caches.coarser.variance)
     codec.to(job.device, memory_format=torch.channels_last)
     return codec
 
@@ -150,6 +223,7 @@ def stream_settings(job: Job) -> tuple[Hashable, ...]:
     return (
         job.level, *map(str, folders), job.config.cache.verify, job.device, settings.batch_size,
         settings.crop, settings.seed, settings.shuffle, weights,
+        *(str(Path(run).resolve()) for run in settings.context),
     )  # fmt: skip
 
 
@@ -162,6 +236,7 @@ def make_stream(job: Job, caches: Caches, world: World) -> LevelStream | MixedLe
             reader, batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed,
             shuffle=settings.shuffle, keep=2 if on_gpu else 1, pin_memory=on_gpu,
             read_ahead=on_gpu, rank=world.rank, num_ranks=world.size, resident=resident,
+            beside=caches.beside_train,
         )
         for reader, resident in zip(caches.train, maps, strict=True)
     ]  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,12 +74,13 @@ def training(
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # for the run after this
         stack.enter_context(clear_out_of_memory(batches_need_less(job.config.training)))
         stack.enter_context(clear_compile_errors(job.config.training))
-        prepared = world.together(lambda: _prepare(job, stack, world, source))
+        stop = stop or stack.enter_context(StopSignals())
+        ask = partial(_leave_if_asked, stop)
+        prepared = world.together(lambda: _prepare(job, stack, world, source, ask))
         caches, codec, weighing = prepared.caches, prepared.codec, prepared.distortions
         session = new_session(codec, world.wrap(codec), prepared.stream, job.config, job.device)
         folder = world.from_first(lambda: open_folder(job, caches, world))
         world.from_first(lambda: stack.enter_context(locked(folder)))
-        stop = stop or stack.enter_context(StopSignals())
         stack.enter_context(clear_disk_errors(folder))
         record = take_up(job, folder, session, caches, world)
         log.info("level %s, lambda %g -> %s", job.level, job.config.training.lmbda, folder)
@@ -158,9 +160,21 @@ class _Prepared:
     distortions: Sequence[Distortion]
 
 
-def _prepare(job: Job, stack: ExitStack, world: World, source: CommonSource | None) -> _Prepared:
+def _leave_if_asked(stop: StopSignals) -> None:
+    """Raise TrainingInterruptedError if a signal has come; nothing of the run is there yet."""
+    if stop.received is not None:
+        raise TrainingInterruptedError(
+            f"stopped by {signal.Signals(stop.received).name} while the coarser level was decoded: "
+            "the same command goes on from there",
+            stop.received,
+        )
+
+
+def _prepare(
+    job: Job, stack: ExitStack, world: World, source: CommonSource | None, ask: Callable[[], None]
+) -> _Prepared:
     """Open and make all that can be refused before processes have to act together."""
-    caches = source.caches(job) if source else stack.enter_context(open_caches(job))
+    caches = source.caches(job, ask) if source else stack.enter_context(open_caches(job, ask))
     if job.resume is None and job.continues is None:
         # Before the codec is seeded: to look at a checkpoint draws random numbers.
         refuse_other_kind(job, caches)

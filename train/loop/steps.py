@@ -18,6 +18,7 @@ from tqdm import tqdm
 from configs.log_setup import bar_interval_s
 from configs.schema.training import TrainingConfig
 from data.reading.level_stream import Batch
+from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
 from train.loop.feeding import BatchRequest, Given
 from train.loop.loss_watch import LossWatch
@@ -155,11 +156,15 @@ class Step:
         session, codec = self._session, self._session.codec
         row = self._rows[batch.level]
         codec.use_level(row)
-        sizes, weight = batch.sizes, 1.0
+        sizes, weight, beside = batch.sizes, 1.0, batch.beside
         if not len(x):
             # Of a batch of fewer maps than ranks. A map that counts nothing stands in: neither
             # kernels nor code of the user's own have to know what to do with none.
-            x = x.new_zeros((1, *x.shape[1:])).contiguous(memory_format=torch.channels_last)
+            x, *there = (
+                each.new_zeros((1, *each.shape[1:])).contiguous(memory_format=torch.channels_last)
+                for each in (x, *beside)
+            )
+            beside = tuple(there)
             sizes, weight = torch.tensor([x.shape[-2:]]), 0.0
         if self._world.size > 1:
             codec.noise_share = (batch.first_row, len(x), batch.batch_rows)
@@ -170,9 +175,9 @@ class Step:
         is_whole = not has_padding(sizes, *x.shape[-2:])
         compute = partial(self._computed, row, sizes, is_whole, batch.batch_positions, weight)
         if session.graphs is not None and is_whole:
-            figures = session.graphs.run(row, x, compute)
+            figures = session.graphs.run(row, (x, *beside), compute)
         else:
-            figures = compute(x)
+            figures = compute(x, *beside)
         # Loss, MSE and BPP are this rank's parts; the sums, which are saved, are of all ranks.
         parts = self._world.add_up(figures[:3])
         session.sums += torch.cat([parts, figures[3:]])
@@ -180,23 +185,28 @@ class Step:
         self._watch.see(session.progress.step + 1, batch, parts[0] + figures[4])
 
     def _computed(
-        self, row: int, sizes: Tensor, is_whole: bool, positions: int, weight: float, x: Tensor
-    ) -> Tensor:
+        self, row: int, sizes: Tensor, is_whole: bool, positions: int, weight: float, x: Tensor,
+        *beside: Tensor,
+    ) -> Tensor:  # fmt: skip
         """Make the step; return loss, MSE, BPP, auxiliary loss and gradient norm, float32 [5].
 
-        `weight`: 0 if `x` only stands in for a rank's part of a batch, otherwise 1.
+        `weight`: 0 if `x` only stands in for a rank's part of a batch, otherwise 1. `beside`: maps
+        and trail of the context, if the codec sees one.
         """
         session, codec = self._session, self._session.codec
         session.optimizer.zero_grad(set_to_none=True)
         session.aux_optimizer.zero_grad(set_to_none=True)
         distortion = self._distortions[row]
         if type(codec).forward is not LevelCodec.forward:
-            x = x.float()  # a forward of one's own is promised that, and takes nothing besides
-            output = session.model(x)
+            # A forward of one's own is promised that, and takes nothing besides but a context.
+            x, *beside_x = (each.float() for each in (x, *beside))
+            context = Context.of(beside_x, x.device)
+            output = session.model(x) if context is None else session.model(x, context=context)
         else:
             # Measured by the codec, which need not write x_hat to memory for it.
             is_measured = is_whole and distortion is square_error
-            output = session.model(x, squared_error_of_whole if is_measured else None)
+            measure = squared_error_of_whole if is_measured else None
+            output = session.model(x, measure, Context.of(beside, x.device))
         loss, mse, bpp = rate_distortion(
             output, x, sizes, self._lmbda, distortion=distortion, positions=positions
         )

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.reading.companion import Companion
 from data.reading.level_reader import LevelReader
 from data.reading.whole_maps import whole_map_batches
+from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
 from train.machine.distributed import ALONE, World
 from train.objective.rate_distortion import (
@@ -43,9 +45,11 @@ def validate(
     distortion: Distortion = square_error,
     world: World = ALONE,
     between_batches: Callable[[], None] = lambda: None,
+    beside: Sequence[Companion] = (),
 ) -> Validation:
     """Evaluate on whole maps of the whole split; the ranks share the images out.
 
+    `beside`: the maps and the trail that the codec sees, if it sees a coarser level.
     `between_batches` may raise to stop: the codec is then in eval mode, and otherwise as it was.
     """
     codec.eval()
@@ -53,10 +57,10 @@ def validate(
     # Distorted sum, squared error, bits, positions, latent positions; then bits by channel.
     sums = torch.zeros(5 + num_latents, dtype=torch.float64, device=device)
     mine = range(world.rank, reader.num_samples, world.size)
-    for batch in whole_map_batches(reader, batch_size, mine):
+    for batch in whole_map_batches(reader, batch_size, mine, beside):
         between_batches()
         x = batch.features.to(device).float()  # half the bytes to a GPU
-        output = codec(x)
+        output = codec(x, context=Context.of(batch.beside, device)) if beside else codec(x)
         x_hat, likelihoods = output["x_hat"], output["likelihoods"]
         error = squared_error(x_hat, x, batch.sizes).sum()
         distorted = error
