@@ -20,7 +20,7 @@ from train.loop.session import Session
 from train.machine.automatic import autocast_dtype, choose_precision
 from train.machine.distributed import World
 from train.machine.interruption import clear_disk_errors
-from train.objective.catalogue import CHANNEL_WEIGHTS
+from train.objective.catalogue import BOXES, CHANNEL_WEIGHTS
 from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights, read_run_info
 from train.runs.run_folder import CONTEXT, code_fingerprints, copy_run, make_run_folder, save_config
 from train.runs.run_record import RunRecord
@@ -31,6 +31,7 @@ _BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
 _UNDECIDED = ""
 _NO_CACHES = {
     CHANNEL_WEIGHTS: "file of channel weights",
+    BOXES: "set of boxes",
     CONTEXT: "context, by models of other weights",
 }
 

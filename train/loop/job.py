@@ -25,7 +25,7 @@ from train.codecs.level_codec import LevelCodec
 from train.context.context_runs import context_models, measured_context
 from train.context.decoded_cache import open_companions
 from train.machine.distributed import World
-from train.objective.catalogue import weights_fingerprint
+from train.objective.catalogue import boxes_fingerprint, weights_fingerprint
 from train.runs.loaded_models import LoadedModels
 from train.runs.run_folder import code_fingerprints, context_fingerprint, run_parent
 from train.runs.run_record import RANDOM, RunKeys
@@ -115,14 +115,17 @@ class Job:
         return replace(self, config=self.config.of_level(int(self.level), held))
 
     def fingerprints(self) -> dict[str, str]:
-        """Return the fingerprints of both caches, of a file of channel weights, and of own code.
+        """Return the fingerprints of both caches, and of own code.
 
-        Also of the models that decode its context.
+        Also of a file of channel weights, of the caches' boxes, and of the models of the context,
+        where they count.
         """
+        train, val = CacheFolder.of(self.train_cache), CacheFolder.of(self.val_cache)
         return {
-            "train": CacheFolder.of(self.train_cache).manifest.fingerprint,
-            "val": CacheFolder.of(self.val_cache).manifest.fingerprint,
+            "train": train.manifest.fingerprint,
+            "val": val.manifest.fingerprint,
             **weights_fingerprint(self.config.training),
+            **boxes_fingerprint(self.config.training, train, val),
             **code_fingerprints(self.config),
             **context_fingerprint(self.context_models()),
         }

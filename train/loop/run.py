@@ -32,7 +32,7 @@ from train.machine.interruption import (
     clear_out_of_memory,
 )
 from train.objective.catalogue import distortions
-from train.objective.rate_distortion import Distortion
+from train.objective.rate_distortion import AnyDistortion
 from train.runs.run_folder import locked
 from train.runs.run_record import ALL_DONE
 
@@ -157,7 +157,7 @@ class _Prepared:
     caches: Caches
     codec: LevelCodec
     stream: BatchStream
-    distortions: Sequence[Distortion]
+    distortions: Sequence[AnyDistortion]
 
 
 def _leave_if_asked(stop: StopSignals) -> None:

@@ -35,18 +35,19 @@ class RunOutcome:
 def chains_of(jobs: Sequence[Job], lock_step: bool | None = None) -> list[list[Job]]:
     """Cut a study into what one process trains: in order, or in lock-step.
 
-    With a warm start that is a level by itself, its lambdas in ascending order; from coarse to fine
-    a lambda by itself, its levels from the coarsest on. In `lock_step`, which None chooses on a
-    GPU, it is what takes the same batches. Otherwise it is every run alone.
+    With a warm start that is a level and a seed, its lambdas in ascending order; from coarse to
+    fine a lambda and a seed, its levels from the coarsest on. In `lock_step`, which None chooses on
+    a GPU, it is what takes the same batches. Otherwise it is every run alone.
     """
     chains: dict[Hashable, list[Job]] = {}
     for place, job in enumerate(jobs):
         on_gpu = torch.device(job.device).type == "cuda"
         key: Hashable = place
+        settings = job.config.training
         if job.coarse_to_fine:
-            key = ("from coarse to fine", job.config.training.lmbda)
-        elif job.config.training.warm_start:
-            key = ("in order", job.level)
+            key = ("from coarse to fine", settings.lmbda, settings.seed)
+        elif settings.warm_start:
+            key = ("in order", job.level, settings.seed)
         elif on_gpu if lock_step is None else lock_step:
             key = stream_settings(job)
         chains.setdefault(key, []).append(job)
