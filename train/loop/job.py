@@ -88,11 +88,6 @@ class Job:
             raise ConfigError(
                 "training.context: a codec for all levels sees none: name one --level"
             )
-        if settings.cutmix:
-            raise ConfigError(
-                "training.cutmix: mixes maps, but not what the codec sees of the coarser level "
-                "(training.context): set it to 0"
-            )
         manifest = CacheFolder.of(self.train_cache).manifest
         size = measured_context(manifest, int(self.level), settings.context, LoadedModels())
         beside = model.model_copy(update={"context": size})

@@ -36,9 +36,10 @@ from train.objective.rate_distortion import (
 
 
 def cutmix(
-    x: Tensor, sizes: Tensor, probability: float, *, first_row: int, batch_rows: int
-) -> Tensor:
-    """Return maps [B, C, H, W], some with a part of their neighbour's; `x` stays as it is.
+    maps: Sequence[Tensor], sizes: Tensor, probability: float, *,
+    first_row: int, batch_rows: int, strides: Sequence[int] = (1,),
+) -> list[Tensor]:  # fmt: skip
+    """Return maps [B, C, H, W], some with a part of their neighbour's; `maps` stay as they are.
 
     CutMix (Yun et al., ICCV 2019) for feature maps, which stay where they are in the frame. A codec
     learns which features come together in an image, and of few images too much of that. A map of
@@ -50,25 +51,34 @@ def cutmix(
     [B, 2] on the CPU, lies the neighbour's part. The maps are the rows from `first_row` on of a
     batch of `batch_rows`, for all of which is drawn, so that ranks agree; a neighbour that another
     rank has is none.
+
+    Behind the level's own maps come those of its context, with their `strides` in its positions:
+    the same parts are taken of them, whose edges are then multiples of all strides.
     """
     draws = torch.rand(
         batch_rows, 4, dtype=torch.float64
     )  # on the CPU: the device is not waited for
-    mixed = x.clone()
-    for row in range(len(x)):
+    step = math.lcm(*strides)
+    mixed = [each.clone() for each in maps]
+    for row in range(len(sizes)):
         neighbour = ((first_row + row) ^ 1) - first_row
         chance, direction, side, place = draws[first_row + row].tolist()
-        if chance >= probability or not 0 <= neighbour < len(x):
+        if chance >= probability or not 0 <= neighbour < len(sizes):
             continue
         dim = int(direction < 0.5)
-        shared = torch.minimum(sizes[row], sizes[neighbour]).tolist()
-        if shared[dim] < 2:
+        shared = [
+            mine if mine == its else min(mine, its) // step * step
+            for mine, its in zip(sizes[row].tolist(), sizes[neighbour].tolist(), strict=True)
+        ]
+        num_places = -(-shared[dim] // step)
+        if num_places < 2:
             continue
-        seam = 1 + int(place * (shared[dim] - 1))
-        part = [slice(0, shared[0]), slice(0, shared[1])]
-        part[dim] = slice(0, seam) if side < 0.5 else slice(seam, shared[dim])
-        where = (slice(None), *part)
-        mixed[row][where] = x[neighbour][where]
+        seam = step * (1 + int(place * (num_places - 1)))
+        part = [(0, shared[0]), (0, shared[1])]
+        part[dim] = (0, seam) if side < 0.5 else (seam, shared[dim])
+        for each, original, stride in zip(mixed, maps, strides, strict=True):
+            where = (slice(None), *(slice(a // stride, -(-b // stride)) for a, b in part))
+            each[row][where] = original[neighbour][where]
     return mixed
 
 
@@ -172,9 +182,11 @@ class Step:
         if self._world.size > 1:
             codec.noise_share = (batch.first_row, len(x), batch.batch_rows)
         if self._cutmix:
-            x = cutmix(
-                x, batch.sizes, self._cutmix, first_row=batch.first_row, batch_rows=batch.batch_rows
-            )
+            x, *there = cutmix(
+                (x, *beside), batch.sizes, self._cutmix, strides=_strides(codec),
+                first_row=batch.first_row, batch_rows=batch.batch_rows,
+            )  # fmt: skip
+            beside = tuple(there)
         is_whole = not has_padding(batch.sizes, *x.shape[-2:])
         compute = partial(self._computed, row, batch, is_whole, weight)
         if session.graphs is not None and is_whole:
@@ -223,6 +235,12 @@ class Step:
         session.aux_optimizer.step()
         figures = torch.stack([value.detach() for value in (loss, mse, bpp)]) * weight
         return torch.cat([figures, torch.stack([aux.detach(), norm.detach()])])
+
+
+def _strides(codec: LevelCodec) -> tuple[int, ...]:
+    """Return the strides, in a level's positions, of its maps and of its context's two."""
+    size = codec.size.context
+    return (1,) if size is None else (1, size.stride, size.trail_stride)
 
 
 def _of_the_first_map(batch: Batch, x: Tensor) -> Batch:

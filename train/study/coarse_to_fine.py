@@ -43,11 +43,6 @@ def from_coarse_to_fine(jobs: Sequence[Job], level: int | str | None) -> list[Jo
                 f"--coarse-to-fine: each run has its own place in a chain of levels: leave out "
                 f"{option}, or train level by level with --context"
             )
-    if training.cutmix:
-        raise ConfigError(
-            "--coarse-to-fine: training.cutmix mixes maps, but not what codecs see of coarser "
-            "levels: set it to 0"
-        )
     derived = {
         info.index: info.derived_from
         for info in CacheFolder.of(jobs[0].train_cache).manifest.levels

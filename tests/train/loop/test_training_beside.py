@@ -175,19 +175,16 @@ def test_a_rank_without_a_part_of_the_batch_steps_with_a_map_that_counts_nothing
 
 
 @pytest.mark.parametrize(
-    ("level", "training", "told"),
+    ("level", "told"),
     [
-        (1, {}, r"a run of level 3: beside level 1 goes one of level 2 alone"),
-        (3, {}, r"level 3 is the coarsest that is coded"),
-        ("random", {}, r"a codec for all levels sees none: name one --level"),
-        (2, {"cutmix": 0.5}, r"training.cutmix: mixes maps, but not what the codec sees"),
+        (1, r"a run of level 3: beside level 1 goes one of level 2 alone"),
+        (3, r"level 3 is the coarsest that is coded"),
+        ("random", r"a codec for all levels sees none: name one --level"),
     ],
 )
-def test_contexts_that_do_not_fit_are_refused(
-    chain: Chain, level: Any, training: dict[str, Any], told: str
-) -> None:
+def test_contexts_that_do_not_fit_are_refused(chain: Chain, level: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        chain.job(level, chain.coarse, **training).settled()
+        chain.job(level, chain.coarse).settled()
 
 
 def test_runs_that_cannot_take_turns_and_folders_without_a_run_are_refused(

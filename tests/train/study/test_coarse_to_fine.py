@@ -122,7 +122,6 @@ def test_chains_are_of_one_lambda_and_from_the_coarsest_level_on(
         (("--warm-start",), "leave out --warm-start, or train level by level with --context"),
         (("--init-from", "somewhere"), "leave out --init-from"),
         (("--context", "somewhere"), "leave out --context"),
-        (("--set", "training.cutmix=0.5"), "training.cutmix mixes maps"),
     ],
 )
 def test_what_does_not_go_with_coarse_to_fine_is_refused(
