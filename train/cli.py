@@ -72,6 +72,10 @@ log = logging.getLogger(__name__)
     help="Let the codec see the next coarser level as this run decodes it (repeatable).",
 )  # fmt: skip
 @click.option(
+    "--context-on-the-fly", is_flag=True,
+    help="Decode the coarser levels while training instead of storing what is decoded.",
+)  # fmt: skip
+@click.option(
     "--coarse-to-fine", is_flag=True,
     help="With --level all: coarsest first, each level beside the run of the one before.",
 )  # fmt: skip
@@ -91,7 +95,7 @@ log = logging.getLogger(__name__)
 def train_level(
     level: str | None, split: str, val_split: str, lambdas: tuple[float, ...], num_seeds: int,
     epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
-    context_runs: tuple[str, ...], coarse_to_fine: bool, dry_run: bool,
+    context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
     init_from: str | None, out: str | None, detection_checkpoint: str | None, config: str | None,
     overrides: tuple[str, ...], features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
@@ -121,6 +125,7 @@ def train_level(
         *(f"{key}={value}" for key, value in given.items() if value is not None),
         *(("training.warm_start=true",) if warm_start else ()),
         *((f"training.context={json.dumps(context_runs)}",) if context_runs else ()),
+        *(("training.context_on_the_fly=true",) if context_on_the_fly else ()),
         *(() if init_from is None else (f"training.init_from={json.dumps(init_from)}",)),
     )
     # A run knows its configuration: without --config it is the run's.

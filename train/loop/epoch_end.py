@@ -140,7 +140,8 @@ class EpochEnd:
                     validate(
                         codec, reader, settings.batch_size, settings.lmbda, self._session.device,
                         distortion=self._of_val[row], world=self._world,
-                        between_batches=between_batches, beside=self._caches.beside_val,
+                        between_batches=between_batches, beside=self._caches.beside.val,
+                        in_context=self._caches.beside.in_context,
                     )
                 )  # fmt: skip
         return parts
@@ -172,9 +173,10 @@ class EpochEnd:
                 reader = self._caches.val[row]
                 files = [sample.file for sample in reader.manifest.samples]
                 # Read anew: they may be many.
-                beside = self._caches.beside_val
-                batches = whole_map_batches(reader, 1, self._fixed, beside)
+                beside = self._caches.beside
+                maps = whole_map_batches(reader, 1, self._fixed, beside.val)
                 folder = self._folder / "level_analysis" / f"level_{level}" / f"lambda_{lmbda:g}"
+                batches = map(beside.in_context, maps)
                 picture = analyse_samples(folder, metrics.epoch, session.codec, batches, files)
                 self._log.add_picture(f"features/level_{level}", picture, metrics.epoch)
             if len(parts) > 1:

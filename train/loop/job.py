@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,14 @@ import torch
 from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
 from data.cache.cache_folder import CacheFolder
-from data.cache.channel_statistics import ChannelStatistics, read_statistics
-from data.reading.companion import Companion
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream
 from data.reading.mixed_stream import MixedLevelStream
 from data.reading.resident import resident_maps
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
+from train.context.beside import Beside, open_beside
 from train.context.context_runs import context_models, measured_context
-from train.context.decoded_cache import open_companions
 from train.machine.distributed import World
 from train.objective.catalogue import boxes_fingerprint, weights_fingerprint
 from train.runs.loaded_models import LoadedModels
@@ -128,17 +126,11 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caches:
-    """A run's open caches, one reader a level; level i of both lists is the codec's row i.
-
-    `beside_train`, `beside_val`: maps and trail of the context, if there is one, and `coarser` the
-    statistics of the level that it is of.
-    """
+    """A run's open caches, one reader a level; level i of both lists is the codec's row i."""
 
     train: list[LevelReader]
     val: list[LevelReader]
-    beside_train: tuple[Companion, ...] = ()
-    beside_val: tuple[Companion, ...] = ()
-    coarser: ChannelStatistics | None = None
+    beside: Beside = field(default_factory=Beside)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -170,22 +162,12 @@ def open_caches(job: Job, between_batches: Callable[[], None] = lambda: None) ->
 
         caches = Caches(train=opened(train_cache), val=opened(val_cache))
         refuse_unfit(caches, job.config)
-        if runs := job.config.training.context:
-            models, level = LoadedModels(job.device), levels[0]
-            beside_train, beside_val = (
-                stack.enter_context(
-                    open_companions(
-                        runs, cache, level=level, models=models, verify=job.config.cache.verify,
-                        between_batches=between_batches,
-                    )
-                )
-                for cache in (train_cache, val_cache)
+        if job.config.training.context:
+            beside = open_beside(
+                job.config.training, levels[0], train_cache, val_cache, device=job.device,
+                verify=job.config.cache.verify, between_batches=between_batches,
             )  # fmt: skip
-            seen = train_cache.manifest.level(beside_train[0].readers[0].info.index)
-            caches = replace(
-                caches, beside_train=beside_train, beside_val=beside_val,
-                coarser=read_statistics(train_cache.path, seen),
-            )  # fmt: skip
+            caches = replace(caches, beside=stack.enter_context(beside))
         yield caches
 
 
@@ -204,8 +186,8 @@ def make_codec(job: Job, caches: Caches) -> LevelCodec:
         np.stack([level.mean for level in statistics]),
         np.stack([level.variance for level in statistics]),
     )
-    if caches.coarser is not None:
-        codec.beside.set_standardisation(caches.coarser.mean, caches.coarser.variance)
+    if (coarser := caches.beside.coarser) is not None:
+        codec.beside.set_standardisation(coarser.mean, coarser.variance)
     codec.to(job.device, memory_format=torch.channels_last)
     return codec
 
@@ -221,7 +203,7 @@ def stream_settings(job: Job) -> tuple[Hashable, ...]:
     return (
         job.level, *map(str, folders), job.config.cache.verify, job.device, settings.batch_size,
         settings.crop, settings.seed, settings.shuffle, weights,
-        *(str(Path(run).resolve()) for run in settings.context),
+        settings.context_on_the_fly, *(str(Path(run).resolve()) for run in settings.context),
     )  # fmt: skip
 
 
@@ -234,7 +216,7 @@ def make_stream(job: Job, caches: Caches, world: World) -> LevelStream | MixedLe
             reader, batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed,
             shuffle=settings.shuffle, keep=2 if on_gpu else 1, pin_memory=on_gpu,
             read_ahead=on_gpu, rank=world.rank, num_ranks=world.size, resident=resident,
-            beside=caches.beside_train,
+            beside=caches.beside.train,
         )
         for reader, resident in zip(caches.train, maps, strict=True)
     ]  # fmt: skip

@@ -78,7 +78,10 @@ def training(
         ask = partial(_leave_if_asked, stop)
         prepared = world.together(lambda: _prepare(job, stack, world, source, ask))
         caches, codec, weighing = prepared.caches, prepared.codec, prepared.distortions
-        session = new_session(codec, world.wrap(codec), prepared.stream, job.config, job.device)
+        session = new_session(
+            codec, world.wrap(codec), prepared.stream, job.config, job.device,
+            caches.beside.in_context,
+        )  # fmt: skip
         folder = world.from_first(lambda: open_folder(job, caches, world))
         world.from_first(lambda: stack.enter_context(locked(folder)))
         stack.enter_context(clear_disk_errors(folder))

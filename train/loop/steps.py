@@ -118,7 +118,7 @@ def train_epoch(
     )  # fmt: skip
     minimised = [trained_by(each, progress.epoch) for each in distortions]
     step = Step(session, settings, levels, minimised, watch, world)
-    wanted = BatchRequest(session.stream, folder)
+    wanted = BatchRequest(session.stream, folder, session.in_context)
     # From the first batch on: in lock-step, runs that are behind may have to catch up before.
     start = looked = 0.0
     with bar:

@@ -55,6 +55,8 @@ def from_coarse_to_fine(jobs: Sequence[Job], level: int | str | None) -> list[Jo
 
 def lines_of_dry_run(jobs: Sequence[Job]) -> list[str]:
     """Return what storing the decoded coarser levels of these runs takes, and what is free."""
+    if jobs[0].config.training.context_on_the_fly:
+        raise ConfigError("--dry-run: nothing is stored with --context-on-the-fly: leave one out")
     needed: dict[str, int] = {}
     for job in jobs:
         for line, num_bytes in _decoded_for(job):

@@ -15,6 +15,7 @@ from torch import Tensor
 from configs.errors import CacheError, ConfigError
 from data.cache.cache_folder import CacheFolder
 from data.reading.transfer import on_device
+from data.reading.whole_maps import whole_map_batches
 from tests.support.context_chain import Chain, other_weights, untrained_run
 from tests.support.context_chain import chain as chain
 from tests.support.training_process import differences, rows_without_times, training_state
@@ -201,3 +202,38 @@ def test_runs_that_cannot_take_turns_and_folders_without_a_run_are_refused(
     training = config.training.model_copy(update={"context": []})
     with pytest.raises(ConfigError, match=r"model.context: is measured by train-level: remove"):
         replace(wide, config=config.model_copy(update={"training": training})).settled()
+
+
+def test_coarser_levels_are_decoded_on_the_fly_as_they_would_be_stored(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Of whole maps to the rounding of float16, of crops as of maps of their own."""
+    stored = chain.job(1, chain.fine, crop=None).settled()
+    flying = chain.job(1, chain.fine, crop=None, context_on_the_fly=True).settled()
+    contexts, shapes = [], []
+    for job in (stored, flying):
+        with open_caches(job) as caches:
+            batches = whole_map_batches(caches.val[0], 2, range(2), caches.beside.val)
+            contexts.append(caches.beside.in_context(next(iter(batches))).beside)
+            batch = next(iter(make_stream(job, caches, ALONE)))
+            shapes.append([each.shape for each in caches.beside.in_context(batch).beside])
+            none = tuple(each[:0] for each in batch.beside)
+            of_none = caches.beside.in_context(replace(batch, features=none[0], beside=none))
+            assert [len(each) for each in of_none.beside] == [0, 0]
+    for one, other in zip(*contexts, strict=True):
+        torch.testing.assert_close(one.float(), other, rtol=1e-2, atol=1e-2)
+    assert shapes[0] == shapes[1]
+    run = train_level(replace(flying, out=tmp_path))
+    (context,) = load_codec(run / BEST_NAME)[1].context
+    assert context == load_codec(chain.fine / BEST_NAME)[1].model_sha256
+    assert stream_settings(stored) != stream_settings(flying)
+    known = same_run_before(
+        replace(flying, out=tmp_path).parent, stored.config, stored.fingerprints()
+    )
+    assert known is None, "decoded crops are not what is decoded of whole maps"
+
+
+def test_several_runs_are_not_decoded_on_the_fly(chain: Chain, other_coarse: Path) -> None:
+    job = chain.job(2, chain.coarse, other_coarse, context_on_the_fly=True).settled()
+    with pytest.raises(ConfigError, match="name one, or leave --context-on-the-fly out"):
+        train_level(job)

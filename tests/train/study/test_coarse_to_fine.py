@@ -141,6 +141,9 @@ def test_a_dry_run_says_what_is_decoded_and_writes_nothing(
     lines = shown.output.splitlines()
     assert [line.partition(",")[0] for line in lines[-4:-1]] == ["level 1", "level 2", "level 3"]
     assert re.fullmatch(r"all: 1\.00 MB, \d+\.\d\d GB are free", lines[-1])
+    flying = train(features, zarr_cache, tmp_path, "--coarse-to-fine", "--dry-run",
+                   "--context-on-the-fly")  # fmt: skip
+    assert "nothing is stored with --context-on-the-fly" in flying.output
     alone = train(features, zarr_cache, tmp_path, "--dry-run", level="2")
     assert "use it with --context or with --coarse-to-fine" in alone.output
     assert not list(tmp_path.iterdir()) and sorted(features.rglob("*")) == before
