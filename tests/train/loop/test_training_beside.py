@@ -32,6 +32,7 @@ from train.objective.rate_distortion import square_error
 from train.runs.checkpoint import BEST_NAME, LAST_NAME, load_codec
 from train.runs.run_folder import difference_of_settings, load_run_config, same_run_before
 from train.runs.run_record import RunRecord
+from train.study.coarse_to_fine import lines_of_dry_run
 from train.study.lock_step import train_together
 
 
@@ -237,3 +238,20 @@ def test_several_runs_are_not_decoded_on_the_fly(chain: Chain, other_coarse: Pat
     job = chain.job(2, chain.coarse, other_coarse, context_on_the_fly=True).settled()
     with pytest.raises(ConfigError, match="name one, or leave --context-on-the-fly out"):
         train_level(job)
+
+
+def test_a_dry_run_counts_what_all_runs_of_a_chain_decode_and_is_not_there_yet(
+    chain: Chain, tmp_path: Path
+) -> None:
+    moved = [tmp_path / run.parent.name / run.name for run in (chain.coarse, chain.fine)]
+    for run, place in zip((chain.coarse, chain.fine), moved, strict=True):
+        shutil.copytree(run, place)
+    other_weights(moved[1])
+    *lines, total = lines_of_dry_run([chain.job(1, moved[1])])
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"{run}, {split}"
+        for run in (moved[1], chain.coarse.resolve())
+        for split in ("train", "val")
+    ]
+    assert not lines[0].endswith(": 0.00 MB"), "nobody has decoded with these weights"
+    assert total.startswith("all: ") and total.endswith("are free")
