@@ -144,10 +144,10 @@ def hdf5_cache(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     return _extracted(tiny_config, tmp_path_factory, "hdf5")
 
 
-@pytest.fixture(params=["zarr", "hdf5"])
+@pytest.fixture(scope="session", params=["zarr", "hdf5"])
 def tiny_cache(request: pytest.FixtureRequest) -> TinyCache:
     """The train split's float16 cache, in each container. Read only: damage copies of it."""
-    # A parametrised fixture of the session would be made anew whenever the container changes.
+    # Made here, a cache would be made anew whenever the container changes.
     cache: TinyCache = request.getfixturevalue(f"{request.param}_cache")
     return cache
 
@@ -170,7 +170,7 @@ def hdf5_byte_cache(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory)
     return _of_two_images(tiny_config, tmp_path_factory, "hdf5")
 
 
-@pytest.fixture(params=["zarr", "hdf5"])
+@pytest.fixture(scope="session", params=["zarr", "hdf5"])
 def byte_cache(request: pytest.FixtureRequest) -> TinyCache:
     """The train split's cache in 8 bits, in each container. Read only."""
     cache: TinyCache = request.getfixturevalue(f"{request.param}_byte_cache")

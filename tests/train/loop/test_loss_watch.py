@@ -116,9 +116,9 @@ def test_rate_that_collapses_is_told_once_with_the_lambda_that_theory_names(
         lmbda=1e4,
         early_stopping={"enabled": False},
     )
-    seldom = job.config.validation.model_copy(update={"num_samples": 0, "interval": 10})
+    undrawn = job.config.validation.model_copy(update={"num_samples": 0})
     with caplog.at_level(logging.WARNING):
-        train_level(replace(job, config=job.config.model_copy(update={"validation": seldom})))
+        train_level(replace(job, config=job.config.model_copy(update={"validation": undrawn})))
     said = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
     assert len(said) == 1
     with LevelReader(study.train_cache, 4) as reader:
