@@ -20,6 +20,7 @@ from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
 from data.cache.plan import samples_by_bucket, units_of
+from data.cache.units_due import levels_due
 from data.reading.companion import Companion
 from data.reading.level_reader import LevelReader, Verify
 from data.reading.whole_maps import whole_map_batches
@@ -154,8 +155,11 @@ def _finished(folder: Path, level: int, origin: str) -> DecodedCache | None:
         if not statistics_path(cache.path, level).exists():
             return None
         try:
-            if cache.manifest.decoded_from != origin:
+            plan = cache.manifest
+            if plan.decoded_from != origin:
                 return None
+            if any(levels_due(cache.path, plan, cache.commits).values()):
+                return None  # a file of it is gone: it is made again
         except CacheError:  # damaged: it is written anew
             return None
     return there

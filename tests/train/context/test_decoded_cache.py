@@ -106,6 +106,20 @@ def test_interrupted_it_goes_on_unit_by_unit_to_the_same_bytes(
         assert all(torch.equal(one, other) for one, other in pairs)
 
 
+def test_a_file_that_is_gone_is_made_again(
+    chain: Chain, zarr_cache: TinyCache, tmp_path: Path
+) -> None:
+    source = CacheFolder(linked_features(zarr_cache, tmp_path / "features") / "train")
+    whole = decoded_cache(chain.coarse, source, models=LoadedModels())
+    before = maps_of(whole.maps, 3)
+    for shard in sorted(whole.maps.path.glob("level_3.zarr/**/c.*"))[:1]:
+        shard.unlink()
+    with pytest.raises(CacheError, match="incomplete"):
+        maps_of(CacheFolder(whole.maps.path), 3)
+    again = decoded_cache(chain.coarse, source, models=LoadedModels())
+    assert all(map(torch.equal, maps_of(again.maps, 3), before))
+
+
 def test_another_content_of_the_split_replaces_what_was_decoded(
     chain: Chain, zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
