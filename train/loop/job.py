@@ -81,6 +81,11 @@ class Job:
                     "model.context: is measured by train-level: remove it, and name runs with "
                     "--context"
                 )
+            if settings.context_on_the_fly and not (self.coarse_to_fine or self.resume):
+                raise ConfigError(
+                    "--context-on-the-fly: there is no context to decode: name runs of the coarser "
+                    "level with --context, or train all levels with --coarse-to-fine"
+                )
             return self
         if self.level == RANDOM:
             raise ConfigError(

@@ -240,6 +240,15 @@ def test_several_runs_are_not_decoded_on_the_fly(chain: Chain, other_coarse: Pat
         train_level(job)
 
 
+def test_decoding_on_the_fly_asks_for_something_to_decode(chain: Chain) -> None:
+    job = chain.job(3)
+    training = job.config.training.model_copy(update={"context_on_the_fly": True})
+    alone = replace(job, config=job.config.model_copy(update={"training": training}))
+    with pytest.raises(ConfigError, match="there is no context to decode: name runs of the coars"):
+        alone.settled()
+    assert replace(alone, coarse_to_fine=True).settled().config.training.context_on_the_fly
+
+
 def test_a_dry_run_counts_what_all_runs_of_a_chain_decode_and_is_not_there_yet(
     chain: Chain, tmp_path: Path
 ) -> None:
