@@ -163,7 +163,7 @@ def train_level(
         if coarse_to_fine:
             jobs = from_coarse_to_fine(jobs, wanted)
         if dry_run:
-            click.echo("\n".join(lines_of_dry_run(jobs)))
+            click.echo("\n".join(lines_of_dry_run(jobs, go_on=resume != "never")))
             return
         study = run_study(
             jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world

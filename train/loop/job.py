@@ -36,8 +36,8 @@ class Job:
     """One run to train: `level` is a number or `random`; `out` replaces the folder of the runs.
 
     `resume`: a run folder to go on with; `continues`: a finished one with fewer epochs, of which a
-    copy goes on; `warm_start`: one whose best model to begin from. `coarse_to_fine`: its context
-    is the run of the next coarser level and the same lambda, which is trained before it.
+    copy goes on; `warm_start`: one whose best model to begin from. `chain`: of those of one
+    chain from coarse to fine, each is trained beside the run of the next coarser level in it.
     """
 
     train_cache: CacheFolder | Path
@@ -49,7 +49,7 @@ class Job:
     resume: Path | None = None
     continues: Path | None = None
     warm_start: Path | None = None
-    coarse_to_fine: bool = False
+    chain: Hashable = None
 
     @property
     def parent(self) -> Path:
@@ -81,7 +81,7 @@ class Job:
                     "model.context: is measured by train-level: remove it, and name runs with "
                     "--context"
                 )
-            if settings.context_on_the_fly and not (self.coarse_to_fine or self.resume):
+            if settings.context_on_the_fly and self.chain is None and not self.resume:
                 raise ConfigError(
                     "--context-on-the-fly: there is no context to decode: name runs of the coarser "
                     "level with --context, or train all levels with --coarse-to-fine"

@@ -36,7 +36,7 @@ def chains_of(jobs: Sequence[Job], lock_step: bool | None = None) -> list[list[J
     """Cut a study into what one process trains: in order, or in lock-step.
 
     With a warm start that is a level and a seed, its lambdas in ascending order; from coarse to
-    fine a lambda and a seed, its levels from the coarsest on. In `lock_step`, which None chooses on
+    fine the levels of one `Job.chain`, from the coarsest on. In `lock_step`, which None chooses on
     a GPU, it is what takes the same batches. Otherwise it is every run alone.
     """
     chains: dict[Hashable, list[Job]] = {}
@@ -44,8 +44,8 @@ def chains_of(jobs: Sequence[Job], lock_step: bool | None = None) -> list[list[J
         on_gpu = torch.device(job.device).type == "cuda"
         key: Hashable = place
         settings = job.config.training
-        if job.coarse_to_fine:
-            key = ("from coarse to fine", settings.lmbda, settings.seed)
+        if job.chain is not None:
+            key = ("from coarse to fine", job.chain)
         elif settings.warm_start:
             key = ("in order", job.level, settings.seed)
         elif on_gpu if lock_step is None else lock_step:
@@ -55,12 +55,12 @@ def chains_of(jobs: Sequence[Job], lock_step: bool | None = None) -> list[list[J
 
 
 def _place(job: Job) -> float:
-    return -float(job.level) if job.coarse_to_fine else job.config.training.lmbda
+    return job.config.training.lmbda if job.chain is None else -float(job.level)
 
 
 def is_in_order(chain: Sequence[Job]) -> bool:
     """Whether each run of a chain needs the one before it."""
-    return any(job.config.training.warm_start or job.coarse_to_fine for job in chain)
+    return any(job.config.training.warm_start or job.chain is not None for job in chain)
 
 
 def run_chain(
@@ -123,7 +123,7 @@ def _run_one(
 
 def _after(job: Job, before: RunOutcome) -> Job:
     """Return the job with what it takes of the run before it, which is finished or has failed."""
-    if not job.coarse_to_fine:
+    if job.chain is None:
         return replace(job, warm_start=before.folder)
     if before.folder is None:
         raise UserError(
@@ -139,6 +139,15 @@ def _with_caches_of_now(job: Job) -> Job:
         train_cache=CacheFolder.of(job.train_cache).up_to_date(),
         val_cache=CacheFolder.of(job.val_cache).up_to_date(),
     )
+
+
+def finished_before(job: Job) -> Path | None:
+    """Return the folder of the finished run that a study would take for this job, if there is one.
+
+    Raises as `Job.fingerprints` does.
+    """
+    found = _found(job, True, ALONE)
+    return found.folder if isinstance(found, RunOutcome) else None
 
 
 def _found(job: Job, go_on: bool, world: World) -> Job | RunOutcome:

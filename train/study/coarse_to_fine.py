@@ -6,12 +6,13 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from configs.errors import ConfigError
-from configs.schema.training import ModelConfig
+from configs.schema.training import ContextConfig
 from data.cache.cache_folder import CacheFolder
-from train.context.context_runs import coarser_level, context_size, runs_beside
+from train.context.context_runs import context_size, runs_beside
 from train.context.decoded_plan import (
     bytes_there,
     decoded_bytes,
@@ -20,6 +21,7 @@ from train.context.decoded_plan import (
 )
 from train.loop.job import Job
 from train.runs.loaded_models import LoadedModels
+from train.study.chain import chains_of, finished_before
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +52,30 @@ def from_coarse_to_fine(jobs: Sequence[Job], level: int | str | None) -> list[Jo
     }
     for index, source in derived.items():
         log.info("level %d: not trained, as level %d subsampled is exactly it", index, source)
-    return [replace(job, coarse_to_fine=True) for job in jobs if job.level not in derived]
+    # By what the levels have in common: a configuration may give single ones other lambdas.
+    return [
+        replace(job, chain=(job.config.training.lmbda, job.config.training.seed))
+        for job in jobs
+        if job.level not in derived
+    ]
 
 
-def lines_of_dry_run(jobs: Sequence[Job]) -> list[str]:
-    """Return what storing the decoded coarser levels of these runs takes, and what is free."""
+def lines_of_dry_run(jobs: Sequence[Job], *, go_on: bool = True) -> list[str]:
+    """Return what storing the decoded coarser levels of these runs takes, and what is free.
+
+    `go_on`: runs of a chain that are finished are not trained again, and what they have decoded
+    is there.
+    """
     if jobs[0].config.training.context_on_the_fly:
         raise ConfigError("--dry-run: nothing is stored with --context-on-the-fly: leave one out")
+    several_seeds = len({job.config.training.seed for job in jobs}) > 1
     needed: dict[str, int] = {}
-    for job in jobs:
-        for line, num_bytes in _decoded_for(job):
-            needed[line] = num_bytes
+    for chain in chains_of([job.settled() for job in jobs], lock_step=False):
+        if chain[0].chain is not None:
+            needed.update(_decoded_in(chain, go_on, several_seeds))
+            continue
+        for job in chain:
+            needed.update(_decoded_beside(job))
     if not needed:
         raise ConfigError(
             "--dry-run: shows what decoded coarser levels take: use it with --context or with "
@@ -73,22 +88,41 @@ def lines_of_dry_run(jobs: Sequence[Job]) -> list[str]:
     ]
 
 
-def _decoded_for(job: Job) -> Iterator[tuple[str, int]]:
+def _decoded_beside(job: Job) -> Iterator[tuple[str, int]]:
     """Yield what a run reads beside its level, and how many bytes of it are still to be written."""
-    caches = [CacheFolder.of(cache) for cache in (job.train_cache, job.val_cache)]
-    manifest = caches[0].manifest
-    if job.coarse_to_fine:
-        coarser = coarser_level(manifest, int(job.level))
-        if coarser is not None:
-            model = _model_of(job, coarser.index)
-            name = f"level {coarser.index}, lambda {job.config.training.lmbda:g}"
-            for cache in caches:
-                size = decoded_bytes(cache.manifest, coarser.index, model)
-                yield f"{name}, {cache.path.name}", size
-        return
-    models = LoadedModels()
-    for run in job.settled().config.training.context:
+    caches, models = _caches_of(job), LoadedModels()
+    for run in job.config.training.context:
         yield from _decoded_by(run, caches, models)
+
+
+def _decoded_in(
+    chain: Sequence[Job], go_on: bool, several_seeds: bool
+) -> Iterator[tuple[str, int]]:
+    """Yield what each run of a chain but the finest decodes, as far as it is still to be written.
+
+    The chain begins with the coarsest level.
+    """
+    caches, models = _caches_of(chain[0]), LoadedModels()
+    manifest = caches[0].manifest
+    context: ContextConfig | None = None
+    known = go_on  # whether the runs so far are finished
+    before: Path | None = None
+    for job, finer in pairwise(chain):
+        level, training = int(job.level), job.config.training
+        model = job.config.model.model_copy(update={"context": context})
+        if known:
+            before = finished_before(job if before is None else job.beside(before))
+            known = before is not None
+        name = f"level {level}, lambda {training.lmbda:g}"
+        name += f", seed {training.seed}" if several_seeds else ""
+        for cache in caches:
+            size = decoded_bytes(cache.manifest, level, model)
+            if before is not None:
+                size -= bytes_there(decoded_folder(cache, models.info(before).model_sha256))
+            yield f"{name}, {cache.path.name}", max(0, size)
+        context = context_size(
+            manifest.level(int(finer.level)), manifest.level(level), model, "--coarse-to-fine"
+        )
 
 
 def _decoded_by(
@@ -103,14 +137,5 @@ def _decoded_by(
         yield from _decoded_by(coarser, caches, models)
 
 
-def _model_of(job: Job, level: int) -> ModelConfig:
-    """Return the model of a level in the job's chain, with what it will see of coarser ones."""
-    manifest = CacheFolder.of(job.train_cache).manifest
-    model = replace(job, level=level).settled().config.model
-    coarser = coarser_level(manifest, level)
-    if coarser is None:
-        return model
-    size = context_size(
-        manifest.level(level), coarser, _model_of(job, coarser.index), "--coarse-to-fine"
-    )
-    return model.model_copy(update={"context": size})
+def _caches_of(job: Job) -> list[CacheFolder]:
+    return [CacheFolder.of(cache) for cache in (job.train_cache, job.val_cache)]

@@ -246,7 +246,7 @@ def test_decoding_on_the_fly_asks_for_something_to_decode(chain: Chain) -> None:
     alone = replace(job, config=job.config.model_copy(update={"training": training}))
     with pytest.raises(ConfigError, match="there is no context to decode: name runs of the coars"):
         alone.settled()
-    assert replace(alone, coarse_to_fine=True).settled().config.training.context_on_the_fly
+    assert replace(alone, chain=0).settled().config.training.context_on_the_fly
 
 
 def test_a_dry_run_counts_what_all_runs_of_a_chain_decode_and_is_not_there_yet(

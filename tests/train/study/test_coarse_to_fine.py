@@ -58,6 +58,10 @@ def test_each_level_is_trained_beside_the_one_before_and_the_same_command_goes_o
             context = (info.model_sha256,)
         assert info.config.model.context is not None
         assert info.config.model.context.trail_channels == 18
+    foretold = train(features, zarr_cache, tmp_path, *options, "--dry-run")
+    assert "\nall: 0.00 MB, " in foretold.output, "it is there"
+    anew = train(features, zarr_cache, tmp_path, *options, "--dry-run", "--resume", "never")
+    assert "\nall: 2.00 MB, " in anew.output
     again = train(features, zarr_cache, tmp_path, *options)
     assert again.exit_code == 0, again.output
     assert again.output.count("(finished before)") == 8
@@ -96,6 +100,29 @@ def test_a_level_that_fails_stops_the_finer_ones_of_its_lambda_alone(
         )
 
 
+def test_levels_of_other_lambdas_and_models_are_in_the_chain_of_all(
+    features: Path, zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def trained(job: Job, **more: object) -> Path:
+        begun.append((job.level, job.config.training.lmbda))
+        return tmp_path
+
+    beside = []
+    monkeypatch.setattr(chain, "train_level", trained)
+    monkeypatch.setattr(Job, "beside", lambda job, run: (beside.append(job.level), job)[1])
+    lambdas = (
+        "training.lambda=0.1",
+        "levels.0.training.lambda=0.5",
+        "levels.3.training.lambda=0.2",
+    )
+    own = [part for each in lambdas for part in ("--set", each)]
+    done = train(features, zarr_cache, tmp_path, "--coarse-to-fine", *own)
+    assert done.exit_code == 0, done.output
+    assert begun == [(3, 0.2), (2, 0.1), (1, 0.1), (0, 0.5)] and beside == [2, 1, 0]
+
+
 def test_chains_are_of_one_lambda_and_from_the_coarsest_level_on(
     features: Path, zarr_cache: TinyCache
 ) -> None:
@@ -106,7 +133,7 @@ def test_chains_are_of_one_lambda_and_from_the_coarsest_level_on(
             config=config.model_copy(
                 update={"training": config.training.model_copy(update={"lmbda": lmbda})}
             ),
-            coarse_to_fine=True,
+            chain=lmbda,
         )
         for level in (0, 1, 2)
         for lmbda in (0.1, 0.01)
@@ -139,8 +166,11 @@ def test_a_dry_run_says_what_is_decoded_and_writes_nothing(
     shown = train(features, zarr_cache, tmp_path, "--coarse-to-fine", "--dry-run")
     assert shown.exit_code == 0, shown.output
     lines = shown.output.splitlines()
-    assert [line.partition(",")[0] for line in lines[-4:-1]] == ["level 1", "level 2", "level 3"]
+    assert [line.partition(",")[0] for line in lines[-4:-1]] == ["level 3", "level 2", "level 1"]
     assert re.fullmatch(r"all: 1\.00 MB, \d+\.\d\d GB are free", lines[-1])
+    seeds = train(features, zarr_cache, tmp_path, "--coarse-to-fine", "--dry-run", "--seeds", "2")
+    assert "\nlevel 3, lambda 0.001, seed 1, train: " in seeds.output
+    assert "\nall: 2.00 MB, " in seeds.output, "each seed decodes for itself"
     flying = train(features, zarr_cache, tmp_path, "--coarse-to-fine", "--dry-run",
                    "--context-on-the-fly")  # fmt: skip
     assert "nothing is stored with --context-on-the-fly" in flying.output
