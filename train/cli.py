@@ -113,6 +113,10 @@ def train_level(
     setup_logging(log_level)
     share_cores()
     _check_lambdas(lambdas)
+    if context_runs and level == "all":
+        raise ConfigError(
+            "--context: is for one level: name that, or train all levels with --coarse-to-fine"
+        )
     wanted = level_of(level) if resume in ("auto", "never") else None
     if wanted is None:
         _check_resumed(Path(resume), num_seeds)

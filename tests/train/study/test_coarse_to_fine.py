@@ -148,7 +148,8 @@ def test_chains_are_of_one_lambda_and_from_the_coarsest_level_on(
         (("--level", "2"), "trains all levels: use it with --level all"),
         (("--warm-start",), "leave out --warm-start, or train level by level with --context"),
         (("--init-from", "somewhere"), "leave out --init-from"),
-        (("--context", "somewhere"), "leave out --context"),
+        (("--context", "somewhere"), "--context: is for one level: name that"),
+        (("--set", "training.context=[somewhere]"), "leave out --context (training.context)"),
     ],
 )
 def test_what_does_not_go_with_coarse_to_fine_is_refused(
