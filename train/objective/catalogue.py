@@ -9,6 +9,7 @@ of. It has to be differentiable in x_hat. On a GPU it is recorded with the step 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from train.objective.rate_distortion import (
     channel_weighted,
     square_error,
 )
+
+log = logging.getLogger(__name__)
 
 BY_VARIANCE = "variance"
 CHANNEL_WEIGHTS = "channel_weights"
@@ -136,6 +139,12 @@ def distortions(config: Config, readers: Sequence[LevelReader], device: str) -> 
     )
     if extra is None:
         return found
+    if extra.from_epoch > settings.epochs:
+        log.warning(
+            "training.detection_loss: training counts it from epoch %d on, and ends after %d: it "
+            "learns nothing of it: set from_epoch lower, or train for more epochs",
+            extra.from_epoch, settings.epochs,
+        )  # fmt: skip
     return [
         with_detection_loss(
             each, heads, reader, device, weight=extra.weight, from_epoch=extra.from_epoch

@@ -275,6 +275,15 @@ def test_loss_is_added_from_its_epoch_on_in_training_and_always_in_validation(
     torch.testing.assert_close(found, 0.5 * losses * x.numel())
 
 
+def test_a_detection_loss_from_an_epoch_that_never_comes_is_told(
+    zarr_cache: TinyCache, reader: LevelReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    for epochs in (20, 19):
+        assert not caplog.messages
+        distortions(settings(zarr_cache, detection_loss={}, epochs=epochs), [reader], "cpu")
+    assert "counts it from epoch 20 on, and ends after 19" in caplog.text
+
+
 def test_detector_that_did_not_make_the_cache_is_refused(
     zarr_cache: TinyCache, reader: LevelReader, tmp_path: Path
 ) -> None:
