@@ -50,7 +50,7 @@ def measured_context(
     """Return what the codec of a level sees of the next coarser one, as these runs decode it.
 
     Raises ConfigError if a run has no best model, is of another level or of another detector's
-    features, or if two are of models that cannot take each other's place.
+    features, or if two are of one model, or of models that cannot take each other's place.
     """
     coarser = coarser_level(manifest, level)
     if coarser is None:
@@ -75,6 +75,14 @@ def measured_context(
                 "run that belongs to it"
             )
         sizes.append(context_size(manifest.level(level), coarser, info.config.model, run))
+    known: dict[str, str] = {}
+    for run in runs:
+        sha256 = models.info(run).model_sha256
+        if sha256 in known:
+            raise ConfigError(
+                f"training.context: {known[sha256]} and {run} are one model: name each run once"
+            )
+        known[sha256] = run
     for run, size in zip(runs, sizes, strict=True):
         for key, value in sizes[0].model_dump().items():
             if (other := getattr(size, key)) != value:

@@ -111,6 +111,11 @@ def test_asked_to_stop_while_the_coarser_level_is_decoded_it_leaves_no_run(
     assert not list(tmp_path.glob("*_level_2/*"))
 
 
+def test_a_run_is_named_once(chain: Chain) -> None:
+    with pytest.raises(ConfigError, match="are one model: name each run once"):
+        chain.job(2, chain.coarse, chain.coarse).settled()
+
+
 def test_a_run_is_found_again_where_folders_moved_but_not_beside_other_weights(
     chain: Chain, other_coarse: Path, trained: Path, tmp_path: Path
 ) -> None:
