@@ -35,9 +35,9 @@ def from_coarse_to_fine(jobs: Sequence[Job], level: int | str | None) -> list[Jo
         raise ConfigError("--coarse-to-fine: trains all levels: use it with --level all")
     training = jobs[0].config.training
     clashing = {
-        "--context": training.context,
-        "--warm-start": training.warm_start,
-        "--init-from": training.init_from,
+        "--context (training.context)": training.context,
+        "--warm-start (training.warm_start)": training.warm_start,
+        "--init-from (training.init_from)": training.init_from,
     }
     for option, given in clashing.items():
         if given:

@@ -146,7 +146,10 @@ def test_chains_are_of_one_lambda_and_from_the_coarsest_level_on(
     ("options", "told"),
     [
         (("--level", "2"), "trains all levels: use it with --level all"),
-        (("--warm-start",), "leave out --warm-start, or train level by level with --context"),
+        (
+            ("--warm-start",),
+            "leave out --warm-start (training.warm_start), or train level by level",
+        ),
         (("--init-from", "somewhere"), "leave out --init-from"),
         (("--context", "somewhere"), "--context: is for one level: name that"),
         (("--set", "training.context=[somewhere]"), "leave out --context (training.context)"),
