@@ -30,7 +30,7 @@ quickstart: quickstart/summary.txt  ## install, run the whole job on the built-i
 	@cat quickstart/summary.txt
 
 test: .venv/installed-dev  ## run the tests
-	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev  ## check style and spelling
 	$(BIN)/ruff check .

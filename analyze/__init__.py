@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analyze.allocation.search import Target
-    from analyze.analysis import AnalysisRequest, Wanted, analyze
+    from analyze.analysis import analyze
     from analyze.facts.kept_results import Kept
+    from analyze.request import AnalysisRequest, Wanted
     from analyze.streams.compression import compress_cache
     from analyze.streams.decompression import decompress_folder
     from analyze.streams.ensemble import ensemble_of_runs, read_ensemble
@@ -22,10 +23,10 @@ else:
     __getattr__, __dir__ = open_doors(
         __name__,
         {
-            "AnalysisRequest": "analyze.analysis",
+            "AnalysisRequest": "analyze.request",
             "Kept": "analyze.facts.kept_results",
             "Target": "analyze.allocation.search",
-            "Wanted": "analyze.analysis",
+            "Wanted": "analyze.request",
             "analyze": "analyze.analysis",
             "compress_cache": "analyze.streams.compression",
             "decompress_folder": "analyze.streams.decompression",

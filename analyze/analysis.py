@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
-from analyze.allocation.allocate import AllocationFinding, allocate
+from analyze.allocation.allocate import AllocationFinding
 from analyze.allocation.next_lambdas import Suggestion, next_lambdas
-from analyze.allocation.search import Target
-from analyze.anchors.anchor_study import AnchorSplit, AnchorStudy, study_anchors
+from analyze.anchors.anchor_points import AnchorStudy
+from analyze.anchors.anchor_study import AnchorSplit, study_anchors
 from analyze.anchors.catalogue import find_anchor
+from analyze.choosing import find_allocations, measured_split, open_choosing
 from analyze.curves.comparison import compare
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.candidates import Candidate, plan_of
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Found, next_step
-from analyze.facts.sent_parts import DERIVED, DROPPED, Part, parts_of
+from analyze.facts.sent_parts import parts_of
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.find_runs import (
@@ -34,52 +32,17 @@ from analyze.measure.find_runs import (
     trained_only,
     trained_runs,
 )
-from analyze.measure.level_rate_distortion import measured_run
 from analyze.measure.level_results import analysis_result
 from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
 from analyze.measure.split import Split, has_cache, open_split
 from analyze.plots.picture_study import level_pictures, worst
 from analyze.report.findings import Findings
-from analyze.streams.ensemble import CodedLevel, DerivedLevel
-from analyze.streams.unsent_levels import overhead
+from analyze.request import AnalysisRequest, Wanted
 from configs.errors import CacheError, ConfigError
-from configs.schema.config import Config
 from data.cache.cache_folder import CacheFolder
 from train.runs.loaded_models import LoadedModels
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnalysisRequest:
-    """What to analyse. `options` is what commands in messages need to reach the same data."""
-
-    cache: Path | str
-    split: str
-    config: Config
-    checkpoints: Path | str = "checkpoints"
-    """Folder in which runs are looked for, unless `run_dirs` names them."""
-    run_dirs: Sequence[Path | str] = ()
-    device: str | torch.device = "cpu"
-    limit: int | None = None
-    """Only the first so many images."""
-    classes: Sequence[str] = ()
-    """Names of the only classes on which detection is evaluated; empty: all that have boxes."""
-    options: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """What is asked for beyond levels and detection."""
-
-    target: Target
-    is_named: bool = False
-    """The target was asked for, and is not the usual one."""
-    anchors: tuple[str, ...] = ()
-    """Names of `analyze.anchors.catalogue`, or one's own as `package.module:name`."""
-    matrix: bool = False
-    sensitivity: bool = False
-    suggest_lambda: bool = False
 
 
 def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept: Kept) -> Findings:
@@ -101,6 +64,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         )  # fmt: skip
         return Findings(result=dataclasses.replace(result, next_step=step), trained=trained)
     with ExitStack() as stack:
+        choosing = stack.enter_context(open_choosing(request, wanted, cache, models.device))
         split = stack.enter_context(
             open_split(
                 cache, request.split, request.config,
@@ -112,31 +76,36 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         newest = _newest_found(request, found, split)
         folder = Path(stack.enter_context(_scratch_folder(Path(scratch))))
         decoded = DecodedLevels(folder, split.readers, split.num_images, models)
-        detection = None
-        if split.evaluator is not None:
-            detection = DetectionStudy(split, split.evaluator, decoded, kept, models.device)
-        runs = [measured_run(run, split, decoded, models, kept) for run in newest.result]
-        bits_beside = overhead(split.manifest, split.num_images)
+        measured = measured_split(
+            split, newest.result, decoded, models, kept, image_by_image=bool(choosing.folds)
+        )
+        runs, detection = measured.runs, measured.detection
         plan = plan_of(request.config, split.readers)
-        result = analysis_result(split, runs, bits_beside, detection, plan)
+        result = analysis_result(split, runs, measured.overhead, detection, plan)
 
         sensitivity: Found[Sensitivity | None] = Found(None)
         if wanted.sensitivity:
             sensitivity = _sensitivity(split.evaluator, kept)
-        allocation = allocate(
-            split, runs, bits_beside, detection, result.combinations, wanted.target
+        allocations = find_allocations(
+            choosing, measured, result.combinations, wanted.target, models, kept, folder
         )
+        allocation = next(iter(allocations.result), None)
+        of_one_seed = measured.by_seed()[0].runs
         anchors = _anchors(wanted.anchors, split, detection, kept, folder, models.device)
         matrix: Found[Matrix | None] = Found(None)
         if wanted.matrix:
-            matrix = _matrix(newest.result, found.random, split, models, kept)
+            matrix = _matrix([each.run for each in of_one_seed], found.random, split, models, kept)
         suggestions: Found[tuple[Suggestion, ...]] = Found(())
         if wanted.suggest_lambda:
             aim = wanted.target if wanted.is_named else None
-            suggestions = next_lambdas(split, runs, detection, allocation.result, aim)
-        shown = _shown_runs(newest.result, allocation.result)
-        name, parts = _shown_combination(parts_of(runs), allocation.result, shown)
-        chosen = [allocation.result.combination] if allocation.result else []
+            suggestions = next_lambdas(split, of_one_seed, detection, allocation, aim)
+        shown = _shown_runs(newest.result, allocation)
+        if allocation is not None:
+            name, parts = allocation.combination.name, allocation.parts
+        else:
+            name = "the best run of each trained level, the others as cached"
+            parts = {level: parts_of(runs)[str(run.folder)] for level, run in shown.items()}
+        chosen = [each for one in allocations.result for each in one.combinations]
         return Findings(
             result=dataclasses.replace(
                 result,
@@ -145,7 +114,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                     *newest.missing,
                     *(left_out_lines(found.special, newest.result) if request.run_dirs else ()),
                     *sensitivity.missing,
-                    *allocation.missing,
+                    *allocations.missing,
                     *anchors.missing,
                     *matrix.missing,
                     *suggestions.missing,
@@ -160,7 +129,8 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                     no_detection=split.missing,
                 ),
             ),
-            allocation=allocation.result,
+            allocation=allocation,
+            other_seeds=allocations.result[1:],
             sensitivity=sensitivity.result,
             anchors=anchors.points,
             comparisons=compare(result, anchors.points),
@@ -266,24 +236,6 @@ def _shown_runs(
     for run in sorted(runs, key=lambda run: -run.best_validation_loss):
         shown[run.level] = run
     if allocation is not None:
-        by_folder = {run.folder: run for run in runs}
-        for level, each in allocation.ensemble.levels.items():
-            if isinstance(each, CodedLevel):
-                shown[level] = by_folder[each.run]
+        sent = (part.run for part in allocation.parts.values())
+        shown.update({run.level: run for run in sent if run is not None})
     return shown
-
-
-def _shown_combination(
-    parts: Mapping[str, Part],
-    allocation: AllocationFinding | None,
-    shown: Mapping[int, Candidate],
-) -> tuple[str, dict[int, Part]]:
-    if allocation is None:
-        name = "the best run of each trained level, the others as cached"
-        return name, {level: parts[str(run.folder)] for level, run in shown.items()}
-    return allocation.combination.name, {
-        level: parts[str(each.run)]
-        if isinstance(each, CodedLevel)
-        else (DERIVED if isinstance(each, DerivedLevel) else DROPPED)
-        for level, each in allocation.ensemble.levels.items()
-    }

@@ -77,11 +77,24 @@ _PACKAGES = (
     help="Allocate the fewest bits for a mean squared error of at most E over all levels.",
 )
 @click.option(
+    "--cross-fit",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Measure the allocation on images that did not choose it: in K folds.",
+)
+@click.option(
+    "--choose-on",
+    callback=split_name,
+    metavar="SPLIT",
+    help="Choose the allocation by another split's images, measure it on --split.",
+)
+@click.option(
     "--anchors",
     default="fast",
     metavar="NAME[,NAME...]",
     help=f"Anchors to compare with: {', '.join(ANCHOR_NAMES)}; "
-    f"fast: {', '.join(FAST_ANCHORS)}; all; none; your own package.module:name.",
+    f"fast: {', '.join(FAST_ANCHORS)}; images: those of the image itself; all; none; "
+    "your own package.module:name.",
 )
 @click.option("--matrix", is_flag=True, help="Measure each model on each level.")
 @click.option("--sensitivity", is_flag=True, help="Measure mAP under noise in each level.")
@@ -117,6 +130,8 @@ def analyze_levels(
     target_bpp: float | None,
     target_map_drop: float | None,
     target_mse: float | None,
+    cross_fit: int | None,
+    choose_on: str | None,
     anchors: str,
     matrix: bool,
     sensitivity: bool,
@@ -136,7 +151,6 @@ def analyze_levels(
     share_cores()
     named_target = target_of(target_bpp, target_map_drop, target_mse)
     chosen_anchors = anchors_of(anchors)
-
     from configs.config_files import dump_config, load_config
 
     # A run knows its configuration: without --config it is that of the first run named.
@@ -145,13 +159,14 @@ def analyze_levels(
     settings = load_config(source, with_detection_checkpoint(overrides, detection_checkpoint))
 
     from analyze.allocation.search import Target
-    from analyze.analysis import AnalysisRequest, Wanted, analyze
+    from analyze.analysis import analyze
     from analyze.anchors.catalogue import find_anchor
     from analyze.facts.kept_results import Kept
     from analyze.foretell import foretell
     from analyze.report.report_folder import write_report
     from analyze.report.sections import ReportOrigin
     from analyze.report.summary import summary
+    from analyze.request import AnalysisRequest, Wanted
 
     for name in chosen_anchors:
         find_anchor(name)  # one's own that there is not is told now, and not after hours
@@ -176,6 +191,8 @@ def analyze_levels(
         matrix=matrix,
         sensitivity=sensitivity,
         suggest_lambda=suggest_lambda,
+        cross_fit=cross_fit or 0,
+        choose_on=choose_on or "",
     )
     known_results = Kept(kept or folder.parent / "kept")
     if dry_run:

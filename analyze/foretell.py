@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from analyze.allocation.search import most_verified
-from analyze.analysis import AnalysisRequest, Wanted, models_of, runs_of
-from analyze.facts.candidates import plan_of
+from analyze.analysis import models_of, runs_of
+from analyze.facts.candidates import plan_of, runs_by_seed
 from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import Part
 from analyze.measure.decoded_levels import DecodedLevels, scratch_bytes
@@ -15,6 +15,7 @@ from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.level_results import first_looked_at, wanted_combinations
 from analyze.measure.split import open_split
 from analyze.measure.stage_timing import Forecast, StageTiming
+from analyze.request import AnalysisRequest, Wanted
 from configs.errors import ConfigError
 from data.cache.cache_folder import CacheFolder
 
@@ -49,7 +50,9 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
         return StageTiming(split, runs, models, kept).forecast(
             detection,
             combinations,
-            num_more=most_verified(wanted.target),
+            num_more=most_verified(wanted.target)
+            * (1 + wanted.cross_fit)
+            * len(runs_by_seed(runs)),
             most_bytes=scratch_bytes(there, models.device),
             free_bytes=shutil.disk_usage(there).free,
         )

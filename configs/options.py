@@ -23,10 +23,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def split_name(
-    context: click.Context, parameter: click.Parameter, value: str | tuple[str, ...]
-) -> str | tuple[str, ...]:
+    context: click.Context, parameter: click.Parameter, value: str | tuple[str, ...] | None
+) -> str | tuple[str, ...] | None:
     """Return the value of --split, as its callback; a usage error if it cannot name a folder."""
-    for name in (value,) if isinstance(value, str) else value:
+    for name in (value,) if isinstance(value, str) else value or ():
         try:
             path_component(name)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ from typing import IO
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from tests.support.extraction import TinyCache, must_extract, write_config
-from tests.support.tiny_study import save_detector
+from tests.support.forked import PRELOADED
+from tests.support.remembered_scenes import remember_scenes
+from tests.support.tiny_study import TinyStudy, make_study, save_detector
+from train.cli import train_level
 
 # How long an example takes says nothing on a machine that is shared.
 settings.register_profile(
@@ -24,8 +29,28 @@ settings.register_profile(
 settings.load_profile("no_deadline")
 
 
+def pytest_collection() -> None:
+    """Look for no garbage among what is imported: almost all of it stays."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there to the end out of every later search for garbage: it took a fifth."""
+    gc.freeze()
+    gc.enable()
+
+
+# Of tests/: whole commands, and processes that train together.
+_LONG = ("commands", "machine", "verification")
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Begin with the rooms whose files take longest; skip what needs a GPU where there is none.
+
+    A file stays with one process: begun last, a long one would leave the other cores idle.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in _LONG)
     if torch.cuda.is_available():
         return
     for item in items:
@@ -60,6 +85,38 @@ def _one_computing_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _scenes_are_rendered_once() -> Iterator[None]:
+    """Half of a tiny extraction goes into drawing the same scenes again."""
+    with pytest.MonkeyPatch.context() as patched:
+        remember_scenes(patched)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processes_of_studies_are_forks_of_our_server() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("train.study.study.PRELOADED", PRELOADED)
+        yield
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
+    """Caches of the splits train (6 scenes) and val (3), in five levels. Read only: copy them."""
+    return make_study(tmp_path_factory.mktemp("tiny_study"))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of all five levels at lambda 0.001, and of level 4 at 0.01 as well. Read only."""
+    out = tmp_path_factory.mktemp("runs")
+    common = ["--config", str(study.config_file), "--features", str(study.root), "--out", str(out)]
+    for arguments in (["--level", "all"], ["--level", "4", "--lambda", "0.01"]):
+        result = CliRunner().invoke(train_level, [*common, *arguments])
+        assert result.exit_code == 0, result.output
+    return out
+
+
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight scenes of four sizes in three buckets; shards so small that each bucket has several."""
@@ -67,34 +124,57 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(folder / "tiny.yaml", detector=save_detector(folder / "detector.pth"))
 
 
-@pytest.fixture(scope="session", params=["zarr", "hdf5"])
-def tiny_cache(
-    request: pytest.FixtureRequest, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory
+def _extracted(
+    config: Path, factory: pytest.TempPathFactory, container: str, *options: str
 ) -> TinyCache:
-    """The train split's float16 cache, once per container. Read only: damage copies of it."""
-    features = tmp_path_factory.mktemp(f"features_{request.param}")
-    folder = must_extract(tiny_config, features, "--container", request.param)
-    return TinyCache(folder=folder, container=request.param, config=tiny_config)
+    features = factory.mktemp("features")
+    folder = must_extract(config, features, "--container", container, *options)
+    return TinyCache(folder=folder, container=container, config=config)
 
 
 @pytest.fixture(scope="session")
 def zarr_cache(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyCache:
     """The train split's float16 cache in the usual container, for what does not depend on it."""
-    folder = must_extract(tiny_config, tmp_path_factory.mktemp("features"))
-    return TinyCache(folder=folder, container="zarr", config=tiny_config)
+    return _extracted(tiny_config, tmp_path_factory, "zarr")
+
+
+@pytest.fixture(scope="session")
+def hdf5_cache(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyCache:
+    """The same cache in the other container."""
+    return _extracted(tiny_config, tmp_path_factory, "hdf5")
 
 
 @pytest.fixture(scope="session", params=["zarr", "hdf5"])
-def byte_cache(
-    request: pytest.FixtureRequest, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory
-) -> TinyCache:
-    """The train split's cache in 8 bits, its codes of two of the images. Read only."""
-    features = tmp_path_factory.mktemp(f"bytes_{request.param}")
+def tiny_cache(request: pytest.FixtureRequest) -> TinyCache:
+    """The train split's float16 cache, in each container. Read only: damage copies of it."""
+    # Made here, a cache would be made anew whenever the container changes.
+    cache: TinyCache = request.getfixturevalue(f"{request.param}_cache")
+    return cache
+
+
+def _of_two_images(config: Path, factory: pytest.TempPathFactory, container: str) -> TinyCache:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("extract.features.channel_codes._MOST_IMAGES", 2)
-        options = ("--container", request.param, "--dtype", "uint8")
-        folder = must_extract(tiny_config, features, *options)
-    return TinyCache(folder=folder, container=request.param, config=tiny_config)
+        return _extracted(config, factory, container, "--dtype", "uint8")
+
+
+@pytest.fixture(scope="session")
+def zarr_byte_cache(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyCache:
+    """The train split's cache in 8 bits, its codes of two of the images. Read only."""
+    return _of_two_images(tiny_config, tmp_path_factory, "zarr")
+
+
+@pytest.fixture(scope="session")
+def hdf5_byte_cache(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyCache:
+    """The same cache in the other container."""
+    return _of_two_images(tiny_config, tmp_path_factory, "hdf5")
+
+
+@pytest.fixture(scope="session", params=["zarr", "hdf5"])
+def byte_cache(request: pytest.FixtureRequest) -> TinyCache:
+    """The train split's cache in 8 bits, in each container. Read only."""
+    cache: TinyCache = request.getfixturevalue(f"{request.param}_byte_cache")
+    return cache
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,10 @@ log = logging.getLogger(__name__)
     multiple=True,
     help="Weight of the rate; overrides training.lambda (repeatable).",
 )
+@click.option(
+    "--seeds", "num_seeds", type=click.IntRange(1), default=1, show_default=True,
+    help="Runs of each level and lambda: of training.seed and the seeds after it.",
+)  # fmt: skip
 @click.option("--epochs", type=click.IntRange(1), help="Overrides training.epochs.")
 @click.option("--batch-size", type=click.IntRange(1), help="Overrides training.batch_size.")
 @click.option(
@@ -72,7 +77,7 @@ log = logging.getLogger(__name__)
 @common_options
 @run_command
 def train_level(
-    level: str | None, split: str, val_split: str, lambdas: tuple[float, ...],
+    level: str | None, split: str, val_split: str, lambdas: tuple[float, ...], num_seeds: int,
     epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
     init_from: str | None, out: str | None, detection_checkpoint: str | None, config: str | None,
     overrides: tuple[str, ...], features: str | None, device: str, log_level: str,
@@ -91,7 +96,7 @@ def train_level(
     _check_lambdas(lambdas)
     wanted = level_of(level) if resume in ("auto", "never") else None
     if wanted is None:
-        _check_resumed(Path(resume))
+        _check_resumed(Path(resume), num_seeds)
 
     from configs.config_files import load_config
 
@@ -129,17 +134,16 @@ def train_level(
         if wanted is None:
             jobs = [_resumed(job, Path(resume), level, lambdas, epochs, changed)]
         else:
-            trials = [
-                load_config(config, (*changed, f"training.lambda={lmbda!r}"))
-                for lmbda in dict.fromkeys(lambdas)
-            ]
-            jobs = _grid(job, wanted, trials or [settings])
+            jobs = _grid(job, wanted, [
+                load_config(config, (*changed, *own)) if own else settings
+                for own in _trials(settings, lambdas, num_seeds)
+            ])  # fmt: skip
         study = run_study(
             jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
         )
-        failed = [outcome for outcome in study if not _tell(outcome, world, len(jobs))]
+        failed = [outcome for outcome in study if not _tell(outcome, world, jobs)]
     if failed:
-        _fail(failed, len(jobs))
+        _fail(failed, jobs)
 
 
 def level_of(text: str | None) -> int | str:
@@ -160,11 +164,30 @@ def _check_lambdas(lambdas: tuple[float, ...]) -> None:
             raise ConfigError(f"--lambda {lmbda}: use a finite number, 0 or more")
 
 
-def _check_resumed(folder: Path) -> None:
+def _check_resumed(folder: Path, num_seeds: int) -> None:
+    if num_seeds > 1:
+        raise ConfigError(f"--resume {folder}: is one run, of one seed: leave out --seeds")
     if not folder.is_dir():
         raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"--resume {folder}: no run: it holds no config.yaml: name a run folder")
+
+
+def _trials(
+    settings: Config, lambdas: tuple[float, ...], num_seeds: int
+) -> Iterator[tuple[str, ...]]:
+    """Yield what each run of a level overrides: every lambda with every seed."""
+    if num_seeds > 1 and any(
+        "seed" in own.given().get("training", {}) for own in settings.levels.values()
+    ):
+        raise ConfigError(
+            "--seeds: `levels` gives single levels seeds of their own: leave them out"
+        )
+    first = settings.training.seed
+    for lmbda in dict.fromkeys(lambdas) or (None,):
+        of_lambda = () if lmbda is None else (f"training.lambda={lmbda!r}",)
+        for seed in range(first, first + num_seeds):
+            yield of_lambda if num_seeds == 1 else (*of_lambda, f"training.seed={seed}")
 
 
 def _grid(job: Job, level: int | str, trials: list[Config]) -> list[Job]:
@@ -211,27 +234,31 @@ def _resumed(
     return replace(job, level=record.level, config=now, resume=folder)
 
 
-def _tell(outcome: RunOutcome, world: World, num_jobs: int) -> bool:
+def _tell(outcome: RunOutcome, world: World, jobs: Sequence[Job]) -> bool:
     """Print how a run ended; say whether it is finished."""
     if outcome.error is None:
         before = " (finished before)" if outcome.was_finished else ""
         if world.writes:
-            click.echo(f"{_name(outcome)} -> {outcome.folder}{before}")
+            click.echo(f"{_name(outcome, jobs)} -> {outcome.folder}{before}")
         return True
-    if world.writes and num_jobs > 1 and outcome.exit_code < 128:
+    if world.writes and len(jobs) > 1 and outcome.exit_code < 128:
         # At once, too: the last line of a study is nights away, and may never come.
-        log.error("%s: %s", _name(outcome), outcome.error)
+        log.error("%s: %s", _name(outcome, jobs), outcome.error)
     return False
 
 
-def _name(outcome: RunOutcome) -> str:
-    return f"level {outcome.job.level}, lambda {outcome.job.config.training.lmbda:g}"
+def _name(outcome: RunOutcome, jobs: Sequence[Job]) -> str:
+    training = outcome.job.config.training
+    name = f"level {outcome.job.level}, lambda {training.lmbda:g}"
+    several = len({job.config.training.seed for job in jobs}) > 1
+    return f"{name}, seed {training.seed}" if several else name
 
 
-def _fail(failed: list[RunOutcome], num_jobs: int) -> None:
+def _fail(failed: list[RunOutcome], jobs: Sequence[Job]) -> None:
     """Raise the error of a single run; name all of them if there are several runs."""
     texts = [
-        (f"{_name(outcome)}: " if num_jobs > 1 else "") + str(outcome.error) for outcome in failed
+        (f"{_name(outcome, jobs)}: " if len(jobs) > 1 else "") + str(outcome.error)
+        for outcome in failed
     ]
     error = UserError("; ".join(texts))
     error.exit_code = max(outcome.exit_code for outcome in failed)

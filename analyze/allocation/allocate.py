@@ -1,24 +1,22 @@
-"""Which run for which level: options from what was measured, a search, and real runs to verify."""
+"""Which run for which level: the choice, what it really reaches, and what it saves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from analyze.allocation.lagrangian import Allocated, Cost, Option, map_drop_cost, weighted_mse_cost
-from analyze.allocation.search import Allocation, Target, search
+from analyze.allocation.choice import MeasuredSplit, choose, chosen_parts, evidence_of_all
+from analyze.allocation.cross_fit import CrossFit, cross_fit
+from analyze.allocation.image_evidence import ImageEvidence
+from analyze.allocation.lagrangian import Allocated
+from analyze.allocation.search import Allocation, Target
 from analyze.curves.bjontegaard import RateMap, Saving, saving
-from analyze.curves.rate_quality import rising
 from analyze.facts.candidates import Candidate, learner_labels
-from analyze.facts.results import Combination, Found
-from analyze.facts.sent_parts import DERIVED, DROPPED, Combined, MeasuredRun, Part, parts_of
-from analyze.measure.detection_study import DetectionStudy
+from analyze.facts.results import ChosenBy, Combination, Found
+from analyze.facts.sent_parts import Combined, Part, parts_of
 from analyze.measure.level_results import combination
-from analyze.measure.split import Split
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, DroppedLevel, Ensemble, EnsembleLevel
-from analyze.streams.unsent_levels import Overhead
+from configs.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,175 +24,110 @@ class AllocationFinding:
     """What was chosen, what it really reaches, and what it saves."""
 
     allocation: Allocation
+    """Its figures are of the images that chose."""
     combination: Combination
+    """Its figures are of the split under analysis."""
     saving: Saving
+    """Of `honest`."""
     ensemble: Ensemble
+    parts: Mapping[int, Part]
+    """Level -> what the ensemble sends of it."""
     shared_bits_per_pixel: float
-    """Of the files' own headers, which no level is charged with."""
+    """Of the files' own headers, which no level is charged with, on the images that chose."""
+    cross_fit: CrossFit | None = None
+
+    @property
+    def combinations(self) -> tuple[Combination, ...]:
+        """Return all that was measured of it."""
+        return (self.combination,) if self.cross_fit is None else (self.combination, self.honest)
+
+    @property
+    def honest(self) -> Combination:
+        """The cross-fitted figures where there are some, else those of the combination."""
+        return self.combination if self.cross_fit is None else self.cross_fit.combination
 
 
 def allocate(
-    split: Split,
-    runs: Sequence[MeasuredRun],
-    overhead: Overhead,
-    detection: DetectionStudy | None,
+    measured: MeasuredSplit,
+    chosen_on: MeasuredSplit,
     pyramids: Iterable[Combination],
     target: Target,
 ) -> Found[AllocationFinding | None]:
     """Return the best combination of runs for the target, or what is missing for it.
 
+    `chosen_on`, which may be the same split, chooses, and holds the same runs and levels.
     `pyramids` are whole pyramids of one lambda each, with which it is compared.
     """
+    split, runs = measured.split, measured.runs
     derivable = {info.index for info in split.manifest.levels if info.derived_from is not None}
     untrained = split.readers.keys() - {each.run.level for each in runs} - derivable
+    seed = "" if measured.seed is None else f", seed {measured.seed}"
     if untrained:
         names = ", ".join(map(str, sorted(untrained)))
-        return Found(None, (f"no allocation: level {names} has no run: run train-level for it",))
-    if detection is None and target.kind == "map_drop":
         return Found(None, (
-            "no allocation: a target of mAP needs boxes: use --target-bpp or --target-mse",
+            f"no allocation{seed}: level {names} has no run: run train-level for it",
         ))  # fmt: skip
-    parts, labels = parts_of(runs), learner_labels(each.run for each in runs)
-    by_folder = {str(each.run.folder): each.run for each in runs}
-    options = _options(split, runs, overhead, detection)
-    cost: Cost
-    if detection is not None and target.kind != "mse":
-        cost = map_drop_cost
-    else:
-        cost = weighted_mse_cost({level: facts.share for level, facts in split.facts().items()})
-    verify = None
-    if detection is not None:
-        run_detection = detection.accuracy
-
-        def verify(choice: Allocated) -> float:
-            drop = run_detection(_parts(choice, parts)).drop
-            assert drop is not None, "only the original has none"
-            return drop
-
-    # The options do not hold what their files share.
-    within = replace(target, value=target.value - overhead.shared)
-    found = search(options, within if target.kind == "bpp" else target, cost, verify)
-    found = replace(found, target=target)
-    chosen = combination(
-        Combined(name=_name(found), parts=_parts(found.combination, parts)),
-        labels,
-        overhead,
-        detection,
+    if chosen_on.detection is None and target.kind == "map_drop":
+        other = chosen_on.split.manifest.split
+        where = "" if chosen_on.split is split else f" in the split {other!r}"
+        return Found(None, (
+            f"no allocation: a target of mAP needs boxes{where}: use --target-bpp or --target-mse",
+        ))  # fmt: skip
+    found = choose(evidence_of_all(chosen_on), target)
+    parts = chosen_parts(found.combination, parts_of(runs))
+    chosen_by = ChosenBy(
+        split=chosen_on.split.manifest.split,
+        num_images=chosen_on.split.num_images,
+        measured_on=split.manifest.split,
+        num_measured=split.num_images,
     )
+    how = "" if chosen_by.is_same else f", {chosen_by.text}"
+    chosen = combination(
+        Combined(name=_name(found) + how + seed, parts=parts, seed=measured.seed),
+        learner_labels(each.run for each in runs),
+        measured.overhead,
+        measured.detection,
+    )
+    over_seeds = _aim(target) + how if seed else ""
+    chosen = replace(chosen, chosen_by=chosen_by, over_seeds=over_seeds)
     return Found(
         AllocationFinding(
             allocation=found,
             combination=chosen,
             saving=_saving(pyramids, chosen),
-            ensemble=_ensemble(found.combination, by_folder),
-            shared_bits_per_pixel=overhead.shared,
+            ensemble=_ensemble(
+                found.combination, {str(each.run.folder): each.run for each in runs}
+            ),
+            parts=parts,
+            shared_bits_per_pixel=chosen_on.overhead.shared,
         )
     )
 
 
-def _options(
-    split: Split,
-    runs: Sequence[MeasuredRun],
-    overhead: Overhead,
-    detection: DetectionStudy | None,
-) -> list[Option]:
-    options: list[Option] = []
-    labels = learner_labels(each.run for each in runs)
-    for level, reader in sorted(split.readers.items()):
-        own = [each for each in runs if each.run.level == level]
-        dropped_mse = dropped_error(split, level)
-        drop_at = measured_drops(level, own, dropped_mse, detection)
-        options += [
-            Option(
-                level=level,
-                name=f"lambda {each.run.lmbda:.3g}"
-                + (f", {labels[each.run.model]}" if labels[each.run.model] else ""),
-                bits_per_pixel=each.measurement.bits_per_pixel,
-                mse=each.measurement.mse,
-                map_drop=drop_at(each.measurement.mse, each.run.model),
-                run=str(each.run.folder),
-            )
-            for each in own
-        ]
-        options.append(
-            Option(
-                level=level, name="dropped", bits_per_pixel=overhead.dropped[level],
-                mse=dropped_mse, map_drop=drop_at(dropped_mse), kind="dropped",
-            )
+def cross_fitted(
+    found: AllocationFinding,
+    measured: MeasuredSplit,
+    evidence: ImageEvidence,
+    folds: Sequence[Sequence[int]],
+    pyramids: Iterable[Combination],
+) -> Found[AllocationFinding]:
+    """Return an allocation with its cross-fitted figures, or without, and why."""
+    target = found.allocation.target
+    name = f"{_aim(target)}, cross-fitted over {len(folds)} folds"
+    try:
+        fitted = cross_fit(measured, evidence, folds, target, name)
+    except ConfigError as error:
+        return Found(found, (f"no cross-fitting: {error}",))
+    if measured.seed is not None:
+        of_seed = replace(
+            fitted.combination, name=f"{name}, seed {measured.seed}", seed=measured.seed,
+            over_seeds=name,
         )  # fmt: skip
-        source = reader.info.derived_from
-        if source is not None:
-            # A part of the source, with its error; what needs the detector to be derived, a file
-            # of features cannot leave out.
-            options += [
-                Option(
-                    level=level, name=f"derived from {option.name}",
-                    bits_per_pixel=overhead.derived[level],
-                    mse=option.mse, map_drop=drop_at(option.mse), kind="derived",
-                    source=(source, option.name),
-                )
-                for option in options
-                if option.level == source and option.kind == "run"
-            ]  # fmt: skip
-    return options
-
-
-def dropped_error(split: Split, level: int) -> float:
-    """Return the MSE of a level that is replaced by the mean that a receiver knows."""
-    statistics = split.readers[level].statistics
-    off = statistics.mean - split.means.of(level)
-    return float((statistics.variance + off**2).mean())
-
-
-def measured_drops(
-    level: int,
-    runs: Sequence[MeasuredRun],
-    dropped_mse: float,
-    detection: DetectionStudy | None,
-) -> Callable[..., float | None]:
-    """Return (MSE, learner or None) -> mAP drop of this level's own `runs`, as `rising_drops`.
-
-    `dropped_mse` is the level's `dropped_error`.
-    """
-    if detection is None:
-        return lambda mse, learner=None: None
-    measured = [
-        (
-            each.run.model,
-            each.measurement.mse,
-            detection.accuracy({level: each.part}).drop or 0.0,
-        )
-        for each in runs
-    ]
-    dropped = detection.accuracy({level: DROPPED}).drop or 0.0
-    return rising_drops(measured, (dropped_mse, dropped))
-
-
-def rising_drops(
-    measured: Sequence[tuple[str, float, float]], dropped: tuple[float, float]
-) -> Callable[..., float]:
-    """Return (MSE, learner or None) -> mAP drop, of (learner, MSE, drop) and (MSE, drop) of none.
-
-    It is made to rise with the MSE: a single run that seems to gain, or to lose more than one with
-    a larger error, is the luck of the images. Learners are not compared with each other (another
-    distortion may well give a larger MSE and a smaller drop); None: all of them together.
-    """
-
-    def drop_at(mse: float, learner: str | None = None) -> float:
-        own = [(mse, drop) for name, mse, drop in measured if learner in (None, name)]
-        places, drops = np.array(sorted([(0.0, 0.0), *own, dropped])).T
-        return float(np.interp(mse, places, np.maximum(rising(drops), 0.0)))
-
-    return drop_at
-
-
-def _parts(choice: Allocated, parts: Mapping[str, Part]) -> dict[int, Part]:
-    return {
-        option.level: parts[option.run]
-        if option.run is not None
-        else (DERIVED if option.kind == "derived" else DROPPED)
-        for option in choice.options
-    }
+        fitted = replace(fitted, combination=of_seed)
+    flattering, honest = found.combination.accuracy, fitted.combination.accuracy
+    if flattering is not None and honest is not None:
+        fitted = replace(fitted, optimism=flattering.map - honest.map)
+    return Found(replace(found, cross_fit=fitted, saving=_saving(pyramids, fitted.combination)))
 
 
 def _ensemble(choice: Allocated, runs: Mapping[str, Candidate]) -> Ensemble:
@@ -213,9 +146,12 @@ def _ensemble(choice: Allocated, runs: Mapping[str, Candidate]) -> Ensemble:
 
 
 def _name(found: Allocation) -> str:
-    words = {"bpp": "bits per pixel", "map_drop": "mAP drop", "mse": "MSE"}[found.target.kind]
-    reached = "" if found.met else ", NOT met"
-    return f"allocated for a {words} of {found.target.value:g}{reached}"
+    return _aim(found.target) + ("" if found.met else ", NOT met")
+
+
+def _aim(target: Target) -> str:
+    words = {"bpp": "bits per pixel", "map_drop": "mAP drop", "mse": "MSE"}[target.kind]
+    return f"allocated for a {words} of {target.value:g}"
 
 
 def _saving(pyramids: Iterable[Combination], chosen: Combination) -> Saving:
@@ -226,6 +162,9 @@ def _saving(pyramids: Iterable[Combination], chosen: Combination) -> Saving:
     curve = [
         RateMap(bits_per_pixel=each.bits_per_pixel, map=each.accuracy.map)
         for each in pyramids
-        if each.lmbda is not None and each.accuracy is not None and each.bits_per_pixel is not None
+        if each.seed in (None, chosen.seed)
+        and each.lmbda is not None
+        and each.accuracy is not None
+        and each.bits_per_pixel is not None
     ]
     return saving(curve, RateMap(bits_per_pixel=chosen.bits_per_pixel, map=chosen.accuracy.map))

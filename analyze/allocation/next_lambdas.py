@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from analyze.allocation.allocate import AllocationFinding, dropped_error, measured_drops
+from analyze.allocation.allocate import AllocationFinding
+from analyze.allocation.choice import drop_on_all, dropped_error, measured_drops
 from analyze.allocation.lagrangian import Allocated
 from analyze.allocation.search import Target
 from analyze.curves.rate_quality import pareto_front
@@ -244,7 +245,8 @@ def _share_of_drop(
     Raises ConfigError if every error loses more.
     """
     high = dropped_error(split, level)
-    drop_at = measured_drops(level, runs, high, detection)
+    costs = [each.cost for each in runs]
+    drop_at = measured_drops(level, costs, high, drop_on_all(detection))
     low = min(high, *(each.measurement.mse for each in runs)) * _BELOW_BEST
     share = map_drop / len(split.readers)
     mse = mse_for_drop(lambda mse: drop_at(mse, model) or 0.0, share, low, high)

@@ -1,4 +1,4 @@
-"""Every anchor at every rate point over a whole pyramid: rate, distortion, detection."""
+"""Every anchor at every rate point over a whole pyramid, or its image: rate, error, detection."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from analyze.anchors.anchor_points import AnchorPoint, AnchorStudy
 from analyze.anchors.anchor_rate_distortion import AnchorMeasurement, measure_anchor
 from analyze.anchors.contract import Anchor, AnchorCodec, fitting_indices
 from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
+from analyze.image_coding.image_anchors import ImageAnchor
+from analyze.image_coding.image_study import ImageMeasurement, study_images
 from analyze.maps.map_source import DecodedMaps, MapSource
 from analyze.maps.replacements import Derivation, DerivedMaps
 from analyze.streams.unsent_levels import overhead
-from configs.errors import CacheError, ConfigError
+from configs.errors import BadImageError, CacheError, ConfigError
 from configs.own_code import code_of
 from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest
@@ -28,35 +31,6 @@ from extract.accuracy.bootstrap import Accuracy
 _LOG = logging.getLogger(__name__)
 
 _METHOD = "anchor 4"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnchorPoint:
-    """One anchor at one rate point, every level coded by it."""
-
-    anchor: str
-    """The name that options use."""
-    title: str
-    """What tables call the anchor."""
-    point: str
-    levels: dict[int, AnchorMeasurement]
-    """Every cached level, those in `derived` too."""
-    derived: tuple[int, ...]
-    """Levels that the decoder computes from another one: neither sent nor counted in the rates."""
-    bits_per_pixel: float
-    """All bits of the files per pixel of the original images."""
-    ideal_bits_per_pixel: float | None
-    """The same by the symbols' entropy; None for anchors that do not code symbol by symbol."""
-    accuracy: Accuracy | None
-    """Detection from the decoded and derived levels; None where it cannot be run."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnchorStudy:
-    """All points, anchor by anchor; `missing` says what could not be measured and what to do."""
-
-    points: tuple[AnchorPoint, ...]
-    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +56,11 @@ class AnchorSplit:
         return next(iter(self.readers.values())).manifest
 
     @property
+    def num_pixels(self) -> int:
+        """Return the pixels of the original images."""
+        return sum(each.height * each.width for each in self.manifest.samples[: self.num_images])
+
+    @property
     def subsampled(self) -> set[int]:
         """Return the levels that are another one's values, to the last bit, as the cache says."""
         return {info.index for info in self.manifest.levels if info.derived_from is not None}
@@ -95,19 +74,36 @@ class AnchorSplit:
 
 
 def study_anchors(
-    anchors: Mapping[str, Anchor], split: AnchorSplit, kept: Kept, scratch: Path
+    anchors: Mapping[str, Anchor | ImageAnchor], split: AnchorSplit, kept: Kept, scratch: Path
 ) -> AnchorStudy:
     """Measure each anchor; decoded maps lie under `scratch`, a folder, while it runs.
 
-    What cannot be had is a line of `missing`: an encoder that is not installed, a train cache that
-    is not there, crops of another detector's features, or without one of the levels. Raises
-    CacheError if a cache is damaged.
+    What cannot be had is a line of `missing`: an encoder that is not installed, images that are not
+    there, a train cache that is not there, crops of another detector's features, or without one of
+    the levels. Raises CacheError if a cache is damaged.
     """
+    of_features = {
+        name: each for name, each in anchors.items() if not isinstance(each, ImageAnchor)
+    }
+    of_images = {name: each for name, each in anchors.items() if isinstance(each, ImageAnchor)}
+    studies = [
+        _study_features(of_features, split, kept, scratch),
+        _study_images(of_images, split, kept),
+    ]
+    return AnchorStudy(
+        points=tuple(point for study in studies for point in study.points),
+        missing=tuple(line for study in studies for line in study.missing),
+    )
+
+
+def _study_features(
+    anchors: Mapping[str, Anchor], split: AnchorSplit, kept: Kept, scratch: Path
+) -> AnchorStudy:
     points: list[AnchorPoint] = []
     missing: list[str] = []
     with ExitStack() as stack:
         try:
-            train = _train_readers(split, stack)
+            train = _train_readers(split, stack) if anchors else {}
         except CacheError as error:
             return AnchorStudy(points=(), missing=(f"no anchors: {error}",))
         for name, anchor in anchors.items():
@@ -119,6 +115,43 @@ def study_anchors(
             except ConfigError as error:  # an encoder that refuses the size of a picture
                 missing.append(f"{anchor.name}: {error}")
     return AnchorStudy(points=tuple(points), missing=tuple(missing))
+
+
+def _study_images(
+    anchors: Mapping[str, ImageAnchor], split: AnchorSplit, kept: Kept
+) -> AnchorStudy:
+    points: list[AnchorPoint] = []
+    missing: list[str] = []
+    for name, anchor in anchors.items():
+        if split.evaluator is None:
+            return AnchorStudy(points=(), missing=("no anchors of images: they need detection",))
+        if (reason := anchor.unavailable()) is not None:
+            missing.append(reason)
+            continue
+        try:
+            found = study_images(anchor, split.evaluator, kept)
+        except BadImageError as error:  # no other anchor would find it either
+            missing.append(f"no anchors of images: {error}")
+            break
+        except ConfigError as error:  # a codec that refuses the size of an image
+            missing.append(f"{anchor.name}: {error}")
+            continue
+        points.extend(_image_point(name, each, split.num_pixels) for each in found)
+    return AnchorStudy(points=tuple(points), missing=tuple(missing))
+
+
+def _image_point(name: str, found: ImageMeasurement, num_pixels: int) -> AnchorPoint:
+    return AnchorPoint(
+        anchor=name,
+        title=found.title,
+        point=found.point,
+        levels={},
+        derived=(),
+        bits_per_pixel=8 * found.num_bytes / num_pixels,
+        ideal_bits_per_pixel=None,
+        accuracy=found.accuracy,
+        is_image=True,
+    )
 
 
 def _train_readers(split: AnchorSplit, stack: ExitStack) -> dict[int, LevelReader]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from configs.errors import ConfigError, did_you_mean
 from configs.own_code import is_own
 
-ANCHOR_NAMES = ("uniform", "klt", "hevc-8", "hevc-10", "av1-8", "av1-10", "float16")
-FAST_ANCHORS = ("uniform", "klt", "float16")
-"""All but the video coders, which take minutes."""
+IMAGE_ANCHORS = ("image-jpeg", "image-webp", "image-hevc", "image-av1")
+"""Those that code the image instead of its features."""
+ANCHOR_NAMES = (
+    "uniform", "klt", "hevc-8", "hevc-10", "av1-8", "av1-10", "float16", *IMAGE_ANCHORS,
+)  # fmt: skip
+FAST_ANCHORS = ("uniform", "klt", "float16", "image-jpeg", "image-av1")
+"""Without the video coders of features, which take minutes; of images, what everybody has and what
+is hardest to beat."""
 
-_GROUPS = {"fast": FAST_ANCHORS, "all": ANCHOR_NAMES}
+_GROUPS = {"fast": FAST_ANCHORS, "images": IMAGE_ANCHORS, "all": ANCHOR_NAMES}
 
 
 def anchors_of(text: str) -> tuple[str, ...]:
@@ -34,5 +39,6 @@ def check_anchor(name: str) -> None:
         hint = did_you_mean(name, (*ANCHOR_NAMES, *_GROUPS, "none"))
         raise ConfigError(
             f"--anchors {name}: there is none of this name{hint}: use "
-            f"{', '.join(ANCHOR_NAMES)}, your own package.module:name, or one of fast, all, none"
+            f"{', '.join(ANCHOR_NAMES)}, your own package.module:name, or one of "
+            f"{', '.join(_GROUPS)}, none"
         )

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from analyze.anchors.picture_coding import (
+from analyze.image_coding.picture_coding import (
     AV1,
     ENCODERS,
     HEVC,

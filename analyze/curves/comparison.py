@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analyze.anchors.anchor_study import AnchorPoint
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.curves.bjontegaard import BdResult, bd_result
 from analyze.curves.rate_quality import (
     IDEAL,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analyze.anchors.anchor_study import AnchorPoint
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.facts.results import Combination, LevelRow
 
 
@@ -97,6 +98,9 @@ class CurvePoint:
     """Bits per position of the level; None for a whole pyramid."""
     mse: float | None = None
     """In the features' own units squared; None for a whole pyramid."""
+    low: float | None = None
+    """Of runs that differ in the seed only: the smallest quality; all else is their mean."""
+    high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,13 +118,16 @@ def level_curve(rows: Iterable[LevelRow], level: int, name: str) -> Curve:
     return _curve(
         name,
         PSNR,
-        (
-            CurvePoint(
-                label=f"lambda {row.measurement.lmbda:.3g}",
-                bits_per_pixel=row.measurement.bits_per_pixel,
-                quality=row.measurement.psnr_db,
-                bpp=row.measurement.real_bpp,
-                mse=row.measurement.mse,
+        _over_seeds(
+            (
+                (row.measurement.lmbda, "" if row.seed is not None else row.measurement.run),
+                CurvePoint(
+                    label=f"lambda {row.measurement.lmbda:.3g}",
+                    bits_per_pixel=row.measurement.bits_per_pixel,
+                    quality=row.measurement.psnr_db,
+                    bpp=row.measurement.real_bpp,
+                    mse=row.measurement.mse,
+                ),
             )
             for row in rows
             if row.facts.level == level and row.measurement is not None
@@ -129,10 +136,15 @@ def level_curve(rows: Iterable[LevelRow], level: int, name: str) -> Curve:
 
 
 def anchor_level_curves(points: Iterable[AnchorPoint], level: int) -> tuple[Curve, ...]:
-    """Return a curve of PSNR for each anchor at a level; one more for each with an ideal rate."""
+    """Return a curve of PSNR for each anchor at a level; one more for each with an ideal rate.
+
+    An anchor that codes images has none.
+    """
     real: dict[str, list[CurvePoint]] = {}
     ideal: dict[str, list[CurvePoint]] = {}
     for point in points:
+        if point.is_image:
+            continue
         found = point.levels[level]
         real.setdefault(point.title, []).append(
             CurvePoint(
@@ -162,9 +174,14 @@ def pyramid_curve(combinations: Iterable[Combination], name: str) -> Curve:
     return _curve(
         name,
         MAP,
-        (
-            CurvePoint(
-                label=each.name, bits_per_pixel=each.bits_per_pixel, quality=each.accuracy.map
+        _over_seeds(
+            (
+                each.over_seeds or each.name,
+                CurvePoint(
+                    label=each.over_seeds or each.name,
+                    bits_per_pixel=each.bits_per_pixel,
+                    quality=each.accuracy.map,
+                ),
             )
             for each in combinations
             if each.bits_per_pixel is not None
@@ -211,6 +228,28 @@ def rising_hull(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
         if not hull or point.quality > hull[-1].quality:
             hull.append(point)
     return tuple(hull)
+
+
+def _over_seeds(points: Iterable[tuple[Hashable, CurvePoint]]) -> Iterator[CurvePoint]:
+    """Yield points, those of one key as their mean."""
+    alike: dict[Hashable, list[CurvePoint]] = {}
+    for key, point in points:
+        alike.setdefault(key, []).append(point)
+    for first, *others in alike.values():
+        if not others:
+            yield first
+            continue
+        found = [first, *others]
+        qualities = [each.quality for each in found]
+        yield CurvePoint(
+            label=first.label,
+            bits_per_pixel=fmean(each.bits_per_pixel for each in found),
+            quality=fmean(qualities),
+            bpp=None if first.bpp is None else fmean(each.bpp or 0.0 for each in found),
+            mse=None if first.mse is None else fmean(each.mse or 0.0 for each in found),
+            low=min(qualities),
+            high=max(qualities),
+        )
 
 
 def _as_ideal(curves: dict[str, list[CurvePoint]]) -> dict[str, list[CurvePoint]]:

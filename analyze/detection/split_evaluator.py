@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import queue
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,40 +85,63 @@ class SplitEvaluator:
         GPU the heads see all combinations of an image as one batch.
         """
         samples = next(iter(self.readers.values())).manifest.samples
-        device = str(next(self.detector.parameters()).device)
-        at_once = takes_batches(self.detector) and torch.device(device).type != "cpu"
+        at_once = takes_batches(self.detector) and self.device.type != "cpu"
+
+        def detect(detector: Any, index: int) -> list[dict[str, torch.Tensor]]:
+            sample = samples[index]
+            hw = (sample.height, sample.width)
+            known: dict[tuple[int, int], torch.Tensor] = {}
+            if at_once:
+                levels = (self.levels(index, each, known) for each in combinations)
+                return detect_together(detector, levels, hw)
+            memory = remembered_heads(detector) if len(combinations) > 1 else nullcontext()
+            with memory:
+                return [
+                    detect_from_levels(detector, self.levels(index, each, known), hw)
+                    for each in combinations
+                ]
+
+        return self.found_by(detect, len(combinations), indices)
+
+    def found_by(
+        self,
+        detect: Callable[[Any, int], Sequence[dict[str, torch.Tensor]]],
+        num: int,
+        indices: Sequence[int],
+    ) -> list[Results]:
+        """Return what `detect(detector, sample)`, which makes `num` results, finds on the samples.
+
+        Several images are under way at once, each with a detector of its own.
+        """
+        samples = next(iter(self.readers.values())).manifest.samples
+        device = str(self.device)
         detectors: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for detector in _copies(self.detector, num_threads(device)):
             detectors.put(detector)
 
-        def detect(index: int) -> list[dict[str, torch.Tensor]]:
-            sample = samples[index]
-            hw = (sample.height, sample.width)
-            known: dict[tuple[int, int], torch.Tensor] = {}
+        def of_image(index: int) -> Sequence[dict[str, torch.Tensor]]:
             detector = detectors.get()
             try:
                 with fast_pooling(detector):
-                    if at_once:
-                        levels = (self.levels(index, each, known) for each in combinations)
-                        return detect_together(detector, levels, hw)
-                    memory = remembered_heads(detector) if len(combinations) > 1 else nullcontext()
-                    with memory:
-                        return [
-                            detect_from_levels(detector, self.levels(index, each, known), hw)
-                            for each in combinations
-                        ]
+                    return detect(detector, index)
             finally:
                 detectors.put(detector)
 
-        found: list[Results] = [{} for _ in combinations]
+        found: list[Results] = [{} for _ in range(num)]
         images = tqdm(
-            zip(indices, per_image(detect, indices, device), strict=True),
+            zip(indices, per_image(of_image, indices, device), strict=True),
             desc="detection", unit="image", total=len(indices), disable=None, leave=False,
         )  # fmt: skip
         for index, results in images:
             for result, each in zip(results, found, strict=True):
                 each[samples[index].image_id] = result
         return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where the detector is."""
+        device: torch.device = next(self.detector.parameters()).device
+        return device
 
     def evaluate(self, detections: Detections) -> Evaluation:
         """Compare detections with the split's boxes; only their images are evaluated."""
@@ -137,7 +160,7 @@ class SplitEvaluator:
         `known` remembers tensors from call to call for one image, as long as the sources live.
         """
         known = {} if known is None else known
-        device = str(next(self.detector.parameters()).device)
+        device = str(self.device)
         levels = {}
         for level, reader in sorted(self.readers.items()):
             source = replaced.get(level)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Candidate:
     """See `codec_code`."""
     plan: tuple[PlannedLevel, ...] = ()
     """The pyramid of its configuration, where levels differ in it: see `plan_of`."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,15 +54,17 @@ class Pyramid:
     """The learner of all its runs, or all learners of one plan; None if neither."""
     is_planned: bool = False
     """One configuration has these runs, as their levels' own settings or as common ones."""
+    seed: int | None = None
+    """Where there are runs that differ from these in the seed only."""
 
 
 def learner(config: Config) -> str:
-    """Return the model, with the distortion unless that is the MSE: such runs do not compare.
+    """Return the model, with what it minimises unless that is the MSE: such runs do not compare.
 
     The model is its name and its options, without a space: `my_codecs:Smoothed(kernel=5)`.
     """
-    distortion = config.training.distortion
-    return _model(config.model) + ("" if distortion == "mse" else f" {distortion}")
+    learnt_by = config.training.learnt_by
+    return _model(config.model) + ("" if learnt_by == "mse" else f" {learnt_by}")
 
 
 def plan_of(config: Config, levels: Iterable[int] = ()) -> tuple[PlannedLevel, ...]:
@@ -121,14 +125,31 @@ def _planned_learner(plan: Sequence[PlannedLevel], labels: Mapping[str, str] | N
 
 
 def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Keep one run per model, level and lambda, ordered by model, lambda, level.
+    """Keep one run per model, level, lambda and seed, ordered by model, lambda, level, seed.
 
     Run folders are named after the time of their start, so the last name is the newest.
     """
-    newest: dict[tuple[str, float, int], Candidate] = {}
-    for candidate in sorted(candidates, key=lambda run: run.folder.name):
-        newest[(candidate.model, candidate.lmbda, candidate.level)] = candidate
+    newest: dict[tuple[str, float, int, int], Candidate] = {}
+    for run in sorted(candidates, key=lambda run: run.folder.name):
+        newest[(run.model, run.lmbda, run.level, run.seed)] = run
     return [newest[key] for key in sorted(newest)]
+
+
+def runs_by_seed(candidates: Iterable[Candidate]) -> dict[int | None, list[Candidate]]:
+    """Return seed -> the runs of a study of that seed; None -> all runs if none differ in it only.
+
+    A run that was trained with one seed alone belongs to those of every seed.
+    """
+    alike: dict[tuple[str, float, int], list[Candidate]] = {}
+    for run in candidates:
+        alike.setdefault((run.model, run.lmbda, run.level), []).append(run)
+    seeds = sorted({run.seed for runs in alike.values() if len(runs) > 1 for run in runs})
+    if not seeds:
+        return {None: [run for runs in alike.values() for run in runs]}
+    return {
+        seed: [run for runs in alike.values() for run in runs if len(runs) == 1 or run.seed == seed]
+        for seed in seeds
+    }
 
 
 def pyramids(
@@ -192,6 +213,41 @@ def planned_runs(
     """
     wanted = {(each.level, each.learner, each.lmbda) for each in plan}
     return {run.level: run for run in candidates if (run.level, run.model, run.lmbda) in wanted}
+
+
+def pyramids_of_seeds(
+    candidates: Sequence[Candidate],
+    levels: Sequence[int],
+    optional: Collection[int] = (),
+    plan: tuple[PlannedLevel, ...] = (),
+) -> list[Pyramid]:
+    """Return `pyramids`, each of one seed where there are runs that differ in it only."""
+    seed_of = seeds_of(candidates)
+    found: dict[tuple[str, ...], Pyramid] = {}
+    for seed, runs in runs_by_seed(candidates).items():
+        for each in pyramids(runs, levels, optional, plan):
+            if any(seed_of[run.folder] is not None for run in each.runs.values()):
+                each = replace(each, name=f"{each.name}, seed {seed}", seed=seed)
+            key = (each.name, *(str(run.folder) for run in each.runs.values()))
+            found[key] = each
+    # Those of one lambda side by side.
+    names = list(dict.fromkeys(_unseeded(each) for each in found.values()))
+    return sorted(found.values(), key=lambda each: names.index(_unseeded(each)))
+
+
+def _unseeded(pyramid: Pyramid) -> str:
+    return pyramid.name.removesuffix(f", seed {pyramid.seed}")
+
+
+def seeds_of(candidates: Iterable[Candidate]) -> dict[Path, int | None]:
+    """Return run folder -> its seed, None where no run differs from it in the seed only."""
+    by_seed = runs_by_seed(candidates)
+    count = Counter(run.folder for runs in by_seed.values() for run in runs)
+    return {
+        run.folder: seed if count[run.folder] < len(by_seed) else None
+        for seed, runs in by_seed.items()
+        for run in runs
+    }
 
 
 def _model(model: ModelConfig) -> str:

@@ -71,6 +71,35 @@ class LevelRow:
     """Model or distortion, where there are runs of several: they make curves of their own."""
     model_sha256: str = ""
     """Of the weights; empty without a run."""
+    seed: int | None = None
+    """Where there are runs that differ in it only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenBy:
+    """Which images chose a combination, and on which its figures were measured."""
+
+    split: str
+    num_images: int
+    """Of the split, that chose; cross-fitted, each fold by those of all others."""
+    measured_on: str
+    num_measured: int
+    num_folds: int = 0
+    """Cross-fitted if more than 0: no image chose what was measured on it."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether images chose what was measured on them, so that the figures flatter."""
+        return not self.num_folds and self.split == self.measured_on
+
+    @property
+    def text(self) -> str:
+        """Return the same in words."""
+        if self.num_folds:
+            return f"cross-fitted over {self.num_folds} folds"
+        if self.is_same:
+            return f"chosen and measured on the same {self.num_measured} images"
+        return f"chosen on {self.split}, measured on {self.measured_on}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +120,12 @@ class Combination:
     """One configuration has these runs: a point of their learner's curve."""
     class_ap: tuple[float, ...] = ()
     """AP (0.50:0.95) of each of the result's `classes`."""
+    chosen_by: ChosenBy | None = None
+    """None where nothing was chosen by what was measured."""
+    seed: int | None = None
+    """Of its runs, where there are runs that differ in it only."""
+    over_seeds: str = ""
+    """The name without the seed, which those of the other seeds share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +163,10 @@ class AnalysisResult:
     """AP of each of them from the original features."""
     only_classes: tuple[str, ...] = ()
     """If not empty, the only ones that were to be evaluated."""
+    num_pixels: int = 0
+    """Of the original images."""
+    num_input_pixels: int = 0
+    """Of the same images as the detector resizes them, before padding; 0: not known."""
 
 
 def psnr_db(mse: float, value_range: float) -> float:

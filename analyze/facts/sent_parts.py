@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from analyze.facts.candidates import Candidate, Pyramid
 from analyze.facts.results import Measurement
@@ -38,16 +40,57 @@ DROPPED = Part(kind="dropped")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RunCost:
+    """A run, and what sending its level by it costs on some images."""
+
+    run: Candidate
+    bits_per_pixel: float
+    """Of the original images."""
+    mse: float
+    """In the features' own units."""
+
+    @property
+    def part(self) -> Part:
+        """Return the same as a share of a combination."""
+        return Part(kind="run", run=self.run, bits_per_pixel=self.bits_per_pixel)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImageCosts:
+    """What each of I images costs in one level by one run."""
+
+    bits: NDArray[Any]
+    """int64 [I], real ones."""
+    squared_error: NDArray[Any]
+    """float64 [I], summed over the level's elements."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return name -> array, from which the same costs are made."""
+        return {"bits": self.bits, "squared_error": self.squared_error}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRun:
     """A run, and what its codec reached on its level of the split."""
 
     run: Candidate
     measurement: Measurement
+    of_images: ImageCosts | None = None
+    """None: kept by an analysis that noted sums alone."""
+
+    @property
+    def cost(self) -> RunCost:
+        """Return what sending its level by it costs, on all images."""
+        return RunCost(
+            run=self.run,
+            bits_per_pixel=self.measurement.bits_per_pixel,
+            mse=self.measurement.mse,
+        )
 
     @property
     def part(self) -> Part:
         """Return what sending its level by it costs."""
-        return Part(kind="run", run=self.run, bits_per_pixel=self.measurement.bits_per_pixel)
+        return self.cost.part
 
 
 def parts_of(runs: Iterable[MeasuredRun]) -> dict[str, Part]:
@@ -66,6 +109,8 @@ class Combined:
     """As `Pyramid.model`."""
     is_planned: bool = False
     """As of `Pyramid`."""
+    seed: int | None = None
+    """As of `Pyramid`."""
 
 
 def sent_pyramids(
@@ -81,7 +126,7 @@ def sent_pyramids(
         derived = sorted(derivable)
         sent = Combined(
             name=pyramid.name, parts=parts, lmbda=pyramid.lmbda, learner=pyramid.model,
-            is_planned=pyramid.is_planned,
+            is_planned=pyramid.is_planned, seed=pyramid.seed,
         )  # fmt: skip
         if set(derived) <= parts.keys():
             combined.append(sent)

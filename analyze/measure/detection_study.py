@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
 from extract.accuracy.average_precision import Evaluation
 from extract.accuracy.bootstrap import Accuracy, interval_of, map_draws
-from extract.accuracy.matches import Detections, ap_per_category
+from extract.accuracy.matches import Detections, ap_per_category, map_of_images
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ MOST_TOGETHER = 32
 
 _Name = tuple[tuple[int, str], ...]
 Parts = Mapping[int, Part]
+Aps = tuple[float, ...]
+"""AP (0.50:0.95) of each of `DetectionStudy.classes`."""
 
 
 class DetectionStudy:
@@ -132,12 +134,34 @@ class DetectionStudy:
         evaluation, draws = self.evaluation(parts), self._draws(parts)
         if not parts:
             return dataclasses.replace(evaluation.accuracy, interval=interval_of(draws))
+        return self._against_original(evaluation, draws)
+
+    def _against_original(self, evaluation: Evaluation, draws: NDArray[Any]) -> Accuracy:
         return dataclasses.replace(
             evaluation.accuracy,
             interval=interval_of(draws),
             drop=self.evaluation({}).accuracy.map - evaluation.accuracy.map,
             drop_interval=interval_of(self._draws({}) - draws),
         )
+
+    def drop_on(self, parts: Parts, image_ids: Collection[int]) -> float:
+        """Return the mAP that is lost on some of the images, as if there were no others.
+
+        NaN if they hold no box that counts.
+        """
+        before, after = self.evaluation({}).matches, self.evaluation(parts).matches
+        return map_of_images(before, image_ids) - map_of_images(after, image_ids)
+
+    def pooled(self, choices: Iterable[tuple[Parts, Collection[int]]]) -> tuple[Accuracy, Aps]:
+        """Return accuracy and AP by class of detections that are pooled over all images.
+
+        Each image's are those of one combination: `choices` are combinations and ids of images,
+        all images once. Intervals and drop are as of `accuracy`.
+        """
+        found = Detections.pooled((self.detections(parts), ids) for parts, ids in choices)
+        evaluation = self._evaluator.evaluate(found)
+        accuracy = self._against_original(evaluation, map_draws(evaluation.matches))
+        return accuracy, _known_aps(evaluation)
 
     def evaluation(self, parts: Parts) -> Evaluation:
         """Return the figures and the matches of boxes behind them."""
@@ -161,10 +185,9 @@ class DetectionStudy:
             if each.num_truths.any()
         )
 
-    def class_ap(self, parts: Parts) -> tuple[float, ...]:
+    def class_ap(self, parts: Parts) -> Aps:
         """Return the AP of each of `classes`."""
-        found = ap_per_category(self.evaluation(parts).matches)
-        return tuple(ap for ap in found.values() if not math.isnan(ap))
+        return _known_aps(self.evaluation(parts))
 
     def _draws(self, parts: Parts) -> NDArray[Any]:
         name = _name(parts)
@@ -198,6 +221,11 @@ class DetectionStudy:
         derivation = self.derivations[level]
         cached = self._split.readers[derivation.source_level]
         return DerivedMaps(source or CachedMaps(cached), derivation, self._device)
+
+
+def _known_aps(evaluation: Evaluation) -> Aps:
+    found = ap_per_category(evaluation.matches)
+    return tuple(ap for ap in found.values() if not math.isnan(ap))
 
 
 def _name(parts: Parts) -> _Name:

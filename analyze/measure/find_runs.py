@@ -72,6 +72,7 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
                     model_sha256=run.model_sha256,
                     code=codec_code(run.config.model),
                     plan=plan_of(run.config),
+                    seed=run.config.training.seed,
                 )
             )
     return TrainedRuns(special=tuple(special), random=tuple(random))
@@ -101,11 +102,11 @@ def newest_of_levels(
 
 def left_out_lines(named: Collection[Candidate], taken: Collection[Candidate]) -> tuple[str, ...]:
     """Say which of the named runs a newer one of the same level, lambda and learner replaces."""
-    kind = attrgetter("level", "lmbda", "model")
+    kind = attrgetter("level", "lmbda", "model", "seed")
     newest = {kind(run): run.folder for run in taken}
     return tuple(
-        f"{run.folder} is left out: {newest[kind(run)]} is of the same level, lambda, model and "
-        "distortion, and newer: analyse it by itself, with another --report"
+        f"{run.folder} is left out: {newest[kind(run)]} is of the same level, lambda, model, "
+        "distortion and seed, and newer: analyse it by itself, with another --report"
         for run in named
         if newest.get(kind(run), run.folder) != run.folder
     )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Measurement, psnr_db
-from analyze.facts.sent_parts import MeasuredRun
+from analyze.facts.sent_parts import ImageCosts, MeasuredRun
 from analyze.maps.equal_maps import Batch, batches, on_device, on_host
 from analyze.maps.map_source import DecodedMaps
 from analyze.measure.decoded_levels import DecodedLevels
@@ -73,7 +73,7 @@ def measure_level(
     run_name: str,
     *,
     progress: str | None = None,
-) -> Measurement:
+) -> tuple[Measurement, ImageCosts]:
     """Send the samples `indices` through bitstreams and fill `decoded`, if any, with the results.
 
     `codec` is ready to code, `run` what is known of it; `progress` names a bar. On a GPU maps go in
@@ -135,7 +135,11 @@ def measure_level(
     statistics = reader.statistics
     value_range = float(statistics.maximum.max() - statistics.minimum.min())
     mse = totals.squared_error / totals.elements
-    return Measurement(
+    of_images = ImageCosts(
+        bits=np.array([8 * image.real_bytes for image in each], dtype=np.int64),
+        squared_error=np.array([image.squared_error for image in each], dtype=np.float64),
+    )
+    measurement = Measurement(
         run=run_name,
         lmbda=run.lmbda,
         num_parameters=run.num_parameters,
@@ -149,6 +153,7 @@ def measure_level(
         encode_ms=totals.encode_s / num_images * 1e3,
         decode_ms=totals.decode_s / num_images * 1e3,
     )
+    return measurement, of_images
 
 
 def _squared_errors(x_hat: Tensor, maps: Tensor) -> list[float]:
@@ -169,20 +174,29 @@ def is_measured(run: Candidate, split: Split, models: LoadedModels, kept: Kept) 
 
 
 def measured_run(
-    run: Candidate, split: Split, decoded: DecodedLevels, models: LoadedModels, kept: Kept
+    run: Candidate,
+    split: Split,
+    decoded: DecodedLevels,
+    models: LoadedModels,
+    kept: Kept,
+    *,
+    image_by_image: bool = False,
 ) -> MeasuredRun:
     """Return a run with its rate and distortion over the split, from real bitstreams.
 
     `kept` is asked first; what it holds was measured on the same weights, own code and cache. What
-    is measured leaves its maps in `decoded`, where detection finds them.
+    is measured leaves its maps in `decoded`, where detection finds them. With `image_by_image`
+    each image's costs are there, too: earlier versions kept the sums alone.
     """
     key = _key(run, split, models)
     name = f"level {run.level}, lambda {run.lmbda:.3g}"
-    if (found := kept.get(key)) is not None:
+    found = kept.get(key)
+    if found is not None and (found.arrays or not image_by_image):
         _LOG.info("%s: measured before", name)
         measurement = Measurement(**{**found.facts, "run": str(run.folder)})
-        return MeasuredRun(run=run, measurement=measurement)
-    measurement = measure_level(
+        costs = ImageCosts(**found.arrays) if found.arrays else None
+        return MeasuredRun(run=run, measurement=measurement, of_images=costs)
+    measurement, of_images = measure_level(
         models.codec(run.folder),
         models.info(run.folder),
         split.readers[run.level],
@@ -191,12 +205,12 @@ def measured_run(
         str(run.folder),
         progress=name,
     )
-    kept.put(key, dataclasses.asdict(measurement), {})
+    kept.put(key, dataclasses.asdict(measurement), of_images.arrays())
     _LOG.info(
         "%s: MSE %.4g, estimated %.4g and real %.4g bits per position",
         name, measurement.mse, measurement.estimated_bpp, measurement.real_bpp,
     )  # fmt: skip
-    return MeasuredRun(run=run, measurement=measurement)
+    return MeasuredRun(run=run, measurement=measurement, of_images=of_images)
 
 
 def _key(run: Candidate, split: Split, models: LoadedModels) -> dict[str, Any]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from analyze.facts.candidates import Candidate, PlannedLevel, learner_labels, pyramids
+from analyze.facts.candidates import (
+    Candidate,
+    PlannedLevel,
+    learner_labels,
+    pyramids_of_seeds,
+    seeds_of,
+)
 from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow
 from analyze.facts.sent_parts import (
     Combined,
@@ -39,7 +45,7 @@ def analysis_result(
     wanted = wanted_combinations(split, candidates, parts_of(runs), detection, plan)
     if detection:
         detection.prepare(first_looked_at(candidates, parts_of(runs), wanted))
-    labels = learner_labels(candidates)
+    labels, seeds = learner_labels(candidates), seeds_of(candidates)
     rows = [
         LevelRow(
             facts=facts[each.run.level],
@@ -47,6 +53,7 @@ def analysis_result(
             alone=detection.accuracy({each.run.level: each.part}) if detection else None,
             learner=labels[each.run.model],
             model_sha256=each.run.model_sha256,
+            seed=seeds[each.run.folder],
         )
         for each in runs
     ]
@@ -62,6 +69,8 @@ def analysis_result(
         classes=detection.classes() if detection else (),
         class_ap=detection.class_ap({}) if detection else (),
         only_classes=split.only_classes,
+        num_pixels=split.num_pixels,
+        num_input_pixels=split.num_input_pixels,
     )
 
 
@@ -75,7 +84,8 @@ def wanted_combinations(
     """Return the pyramids that the runs make and, with detection, the levels gone in turn."""
     derivable = detection.derivations if detection else {}
     levels = sorted(split.readers)
-    wanted = sent_pyramids(pyramids(candidates, levels, derivable, plan), part_of, derivable)
+    whole = pyramids_of_seeds(candidates, levels, derivable, plan)
+    wanted = sent_pyramids(whole, part_of, derivable)
     if detection is None:
         return wanted
     sources = {level: each.source_level for level, each in derivable.items()}
@@ -116,6 +126,10 @@ def combination(
         lmbda=combined.lmbda,
         learner=learners.pop() if len(learners) == 1 else "",
         is_planned=combined.is_planned,
+        seed=combined.seed,
+        over_seeds=""
+        if combined.seed is None
+        else combined.name.replace(f", seed {combined.seed}", "", 1),
         class_ap=detection.class_ap(combined.parts) if detection else (),
     )
 

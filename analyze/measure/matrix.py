@@ -189,8 +189,8 @@ def _model(folder: Path, codec: LevelCodec, info: RunInfo) -> MatrixModel:
 
 def _distortion(settings: TrainingConfig) -> str:
     if settings.distortion == "channel_weighted":
-        return f"channel_weighted by {settings.channel_weights}"
-    return settings.distortion
+        return f"{settings.learnt_by} by {settings.channel_weights}"
+    return settings.learnt_by
 
 
 def _standardise(

@@ -56,6 +56,12 @@ class Split:
         """Pixels of the original images that are analysed."""
         return sum(each.height * each.width for each in self.manifest.samples[: self.num_images])
 
+    @property
+    def num_input_pixels(self) -> int:
+        """Pixels of the same images as the detector resizes them, before padding."""
+        samples = self.manifest.samples[: self.num_images]
+        return sum(each.input_height * each.input_width for each in samples)
+
     def facts(self) -> dict[int, LevelFacts]:
         """Return every cached level's facts, finest first."""
         return {facts.level: facts for facts in level_facts(self.manifest)}
@@ -70,6 +76,40 @@ def missing_cache(cache: CacheFolder, split: str, options: str) -> CacheError:
     """Return the error of a split without a cache; `options` are what its command needs."""
     return CacheError(
         f"{cache}: no cache of the split {split!r}: run extract-features --split {split}{options}"
+    )
+
+
+def cache_beside(cache: CacheFolder, split: str, options: str) -> CacheFolder:
+    """Return the cache of another split of the same features; `options` as of `missing_cache`.
+
+    Raises ConfigError for the same split, CacheError if there is none, or one of another detector
+    or of other levels.
+    """
+    beside = CacheFolder(cache.path.with_name(split))
+    if beside.path == cache.path:
+        raise ConfigError(
+            f"--choose-on {split}: is the split that is measured: name another, or --cross-fit 5"
+        )
+    if not has_cache(beside):
+        raise missing_cache(beside, split, options)
+    here, there = cache.manifest, beside.manifest
+    for what, own, other in (
+        ("detector weights", *(each.detector["weights_sha256"][:12] for each in (here, there))),
+        ("levels", *(_levels_in_words(each) for each in (here, there))),
+    ):
+        if own != other:
+            raise CacheError(
+                f"{beside}: its {what} are {other}, those of {cache} are {own}: extract both "
+                f"splits alike: run extract-features --split {split}{options}"
+            )
+    return beside
+
+
+def _levels_in_words(manifest: Manifest) -> str:
+    return "; ".join(
+        f"{each.index} ({each.key}, {each.num_channels} channels, stride {each.stride_px}"
+        + (")" if each.derived_from is None else f", derived from {each.derived_from})")
+        for each in manifest.levels
     )
 
 

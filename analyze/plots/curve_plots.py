@@ -40,20 +40,26 @@ class Series:
 
 
 def map_plot(
-    series: Sequence[Series], *, chosen: PlotPoint | None = None, original: float | None = None
+    series: Sequence[Series],
+    *,
+    chosen: PlotPoint | None = None,
+    chosen_name: str = "allocated",
+    original: float | None = None,
 ) -> Plot | None:
     """Return mAP (y, 0..1) against bits per pixel (x, logarithmic), or None without any point.
 
-    `chosen`: the allocation's point, marked with a star; `original`: mAP of the cached features,
-    a dotted line. Points of no bits have no place on a logarithmic axis and are left out.
+    `chosen`: the allocation's point, marked with a star, under its name; `original`: mAP of the
+    cached features, a dotted line. Points of no bits have no place on a logarithmic axis and are
+    left out.
     """
     drawable = _with_place(series)
     if not drawable:
         return None
     return draw_plot(
         "map_rate",
-        "mAP 0.50:0.95 against bits per pixel of the original images; bars: 95 % intervals",
-        partial(_draw_map, drawable, chosen, original),
+        "mAP 0.50:0.95 against bits per pixel of the original images; "
+        "bars: 95 % intervals, of several seeds their range",
+        partial(_draw_map, drawable, chosen, chosen_name, original),
     )
 
 
@@ -96,6 +102,7 @@ def _with_place(series: Sequence[Series]) -> list[Series]:
 def _draw_map(
     series: Sequence[Series],
     chosen: PlotPoint | None,
+    chosen_name: str,
     original: float | None,
     figure: Figure,
     theme: Theme,
@@ -114,7 +121,7 @@ def _draw_map(
             markeredgecolor=theme.ink,
             markersize=15,
             linestyle="none",
-            label="chosen",
+            label=chosen_name,
             zorder=5,
         )
     _finish(axes, theme)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analyze.allocation.allocate import AllocationFinding
-from analyze.anchors.anchor_study import AnchorPoint
+from analyze.allocation.cross_fit import CrossFit
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.curves.bjontegaard import BdResult
 from analyze.curves.comparison import Comparison
+from analyze.curves.seed_spread import SeedSpread
 from analyze.detection.sensitivity import Sensitivity
 from analyze.measure.find_runs import TrainedRun
 from analyze.measure.matrix import Matrix
@@ -36,12 +38,71 @@ def allocation_table(found: AllocationFinding) -> Table:
             accuracy.drop if accuracy else None,
         )
     )  # fmt: skip
+    if (fitted := found.cross_fit) is not None:
+        accuracy = fitted.combination.accuracy
+        lines.append(
+            (
+                "all", fitted.combination.name, fitted.combination.bits_per_pixel, fitted.mse,
+                accuracy.drop if accuracy else None,
+            )
+        )  # fmt: skip
     return plain_table(
         ("", "sent as", "bits/px", "MSE", "mAP drop"),
         ("level", "sent_as", "bits_per_pixel", "mse", "map_drop"),
         ("{}", "{}", "{:.4g}", "{:.4g}", "{:.4f}"),
         lines,
     )
+
+
+def fold_table(fitted: CrossFit) -> Table:
+    """Return a line per fold: what all other images chose, and what it is on both."""
+    lines: list[tuple[Value, ...]] = [
+        (
+            number, len(each.images),
+            "; ".join(f"{option.level}: {option.name}" for option in chosen.options),
+            "yes" if each.allocation.met else "no", each.allocation.verified_drop,
+            chosen.bits_per_pixel, each.bits_per_pixel, each.mse,
+        )
+        for number, each in enumerate(fitted.folds, start=1)
+        for chosen in [each.allocation.combination]
+    ]  # fmt: skip
+    return plain_table(
+        (
+            "fold", "images", "the others' choice", "met", "drop", "levels' bits/px",
+            "held out bits/px", "held out MSE",
+        ),
+        (
+            "fold", "images", "choice", "met", "drop_of_choosing", "levels_bits_per_pixel",
+            "bits_per_pixel", "mse",
+        ),
+        ("{}", "{}", "{}", "{}", "{:.4f}", "{:.4g}", "{:.4g}", "{:.4g}"),
+        lines,
+    )  # fmt: skip
+
+
+def seed_table(spreads: Sequence[SeedSpread]) -> Table:
+    """Return a line for all that was trained with several seeds: mean, smallest, largest."""
+    lines: list[tuple[Value, ...]] = [
+        (
+            each.what, " ".join(map(str, each.seeds)),
+            *(
+                value
+                for figure in (each.bits_per_pixel, each.mse, each.map)
+                for value in ((figure.mean, figure.low, figure.high) if figure else [None] * 3)
+            ),
+        )
+        for each in spreads
+    ]  # fmt: skip
+    figures = {"bits_per_pixel": ("bits/px", "{:.4g}"), "mse": ("MSE", "{:.4g}"),
+               "map": ("mAP", "{:.4f}")}  # fmt: skip
+    return plain_table(
+        ("", "seeds", *(f"{title}{end}" for title, _ in figures.values()
+                        for end in ("", " min", " max"))),
+        ("what", "seeds", *(f"{name}{end}" for name in figures
+                            for end in ("_mean", "_min", "_max"))),
+        ("{}", "{}", *(style for _, style in figures.values() for _ in range(3))),
+        lines,
+    )  # fmt: skip
 
 
 def trained_table(runs: Sequence[TrainedRun]) -> Table:

@@ -8,9 +8,10 @@ from typing import Literal
 
 from analyze.allocation.allocate import AllocationFinding
 from analyze.allocation.next_lambdas import Suggestion
-from analyze.anchors.anchor_study import AnchorPoint
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.curves.comparison import Comparison
 from analyze.curves.rate_quality import Curve
+from analyze.curves.seed_spread import Spread, alike, spread_of
 from analyze.detection.sensitivity import Sensitivity
 from analyze.facts.results import AnalysisResult, Combination
 from analyze.measure.find_runs import TrainedRun
@@ -25,6 +26,9 @@ class Findings:
 
     result: AnalysisResult
     allocation: AllocationFinding | None = None
+    """Where there are runs that differ in the seed only: of the first seed."""
+    other_seeds: tuple[AllocationFinding, ...] = ()
+    """The allocations of all others."""
     sensitivity: Sensitivity | None = None
     anchors: tuple[AnchorPoint, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
@@ -72,24 +76,106 @@ def level_series(findings: Findings) -> list[tuple[int, list[Series]]]:
 
 
 def _of_curve(curve: Curve, style: Literal["ours", "anchor"]) -> Series:
-    points = (PlotPoint(x=point.bits_per_pixel, y=point.quality) for point in curve.points)
+    points = (
+        PlotPoint(x=point.bits_per_pixel, y=point.quality, low=point.low, high=point.high)
+        for point in curve.points
+    )
     return Series(name=curve.name, points=tuple(points), style=style)
 
 
 def chosen_point(findings: Findings) -> PlotPoint | None:
-    """Return the allocation's point, or None."""
+    """Return the allocation's point, the cross-fitted one if there is one, or None.
+
+    Of several seeds their mean.
+    """
     if findings.allocation is None:
         return None
-    return next(iter(_points([findings.allocation.combination])), None)
+    chosen = [each.honest for each in (findings.allocation, *findings.other_seeds)]
+    return next(iter(_points(chosen)), None)
+
+
+def chosen_name(findings: Findings) -> str:
+    """Return what a plot calls the allocation's point."""
+    found = findings.allocation
+    return "allocated, cross-fitted" if found is not None and found.cross_fit else "allocated"
+
+
+def how_chosen(found: AllocationFinding) -> str:
+    """Say which images chose an allocation, which were measured, and what that flatters.
+
+    One sentence, without its full stop.
+    """
+    chosen_by = found.combination.chosen_by
+    assert chosen_by is not None, "an allocation is chosen"
+    fitted, seed = found.cross_fit, found.combination.seed
+    name = "the allocation" if seed is None else f"the allocation of seed {seed}"
+    if fitted is not None:
+        text = (
+            f"{name} is cross-fitted over {len(fitted.folds)} folds of "
+            f"{chosen_by.num_measured} images: {_figures(fitted.combination)}"
+        )
+        if fitted.optimism is None:
+            return text
+        return (
+            f"{text}; chosen and measured on the same images it has {_figures(found.combination)}, "
+            f"an optimism of {fitted.optimism:.4f}"
+        )
+    if chosen_by.is_same:
+        flattered = "which flatters it: --cross-fit 5 measures it on images that did not choose"
+        return f"{name} was {chosen_by.text}, {flattered}"
+    text = (
+        f"{name} was chosen on {chosen_by.split} ({chosen_by.num_images} images), measured "
+        f"on {chosen_by.measured_on} ({chosen_by.num_measured} images)"
+    )
+    accuracy, drop = found.combination.accuracy, found.allocation.verified_drop
+    if accuracy is None or accuracy.drop is None or drop is None:
+        return text
+    return f"{text}: a mAP drop of {accuracy.drop:.4f}, where the images that chose lose {drop:.4f}"
+
+
+def over_seeds(findings: Findings) -> str | None:
+    """Say what the allocations of several seeds reach; None where there is one."""
+    if findings.allocation is None or not findings.other_seeds:
+        return None
+    chosen = [each.honest for each in (findings.allocation, *findings.other_seeds)]
+    spread = spread_of(chosen)
+    bits = f"{_in_words(spread.bits_per_pixel, '.4g')} bits/px"
+    return (
+        f"{spread.what}, over the seeds {', '.join(map(str, spread.seeds))}, mean and smallest to "
+        "largest: "
+        + (bits if spread.map is None else f"mAP {_in_words(spread.map, '.4f')} at {bits}")
+    )
+
+
+def _in_words(spread: Spread, style: str) -> str:
+    return f"{spread.mean:{style}} ({spread.low:{style}}..{spread.high:{style}})"
+
+
+def _figures(combination: Combination) -> str:
+    """Return mAP, with its interval, and bits of a combination."""
+    bits = f"{combination.bits_per_pixel:.4g} bits/px"
+    accuracy = combination.accuracy
+    if accuracy is None:
+        return bits
+    interval = accuracy.interval
+    ends = f" ({interval.low:.3f}..{interval.high:.3f})" if interval else ""
+    return f"mAP {accuracy.map:.4f}{ends} at {bits}"
 
 
 def _points(combinations: Iterable[Combination]) -> Iterable[PlotPoint]:
-    for each in combinations:
-        if each.bits_per_pixel is not None and each.accuracy is not None:
-            interval = each.accuracy.interval
+    for first, *others in alike(combinations):
+        if first.bits_per_pixel is None or first.accuracy is None:
+            continue
+        if others and (spread := spread_of([first, *others])).map is not None:
+            figure = spread.map
             yield PlotPoint(
-                x=each.bits_per_pixel,
-                y=each.accuracy.map,
-                low=interval.low if interval else None,
-                high=interval.high if interval else None,
+                x=spread.bits_per_pixel.mean, y=figure.mean, low=figure.low, high=figure.high
             )
+            continue
+        interval = first.accuracy.interval
+        yield PlotPoint(
+            x=first.bits_per_pixel,
+            y=first.accuracy.map,
+            low=interval.low if interval else None,
+            high=interval.high if interval else None,
+        )

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from analyze.allocation.allocate import AllocationFinding
+from analyze.curves.seed_spread import spread_over_seeds
 from analyze.detection.sensitivity import weights_text
-from analyze.report.findings import Findings
+from analyze.report.findings import Findings, how_chosen
+from analyze.report.input_rates import pixel_ratio, with_input_keys
 from analyze.report.page import Page, page_html, page_markdown, plots_of, tables_of
 from analyze.report.sections import ReportOrigin, make_page
 from analyze.report.tables import csv_text
@@ -105,7 +108,9 @@ def _json(findings: Findings, provenance: ReportOrigin, files: list[str]) -> str
     worst, sensitivity = findings.worst, findings.sensitivity
     content = {
         "result": dataclasses.asdict(findings.result),
-        "allocation": _allocation(findings),
+        "allocation": _allocation(findings.allocation),
+        "other_seeds": [_allocation(each) for each in findings.other_seeds],
+        "seeds": [dataclasses.asdict(each) for each in spread_over_seeds(findings.result)],
         "anchors": [dataclasses.asdict(each) for each in findings.anchors],
         "comparisons": [dataclasses.asdict(each) for each in findings.comparisons],
         "matrix": findings.matrix and dataclasses.asdict(findings.matrix),
@@ -128,11 +133,11 @@ def _json(findings: Findings, provenance: ReportOrigin, files: list[str]) -> str
         "made_by": dataclasses.asdict(provenance),
         "files": files,
     }  # fmt: skip
+    content = with_input_keys(content, pixel_ratio(findings.result))
     return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
 
 
-def _allocation(findings: Findings) -> dict[str, Any] | None:
-    found = findings.allocation
+def _allocation(found: AllocationFinding | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {
@@ -148,6 +153,8 @@ def _allocation(findings: Findings) -> dict[str, Any] | None:
         "verified_drop": found.allocation.verified_drop,
         "combination": dataclasses.asdict(found.combination),
         "saving": dataclasses.asdict(found.saving),
+        "how_chosen": how_chosen(found),
+        "cross_fit": found.cross_fit and dataclasses.asdict(found.cross_fit),
     }
 
 

@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from analyze.curves.seed_spread import spread_over_seeds
 from analyze.facts.results import measured
 from analyze.plots.curve_plots import level_curves_plot, map_plot
 from analyze.plots.figures import Plot, make_plots
+from analyze.report.chosen_allocation import allocation_section, sentence
 from analyze.report.classes import class_section
 from analyze.report.finding_tables import (
-    allocation_table,
     anchor_table,
     bd_table,
     cost_table,
     matrix_table,
+    seed_table,
     sensitivity_table,
     trained_table,
     worst_table,
 )
-from analyze.report.findings import Findings, chosen_point, level_series, map_series
+from analyze.report.findings import (
+    Findings,
+    chosen_name,
+    chosen_point,
+    how_chosen,
+    level_series,
+    map_series,
+)
+from analyze.report.input_rates import pixel_ratio, section_with_input_rates
 from analyze.report.page import (
     Block,
     Code,
@@ -31,6 +41,7 @@ from analyze.report.page import (
     TableBlock,
     Terms,
 )
+from analyze.report.rivals import equal_map_table
 from analyze.report.tables import detection_table, level_table
 
 _DEFINITIONS = (
@@ -45,6 +56,8 @@ _DEFINITIONS = (
             "the coder itself loses"),
     ("bits/px", "bits of the actual bitstreams per pixel of the original images; for all levels "
                 "together with the header that they share"),
+    ("bits/in px", "the same bits per pixel of the detector's input: the images as it resizes "
+                   "them, before padding"),
     ("enc ms, dec ms", "mean per image, map in memory to bitstream and back, on one core of a CPU, "
                        "or on the GPU"),
     ("mAP", "COCO 0.50:0.95; in the table of levels with this level alone compressed and the "
@@ -70,7 +83,7 @@ class ReportOrigin:
 
 def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
     """Return the report; sections without content are left out."""
-    result = findings.result
+    result, allocation = findings.result, findings.allocation
     sections = [
         _missing(findings),
         _trained(findings),
@@ -79,8 +92,9 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
             title="Detection",
             blocks=(TableBlock(name="detection", table=detection_table(result)),),
         ),
+        _seeds(findings),
         class_section(findings),
-        _allocation(findings),
+        allocation_section(findings),
         _curves(findings),
         _anchors(findings),
         _matrix(findings),
@@ -95,8 +109,13 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
         title=f"Feature compression by level: {result.dataset}, {result.split}",
         summary=(f"Next: {result.next_step}. " if result.next_step else "")
         + f"{result.num_images} images, features of {result.detector}."
+        + (f" {sentence(how_chosen(allocation))}." if allocation else "")
         + (f" mAP is of {', '.join(result.only_classes)} alone." if result.only_classes else ""),
-        sections=tuple(section for section in sections if section is not None and section.blocks),
+        sections=tuple(
+            section_with_input_rates(section, pixel_ratio(result))
+            for section in sections
+            if section is not None and section.blocks
+        ),
     )
 
 
@@ -121,43 +140,36 @@ def _first(findings: Findings) -> PageSection:
     original = result.original.map if result.original else None
     curves = [
         *(plot for plot in make_plots(result) if plot.name == "rate_distortion"),
-        map_plot(map_series(findings), chosen=chosen_point(findings), original=original),
+        map_plot(
+            map_series(findings),
+            chosen=chosen_point(findings),
+            chosen_name=chosen_name(findings),
+            original=original,
+        ),
     ]
     # Curves first: below a table of many runs they would not be on the first screen.
-    blocks = [*_figures(curves), TableBlock(name="levels", table=level_table(result))]
+    blocks = _figures(curves)
+    if (rivals := equal_map_table(findings)) is not None:
+        blocks.append(TableBlock(name="equal_map", table=rivals))
+    blocks.append(TableBlock(name="levels", table=level_table(result)))
     return PageSection(title="Levels", blocks=tuple(blocks))
 
 
-def _allocation(findings: Findings) -> PageSection | None:
-    found = findings.allocation
-    if found is None:
+def _seeds(findings: Findings) -> PageSection | None:
+    spreads = spread_over_seeds(findings.result)
+    if not spreads:
         return None
-    saved = found.saving
-    if saved.fraction is None:
-        saving = f"Saving against one lambda for all levels: not known, as {saved.why}."
-    else:
-        least = "At least " if saved.at_least else ""
-        saving = (
-            f"{least}{saved.fraction:.1%} of the bits are saved against one lambda for all levels "
-            f"({saved.same_lambda_bits_per_pixel:.4g} bits/px {saved.why})."
-        )
-    # The name of one that is not met says so itself.
-    reached = ": met" if found.allocation.met else ""
     return PageSection(
-        title="Allocation",
+        title="Seeds",
         blocks=(
             Paragraph(
-                text=f"{_sentence(found.combination.name)}{reached}. "
-                f"{_sentence(found.allocation.why)}. {saving}"
+                text="Runs that differ in the seed only: mean, smallest and largest (min, max). "
+                "Curves are of the means, their bars from smallest to largest. A combination is "
+                "of one seed; ensemble.yaml, matrix and pictures are of the first."
             ),
-            TableBlock(name="allocation", table=allocation_table(found)),
-            Paragraph(text="Written to ensemble.yaml beside this page."),
+            TableBlock(name="seeds", table=seed_table(spreads)),
         ),
     )
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _curves(findings: Findings) -> PageSection:
@@ -176,7 +188,9 @@ def _anchors(findings: Findings) -> PageSection | None:
         blocks=(
             Paragraph(
                 text="Codecs without training, fitted to the train cache, coded to real bytes; "
-                "levels that can be derived are not sent. BD-rate: bits that ours need more than "
+                "levels that can be derived are not sent. Image: the image is sent instead of its "
+                "features, at its original size or as the detector resizes it, and the whole "
+                "detector runs on it. BD-rate: bits that ours need more than "
                 "the anchor at equal quality (negative: fewer); BD quality: what ours has more at "
                 "equal bits (Bjøntegaard 2001, PCHIP)."
             ),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from statistics import fmean
 
-from analyze.anchors.anchor_study import AnchorPoint
+from analyze.anchors.anchor_points import AnchorPoint
+from analyze.curves.seed_spread import alike
 from analyze.facts.results import AnalysisResult, Combination
 from analyze.report.finding_tables import plain_table, trained_table
-from analyze.report.findings import Findings
+from analyze.report.findings import Findings, how_chosen, over_seeds
+from analyze.report.input_rates import pixel_ratio, with_input_rates
+from analyze.report.rivals import cheapest_rival, ours, sent_whole
 from analyze.report.tables import Table, Value, level_table, plain_text
 
 _MOST_PYRAMIDS = 6
 
 
 def summary(findings: Findings) -> str:
-    """Return the original's mAP, whole pyramids, the allocation and the cheapest rival of its mAP.
+    """Return the original's mAP, whole pyramids, the allocation and the cheapest rivals of its mAP.
 
     Of a split that could not be analysed: what training noted. Of levels that make no whole
     pyramid: a line for each of them. Where something is missing, the first line says what to type.
@@ -26,27 +30,31 @@ def summary(findings: Findings) -> str:
     head = step + (
         f"{result.dataset} {result.split}: {result.num_images} images, detector {result.detector}"
     )
-    pyramids = [each for each in result.combinations if _is_sent_whole(each)]
-    allocated = findings.allocation.combination if findings.allocation else None
-    if not pyramids and allocated is None:
-        return f"{head}\n{plain_text(level_table(result))}"
-    shown = _some_of(pyramids)
+    pyramids, found = sent_whole(result), findings.allocation
+    if not pyramids and found is None:
+        levels = with_input_rates(level_table(result), pixel_ratio(result))
+        return f"{head}\n{plain_text(levels)}"
+    groups = alike(pyramids)
+    shown = _some_of(groups)
     lines = [_original(result), *map(_line, shown)]
-    if len(shown) < len(pyramids):
-        lines.append((f"{len(pyramids) - len(shown)} more lambdas in the report", *[None] * 3))
-    if allocated is not None:
-        lines.append(_line(allocated))
-    ours = allocated or _best(pyramids)
-    if (rival := _cheapest_rival(findings.anchors, ours)) is not None:
-        lines.append(_rival_line(rival, ours, result))
-    return f"{head}\n{plain_text(_table(lines))}"
+    if len(shown) < len(groups):
+        lines.append((f"{len(groups) - len(shown)} more lambdas in the report", *[None] * 3))
+    if found is not None:
+        lines += [_line([each]) for each in found.combinations]
+    mine = ours(findings)
+    assert mine is not None, "there are pyramids, or an allocation"
+    for what, is_image in (("anchor", False), ("image", True)):
+        points = [each for each in findings.anchors if each.is_image == is_image]
+        if (rival := cheapest_rival(points, mine)) is not None:
+            lines.append(_rival_line(what, rival, mine, result))
+    table = f"{head}\n{plain_text(with_input_rates(_table(lines), pixel_ratio(result)))}"
+    said = [] if found is None else [how_chosen(found)]
+    if (seeds := over_seeds(findings)) is not None:
+        said.append(seeds)
+    return "\n".join([table, *said])
 
 
-def _is_sent_whole(each: Combination) -> bool:
-    return each.is_planned and "derived" not in each.parts.values()
-
-
-def _some_of(pyramids: list[Combination]) -> list[Combination]:
+def _some_of(pyramids: list[list[Combination]]) -> list[list[Combination]]:
     """Return so many of them that they can be read, evenly spread."""
     if len(pyramids) <= _MOST_PYRAMIDS:
         return pyramids
@@ -54,24 +62,13 @@ def _some_of(pyramids: list[Combination]) -> list[Combination]:
     return [pyramids[round(step * number)] for number in range(_MOST_PYRAMIDS)]
 
 
-def _best(pyramids: Iterable[Combination]) -> Combination:
-    return max(pyramids, key=lambda each: each.accuracy.map if each.accuracy else 0.0)
-
-
-def _cheapest_rival(anchors: Iterable[AnchorPoint], ours: Combination) -> AnchorPoint | None:
-    """Return the anchor's point of the fewest bits that detects no worse than ours, if any."""
-    if ours.accuracy is None:
-        return None
-    least = ours.accuracy.map
-    rivals = [each for each in anchors if each.accuracy and each.accuracy.map >= least]
-    return min(rivals, key=lambda each: each.bits_per_pixel, default=None)
-
-
-def _rival_line(rival: AnchorPoint, ours: Combination, result: AnalysisResult) -> tuple[Value, ...]:
-    name = f"cheapest anchor of that mAP: {rival.title}, {rival.point}"
+def _rival_line(
+    what: str, rival: AnchorPoint, ours: Combination, result: AnalysisResult
+) -> tuple[Value, ...]:
+    name = f"cheapest {what} of that mAP: {rival.title.removeprefix('image, ')}, {rival.point}"
     if ours.bits_per_pixel:
         name += f" ({rival.bits_per_pixel / ours.bits_per_pixel:.1f} times the bits)"
-    assert rival.accuracy is not None  # `_cheapest_rival` compared it
+    assert rival.accuracy is not None  # `cheapest_rival` compared it
     drop = result.original.map - rival.accuracy.map if result.original else None
     return name, rival.bits_per_pixel, rival.accuracy.map, drop
 
@@ -80,10 +77,17 @@ def _original(result: AnalysisResult) -> tuple[Value, ...]:
     return "original features", None, result.original.map if result.original else None, None
 
 
-def _line(each: Combination) -> tuple[Value, ...]:
-    accuracy = each.accuracy
-    figures = (accuracy.map, accuracy.drop) if accuracy else (None, None)
-    return each.name, each.bits_per_pixel, *figures
+def _line(alike: Sequence[Combination]) -> tuple[Value, ...]:
+    """Return the line of one combination, or of the mean of those of several seeds."""
+    first, *others = alike
+    accuracies = [each.accuracy for each in alike if each.accuracy]
+    drops = [each.drop for each in accuracies if each.drop is not None]
+    return (
+        f"{first.over_seeds}, mean of {len(alike)} seeds" if others else first.name,
+        fmean(each.bits_per_pixel or 0.0 for each in alike) if others else first.bits_per_pixel,
+        fmean(each.map for each in accuracies) if accuracies else None,
+        fmean(drops) if drops else None,
+    )
 
 
 def _table(lines: list[tuple[Value, ...]]) -> Table:

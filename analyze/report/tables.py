@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analyze.facts.results import AnalysisResult, LevelRow, Measurement
 from extract.accuracy.bootstrap import Accuracy, Interval
@@ -86,6 +86,7 @@ _LEVEL_COLUMNS = {
     ),
 }
 # Between lambda and resolution, where runs differ in it.
+_SEED = _Column(title="seed", value=lambda row: row.seed)
 _LEARNER = _Column(title="by", value=lambda row: row.learner)
 # In the file alone: they would make the table too wide to read.
 _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
@@ -100,6 +101,7 @@ _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
     "learner": lambda row: row.learner,
     "run": _of_run("run"),
     "model_sha256": lambda row: row.model_sha256,
+    "seed": lambda row: row.seed,
 }
 
 
@@ -113,6 +115,8 @@ def level_table(result: AnalysisResult) -> Table:
     told = list(columns)
     if any(row.learner for row in result.rows):
         told.insert(2, _LEARNER)
+    if any(row.seed is not None for row in result.rows):
+        told.insert(2, _SEED)
     return Table(
         titles=tuple(column.title for column in told),
         cells=tuple(tuple(column.shown(row) for column in told) for row in result.rows),
@@ -133,7 +137,15 @@ def detection_table(result: AnalysisResult) -> Table:
         ("original features", None, result.original)
     ]
     lines += [(each.name, each.bits_per_pixel, each.accuracy) for each in result.combinations]
-    return accuracy_table("features", lines)
+    table = accuracy_table("features", lines)
+    chosen_by = [each.chosen_by.text if each.chosen_by else None for each in result.combinations]
+    return replace(
+        table,
+        names=(*table.names, "chosen_by"),
+        values=tuple(
+            (*line, text) for line, text in zip(table.values, [None, *chosen_by], strict=True)
+        ),
+    )
 
 
 def accuracy_table(title: str, lines: Sequence[tuple[str, float | None, Accuracy | None]]) -> Table:

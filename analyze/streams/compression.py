@@ -40,6 +40,8 @@ class Compressed:
     """All bytes of all images' files; the index beside them is not among them."""
     num_pixels: int
     """Of the original images."""
+    num_input_pixels: int
+    """Of the same images as the detector resizes them, before padding."""
     level_bytes: dict[int, int]
     """Each level's section heads and payloads; the rest of `num_bytes` is shared."""
 
@@ -48,15 +50,22 @@ class Compressed:
         """Bits per pixel of the original images."""
         return 8 * self.num_bytes / self.num_pixels
 
+    @property
+    def bits_per_input_pixel(self) -> float:
+        """Bits per pixel of the detector's input."""
+        return 8 * self.num_bytes / self.num_input_pixels
+
     def lines(self) -> list[str]:
         """Return the report: the whole, then each level, then what the levels share."""
         rows = [(f"level {level}", size) for level, size in sorted(self.level_bytes.items())]
         rows.append(("shared", self.num_bytes - sum(self.level_bytes.values())))
         return [
             f"{self.num_images} images ({self.num_new_images} new), {self.num_bytes} bytes, "
-            f"{self.bits_per_pixel:.5g} bits per pixel",
+            f"{self.bits_per_pixel:.5g} bits per pixel, "
+            f"{self.bits_per_input_pixel:.5g} of the detector's input",
             *(
-                f"  {name}: {size} bytes, {8 * size / self.num_pixels:.5g} bits per pixel"
+                f"  {name}: {size} bytes, {8 * size / self.num_pixels:.5g} bits per pixel, "
+                f"{8 * size / self.num_input_pixels:.5g} of the detector's input"
                 for name, size in rows
             ),
         ]
@@ -193,6 +202,7 @@ def _compress(
         num_new_images=num_new,
         num_bytes=num_bytes,
         num_pixels=sum(sample.height * sample.width for sample in manifest.samples),
+        num_input_pixels=sum(each.input_height * each.input_width for each in manifest.samples),
         level_bytes=level_bytes,
     )
 

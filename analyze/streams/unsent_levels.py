@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,12 @@ class Overhead:
 
 def overhead(manifest: Manifest, num_images: int) -> Overhead:
     """Return the overhead of the first `num_images` images of a cache."""
-    samples = manifest.samples[:num_images]
+    return overhead_of(manifest, range(num_images))
+
+
+def overhead_of(manifest: Manifest, images: Iterable[int]) -> Overhead:
+    """Return the overhead of some images of a cache, by their places in it."""
+    samples = [manifest.samples[index] for index in images]
     pixels = sum(sample.height * sample.width for sample in samples)
     levels = [info.index for info in manifest.levels]
     shared = 0

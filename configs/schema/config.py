@@ -160,7 +160,7 @@ class Config(SchemaSection):
 def _over(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return a section with a level's own keys in it; the keys of a section inside it likewise."""
     nested = {
-        key: {**common[key], **value}
+        key: {**(common[key] or {}), **value}
         for key, value in own.items()
         if isinstance(value, dict) and key != "options"
     }

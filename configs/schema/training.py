@@ -75,7 +75,15 @@ class ModelConfig(SchemaSection):
         return self.model_dump(exclude={"fast_cpu"})
 
 
-DISTORTION_NAMES = ("mse", "channel_weighted", "object_weighted")
+DISTORTION_NAMES = ("mse", "channel_weighted", "object_weighted", "detector")
+
+
+class DetectionLossConfig(SchemaSection):
+    """The detector's own loss of a level, beside rate and distortion."""
+
+    weight: PositiveFloat = 0.1
+    from_epoch: Positive = 20
+    """Training counts it from this epoch on; validation always, so that epochs compare."""
 
 
 class OptimizerConfig(SchemaSection):
@@ -144,7 +152,8 @@ class TrainingConfig(SchemaSection):
     """On a GPU, record a step and repeat it, instead of asking for each of its kernels again."""
     distortion: Annotated[str, ours_or_own(*DISTORTION_NAMES)] = "mse"
     """object_weighted: positions near what the detector's dense head takes for an object count
-    most; train-level then loads the detector of the configuration. Or a function of your own,
+    most. detector: the error as the detector's frozen heads see it. For both train-level loads the
+    detector of the configuration. Or a function of your own,
     `package.module:name`: (x_hat, x), float32 [B, C, H, W] each, to the error of each element."""
     channel_weights: str = "variance"
     """For channel_weighted: `variance` (each channel's error over its variance in the cache) or a
@@ -155,6 +164,8 @@ class TrainingConfig(SchemaSection):
     cutmix: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
     """Share of the maps of which a part is another image's while training (CutMix). Against
     overfitting few images."""
+    detection_loss: DetectionLossConfig | None = None
+    """The detector's own loss, from the cache's boxes through its frozen heads. None: without."""
     level_weights: list[Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]] | None = (
         None
     )
@@ -175,6 +186,23 @@ class TrainingConfig(SchemaSection):
     random_level_save_dir: str = "checkpoints/fpn_random_level_compression"
     """Where the runs of --level random land; --out replaces its parent folder."""
     seed: NonNegative = 0
+
+    @property
+    def learnt_by(self) -> str:
+        """The distortion, and whether the detector's loss is added to it, in a word."""
+        return self.distortion + ("+detection_loss" if self.detection_loss else "")
+
+    @field_validator("detection_loss")
+    @classmethod
+    def _boxes_stay_in_their_image(
+        cls, loss: DetectionLossConfig | None, info: ValidationInfo
+    ) -> DetectionLossConfig | None:
+        if loss is not None and info.data.get("cutmix"):
+            raise ValueError(
+                "cutmix puts parts of other images into maps, which their boxes do not follow: set "
+                "training.cutmix to 0, or leave detection_loss out"
+            )
+        return loss
 
 
 class ValidationConfig(SchemaSection):

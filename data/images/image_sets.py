@@ -110,14 +110,15 @@ def _as_seen(source: SplitSource, record: ImageRecord) -> ImageRecord:
 
 def image_files(images: ImageSet) -> ImageFiles:
     """Return where a split's files lie now, and what other files of these names do not have."""
-    files = list(dict.fromkeys(_own_file(record.file) for record in images.records))
+    files = list(dict.fromkeys(own_file(record.file) for record in images.records))
     if files[0].startswith("scene:"):
         return ImageFiles()
     here = ImageFiles(folder=_folder_of(files, images.folder))
     return replace(here, xxh3=hash_files(here.folder, [here.name_of(file) for file in files]))
 
 
-def _own_file(file: str) -> str:
+def own_file(file: str) -> str:
+    """Return the file of the image itself, of which the name may ask for a view or a turn."""
     return split_orientation(split_view(file)[0])[0]
 
 

@@ -105,6 +105,7 @@ class Epoch:
         self._order = order[positions]
         self.sizes: NDArray[Any] = sizes[positions]
         """(h, w) of each sample's tile in the order of the epoch, int64 [n, 2]."""
+        self._corners = corners[positions]
 
         def tiles_of(
             readers: Sequence[LevelReader], stride: int, resident: ResidentMaps | None
@@ -113,7 +114,7 @@ class Epoch:
                 num_samples=len(order), num_readers=len(readers), seed=seed, epoch=epoch
             )
             return Tiles(
-                readers, self._order, corners[positions], self.sizes,
+                readers, self._order, self._corners, self.sizes,
                 taken=taken[self._order], stride=stride, resident=resident,
             )  # fmt: skip
 
@@ -167,8 +168,8 @@ class Epoch:
     def parts(self, block: Block, memory: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return what a block's memory holds.
 
-        That is features [n, C, h, w], indices [n], sizes [n, 2], and the features of what is
-        beside, [n, C', h', w'] each.
+        That is features [n, C, h, w], indices [n], sizes [n, 2], corners [n, 2], where they begin
+        in their stored maps, and the features of what is beside, [n, C', h', w'] each.
         """
         features, *beside = (
             level.features(block.part, block.tile_hw, its)
@@ -178,5 +179,6 @@ class Epoch:
             features,
             torch.from_numpy(self._order[block.part]),
             torch.from_numpy(self.sizes[block.part]),
+            torch.from_numpy(self._corners[block.part]),
             *beside,
         )

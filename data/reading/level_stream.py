@@ -38,7 +38,8 @@ class Batch:
 
     Where these are bytes, `code` says what they stand for; `on_device` makes values of them.
 
-    Maps smaller than the batch are padded by replication; `indices` int64 [B] are sample numbers.
+    Maps smaller than the batch are padded by replication; `indices` int64 [B] are sample numbers,
+    `corners` int64 [B, 2] where crops begin in the stored maps, (top, left).
     Of a batch that several ranks share, this is the rank's part: from row `first_row` of
     `batch_rows` on; `batch_positions` are the real positions of the whole batch.
 
@@ -49,6 +50,7 @@ class Batch:
     features: Tensor
     indices: Tensor
     sizes: Tensor
+    corners: Tensor
     level: int
     first_row: int
     batch_rows: int
@@ -144,7 +146,7 @@ class LevelStream(IterableDataset[Batch]):
         try:
             for block, parts in zip(blocks, filled, strict=True):
                 cut = (torch.split(part, list(block.counts)) for part in parts)
-                for number, (features, indices, sizes, *beside) in enumerate(
+                for number, (features, indices, sizes, corners, *beside) in enumerate(
                     zip(*cut, strict=True)
                 ):
                     self._next_batch += 1
@@ -152,6 +154,7 @@ class LevelStream(IterableDataset[Batch]):
                         features=features.clone() if self._copy else features,
                         indices=indices,
                         sizes=sizes,
+                        corners=corners,
                         beside=tuple(each.clone() if self._copy else each for each in beside),
                         level=self._reader.info.index,
                         code=self._reader.code,

@@ -46,6 +46,7 @@ def whole_map_batches(
                 features=_stacked([reader.sample(index) for index in group]),
                 indices=torch.tensor(group),
                 sizes=torch.tensor([[height, width]] * len(group)),
+                corners=torch.zeros(len(group), 2, dtype=torch.int64),
                 level=reader.info.index,
                 first_row=0,
                 batch_rows=len(group),

@@ -6,7 +6,7 @@ all; only COCO's accumulation over the sorted detections has to be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -31,7 +31,7 @@ class Detections:
     """float32 [D], 0..1."""
 
     @classmethod
-    def of(cls, results: Mapping[int, Mapping[str, Tensor]]) -> Detections:
+    def of(cls, results: Mapping[int, Mapping[str, Tensor | NDArray[Any]]]) -> Detections:
         """Join what a torchvision detector returns: image id -> boxes, labels, scores, on CPU."""
         found = list(results.values())
         boxes = [np.asarray(each["boxes"], dtype=np.float32).reshape(-1, 4) for each in found]
@@ -43,6 +43,28 @@ class Detections:
             boxes=np.concatenate([np.zeros((0, 4), dtype=np.float32), *boxes]),
             labels=np.concatenate([np.zeros(0, dtype=np.int64), *labels]),
             scores=np.concatenate([np.zeros(0, dtype=np.float32), *scores]),
+        )
+
+    @classmethod
+    def pooled(cls, picked: Iterable[tuple[Detections, Collection[int]]]) -> Detections:
+        """Join what was found on some images (ids) each, by rising id.
+
+        Raises ValueError for an image that is picked twice, or that its detections do not have.
+        """
+        rows: dict[int, tuple[Detections, slice]] = {}
+        for found, image_ids in picked:
+            places = {image_id: place for place, image_id in enumerate(found.image_ids.tolist())}
+            for image_id in image_ids:
+                if image_id in rows or image_id not in places:
+                    raise ValueError(f"image {image_id} is picked twice, or has no detections")
+                rows[image_id] = found, found.rows(places[image_id])
+        return cls.of(
+            {
+                image_id: {
+                    name: getattr(found, name)[here] for name in ("boxes", "labels", "scores")
+                }
+                for image_id, (found, here) in sorted(rows.items())
+            }
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -111,6 +133,12 @@ def weighted_map(matches: Matches, weights: NDArray[Any]) -> NDArray[Any]:
             sums[here][known] += precision[known]
             counts[here] += known
     return np.divide(sums, counts, out=np.full(len(weights), np.nan), where=counts > 0)
+
+
+def map_of_images(matches: Matches, image_ids: Collection[int]) -> float:
+    """Return the mAP of some of the images, as if there were no others; NaN: no truths."""
+    chosen = np.isin(matches.image_ids, list(image_ids))
+    return float(weighted_map(matches, chosen[None])[0])
 
 
 def map_per_image(matches: Matches) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -25,7 +25,18 @@ _ELEMENTWISE = frozenset({
 
 
 def level_shapes(model: Any) -> LevelShapes:
-    """Return a function (padded height, width) -> {level: (H, W)}.
+    """Return a function (padded height, width) -> {level: (H, W)}; see `shapes_by_key`."""
+    shapes_of = shapes_by_key(model)
+
+    @cache
+    def by_level(height_px: int, width_px: int) -> Mapping[int, tuple[int, int]]:
+        return dict(enumerate(shapes_of(height_px, width_px).values()))
+
+    return by_level
+
+
+def shapes_by_key(model: Any) -> Callable[[int, int], Mapping[str, tuple[int, int]]]:
+    """Return a function (padded height, width) -> {the level's key: (H, W)}, finest first.
 
     Shapes come from a copy of the backbone on torch's meta device: nothing is computed.
     """
@@ -35,11 +46,11 @@ def level_shapes(model: Any) -> LevelShapes:
             module.forward = _unchanged
 
     @cache
-    def shapes_of(height_px: int, width_px: int) -> Mapping[int, tuple[int, int]]:
+    def shapes_of(height_px: int, width_px: int) -> Mapping[str, tuple[int, int]]:
         with torch.inference_mode():
             maps = hollow(torch.empty(1, 3, height_px, width_px, device="meta"))
-        tensors = [maps] if isinstance(maps, Tensor) else list(maps.values())
-        return {i: (int(t.shape[-2]), int(t.shape[-1])) for i, t in enumerate(tensors)}
+        named = {"0": maps} if isinstance(maps, Tensor) else maps
+        return {key: (int(t.shape[-2]), int(t.shape[-1])) for key, t in named.items()}
 
     return shapes_of
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from analyze.allocation.search import Target
-from analyze.analysis import AnalysisRequest, Wanted, analyze
+from analyze.analysis import analyze
 from analyze.facts.kept_results import Kept
 from analyze.foretell import foretell
+from analyze.request import AnalysisRequest, Wanted
 from configs.schema.config import Config
 from data.cache.cache_folder import CacheFolder
 from data.images.image_sets import load_images

@@ -111,7 +111,8 @@ def _in_the_loop(
             height, width = x.shape[-2:]
             batch = Batch(
                 features=x, indices=torch.tensor(indices),
-                sizes=torch.tensor([[height, width]] * len(indices)), level=level, first_row=0,
+                sizes=torch.tensor([[height, width]] * len(indices)),
+                corners=torch.zeros(len(indices), 2, dtype=torch.int64), level=level, first_row=0,
                 batch_rows=len(indices), batch_positions=len(indices) * height * width,
             )  # fmt: skip
             training(batch, x)

@@ -83,7 +83,7 @@ def main(name: str, run: Callable[[Path], Iterable[Table]]) -> None:
     parser = argparse.ArgumentParser(description=sys.modules[run.__module__].__doc__)
     parser.add_argument("--folder", type=Path, help="where scratch files go; default: bench/")
     folder = parser.parse_args().folder or RESULTS.parent
-    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.parent.mkdir(exist_ok=True)  # by default the folder of scratch files, too
     # Not the system's folder for temporary files: that may be memory, and cold reads need a disk.
     with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder) as scratch:
         tables = list(run(Path(scratch)))
@@ -94,6 +94,7 @@ def main(name: str, run: Callable[[Path], Iterable[Table]]) -> None:
 
 def save(name: str, tables: Sequence[Table]) -> None:
     """Replace one benchmark's part of the results; those of another machine are dropped."""
+    RESULTS.parent.mkdir(exist_ok=True)
     facts = machine_facts()
     try:
         results = json.loads(RESULTS.read_text(encoding="utf-8"))

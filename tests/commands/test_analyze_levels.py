@@ -1,4 +1,4 @@
-"""analyze-levels on real caches and real runs, whole and with pieces missing."""
+"""analyze-levels on real caches and real runs: the whole report, and what of it is kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,63 +15,39 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from PIL import Image
 
 from analyze.allocation.search import Target
-from analyze.analysis import AnalysisRequest, Wanted
+from analyze.analysis import runs_of
 from analyze.anchors import anchor_study
-from analyze.cli import analyze_levels
+from analyze.choosing import find_allocations, measured_split, open_choosing
 from analyze.facts.kept_results import Kept
+from analyze.facts.results import ChosenBy
 from analyze.foretell import foretell
 from analyze.measure import level_rate_distortion
+from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.split import open_split
+from analyze.request import AnalysisRequest, Wanted
 from analyze.streams.ensemble import CodedLevel, read_ensemble
+from configs.errors import ConfigError
 from data.cache.annotations import read_annotations, write_annotations
+from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
-from data.images.records import ImageSet
-from extract.cli import extract_features
+from tests.support.analysis import analyse, rows_of
 from tests.support.chromium import needs_chromium, screenshot
 from tests.support.coded_study import compress
-from tests.support.extraction import error_of
 from tests.support.openings import of_name, openings
 from tests.support.own_anchor import write_anchor
-from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, study, with_detector
+from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
 from train.runs.checkpoint import load_codec
+from train.runs.loaded_models import LoadedModels
 
 ROOT = Path(__file__).parents[2]
 README_PICTURE = "docs/report.png"
-
-__all__ = ["study"]
-
-
-@pytest.fixture(scope="module")
-def checkpoints(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of all five levels at lambda 0.001, and of level 4 at 0.01 as well."""
-    out = tmp_path_factory.mktemp("runs")
-    common = ["--config", str(study.config_file), "--features", str(study.root), "--out", str(out)]
-    for arguments in (["--level", "all"], ["--level", "4", "--lambda", "0.01"]):
-        result = CliRunner().invoke(train_level, [*common, *arguments])
-        assert result.exit_code == 0, result.output
-    return out
-
-
-def analyse(
-    study: TinyStudy, checkpoints: Path, report: Path, *more: str, features: Path | None = None
-) -> Result:
-    arguments: Sequence[str] = (
-        "--config", str(study.config_file), "--features", str(features or study.root),
-        "--checkpoints", str(checkpoints), "--report", str(report),
-        "--kept", str(report.parent / "kept"), "--anchors", "none", *more,
-    )  # fmt: skip
-    return CliRunner().invoke(analyze_levels, list(arguments))
-
-
-def rows_of(report: Path) -> list[dict[str, str]]:
-    with (report / "levels.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 @dataclass(frozen=True)
@@ -93,7 +69,7 @@ def reported(
         result = analyse(
             study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
             "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
-            "--target-bpp", "1000",
+            "--target-bpp", "1000", "--cross-fit", "3",
         )  # fmt: skip
     assert result.exit_code == 0, result.output
     return Reported(
@@ -137,7 +113,7 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(
     names = {path.stem for path in reported.folder.glob("*.csv")}
     assert names == {
         "levels", "detection", "allocation", "bd", "anchors", "matrix", "model_costs",
-        "sensitivity", "worst_images", "classes",
+        "sensitivity", "worst_images", "classes", "cross_fit", "equal_map",
     }  # fmt: skip
     content = json.loads((reported.folder / "report.json").read_text())
     assert content["result"]["num_images"] == 3
@@ -146,6 +122,11 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(
         np.mean(content["result"]["class_ap"])
     )
     assert {each["anchor"] for each in content["anchors"]} == {"uniform", "float16"}
+    samples = Manifest.load(study.val_cache).samples
+    inputs = sum(each.input_height * each.input_width for each in samples)
+    ratio = sum(each.height * each.width for each in samples) / inputs
+    for each in (*content["anchors"], content["allocation"]["combination"]):
+        assert each["bits_per_input_pixel"] == pytest.approx(each["bits_per_pixel"] * ratio)
     assert content["comparisons"][0]["deltas"][0]["overlap"] >= 0
     assert len(content["matrix"]["entries"]) == 5
     assert content["sensitivity"]["groups"].keys() == {"0", "1", "2", "3", "4"}
@@ -174,6 +155,66 @@ def test_allocation_is_an_ensemble_of_runs_that_are_there(reported: Reported) ->
         if isinstance(each, CodedLevel):
             _, info = load_codec(each.run / "best_model.pth")
             assert info.model_sha256 == each.model_sha256
+
+
+def test_cross_fitted_figures_are_of_all_images_each_held_out_once(
+    study: TinyStudy, reported: Reported
+) -> None:
+    content = json.loads((reported.folder / "report.json").read_text())
+    found = content["allocation"]
+    fitted, samples = found["cross_fit"], Manifest.load(study.val_cache).samples
+    held = [image for fold in fitted["folds"] for image in fold["images"]]
+    assert sorted(held) == sorted(sample.image_id for sample in samples)
+    names = [each["name"] for each in content["result"]["combinations"]]
+    assert names[-1] == "allocated for a bits per pixel of 1000, cross-fitted over 3 folds"
+    both = found["combination"], fitted["combination"]
+    drops = [each["accuracy"]["drop"] for each in both]
+    assert fitted["optimism"] == pytest.approx(drops[1] - drops[0])
+    assert both[1]["accuracy"]["interval"] is not None
+    choices = [
+        {option["level"]: option["run"] or option["kind"] for option in choice["options"]}
+        for choice in (fold["allocation"]["combination"] for fold in fitted["folds"])
+    ]
+    if all(choice == both[0]["parts"] for choice in map(str_keys, choices)):
+        assert both[1]["bits_per_pixel"] == pytest.approx(both[0]["bits_per_pixel"])
+        assert drops[1] == pytest.approx(drops[0])
+
+
+def test_fewer_than_two_folds_are_refused_in_python_too() -> None:
+    for number in (1, -1):
+        with pytest.raises(ConfigError, match=f"--cross-fit {number}: use 2 folds or more"):
+            Wanted(target=Target(kind="bpp", value=1.0), cross_fit=number)
+
+
+def str_keys(choice: dict[int, str]) -> dict[str, str]:
+    return {str(level): part for level, part in choice.items()}
+
+
+def test_choice_of_another_split_is_measured_on_this_one(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    # Of any error at all: nothing is sent, and each split's files have their own bits for that.
+    wanted = Wanted(target=Target(kind="mse", value=1e9), choose_on="train")
+    request = request_of(study, checkpoints, limit=1)
+    models, cache, kept = LoadedModels(), CacheFolder(study.val_cache), Kept(None)
+    with (
+        open_choosing(request, wanted, cache, "cpu") as choosing,
+        open_split(cache, "val", study.config, device="cpu", limit=1, options="") as split,
+    ):
+        decoded = DecodedLevels(tmp_path, split.readers, 1, models)
+        measured = measured_split(split, runs_of(request, split, models), decoded, models, kept)
+        found = find_allocations(choosing, measured, (), wanted.target, models, kept, tmp_path)
+    assert found.missing == ()
+    (allocated,) = found.result
+    chosen, there = allocated.combination, allocated.allocation.combination
+    assert chosen.name == "allocated for a MSE of 1e+09, chosen on train, measured on val"
+    assert chosen.chosen_by == ChosenBy(
+        split="train", num_images=1, measured_on="val", num_measured=1
+    )
+    assert set(chosen.parts.values()) <= {"dropped", "derived"}
+    assert chosen.bits_per_pixel == measured.overhead.total(allocated.parts)
+    assert allocated.allocation.verified_drop is not None
+    assert there.cost > 0
 
 
 def test_files_of_the_ensemble_have_the_bits_that_the_report_says(
@@ -351,53 +392,6 @@ def test_kept_results_are_used_for_nothing_but_what_they_were_measured_on(
     assert measured == again
 
 
-def test_damaged_cache_is_refused_and_nothing_of_it_is_kept(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, undrawn: None
-) -> None:
-    features = tmp_path / "features"
-    shutil.copytree(study.root, features)
-    files = [path for path in (features / "val" / "level_3.zarr").rglob("*") if path.is_file()]
-    shard = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(shard.read_bytes())
-    content[1000] ^= 64
-    shard.write_bytes(content)
-    result = analyse(study, checkpoints, tmp_path / "report", features=features)
-    assert result.exit_code == 1
-    assert "level 3" in result.output.splitlines()[-1]
-    assert "samples are damaged" in result.output.splitlines()[-1]
-    for option in ("--verify", "--log-level=warning"):
-        CliRunner().invoke(extract_features, [
-            "--config", str(study.config_file), "--features", str(features), "--split", "val",
-            option,
-        ])  # fmt: skip
-    result = analyse(study, checkpoints, tmp_path / "report", features=features)
-    assert result.exit_code == 0, result.output
-    whole = analyse(study, checkpoints, tmp_path / "whole", "--kept", str(tmp_path / "fresh"))
-    assert whole.exit_code == 0, whole.output
-    columns = ("level", "lambda", "mse", "real_bpp", "map")
-    assert [[row[name] for name in columns] for row in rows_of(tmp_path / "report")] == [
-        [row[name] for name in columns] for row in rows_of(tmp_path / "whole")
-    ]
-
-
-def test_what_cannot_be_had_in_the_end_does_not_cost_the_report(
-    study: TinyStudy, tmp_path: Path, undrawn: None
-) -> None:
-    out = tmp_path / "runs"
-    result = CliRunner().invoke(train_level, [
-        "--config", str(study.config_file), "--features", str(study.root), "--out", str(out),
-        "--level", "4", "--lambda", "0", "--epochs", "1",
-    ])  # fmt: skip
-    assert result.exit_code == 0, result.output
-    (run,) = out.glob("*/run_*")
-    (run / "run.json").unlink()
-    result = analyse(study, out, tmp_path / "report", "--matrix", "--suggest-lambda")
-    assert result.exit_code == 0, result.output
-    assert "missing: no next lambda: level 4: no run of a lambda above 0" in result.output
-    assert "missing: no matrix of models and levels: " in result.output
-    assert (tmp_path / "report" / "index.html").is_file()
-
-
 @pytest.mark.parametrize(
     ("target", "reasons"),
     [
@@ -441,17 +435,6 @@ def test_bits_of_a_target_are_shared_out_as_the_allocation_shares_its_own(
         assert suggestion["why"].startswith(f"bits per position {wanted:.4g} lies beyond the curve")
     for level in {0, 1, 2, 3, 4} - {option["level"] for option in coded}:
         assert f"missing: no next lambda: level {level}: is " in reported.output
-
-
-def test_named_run_that_a_newer_one_replaces_is_told(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, undrawn: None
-) -> None:
-    (run,) = checkpoints.glob("*_level_3/run_*")
-    older = tmp_path / "runs" / run.parent.name / f"run_20000101_000000{run.name[19:]}"
-    shutil.copytree(run, older)
-    result = analyse(study, checkpoints, tmp_path / "report", str(run), str(older))
-    assert result.exit_code == 0, result.output
-    assert f"missing: {older} is left out: {run} is of the same level" in result.output
 
 
 @needs_chromium
@@ -498,205 +481,3 @@ def test_anchor_of_ones_own_stands_in_the_report_by_its_name(
     content = json.loads((report / "report.json").read_text())
     assert {each["anchor"] for each in content["anchors"]} == {name, "float16"}
     assert "whole numbers" in (report / "index.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        (("--target-bpp", "1", "--target-mse", "1"), "give one of them"),
-        (("--anchors", "jpeg"), "--anchors jpeg: there is none of this name"),
-    ],
-)
-def test_mistaken_option_is_one_line(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, options: tuple[str, ...], line: str
-) -> None:
-    result = analyse(study, checkpoints, tmp_path / "report", *options)
-    assert result.exit_code == 1
-    assert line in result.output
-    assert len(result.output.strip().splitlines()) == 1
-    assert not (tmp_path / "report").exists()
-
-
-def test_without_a_val_cache_the_report_has_what_training_noted_and_the_command_to_run(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    report = tmp_path / "report"
-    result = analyse(study, checkpoints, report, "--split", "test")
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"next: analyze-levels --split train {options_for(study)}\n")
-    assert "missing: " in result.output
-    assert "no cache of the split 'test': run extract-features --split test" in result.output
-    assert "run extract-features --split test" in (report / "index.html").read_text()
-    with (report / "trained.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["level"] for row in rows] == ["0", "1", "2", "3", "4", "4"]
-    for row in rows:
-        summary = (Path(row["run"]) / "training_summary.txt").read_text()
-        assert f"Best Validation Loss: {float(row['loss']):.4f}" in summary
-        assert f"Best Validation MSE: {float(row['mse']):.6f}" in summary
-        assert f"Best Validation BPP: {float(row['estimated_bpp']):.6f}" in summary
-    assert [row["stride_px"] for row in rows_of(report)] == ["4", "8", "16", "32", "64"]
-
-
-def options_for(study: TinyStudy) -> str:
-    return f"--config {study.config_file} --features {study.root}"
-
-
-def first_lines(report: Path) -> tuple[str, str]:
-    """What page and Markdown say first below their titles."""
-    page = (report / "index.html").read_text(encoding="utf-8")
-    text = (report / "report.md").read_text(encoding="utf-8")
-    return page.partition("</h1><p>")[2].partition("</p>")[0], text.splitlines()[2]
-
-
-def test_without_runs_the_report_is_there_and_its_first_line_is_what_to_type(
-    study: TinyStudy, tmp_path: Path, undrawn: None
-) -> None:
-    result = analyse(study, tmp_path / "nowhere", tmp_path / "report")
-    assert result.exit_code == 0, result.output
-    step = f"train-level --level all {options_for(study)}"
-    assert result.stdout.splitlines()[0] == f"next: {step}"
-    assert all(
-        line.startswith(f"Next: {step}. 3 images, ") for line in first_lines(tmp_path / "report")
-    )
-    assert "original features" in (tmp_path / "report" / "detection.csv").read_text()
-
-
-def test_without_runs_and_val_cache_the_report_has_the_train_cache_s_levels(
-    study: TinyStudy, tmp_path: Path, undrawn: None
-) -> None:
-    features = tmp_path / "features"
-    features.mkdir()
-    (features / "train").symlink_to(study.train_cache)
-    result = analyse(study, tmp_path / "nowhere", tmp_path / "report", features=features)
-    assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[0] == (
-        f"next: extract-features --split val --config {study.config_file} --features {features}"
-    )
-    assert "missing: no level has a trained run: run train-level --level all" in result.stdout
-    assert [row["stride_px"] for row in rows_of(tmp_path / "report")] == [
-        "4",
-        "8",
-        "16",
-        "32",
-        "64",
-    ]
-
-
-def test_run_that_is_named_is_analysed_by_its_own_configuration(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    run = next(checkpoints.glob("*_level_4/run_*"))
-    arguments = [run, "--features", study.root, "--report", tmp_path / "report", "--split"]
-    options = [*map(str, arguments), "test", "--log-level", "warning"]
-    # The built-in configuration has a split test, the run's own has not.
-    result = CliRunner().invoke(analyze_levels, options)
-    assert result.exit_code == 0, result.output
-    config = run / "config.yaml"
-    step = f"next: analyze-levels --split train --config {config} --features {study.root}\n"
-    assert result.stdout.startswith(step)
-
-
-def test_without_any_cache_the_error_is_one_line_with_the_command_to_run(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    result = analyse(study, checkpoints, tmp_path / "report", features=tmp_path / "nowhere")
-    assert result.exit_code == 1
-    assert "run extract-features --split val" in result.output
-    assert len(result.output.strip().splitlines()) == 1
-
-
-def test_level_without_a_run_is_named_and_the_others_are_reported(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, undrawn: None
-) -> None:
-    fewer = tmp_path / "runs"
-    shutil.copytree(checkpoints, fewer)
-    shutil.rmtree(next(fewer.glob("*_level_2")))
-    result = analyse(study, fewer, tmp_path / "report")
-    assert result.exit_code == 0, result.output
-    assert "missing: level 2 has no trained run" in result.output
-    assert "train-level --level 2" in result.output
-    levels = {int(row["level"]): row["real_bpp"] for row in rows_of(tmp_path / "report")}
-    assert levels[2] == ""
-    assert levels[0] != ""
-
-
-def without_categories(images: ImageSet) -> ImageSet:
-    none = {"boxes_xyxy": np.zeros((0, 4), np.float32), "category_ids": np.zeros(0, np.int64)}
-    records = (
-        replace(record, **none, ignored=np.zeros(0, bool), areas_px=None)
-        for record in images.records
-    )
-    return replace(images, records=tuple(records), categories={})
-
-
-def all_ignored(images: ImageSet) -> ImageSet:
-    records = (replace(r, ignored=np.ones(len(r.ignored), bool)) for r in images.records)
-    return replace(images, records=tuple(records))
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (without_categories, "the split 'val' was extracted without boxes"),
-        (all_ignored, "none of the 3 images has a box that counts"),
-    ],
-)
-def test_split_without_boxes_gives_rates_and_says_why_there_is_no_map(
-    study: TinyStudy,
-    checkpoints: Path,
-    tmp_path: Path,
-    undrawn: None,
-    change: Callable[[ImageSet], ImageSet],
-    why: str,
-) -> None:
-    features = tmp_path / "features"
-    shutil.copytree(study.root, features)
-    path = features / "val" / "annotations.json"
-    images = read_annotations(path, "val")
-    write_annotations(path, change(images))
-    result = analyse(study, checkpoints, tmp_path / "report", features=features)
-    assert result.exit_code == 0, result.output
-    assert f"missing: no mAP: {why}" in result.output
-    (line,) = (line for line in result.stdout.splitlines() if f"no mAP: {why}" in line)
-    assert result.stdout.splitlines()[0] == f"next: {line.rpartition(': ')[2]}"
-    assert "missing: no allocation: a target of mAP needs boxes" in result.output
-    assert all(row["map"] == "" and row["real_bpp"] for row in rows_of(tmp_path / "report"))
-
-
-def test_runs_trained_on_another_detectors_features_are_refused(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    config = with_detector(study.config, save_detector(tmp_path / "other.pth", seed=1))
-    extract_tiny(tmp_path / "features", config, ("val",))
-    assert Manifest.load(tmp_path / "features" / "val").detector != (
-        Manifest.load(study.val_cache).detector
-    )
-    result = analyse(
-        study, checkpoints, tmp_path / "report",
-        "--detection-checkpoint", str(tmp_path / "other.pth"), features=tmp_path / "features",
-    )  # fmt: skip
-    assert "was trained on features of detector weights" in error_of(result)
-
-
-def test_folder_that_is_no_run_is_refused_by_name(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    result = analyse(study, checkpoints, tmp_path / "report", str(tmp_path))
-    assert result.exit_code == 1
-    assert str(tmp_path) in result.output
-
-
-def test_refused_analysis_leaves_no_report_folder_behind(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    analyse(study, checkpoints, tmp_path / "report", features=tmp_path / "nowhere")
-    assert not (tmp_path / "report").exists()
-
-
-def test_report_folder_that_cannot_be_made_is_one_line(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    result = analyse(study, checkpoints, tmp_path / "file" / "report")
-    assert error_of(result).endswith("choose another --report")

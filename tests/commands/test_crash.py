@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import shutil
 import signal
-import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import torch
 
 from data.cache.commit_log import FILE_NAME as COMMITS_NAME
 from data.cache.manifest import FILE_NAME
-from extract.cli import extract_features
 from tests.support.extraction import fingerprints, must_extract, write_config
-
-# Each process is a fork of a server that has imported what the command needs: seconds are saved.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([
-    "extract.cli", "extract.dry_run.estimate", "data.images.views", "data.writing.cast_kernel",
-    "scipy.linalg",
-])  # fmt: skip
+from tests.support.extraction_process import start_extraction
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +35,6 @@ def uninterrupted(
         kind: fingerprints(must_extract(long_config, root / kind, "--container", kind))
         for kind in ("zarr", "hdf5")
     }
-
-
-def extract_in_process(config: Path, features: Path, container: str, output: Path) -> None:
-    """Run the command as a process of its own does: exit code and printed text, nothing else."""
-    torch.set_num_threads(1)
-    with output.open("w", encoding="utf-8") as file:
-        sys.stdout = sys.stderr = file
-        options = ["--config", str(config), "--features", str(features), "--container", container]
-        extract_features(["--split", "train", "--device", "cpu", *options])
-
-
-def start(config: Path, features: Path, container: str, output: Path) -> BaseProcess:
-    arguments = (config, features, container, output)
-    process = PROCESSES.Process(target=extract_in_process, args=arguments)
-    process.start()
-    return process
 
 
 def wait_until(process: BaseProcess, path: Path, num_bytes: int) -> None:
@@ -94,7 +68,9 @@ def test_cache_of_a_run_killed_again_and_again_is_byte_identical(
     kills, survived = 0, []
     while kills < NUM_KILLS // 2:
         before = committed(folder)
-        process = start(long_config, tmp_path, container, tmp_path / "output")
+        process = start_extraction(
+            long_config, tmp_path, tmp_path / "output", "--container", container
+        )
         # From the first file on, or from the first new commit on: the start-up is no news.
         first = folder / (COMMITS_NAME if before or rng.random() < 0.7 else FILE_NAME)
         size = first.stat().st_size if first.is_file() else 0
@@ -114,7 +90,7 @@ def test_cache_of_a_run_killed_again_and_again_is_byte_identical(
             # It was faster than its killer: the rest of the kills are for a new cache.
             assert fingerprints(folder) == uninterrupted[container]
             shutil.rmtree(folder)
-    process = start(long_config, tmp_path, container, tmp_path / "output")
+    process = start_extraction(long_config, tmp_path, tmp_path / "output", "--container", container)
     process.join(timeout=120)
     assert process.exitcode == 0, (tmp_path / "output").read_text()
     assert fingerprints(folder) == uninterrupted[container]
@@ -126,7 +102,7 @@ def test_two_extractions_at_once_write_one_cache(
     long_config: Path, uninterrupted: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     outputs = [tmp_path / "first", tmp_path / "second"]
-    processes = [start(long_config, tmp_path, "zarr", output) for output in outputs]
+    processes = [start_extraction(long_config, tmp_path, output) for output in outputs]
     for process in processes:
         process.join(timeout=120)
     told = [output.read_text() for output in outputs]

@@ -7,8 +7,6 @@ import re
 import shlex
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -33,6 +31,7 @@ from tests.support.extraction import (
     run_extract,
     stored_values,
 )
+from tests.support.extraction_process import start_extraction
 
 DiskUsage = namedtuple("DiskUsage", "total used free")  # as shutil's own, which has no public name
 
@@ -133,24 +132,21 @@ def test_nothing_remains_after_an_interruption_by_the_keyboard(
 def test_what_a_killed_dry_run_has_left_is_removed_by_the_next_one(
     zarr_cache: TinyCache, tmp_path: Path
 ) -> None:
-    options = [
-        "--split", "train", "--dry-run", "--device", "cpu",
-        "--config", str(zarr_cache.config), "--features", str(tmp_path),
-    ]  # fmt: skip
-    script = f"from extract.cli import extract_features; extract_features({options!r})"
-    killed = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
-    while not list(tmp_path.glob(".dry-run-*")):
-        assert killed.poll() is None
+    features = tmp_path / "features"
+    features.mkdir()
+    killed = start_extraction(zarr_cache.config, features, tmp_path / "output", "--dry-run")
+    while not list(features.glob(".dry-run-*")):
+        assert killed.is_alive(), (tmp_path / "output").read_text()
         time.sleep(0.001)
     killed.kill()
-    killed.wait()
-    assert list(tmp_path.glob(".dry-run-*"))
-    of_others = tmp_path / f".dry-run-{socket.gethostname()}-{os.getpid()}-x"
-    elsewhere = tmp_path / ".dry-run-another-host-1234567-x"
+    killed.join()
+    assert list(features.glob(".dry-run-*"))
+    of_others = features / f".dry-run-{socket.gethostname()}-{os.getpid()}-x"
+    elsewhere = features / ".dry-run-another-host-1234567-x"
     for folder in (of_others, elsewhere):
         folder.mkdir()
-    assert run_extract(zarr_cache.config, tmp_path, "--dry-run").exit_code == 0
-    assert sorted(tmp_path.iterdir()) == sorted([of_others, elsewhere])
+    assert run_extract(zarr_cache.config, features, "--dry-run").exit_code == 0
+    assert sorted(features.iterdir()) == sorted([of_others, elsewhere])
 
 
 def test_verdict_is_about_what_is_not_there_yet(

@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,18 +20,15 @@ from tests.support.extraction import TinyCache, error_of, fingerprints, must_ext
 ROOT = Path(__file__).parents[2]
 UNSHARE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
 
-# What every script below begins with; `extract` returns the exit code and the output.
+# `extract` notes the exit code and the error, and each script what else it sees.
 PREAMBLE = """
 import json, os, shutil, subprocess, sys, threading, time
 from pathlib import Path
-import torch
+import pytest, torch
 torch.set_num_threads(1)
 from data.verification.check import verify_cache
 from tests.support.extraction import run_extract, fingerprints
-
-config, folder = Path(sys.argv[1]), Path(sys.argv[2])
-cache = folder / "train"
-said = []
+from tests.support.remembered_scenes import remember_scenes
 
 def extract():
     result = run_extract(config, folder)
@@ -39,37 +37,18 @@ def extract():
 
 def mount(*arguments):
     subprocess.run(["mount", *arguments, folder], check=True)
-"""
 
-
-def can_mount(folder: Path) -> bool:
-    command = [*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", str(folder)]
-    try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-def in_namespace(script: str, config: Path, folder: Path) -> list[list[object]]:
-    """Run a script in a mount namespace of its own; return what it collected in `said`."""
+remember_scenes(pytest.MonkeyPatch())
+config, root = Path(sys.argv[1]), Path(sys.argv[2])
+told = {}
+for name, script in json.load(sys.stdin).items():
+    folder, said = root / name, told.setdefault(name, [])
+    cache = folder / "train"
     folder.mkdir()
-    if not can_mount(folder):
-        pytest.skip("this machine lets nobody mount a file system in a namespace")
-    script = f"{PREAMBLE}\n{script}\nprint(json.dumps(said))"
-    done = subprocess.run(
-        [*UNSHARE, sys.executable, "-c", script, str(config), str(folder)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: list[list[object]] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def test_full_disk_loses_nothing_that_was_committed(
-    tiny_config: Path, zarr_cache: TinyCache, tmp_path: Path
-) -> None:
-    refused, nothing, full, state, done, prints = in_namespace(
-        """
+    exec(script)
+print(json.dumps(told))
+"""
+FULL_DISK = """
 mount("-t", "tmpfs", "-o", "size=2m", "tmpfs")
 extract()
 said.append([sorted(p.name for p in cache.rglob("*") if p.suffix == ".part")])
@@ -84,27 +63,8 @@ said[-1].append(found.num_bytes)
 mount("-o", "remount,size=100m")
 extract()
 said.append(fingerprints(cache))
-""",
-        tiny_config,
-        tmp_path / "disk",
-    )
-    (code, (error,)), (full_code, (full_error,)) = refused, full
-    assert code == full_code == 1
-    assert "GB are free: free space, or store less" in error
-    assert nothing == [[]]
-    assert "cannot be written (No space left on device): nothing committed is lost" in full_error
-    *reasons, num_bytes = state
-    assert num_bytes > 0
-    assert reasons == []
-    assert done == [0, []]
-    assert prints == fingerprints(zarr_cache.folder)
-
-
-def test_read_only_folder_is_one_line_unless_all_is_there(
-    tiny_config: Path, tmp_path: Path
-) -> None:
-    refused, done, again, verified = in_namespace(
-        """
+"""
+READ_ONLY_FOLDER = """
 mount("-t", "tmpfs", "-o", "size=100m", "tmpfs")
 mount("-o", "remount,ro")
 extract()
@@ -113,24 +73,10 @@ extract()
 mount("-o", "remount,ro")
 extract()
 said.append([d.reason for d in verify_cache(cache).damages])
-""",
-        tiny_config,
-        tmp_path / "disk",
-    )
-    code, (error,) = refused
-    assert code == 1
-    assert "cannot be written (Read-only file system): choose another --features" in error
-    assert done == again == [0, []]
-    assert verified == []
-
-
-def test_mount_lost_in_the_middle_is_one_line_and_the_next_run_goes_on(
-    tiny_config: Path, zarr_cache: TinyCache, tmp_path: Path
-) -> None:
-    (tmp_path / "store").mkdir()
-    lost, left, done, prints = in_namespace(
-        f"""
-store = Path({str(tmp_path / "store")!r})
+"""
+LOST_MOUNT = """
+store = root / "store"
+store.mkdir()
 mount("--bind", store)
 
 def lose():
@@ -147,10 +93,63 @@ said.append(sorted(str(p) for p in folder.rglob("*")))
 mount("--bind", store)
 extract()
 said.append(fingerprints(cache))
-""",
-        tiny_config,
-        tmp_path / "disk",
-    )
+"""
+
+
+def can_mount(folder: Path) -> bool:
+    command = [*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", str(folder)]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def told(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What each script collected in `said`: all in one process, whose start takes most of it."""
+    folder = tmp_path_factory.mktemp("namespace")
+    if not can_mount(folder):
+        pytest.skip("this machine lets nobody mount a file system in a namespace")
+    scripts = {"full": FULL_DISK, "read only": READ_ONLY_FOLDER, "lost": LOST_MOUNT}
+    done = subprocess.run(
+        [*UNSHARE, sys.executable, "-c", PREAMBLE, str(tiny_config), str(folder)],
+        input=json.dumps(scripts),
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, list[Any]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_full_disk_loses_nothing_that_was_committed(
+    told: dict[str, list[Any]], zarr_cache: TinyCache
+) -> None:
+    refused, nothing, full, state, done, prints = told["full"]
+    (code, (error,)), (full_code, (full_error,)) = refused, full
+    assert code == full_code == 1
+    assert "GB are free: free space, or store less" in error
+    assert nothing == [[]]
+    assert "cannot be written (No space left on device): nothing committed is lost" in full_error
+    *reasons, num_bytes = state
+    assert num_bytes > 0
+    assert reasons == []
+    assert done == [0, []]
+    assert prints == fingerprints(zarr_cache.folder)
+
+
+def test_read_only_folder_is_one_line_unless_all_is_there(told: dict[str, list[Any]]) -> None:
+    refused, done, again, verified = told["read only"]
+    code, (error,) = refused
+    assert code == 1
+    assert "cannot be written (Read-only file system): choose another --features" in error
+    assert done == again == [0, []]
+    assert verified == []
+
+
+def test_mount_lost_in_the_middle_is_one_line_and_the_next_run_goes_on(
+    told: dict[str, list[Any]], zarr_cache: TinyCache
+) -> None:
+    lost, left, done, prints = told["lost"]
     code, (error,) = lost
     assert code == 1
     assert "cannot be written (No such file or directory): nothing committed is lost" in error

@@ -13,7 +13,6 @@ from configs.config_files import load_config
 from extract.detector.loading import load_detector
 from tests.support.extraction import error_of
 from tests.support.tiny_study import TinyStudy
-from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of
 from train.cli import train_level
 from train.loop.job import best_model_of

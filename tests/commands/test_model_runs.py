@@ -10,12 +10,10 @@ from click.testing import CliRunner
 
 from analyze.cli import analyze_levels
 from data.reading.level_reader import LevelReader
-from tests.support.tiny_study import TinyStudy, study
+from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
 from train.runs.checkpoint import BEST_NAME, load_codec
 from train.runs.run_folder import find_runs
-
-__all__ = ["study"]
 
 MODEL_AND_STAGES_OF_LEVEL = {
     1: ("factorized_prior_specific_level", 3),

@@ -13,9 +13,7 @@ from analyze.streams.ensemble import DroppedLevel, Ensemble, ensemble_of_runs, w
 from data.cache.manifest import Manifest
 from tests.support.coded_study import compress, decompress, make_run, must_compress
 from tests.support.openings import of_name, openings
-from tests.support.tiny_study import TinyStudy, study
-
-__all__ = ["study"]
+from tests.support.tiny_study import TinyStudy
 
 
 @pytest.fixture(scope="module")

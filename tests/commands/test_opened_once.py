@@ -11,10 +11,8 @@ from click.testing import CliRunner
 
 from tests.support.extraction import TinyCache, must_extract
 from tests.support.openings import of_name, openings
-from tests.support.tiny_study import TinyStudy, study
+from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
-
-__all__ = ["study"]
 
 
 def manifests_and_logs(counted: Counter[Path]) -> dict[str, int]:

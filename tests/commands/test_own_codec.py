@@ -14,13 +14,11 @@ from analyze.cli import analyze_levels
 from analyze.streams_cli import compress_features, decompress_features
 from data.reading.level_reader import LevelReader
 from tests.support.coded_study import make_run
-from tests.support.tiny_study import TinyStudy, study
+from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
 from train.runs.checkpoint import BEST_NAME, load_codec
 from train.runs.run_folder import find_runs
 from train.testing import check_codec
-
-__all__ = ["study"]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAME = "own_codec:LightDecoder"
@@ -44,7 +42,7 @@ def test_the_example_keeps_the_contract() -> None:
 
 
 def test_the_example_is_trained_analysed_and_codes_features(
-    study: TinyStudy, tmp_path: Path
+    study: TinyStudy, tmp_path: Path, undrawn: None
 ) -> None:
     runs, report, streams = tmp_path / "runs", tmp_path / "report", tmp_path / "streams"
     settings = ("--config", study.config_file, "--features", study.root)

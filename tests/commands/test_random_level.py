@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 from configs.errors import ConfigError
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy
-from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times
 from train.cli import train_level
 from train.loop.validation import validate

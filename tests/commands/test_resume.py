@@ -18,7 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from configs.config_files import dump_config
+from configs.config_files import dump_config, load_config
 from configs.errors import ConfigError
 from data.cache.manifest import Manifest
 from data.reading.level_stream import Batch
@@ -30,7 +30,6 @@ from tests.support.tiny_study import (
     tiny_config,
     with_detector,
 )
-from tests.support.tiny_study import study as study
 from tests.support.torch_cores import cores
 from tests.support.training_process import (
     differences,
@@ -51,7 +50,7 @@ from train.runs.run_record import RunRecord
 # Batches of one give six steps an epoch; the schedule and early stopping have a state to lose.
 # There are so many epochs that no run ends before what is to happen in its middle has happened.
 SETTINGS = (
-    "--level", "1", "--batch-size", "1", "--epochs", "30", "--log-level", "info",
+    "--level", "1", "--batch-size", "1", "--epochs", "20", "--log-level", "info",
     "--set", "training.lr_schedule.patience=0", "--set", "training.learning_rate=0.01",
     "--set", "training.early_stopping.patience=100", "--set", "training.input_noise=0.1",
 )  # fmt: skip
@@ -63,6 +62,21 @@ def call(study: TinyStudy, out: Path, *options: str) -> Result:
     return CliRunner().invoke(
         train_level, options_of(study, out, "--log-level", "warning", *options)
     )
+
+
+def begin(study: TinyStudy, out: Path, *options: str) -> None:
+    """Let a training begin, and stop it in its first step."""
+
+    def stopping(step: Step, *arguments: Any) -> None:
+        take(step, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    take = Step.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Step, "__call__", stopping)
+        result = call(study, out, *options)
+    assert result.exit_code == 128 + signal.SIGTERM, result.output
+    assert "stopped by SIGTERM in epoch " in result.output
 
 
 def only_run(out: Path) -> Path:
@@ -195,8 +209,13 @@ def test_signal_in_a_validation_is_heard_there_and_the_run_goes_on_to_the_same_b
 @pytest.mark.parametrize(
     "settings",
     [
-        ("training.distortion=object_weighted",),
-        ("training.cutmix=0.5", "training.input_noise=1", "training.shuffle=shards"),
+        ("training.distortion=object_weighted", "training.detection_loss.from_epoch=2"),
+        (
+            "training.distortion=detector",
+            "training.cutmix=0.5",
+            "training.input_noise=1",
+            "training.shuffle=shards",
+        ),
     ],
 )
 def test_run_stopped_between_two_steps_goes_on_to_the_same_bits_whatever_draws_random_numbers(
@@ -235,28 +254,29 @@ def test_finished_run_is_not_trained_again(study: TinyStudy, finished: Path) -> 
     assert result.exit_code == 0, result.output
     assert result.stdout == f"level 1, lambda 0.001 -> {finished} (finished before)\n"
     assert (finished / LAST_NAME).read_bytes() == before
-    result = call(study, finished.parents[1], *SETTINGS, "--resume", "never")
-    assert result.exit_code == 0, result.output
+    begin(study, finished.parents[1], *SETTINGS, "--resume", "never")
     assert len(list(finished.parent.iterdir())) == 2
 
 
 def test_other_settings_are_another_run(study: TinyStudy, finished: Path) -> None:
-    result = call(study, finished.parents[1], *SETTINGS, "--set", "training.seed=1")
-    assert result.exit_code == 0, result.output
-    assert len(find_runs(finished.parents[1])) == 2
+    begin(study, finished.parents[1], *SETTINGS, "--set", "training.seed=1")
+    seeds = {run: load_config(str(run / "config.yaml")).training.seed
+             for run in finished.parent.iterdir()}  # fmt: skip
+    assert seeds.pop(finished) == 0
+    assert list(seeds.values()) == [1]
 
 
 def test_named_run_goes_on_for_more_epochs_with_its_own_settings(
     study: TinyStudy, finished: Path
 ) -> None:
-    result = call(study, finished.parents[1], "--resume", str(finished), "--epochs", "32")
+    result = call(study, finished.parents[1], "--resume", str(finished), "--epochs", "22")
     assert result.exit_code == 0, result.output
     rows = rows_without_times(finished)
-    assert [row["epoch"] for row in rows] == [str(n) for n in range(1, 33)]
+    assert [row["epoch"] for row in rows] == [str(n) for n in range(1, 23)]
     record = RunRecord.load(finished)
-    assert (record.epochs, record.finished) == (32, "all epochs done")
+    assert (record.epochs, record.finished) == (22, "all epochs done")
     (run,) = find_runs(finished.parents[1])
-    assert (run.config.training.epochs, run.config.training.batch_size) == (32, 1)
+    assert (run.config.training.epochs, run.config.training.batch_size) == (22, 1)
 
 
 SHORT = (
@@ -339,7 +359,7 @@ def test_run_that_goes_on_has_the_threads_of_before_and_leaves_the_next_its_own(
     monkeypatch.setattr("configs.cores._is_ours", True)
     monkeypatch.setattr(EpochEnd, "summarise", lambda end: seen.append(torch.get_num_threads()))
     with cores(2):
-        options = ("--resume", str(finished), "--epochs", "31")
+        options = ("--resume", str(finished), "--epochs", "21")
         assert call(study, finished.parents[1], *options).exit_code == 0
         assert torch.get_num_threads() == 2
     assert seen == [RunRecord.load(finished).num_threads] == [1]
@@ -348,7 +368,7 @@ def test_run_that_goes_on_has_the_threads_of_before_and_leaves_the_next_its_own(
 def test_run_in_use_keeps_its_settings(study: TinyStudy, finished: Path) -> None:
     before = (finished / "config.yaml").read_bytes()
     with locked(finished):
-        result = call(study, finished.parents[1], "--resume", str(finished), "--epochs", "32")
+        result = call(study, finished.parents[1], "--resume", str(finished), "--epochs", "22")
     assert "another process trains this run" in result.stderr
     assert (finished / "config.yaml").read_bytes() == before
 
@@ -430,15 +450,17 @@ def test_run_that_another_process_trains_is_left_alone(
     study: TinyStudy, uninterrupted: Path, tmp_path: Path
 ) -> None:
     out, output = tmp_path / "runs", tmp_path / "output"
-    process = start_training(options_of(study, out, *SETTINGS, *SAVE_ALWAYS), output)
+    options = (*SETTINGS, *SAVE_ALWAYS, "--epochs", "1000")
+    process = start_training(options_of(study, out, *options), output)
     wait_for(process, lambda: any(out.glob(f"*/run_*/{LAST_NAME}")))
-    result = call(study, out, *SETTINGS, *SAVE_ALWAYS)
+    result = call(study, out, *options)
     process.kill()
     process.join()
     assert result.exit_code == 1, result.output
     assert "another process trains this run: wait for it" in result.stderr
     # The lock has died with the process.
-    assert call(study, out, *SETTINGS, *SAVE_ALWAYS).exit_code == 0
+    begin(study, out, *options)
+    assert only_run(out).is_dir()
 
 
 def resume(run: Path, study: TinyStudy, *options: str) -> Result:
@@ -449,7 +471,7 @@ def resume(run: Path, study: TinyStudy, *options: str) -> Result:
 
 @pytest.mark.parametrize(
     "same",
-    [(), ("--set", "training.learning_rate=0.01"), ("--batch-size", "1"), ("--epochs", "30")],
+    [(), ("--set", "training.learning_rate=0.01"), ("--batch-size", "1"), ("--epochs", "20")],
     ids=str,
 )
 def test_run_goes_on_by_its_own_configuration(
@@ -496,8 +518,8 @@ def test_run_whose_cache_was_made_otherwise_is_told_so_and_no_cache_is_to_be_rep
         (("--resume", "nowhere"), "no such folder: use auto, never or a run folder"),
         (("--resume", "RUN", "--level", "0"), "is a run of level 1, lambda 0.001: leave out"),
         (
-            ("--resume", "RUN", "--epochs", "29"),
-            "has 30 epochs behind it: --epochs 29 would be fewer",
+            ("--resume", "RUN", "--epochs", "19"),
+            "has 20 epochs behind it: --epochs 19 would be fewer",
         ),
         (("--resume", "RUN", "--lambda", "3"), "is a run of level 1, lambda 0.001: leave out"),
         ((), "--level: say which: 0 to 4, all, or random"),

@@ -20,7 +20,6 @@ from click.testing import CliRunner, Result
 from configs.config_files import load_config
 from configs.errors import ConfigError, UserError
 from tests.support.tiny_study import TinyStudy, tiny_config
-from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times, start_training, wait_for
 from train.cli import train_level
 from train.loop.job import Job
@@ -47,6 +46,53 @@ def pairs_of(out: Path) -> list[tuple[int, float]]:
 
 
 ALL_PAIRS = [(level, lmbda) for level in range(5) for lmbda in (0.001, 0.01)]
+
+
+def test_seeds_make_a_run_each_of_which_the_first_is_the_one_without(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    one = ("--level", "4", "--epochs", "1")
+    assert call(study, tmp_path, *one).exit_code == 0
+    result = call(study, tmp_path, *one, "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    first, second = result.stdout.splitlines()
+    assert first.startswith("level 4, lambda 0.001, seed 0 -> ") and "finished before" in first
+    assert second.startswith("level 4, lambda 0.001, seed 1 -> ")
+    runs = find_runs(tmp_path)
+    assert sorted(run.config.training.seed for run in runs) == [0, 1]
+    assert sorted(RunRecord.load(run.folder).seed for run in runs) == [0, 1]
+    assert len({load_codec(run.folder / "best_model.pth")[1].model_sha256 for run in runs}) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--resume", "{run}"), "is one run, of one seed: leave out --seeds"),
+        (("--level", "4", "--set", "levels.4.training.seed=7"), "`levels` gives single levels"),
+    ],
+)
+def test_seeds_that_the_runs_have_already_are_refused(
+    study: TinyStudy, tmp_path: Path, options: tuple[str, ...], line: str
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    result = call(study, tmp_path, "--seeds", "2", *(each.format(run=tmp_path) for each in options))
+    assert result.exit_code == 1
+    assert line in result.output and len(result.output.strip().splitlines()) == 1
+
+
+def test_warm_starts_are_of_one_seed() -> None:
+    jobs = [
+        Job(
+            train_cache=Path("train"), val_cache=Path("val"), level=0, device="cpu",
+            config=tiny_config(lmbda=lmbda, seed=seed, warm_start=True),
+        )
+        for lmbda in (0.2, 0.1)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    of_runs = [[each.config.training for each in chain] for chain in chains_of(jobs)]
+    assert [[(each.seed, each.lmbda) for each in chain] for chain in of_runs] == [
+        [(0, 0.1), (0, 0.2)], [(1, 0.1), (1, 0.2)],
+    ]  # fmt: skip
 
 
 def test_grid_is_trained_once_and_by_two_at_a_time_as_by_one(
@@ -79,9 +125,11 @@ def test_interrupted_study_goes_on_with_the_same_command(
     study: TinyStudy, tmp_path: Path, jobs: str, number: signal.Signals
 ) -> None:
     out, output = tmp_path / "runs", tmp_path / "output"
-    options = options_of(study, out, *GRID[:-1], "8", "--batch-size", "1", "--jobs", jobs)
-    process = start_training(options, output)
-    wait_for(process, lambda: len(list(out.glob("*/run_*"))) >= 4)
+    lambdas = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+    grid = [option for lmbda in lambdas for option in ("--lambda", f"{lmbda}")]
+    more = ("--level", "4", *grid, "--epochs", "5", "--batch-size", "1", "--jobs", jobs)
+    process = start_training(options_of(study, out, *more), output)
+    wait_for(process, lambda: len(list(out.glob("*/run_*"))) >= 3)
     assert process.pid is not None
     os.kill(process.pid, number)
     process.join()
@@ -90,14 +138,14 @@ def test_interrupted_study_goes_on_with_the_same_command(
     assert f"stopped by {number.name}" in said.splitlines()[-1]
     assert said.count("SIGTERM") == (said.count("SIG") if number == signal.SIGTERM else 0)
     begun = {run.folder for run in find_runs(out)}
-    process = start_training(options, output)
-    process.join()
-    assert process.exitcode == 0, output.read_text()
-    assert pairs_of(out) == ALL_PAIRS
+    # In this process, where those of a study have been loaded before.
+    result = call(study, out, *more)
+    assert result.exit_code == 0, result.output
+    assert pairs_of(out) == [(4, lmbda) for lmbda in lambdas]
     assert begun <= {run.folder for run in find_runs(out)}
     for run in find_runs(out):
         assert [row["epoch"] for row in rows_without_times(run.folder)] == [
-            str(n) for n in range(1, 9)
+            str(n) for n in range(1, 6)
         ]
 
 
@@ -177,24 +225,17 @@ def test_signal_to_all_processes_of_a_study_saves_every_run(
         study, out, "--level", "4", *GRID[2:-1], "100000", "--batch-size", "1", "--jobs", "2",
         "--set", "training.early_stopping.enabled=false",
     )  # fmt: skip
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.support.train_level", *options],
-            cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=file, stderr=file, start_new_session=True,
-        )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while len(list(out.glob("*/run_*/metrics.csv"))) < 2:
-        assert process.poll() is None, output.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = start_training(options, output, own_group=True)
+    wait_for(process, lambda: len(list(out.glob("*/run_*/metrics.csv"))) >= 2)
+    assert process.pid is not None
     os.killpg(process.pid, signal.SIGTERM)
     for _ in range(20):  # once more, whatever they are about to do
         time.sleep(0.01)
         for member in group_of(process.pid) - {process.pid}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGTERM)
-    assert process.wait(timeout=300) == 128 + signal.SIGTERM, output.read_text()
+    process.join(timeout=300)
+    assert process.exitcode == 128 + signal.SIGTERM, output.read_text()
     assert output.read_text().splitlines()[-1].count("stopped by SIGTERM in epoch") == 2
     for run in [path.parent for path in out.glob("*/run_*/metrics.csv")]:
         assert (run / "last_model.pth").exists()

@@ -16,7 +16,6 @@ from tests.support.tiny_study import (
     tiny_config,
     with_detector,
 )
-from tests.support.tiny_study import study as study
 from train.cli import train_level
 from train.runs.run_folder import find_runs
 

@@ -21,7 +21,6 @@ from configs.errors import UserError
 from configs.schema.config import Config
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy, tiny_config
-from tests.support.tiny_study import study as study
 from train.codecs.catalogue import build_codec
 from train.loop.job import Job
 from train.loop.run import train_level

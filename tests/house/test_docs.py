@@ -29,10 +29,8 @@ from tests.support.pages import (
     console_scripts,
     prose_of,
 )
-from tests.support.tiny_study import TinyStudy, study
+from tests.support.tiny_study import TinyStudy
 from train.cli import level_of
-
-__all__ = ["study"]
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 OF_OTHERS = {

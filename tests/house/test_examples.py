@@ -14,7 +14,6 @@ import pytest
 from configs.doors import PACKAGES
 from tests.support.coded_study import make_run
 from tests.support.tiny_study import TinyStudy
-from tests.support.tiny_study import study as study
 from train.loop.job import Job
 from train.loop.run import train_level
 

@@ -62,8 +62,8 @@ def test_a_mistyped_option_is_refused_before_anything_heavy_is_loaded(command: s
         (
             "analyze-levels --anchors unifor",
             "--anchors unifor: there is none of this name: did you mean 'uniform'?: use uniform, "
-            "klt, hevc-8, hevc-10, av1-8, av1-10, float16, your own package.module:name, or one of "
-            "fast, all, none",
+            "klt, hevc-8, hevc-10, av1-8, av1-10, float16, image-jpeg, image-webp, image-hevc, "
+            "image-av1, your own package.module:name, or one of fast, images, all, none",
         ),
         (
             "analyze-levels --target-bpp 1 --target-mse 1",

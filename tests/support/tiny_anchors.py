@@ -1,6 +1,6 @@
 """The usual anchors at few rate points, fitted to level 0 of the tiny study.
 
-Import the fixtures `fitted`, `train` and `val` by name, and `study` with them.
+Import the fixtures `fitted`, `train` and `val` by name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A tiny real study: caches that the real extraction wrote from built-in scenes, and a tiny codec.
 
-Import the fixture `study` by name; it is made once per test file that imports it.
+The fixture `study` of all tests has one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from configs.config_files import check_config, dump_config
@@ -94,10 +93,8 @@ def extract_tiny(root: Path, config: Config, splits: Iterable[str]) -> None:
         extract(root / split, manifest, images, detector.model, batch_size=2, num_workers=1)
 
 
-@pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
-    """Caches of the splits train (6 scenes) and val (3), all five levels, zarr, float16."""
-    folder = tmp_path_factory.mktemp("tiny_study")
+def make_study(folder: Path) -> TinyStudy:
+    """Make caches of the splits train (6 scenes) and val (3), all five levels, zarr, float16."""
     config = with_detector(tiny_config(), save_detector(folder / "detector.pth"))
     extract_tiny(folder / "features", config, ("train", "val"))
     config_file = folder / "tiny.yaml"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
+import resource
 import socket
 import sys
 import time
@@ -16,12 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.support.forked import start
 from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
 
-# Each process is a fork of a server that has imported what the command needs: seconds are saved.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["train.cli", "train.study.study", "extract.detector.freshness"])
 _OF_TIME = {"seconds", "epoch_seconds", "epoch_waited", "steps_per_s", "data_wait_share"}
 
 
@@ -34,15 +32,19 @@ def options_of(study: TinyStudy, out: Path, *more: str) -> list[str]:
 
 
 def start_training(
-    options: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
-) -> BaseProcess:
-    """Start the command in a process of its own; what it prints goes to a file."""
-    process = _PROCESSES.Process(target=_train, args=(list(options), output, environment or {}))
-    process.start()
-    return process
+    options: Sequence[str], output: Path, environment: Mapping[str, str] | None = None, *,
+    own_group: bool = False, largest_file: int | None = None,
+) -> BaseProcess:  # fmt: skip
+    """Start the command in a process of its own; what it prints goes to a file.
+
+    `own_group`: with the processes that it starts. `largest_file`: what a file may have, in bytes.
+    """
+    return start(_train, list(options), output, environment or {}, own_group, largest_file)
 
 
-def start_ranks(options: Sequence[str], outputs: Sequence[Path]) -> list[BaseProcess]:
+def start_ranks(
+    options: Sequence[str], outputs: Sequence[Path], largest_file: int | None = None
+) -> list[BaseProcess]:
     """Start processes that train together, as torchrun does, but that nobody ends for another."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -53,9 +55,12 @@ def start_ranks(options: Sequence[str], outputs: Sequence[Path]) -> list[BasePro
         "WORLD_SIZE": f"{len(outputs)}",
     }
     return [
-        start_training(options, output, {**together, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"})
+        start_training(
+            options, output, {**together, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"},
+            largest_file=largest_file,
+        )
         for rank, output in enumerate(outputs)
-    ]
+    ]  # fmt: skip
 
 
 def wait_for(process: BaseProcess, condition: Callable[[], bool], timeout_s: float = 300) -> None:
@@ -98,8 +103,15 @@ def _without_times(state: Any) -> Any:
     return state
 
 
-def _train(options: list[str], output: Path, environment: Mapping[str, str]) -> None:
+def _train(
+    options: list[str], output: Path, environment: Mapping[str, str], own_group: bool,
+    largest_file: int | None,
+) -> None:  # fmt: skip
     os.environ.update(environment)
+    if own_group:
+        os.setsid()
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     torch.set_num_threads(1)
     with output.open("w", encoding="utf-8") as file:
         sys.stdout = sys.stderr = file

@@ -18,7 +18,7 @@ from train.loop.validation import Validation, mean_validation, validate
 from train.machine.distributed import World
 from train.machine.interruption import clear_out_of_memory
 from train.objective.catalogue import weights_of
-from train.objective.rate_distortion import Distortion
+from train.objective.rate_distortion import AnyDistortion, MapDistortion
 from train.runs.metrics import (
     EpochMetrics,
     RunLog,
@@ -42,7 +42,7 @@ class EpochEnd:
 
     def __init__(
         self, folder: Path, session: Session, config: Config, record: RunRecord, caches: Caches,
-        distortions: Sequence[Distortion], world: World,
+        distortions: Sequence[AnyDistortion], world: World,
     ) -> None:  # fmt: skip
         self._folder = folder
         self._session = session
@@ -52,7 +52,11 @@ class EpochEnd:
         self._world = world
         self._weights = level_weights(config, len(caches.levels))
         self.distortions = distortions
-        """Of each level."""
+        """Of each level's train cache."""
+        self._of_val = [
+            each.of_cache(reader) if isinstance(each, MapDistortion) else each
+            for each, reader in zip(distortions, caches.val, strict=True)
+        ]
         self._log: RunLog | None = None
         if world.writes:
             self._log = RunLog(folder, kept=session.progress.epoch - 1)
@@ -135,7 +139,7 @@ class EpochEnd:
                 parts.append(
                     validate(
                         codec, reader, settings.batch_size, settings.lmbda, self._session.device,
-                        distortion=self.distortions[row], world=self._world,
+                        distortion=self._of_val[row], world=self._world,
                         between_batches=between_batches,
                     )
                 )  # fmt: skip

@@ -21,7 +21,7 @@ from data.reading.resident import resident_maps
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
 from train.machine.distributed import World
-from train.objective.catalogue import weights_fingerprint
+from train.objective.catalogue import boxes_fingerprint, weights_fingerprint
 from train.runs.checkpoint import BEST_NAME, read_run_info
 from train.runs.run_folder import code_fingerprints, run_parent
 from train.runs.run_record import RANDOM, RunRecord
@@ -75,11 +75,16 @@ class Job:
         return replace(self, config=self.config.of_level(int(self.level), held))
 
     def fingerprints(self) -> dict[str, str]:
-        """Return the fingerprints of both caches, of a file of channel weights, and of own code."""
+        """Return the fingerprints of both caches, and of own code.
+
+        Also of a file of channel weights, and of the caches' boxes, where they count.
+        """
+        train, val = CacheFolder.of(self.train_cache), CacheFolder.of(self.val_cache)
         return {
-            "train": CacheFolder.of(self.train_cache).manifest.fingerprint,
-            "val": CacheFolder.of(self.val_cache).manifest.fingerprint,
+            "train": train.manifest.fingerprint,
+            "val": val.manifest.fingerprint,
             **weights_fingerprint(self.config.training),
+            **boxes_fingerprint(self.config.training, train, val),
             **code_fingerprints(self.config),
         }
 

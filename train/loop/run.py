@@ -47,8 +47,8 @@ from train.machine.interruption import (
     clear_disk_errors,
     clear_out_of_memory,
 )
-from train.objective.catalogue import CHANNEL_WEIGHTS, distortions
-from train.objective.rate_distortion import Distortion
+from train.objective.catalogue import BOXES, CHANNEL_WEIGHTS, distortions
+from train.objective.rate_distortion import AnyDistortion
 from train.runs.checkpoint import hash_model, load_last, load_weights
 from train.runs.run_folder import code_fingerprints, copy_run, locked, make_run_folder, save_config
 from train.runs.run_record import ALL_DONE, RunRecord
@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 
 _STEPS_BETWEEN_QUESTIONS = 32
 _UNDECIDED = ""
+_NO_CACHES = {CHANNEL_WEIGHTS: "file of channel weights", BOXES: "set of boxes"}
 
 
 def train_level(
@@ -174,7 +175,7 @@ class _Prepared:
     caches: Caches
     codec: LevelCodec
     stream: BatchStream
-    distortions: Sequence[Distortion]
+    distortions: Sequence[AnyDistortion]
 
 
 def _prepare(job: Job, stack: ExitStack, world: World, source: CommonSource | None) -> _Prepared:
@@ -210,7 +211,7 @@ def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
             if its != fingerprint and name in code:
                 log.info("%s: goes on, with other code of %s than it had", job.resume, name)
             elif its != fingerprint:
-                what = "file of channel weights" if name == CHANNEL_WEIGHTS else f"{name} cache"
+                what = _NO_CACHES.get(name, f"{name} cache")
                 raise CacheError(
                     f"{job.resume}: was trained on another {what} (fingerprint {its[:12]}, this "
                     f"one has {fingerprint[:12]}): name what it was trained on (--features), or "

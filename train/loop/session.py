@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,9 @@ from configs.schema.training import TrainingConfig
 from train.codecs.level_codec import LevelCodec
 from train.loop.feeding import BatchStream
 from train.machine.cuda_graphs import StepGraphs
+from train.objective.catalogue import asks_detector
+
+log = logging.getLogger(__name__)
 
 NUM_SUMS = 5
 """Loss, MSE, BPP, auxiliary loss and gradient norm, summed over an epoch's steps."""
@@ -110,8 +114,10 @@ def new_session(
     optimizer, aux_optimizer = make_optimizers(codec, config)
     # What several processes exchange and detectors cannot be recorded.
     settings = config.training
-    is_plain = model is codec and settings.distortion != "object_weighted"
-    graphs = is_plain and settings.cuda_graphs and device.startswith("cuda")
+    graphs = model is codec and settings.cuda_graphs and device.startswith("cuda")
+    if graphs and asks_detector(settings):
+        log.info("steps are not recorded as CUDA graphs: they ask the detector's heads")
+        graphs = False
     return Session(
         codec=codec,
         model=model,

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from train.loop.loss_watch import LossWatch
 from train.loop.session import Session
 from train.machine.distributed import World
 from train.objective.rate_distortion import (
-    Distortion,
+    AnyDistortion,
     has_padding,
     rate_distortion,
     square_error,
     squared_error_of_whole,
+    trained_by,
 )
 
 
@@ -79,7 +81,7 @@ def train_epoch(
     settings: TrainingConfig,
     *,
     levels: Sequence[int],
-    distortions: Sequence[Distortion],
+    distortions: Sequence[AnyDistortion],
     watch: LossWatch,
     world: World,
     between_steps: Callable[[], None],
@@ -103,7 +105,8 @@ def train_epoch(
         disable=not world.writes or multiprocessing.parent_process() is not None
         or log.getEffectiveLevel() > logging.INFO,
     )  # fmt: skip
-    step = Step(session, settings, levels, distortions, watch, world)
+    minimised = [trained_by(each, progress.epoch) for each in distortions]
+    step = Step(session, settings, levels, minimised, watch, world)
     wanted = BatchRequest(session.stream, folder)
     # From the first batch on: in lock-step, runs that are behind may have to catch up before.
     start = looked = 0.0
@@ -135,7 +138,7 @@ class Step:
 
     def __init__(
         self, session: Session, settings: TrainingConfig, levels: Sequence[int],
-        distortions: Sequence[Distortion], watch: LossWatch, world: World,
+        distortions: Sequence[AnyDistortion], watch: LossWatch, world: World,
     ) -> None:  # fmt: skip
         self._session = session
         self._lmbda = settings.lmbda
@@ -155,20 +158,20 @@ class Step:
         session, codec = self._session, self._session.codec
         row = self._rows[batch.level]
         codec.use_level(row)
-        sizes, weight = batch.sizes, 1.0
+        weight = 1.0
         if not len(x):
             # Of a batch of fewer maps than ranks. A map that counts nothing stands in: neither
             # kernels nor code of the user's own have to know what to do with none.
             x = x.new_zeros((1, *x.shape[1:])).contiguous(memory_format=torch.channels_last)
-            sizes, weight = torch.tensor([x.shape[-2:]]), 0.0
+            batch, weight = _of_the_first_map(batch, x), 0.0
         if self._world.size > 1:
             codec.noise_share = (batch.first_row, len(x), batch.batch_rows)
         if self._cutmix:
             x = cutmix(
-                x, sizes, self._cutmix, first_row=batch.first_row, batch_rows=batch.batch_rows
+                x, batch.sizes, self._cutmix, first_row=batch.first_row, batch_rows=batch.batch_rows
             )
-        is_whole = not has_padding(sizes, *x.shape[-2:])
-        compute = partial(self._computed, row, sizes, is_whole, batch.batch_positions, weight)
+        is_whole = not has_padding(batch.sizes, *x.shape[-2:])
+        compute = partial(self._computed, row, batch, is_whole, weight)
         if session.graphs is not None and is_whole:
             figures = session.graphs.run(row, x, compute)
         else:
@@ -179,9 +182,7 @@ class Step:
         # Of all ranks, as the norm is: if one loss is not finite, all of them notice.
         self._watch.see(session.progress.step + 1, batch, parts[0] + figures[4])
 
-    def _computed(
-        self, row: int, sizes: Tensor, is_whole: bool, positions: int, weight: float, x: Tensor
-    ) -> Tensor:
+    def _computed(self, row: int, batch: Batch, is_whole: bool, weight: float, x: Tensor) -> Tensor:
         """Make the step; return loss, MSE, BPP, auxiliary loss and gradient norm, float32 [5].
 
         `weight`: 0 if `x` only stands in for a rank's part of a batch, otherwise 1.
@@ -198,8 +199,9 @@ class Step:
             is_measured = is_whole and distortion is square_error
             output = session.model(x, squared_error_of_whole if is_measured else None)
         loss, mse, bpp = rate_distortion(
-            output, x, sizes, self._lmbda, distortion=distortion, positions=positions
-        )
+            output, x, batch.sizes, self._lmbda, distortion=distortion,
+            positions=batch.batch_positions, batch=batch,
+        )  # fmt: skip
         # The ranks' gradients are averaged; each rank's loss is its part of the batch's sum.
         (loss * weight * self._world.size).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
@@ -210,6 +212,16 @@ class Step:
         session.aux_optimizer.step()
         figures = torch.stack([value.detach() for value in (loss, mse, bpp)]) * weight
         return torch.cat([figures, torch.stack([aux.detach(), norm.detach()])])
+
+
+def _of_the_first_map(batch: Batch, x: Tensor) -> Batch:
+    """Return a batch that takes `x`, one map that is all of it, for the corner of sample 0."""
+    return replace(
+        batch,
+        indices=torch.zeros(1, dtype=torch.int64),
+        sizes=torch.tensor([x.shape[-2:]]),
+        corners=torch.zeros(1, 2, dtype=torch.int64),
+    )
 
 
 def _means(session: Session) -> dict[str, float]:

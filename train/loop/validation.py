@@ -13,12 +13,12 @@ from data.reading.whole_maps import whole_map_batches
 from train.codecs.level_codec import LevelCodec
 from train.machine.distributed import ALONE, World
 from train.objective.rate_distortion import (
-    Distortion,
+    AnyDistortion,
+    distorted_sums,
     num_positions,
     rate_bits,
     square_error,
     squared_error,
-    sum_of_real,
 )
 
 
@@ -40,7 +40,7 @@ def validate(
     lmbda: float,
     device: str,
     *,
-    distortion: Distortion = square_error,
+    distortion: AnyDistortion = square_error,
     world: World = ALONE,
     between_batches: Callable[[], None] = lambda: None,
 ) -> Validation:
@@ -61,7 +61,7 @@ def validate(
         error = squared_error(x_hat, x, batch.sizes).sum()
         distorted = error
         if distortion is not square_error:
-            distorted = sum_of_real(distortion(x_hat, x), batch.sizes).sum()
+            distorted = distorted_sums(distortion, x_hat, x, batch).sum()
         y = likelihoods["y"]
         sums[0] += distorted
         sums[1] += error

@@ -1,4 +1,4 @@
 """What training minimises: rate, distortions by name, weights of channels and positions.
 
-May import: configs, configs.schema, data.reading, extract.detector.
+May import: configs, configs.schema, data.cache, data.images, data.reading, extract.detector.
 """

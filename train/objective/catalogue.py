@@ -23,13 +23,22 @@ from configs.own_code import is_own, load_own
 from configs.plain_json import parse_json
 from configs.schema.config import Config
 from configs.schema.training import TrainingConfig
+from data.cache.annotations import ANNOTATIONS_NAME, boxes_sha256, read_annotations
+from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from train.objective.object_weights import object_weights
-from train.objective.rate_distortion import Distortion, channel_weighted, square_error
+from train.objective.rate_distortion import (
+    AnyDistortion,
+    Distortion,
+    channel_weighted,
+    square_error,
+)
 
 BY_VARIANCE = "variance"
 CHANNEL_WEIGHTS = "channel_weights"
 """Name of a weights file's fingerprint among those of the caches."""
+BOXES = "boxes"
+"""Name of the fingerprint of both caches' boxes among theirs."""
 
 _LEAST_VARIANCE = 1e-3  # of the mean: a channel that all but never varies must not outweigh all
 
@@ -41,6 +50,24 @@ def weights_fingerprint(settings: TrainingConfig) -> dict[str, str]:
     path = Path(settings.channel_weights)
     content = path.read_bytes() if path.is_file() else b""
     return {CHANNEL_WEIGHTS: hashlib.sha256(content).hexdigest()}
+
+
+def boxes_fingerprint(settings: TrainingConfig, *caches: CacheFolder) -> dict[str, str]:
+    """Return what changes with any box of the caches under its name, or nothing if none counts.
+
+    Raises CacheError if they cannot be read.
+    """
+    if settings.distortion != "detector" and settings.detection_loss is None:
+        return {}
+    read = (read_annotations(each.path / ANNOTATIONS_NAME, each.manifest.split) for each in caches)
+    digest = hashlib.sha256("".join(map(boxes_sha256, read)).encode())
+    return {BOXES: digest.hexdigest()}
+
+
+def asks_detector(settings: TrainingConfig) -> bool:
+    """Say whether a step asks the detector's heads."""
+    by_distortion = settings.distortion in ("object_weighted", "detector")
+    return by_distortion or settings.detection_loss is not None
 
 
 def weights_of(settings: TrainingConfig, reader: LevelReader) -> NDArray[Any]:
@@ -86,13 +113,38 @@ def _read(path: Path, level: int, num_channels: int) -> NDArray[Any]:
     return weights
 
 
-def distortions(config: Config, readers: Sequence[LevelReader], device: str) -> list[Distortion]:
-    """Return the distortion of each level as `training.distortion` says.
+def distortions(config: Config, readers: Sequence[LevelReader], device: str) -> list[AnyDistortion]:
+    """Return the distortion of each level's train cache, with its detection loss if there is one.
 
     Raises ConfigError if the weights' file is missing or does not fit a level, if the detector
     cannot be had, or if the user's own function cannot be imported; CacheError if the detector is
     not the one that made the cache.
     """
+    settings, extra = config.training, config.training.detection_loss
+    if settings.distortion != "detector" and extra is None:
+        return [*_of_elements(config, readers, device)]
+    # Late: the others do without the detector's heads.
+    from train.objective.detection_loss import with_detection_loss
+    from train.objective.detector_distortion import detector_distortion
+    from train.objective.level_heads import frozen_heads
+
+    heads = frozen_heads(config, readers, device)
+    found: list[AnyDistortion] = (
+        [detector_distortion(heads, reader, device) for reader in readers]
+        if settings.distortion == "detector"
+        else [*_of_elements(config, readers, device)]
+    )
+    if extra is None:
+        return found
+    return [
+        with_detection_loss(
+            each, heads, reader, device, weight=extra.weight, from_epoch=extra.from_epoch
+        )
+        for each, reader in zip(found, readers, strict=True)
+    ]
+
+
+def _of_elements(config: Config, readers: Sequence[LevelReader], device: str) -> list[Distortion]:
     settings = config.training
     if is_own(settings.distortion):
         own = _own(settings.distortion)

@@ -1,21 +1,61 @@
 """Rate and distortion, and the loss that training minimises: distortion + lambda * BPP.
 
-Another distortion is one more function of (x_hat, x) that returns the error of each element.
+Another distortion is one more function of (x_hat, x) that returns the error of each element; what
+has none of single elements, or asks where in an image a map lies, is a `MapDistortion`.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+from data.reading.level_reader import LevelReader
+from data.reading.level_stream import Batch
 
 Distortion = Callable[[Tensor, Tensor], Tensor]
 """(x_hat, x), [B, C, H, W] each -> error of each element, float32, of the same shape.
 
 x_hat is float32, x is, too, or as it is stored.
 """
+
+
+class MapDistortion(ABC):
+    """The error of whole maps, which may depend on where in which image each of them lies."""
+
+    @abstractmethod
+    def sums(self, x_hat: Tensor, x: Tensor, batch: Batch) -> Tensor:
+        """Return each map's error times its real positions and channels, float32 [B].
+
+        `x_hat` float32 [B, C, H, W], `x` the same or as it is stored; `batch` says of which sample
+        each map is, which part of it, and how much of that is real.
+        """
+
+    @abstractmethod
+    def of_cache(self, reader: LevelReader) -> MapDistortion:
+        """Return the same for maps of another cache of this level."""
+
+    def in_epoch(self, epoch: int) -> AnyDistortion:
+        """Return what training minimises in an epoch, counted from 1; validation has it all."""
+        return self
+
+
+AnyDistortion = Distortion | MapDistortion
+
+
+def trained_by(distortion: AnyDistortion, epoch: int) -> AnyDistortion:
+    """Return what training minimises in an epoch, counted from 1."""
+    return distortion.in_epoch(epoch) if isinstance(distortion, MapDistortion) else distortion
+
+
+def distorted_sums(distortion: AnyDistortion, x_hat: Tensor, x: Tensor, batch: Batch) -> Tensor:
+    """Return each map's sum of a distortion over its real positions and channels, float32 [B]."""
+    if isinstance(distortion, MapDistortion):
+        return distortion.sums(x_hat, x, batch)
+    return sum_of_real(distortion(x_hat, x), batch.sizes)
 
 
 def square_error(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -79,16 +119,18 @@ def rate_distortion(
     sizes: Tensor,
     lmbda: float,
     *,
-    distortion: Distortion = square_error,
+    distortion: AnyDistortion = square_error,
     positions: int | None = None,
+    batch: Batch | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, MSE, BPP) of a batch, scalars: lambda weighs the rate.
 
     The distortion is a mean over real positions and all channels; BPP is bits per real position of
     the level's own map, padding's bits included. The MSE, in the features' own units, is for the
-    record and equals the distortion unless another one is named. `positions`: by how many real
-    positions to divide, where `x` is a part of a batch only; None: by those of `x`. In place of
-    "x_hat" the output may have "measured", its `squared_error_of_whole`.
+    record and equals the distortion unless another one is named; a `MapDistortion` needs the
+    `batch` that `x` is. `positions`: by how many real positions to divide, where `x` is a part of a
+    batch only; None: by those of `x`. In place of "x_hat" the output may have "measured", its
+    `squared_error_of_whole`.
     """
     x_hat, likelihoods = output.get("x_hat"), output["likelihoods"]
     assert isinstance(likelihoods, Mapping)
@@ -100,9 +142,14 @@ def rate_distortion(
         mse = measured.sum() / (positions * x.shape[1])
         return mse + lmbda * bpp, mse, bpp
     assert isinstance(x_hat, Tensor)
-    error = sum_of_real(distortion(x_hat, x), sizes).sum() / (positions * x.shape[1])
+    num_values = positions * x.shape[1]
+    if isinstance(distortion, MapDistortion):
+        assert batch is not None, "without it nobody knows where the maps lie"
+        error = distortion.sums(x_hat, x, batch).sum() / num_values
+    else:
+        error = sum_of_real(distortion(x_hat, x), sizes).sum() / num_values
     mse = error
     if distortion is not square_error:
         with torch.no_grad():
-            mse = squared_error(x_hat, x, sizes).sum() / (positions * x.shape[1])
+            mse = squared_error(x_hat, x, sizes).sum() / num_values
     return error + lmbda * bpp, mse, bpp

@@ -34,7 +34,7 @@ class RunOutcome:
 def chains_of(jobs: Sequence[Job], lock_step: bool | None = None) -> list[list[Job]]:
     """Cut a study into what one process trains: in order, or in lock-step.
 
-    With a warm start that is a level by itself, its lambdas in ascending order. In `lock_step`,
+    With a warm start that is a level and a seed, its lambdas in ascending order. In `lock_step`,
     which None chooses on a GPU, it is what takes the same batches. Otherwise it is every run alone.
     """
     chains: dict[Hashable, list[Job]] = {}
@@ -42,7 +42,7 @@ def chains_of(jobs: Sequence[Job], lock_step: bool | None = None) -> list[list[J
         on_gpu = torch.device(job.device).type == "cuda"
         key: Hashable = place
         if job.config.training.warm_start:
-            key = ("in order", job.level)
+            key = ("in order", job.level, job.config.training.seed)
         elif on_gpu if lock_step is None else lock_step:
             key = stream_settings(job)
         chains.setdefault(key, []).append(job)

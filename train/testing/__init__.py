@@ -1,6 +1,6 @@
 """What users run on a codec of their own: `from train.testing import check_codec`.
 
-May import: configs.schema, train.codecs, train.loop, train.objective.
+May import: configs.schema, train.codecs, train.codecs.layers, train.loop, train.objective.
 """
 
 from train.testing.conformance import check_codec

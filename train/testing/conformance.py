@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from configs.schema.config import Config
 from configs.schema.training import ModelConfig, TrainingConfig
@@ -17,6 +16,7 @@ from train.codecs.catalogue import build_codec, codec_size
 from train.codecs.level_codec import LevelCodec
 from train.loop.session import make_optimizers
 from train.objective.rate_distortion import rate_bits, rate_distortion
+from train.testing.made_up import beside, latents_of, made_up_maps
 
 _SMALL: dict[str, Any] = {
     "stages": 2, "n_hidden": 8, "n_channels": 12, "fpn_channels_per_level": 16,
@@ -37,8 +37,9 @@ def check_codec(
     """Raise AssertionError, saying what is wrong, unless a codec keeps the contract.
 
     `codec` is a name as in `model.name`, or a subclass of LevelCodec, built small unless settings
-    of that section are given (`options={"width": 3}, stages=4`); or a function that makes a new,
-    untrained codec. It is trained for `num_steps` on one map, which takes seconds; then
+    of that section are given (`options={"width": 3}, stages=4`; with `context` it sees a made-up
+    coarser level); or a function that makes a new, untrained codec. It is trained for `num_steps`
+    on one map, which takes seconds; then
 
     - decompress gives to the bit what forward gives in eval mode, for maps of odd sizes, of one
       position, constant ones and huge ones, also where latents are far outside the tables; and a
@@ -104,15 +105,6 @@ def _new(make: Make, seed: int = 0) -> LevelCodec:
     return codec
 
 
-def _maps(codec: LevelCodec, height: int, width: int, batch: int = 2) -> Tensor:
-    """Return smooth signed maps, float32 [batch, C, height, width], of mean -2 and deviation 5."""
-    generator = torch.Generator().manual_seed(height * 1000 + width)
-    shape = (batch, codec.mean.shape[1], -(-height // 4) + 1, -(-width // 4) + 1)
-    coarse = torch.randn(shape, generator=generator)
-    smooth = functional.interpolate(coarse, scale_factor=4, mode="bilinear")
-    return 8 * smooth[..., :height, :width] - 2
-
-
 class _Training:
     """A codec and its optimisers, learning one map by heart."""
 
@@ -120,7 +112,8 @@ class _Training:
         self.codec = codec.train()
         self._optimizers = make_optimizers(codec, _CONFIG)
         side = max(64, 12 * codec.stride)
-        self._x = _maps(codec, side, side, batch=1)
+        self._x = made_up_maps(codec, side, side, batch=1)
+        self._beside = beside(codec, self._x)
 
     def train(self, num_steps: int) -> None:
         sizes = torch.tensor([self._x.shape[-2:]])
@@ -128,7 +121,7 @@ class _Training:
             for optimizer in self._optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss, _, _ = rate_distortion(
-                self.codec(self._x), self._x, sizes, _CONFIG.training.lmbda
+                self.codec(self._x, **self._beside), self._x, sizes, _CONFIG.training.lmbda
             )
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizers[0].step()
@@ -194,23 +187,24 @@ def _differing(one: LevelCodec, other: LevelCodec) -> list[str]:
 
 
 def _check_decoding(codec: LevelCodec) -> None:
-    cases = {f"maps of {h}x{w}": _maps(codec, h, w) for h, w in _SIZES_HW}
-    like = _maps(codec, 20, 30)
+    cases = {f"maps of {h}x{w}": made_up_maps(codec, h, w) for h, w in _SIZES_HW}
+    like = made_up_maps(codec, 20, 30)
     cases["maps of zeros"] = torch.zeros_like(like)
     cases["constant maps"] = torch.full_like(like, 7.0)
     cases["huge maps (10,000)"] = 10_000 * like.sign()
     for what, x in cases.items():
         with _about(what):
-            _check_maps(codec, x, what)
+            _checkmade_up_maps(codec, x, what)
 
 
 @torch.no_grad()
-def _check_maps(codec: LevelCodec, x: Tensor, what: str) -> None:
-    expected = codec(x)["x_hat"]
+def _checkmade_up_maps(codec: LevelCodec, x: Tensor, what: str) -> None:
+    given = beside(codec, x)
+    expected = codec(x, **given)["x_hat"]
     assert (expected.shape, expected.dtype) == (x.shape, torch.float32), (
         f"{what}: forward gives {expected.dtype} {list(expected.shape)} for {list(x.shape)}"
     )
-    packed = codec.compress(x)
+    packed = codec.compress(x, **given)
     strings, shape = packed["strings"], packed["shape"]
     expected_shape = tuple(-(-side // codec.stride) for side in x.shape[-2:])
     assert shape == expected_shape, (
@@ -221,9 +215,12 @@ def _check_maps(codec: LevelCodec, x: Tensor, what: str) -> None:
     assert numbers == {codec.num_payloads}, (
         f"{what}: samples have {sorted(numbers)} strings, num_payloads says {codec.num_payloads}"
     )
-    alone = [codec.compress(sample[None])["strings"][0] for sample in x]
+    alone = [
+        codec.compress(x[row : row + 1], **beside(codec, x, row))["strings"][0]
+        for row in range(len(x))
+    ]
     assert alone == strings, f"{what}: a sample's strings depend on its neighbours in the batch"
-    x_hat = codec.decompress(strings, shape, packed["size"])["x_hat"]
+    x_hat = codec.decompress(strings, shape, packed["size"], **given)["x_hat"]
     assert x_hat.shape == x.shape, f"{what}: decompress gives maps of {list(x_hat.shape)}"
     off = (x_hat - expected).abs()
     assert torch.equal(x_hat, expected), (
@@ -236,11 +233,13 @@ def _check_maps(codec: LevelCodec, x: Tensor, what: str) -> None:
 @torch.no_grad()
 def _check_far_latents(codec: LevelCodec) -> None:
     # Huge maps need not give them: GDN divides by what is large.
-    y = codec.latents(_maps(codec, 20, 30))
+    x = made_up_maps(codec, 20, 30)
+    y, trail = latents_of(codec, x)
     y = y * (_FAR / y.abs().max())
     with _about("latents far outside the tables"):
-        y_hat, _ = codec.rounded_latents(y)
-        there = codec.decode_latents(codec.encode_latents(y), (y.shape[-2], y.shape[-1]))
+        y_hat, _ = codec.rounded_latents(y, *trail)
+        shape = (int(y.shape[-2]), int(y.shape[-1]))
+        there = codec.decode_latents(codec.encode_latents(y, *trail), shape, *trail)
     assert torch.equal(there, y_hat), (
         f"latents far outside the tables (up to {_FAR:g}) come back otherwise, by "
         f"{float((there - y_hat).abs().max()):.3g} at most: encode_latents must not clamp them"
@@ -250,10 +249,10 @@ def _check_far_latents(codec: LevelCodec) -> None:
 @torch.no_grad()
 def _check_rate(codec: LevelCodec) -> None:
     side = max(64, 12 * codec.stride)
-    x = _maps(codec, side, side, batch=1)
+    x = made_up_maps(codec, side, side, batch=1)
     with _about("the rate"):
-        estimated = float(rate_bits(codec(x)["likelihoods"]))
-        (payloads,) = codec.compress(x)["strings"]
+        estimated = float(rate_bits(codec(x, **beside(codec, x))["likelihoods"]))
+        (payloads,) = codec.compress(x, **beside(codec, x))["strings"]
     real = 8 * sum(len(payload) for payload in payloads)
     ends = _END_BITS * len(payloads)
     assert estimated > _ENOUGH * ends, (
@@ -268,16 +267,16 @@ def _check_rate(codec: LevelCodec) -> None:
 
 @torch.no_grad()
 def _check_threads(codec: LevelCodec) -> None:
-    x = _maps(codec, 57, 83)
+    x = made_up_maps(codec, 57, 83)
     with _about("another number of threads"):
         torch.set_num_threads(1)
-        y = codec.latents(x)
+        y, trail = latents_of(codec, x)
         shape = (int(y.shape[-2]), int(y.shape[-1]))
-        strings = codec.encode_latents(y)
-        y_hat = codec.decode_latents(strings, shape)
+        strings = codec.encode_latents(y, *trail)
+        y_hat = codec.decode_latents(strings, shape, *trail)
         torch.set_num_threads(2)
-        again = codec.encode_latents(y)
-        there = codec.decode_latents(strings, shape)
+        again = codec.encode_latents(y, *trail)
+        there = codec.decode_latents(strings, shape, *trail)
     reason = "what both ends compute must not depend on it: see the head of train/codecs/hyperprior"
     assert again == strings, f"latents have other strings with another number of threads: {reason}"
     assert torch.equal(there, y_hat), (
@@ -289,8 +288,10 @@ def _check_saving(make: Make, codec: LevelCodec) -> None:
     with _about("a codec that was saved and loaded"):
         loaded = _new(make, seed=1)
         loaded.load_state_dict(_saved(codec.state_dict()))
-        x = _maps(codec, 33, 45)
-        expected, packed = (each.compress(x)["strings"] for each in (codec, _ready(loaded)))
+        x = made_up_maps(codec, 33, 45)
+        expected, packed = (
+            each.compress(x, **beside(each, x))["strings"] for each in (codec, _ready(loaded))
+        )
     assert packed == expected, (
         "a codec that was saved and loaded writes other strings: all that was learned has to be a "
         "parameter or a buffer"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from analyze.allocation.allocate import rising_drops
+from analyze.allocation.choice import rising_drops
 from analyze.allocation.lagrangian import (
     Allocated,
     Option,

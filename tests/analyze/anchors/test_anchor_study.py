@@ -18,14 +18,16 @@ from analyze.anchors.klt import KltAnchor
 from analyze.anchors.uniform import UniformAnchor
 from analyze.detection.heads_on_levels import backbone_keys
 from analyze.facts.kept_results import Kept
+from analyze.image_coding.image_anchors import image_av1, image_jpeg
+from analyze.image_coding.image_study import study_images
 from analyze.maps.replacements import derivations
 from analyze.measure.split import open_split
 from analyze.streams.unsent_levels import overhead
+from configs.errors import BadImageError
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from extract.accuracy.bootstrap import Accuracy
 from tests.support.tiny_study import TinyStudy, extract_tiny, save_detector, with_detector
-from tests.support.tiny_study import study as study
 
 ANCHORS = {
     "uniform": UniformAnchor(bits=(3, 6)),
@@ -187,3 +189,45 @@ def test_train_cache_of_another_detector_is_a_line(
     (line,) = study_anchors(ANCHORS, stale, Kept(None), tmp_path).missing
     assert "is of detector weights" in line
     assert "extract both anew" in line
+
+
+def test_image_anchors_have_rate_and_map_and_no_levels(split: AnchorSplit, tmp_path: Path) -> None:
+    without = dataclasses.replace(split, train_cache=tmp_path / "train")
+    anchors = {"klt": ANCHORS["klt"], "image-jpeg": image_jpeg((10,))}
+    found = study_anchors(anchors, without, Kept(None), tmp_path)
+    # They are not fitted, and need no train cache.
+    assert len(found.missing) == 1
+    assert [(each.anchor, each.is_image, each.levels) for each in found.points] == [
+        ("image-jpeg", True, {}), ("image-jpeg", True, {}),
+    ]  # fmt: skip
+    assert split.evaluator is not None
+    (resized, _) = study_images(anchors["image-jpeg"], split.evaluator, Kept(None))
+    samples = split.manifest.samples[: split.num_images]
+    pixels = sum(each.height * each.width for each in samples)
+    assert found.points[0].bits_per_pixel == 8 * resized.num_bytes / pixels
+    assert found.points[0].accuracy == resized.accuracy
+
+
+def test_images_that_are_gone_or_a_codec_or_detection_are_one_line(
+    split: AnchorSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {"image-jpeg": image_jpeg((10,)), "image-av1": image_av1((63,))}
+    blind = dataclasses.replace(split, evaluator=None, derivations={})
+    assert study_anchors(images, blind, Kept(None), tmp_path).missing == (
+        "no anchors of images: they need detection",
+    )
+
+    def gone(*_: Any) -> None:
+        raise BadImageError("a.jpg: no such file", file="a.jpg", reason="no such file")
+
+    monkeypatch.setattr("analyze.image_coding.image_study.read_planned_image", gone)
+    monkeypatch.setattr("av.codec.codecs_available", set())
+    first, second = (
+        study_anchors(each, split, Kept(None), tmp_path)
+        for each in (images, dict(reversed(images.items())))
+    )
+    assert first.points == second.points == ()
+    assert first.missing == ("no anchors of images: a.jpg: no such file",)
+    assert [line.split(":")[0] for line in second.missing] == [
+        "image, AV1", "no anchors of images",
+    ]  # fmt: skip

@@ -13,7 +13,6 @@ from configs.errors import ConfigError
 from data.reading.level_reader import LevelReader
 from tests.support.own_anchor import write_anchor
 from tests.support.tiny_study import TinyStudy
-from tests.support.tiny_study import study as study
 
 
 def test_anchor_of_ones_own_is_measured_and_kept_until_its_file_changes(

@@ -15,6 +15,7 @@ from analyze.anchors.catalogue import ANCHORS
 from analyze.anchors.contract import AnchorCodec, codec_id, decode_map, fitting_indices
 from analyze.anchors.float16 import Float16Anchor, Float16Codec
 from analyze.anchors.klt import KltAnchor, coefficients
+from analyze.anchors.names import IMAGE_ANCHORS
 from analyze.anchors.picture import PictureAnchor
 from analyze.maps.map_source import DecodedMaps
 from analyze.streams.level_file import bytes_in_pyramid, unpack_level
@@ -24,7 +25,6 @@ from tests.support.tiny_anchors import SMALL, restored_from, sample_of, stream_o
 from tests.support.tiny_anchors import fitted as fitted
 from tests.support.tiny_anchors import train as train
 from tests.support.tiny_anchors import val as val
-from tests.support.tiny_study import study as study
 
 SIZES = [(1, 1), (3, 5), (13, 21)]
 
@@ -255,7 +255,7 @@ def test_fitting_samples_are_all_that_fit_in_evenly_spread(train: LevelReader) -
 
 
 def test_every_usual_anchor_is_available_here_and_has_a_name_of_its_own() -> None:
-    assert set(ANCHORS) == set(SMALL)
+    assert set(ANCHORS) == {*SMALL, *IMAGE_ANCHORS}
     assert [each.unavailable() for each in ANCHORS.values()] == [None] * len(ANCHORS)
     assert len({each.name for each in ANCHORS.values()}) == len(ANCHORS)
 

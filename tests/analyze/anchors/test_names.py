@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analyze.anchors.names import ANCHOR_NAMES, anchors_of
+from analyze.anchors.names import ANCHOR_NAMES, FAST_ANCHORS, anchors_of
 from configs.errors import ConfigError
 
 
@@ -14,8 +14,12 @@ from configs.errors import ConfigError
         ("none", ()),
         ("all", ANCHOR_NAMES),
         ("klt, uniform", ("klt", "uniform")),
-        ("fast,my_anchors:Steps", ("uniform", "klt", "float16", "my_anchors:Steps")),
-        ("hevc-8,klt,fast,klt", ("hevc-8", "klt", "uniform", "float16")),
+        ("fast,my_anchors:Steps", (*FAST_ANCHORS, "my_anchors:Steps")),
+        ("images,klt", ("image-jpeg", "image-webp", "image-hevc", "image-av1", "klt")),
+        (
+            "hevc-8,klt,fast,klt",
+            ("hevc-8", "klt", "uniform", "float16", "image-jpeg", "image-av1"),
+        ),
     ],
 )
 def test_groups_are_spelt_out_and_each_anchor_is_there_once(

@@ -20,7 +20,7 @@ from analyze.anchors.picture import (
     tile,
     untile,
 )
-from analyze.anchors.picture_coding import (
+from analyze.image_coding.picture_coding import (
     ENCODERS,
     decode_picture,
     encode_picture,

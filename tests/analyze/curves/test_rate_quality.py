@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from analyze.anchors.anchor_points import AnchorPoint
 from analyze.anchors.anchor_rate_distortion import AnchorMeasurement
-from analyze.anchors.anchor_study import AnchorPoint
 from analyze.curves.rate_quality import (
     MAP,
     PSNR,
@@ -109,6 +110,17 @@ def test_anchor_has_a_curve_of_real_rates_and_one_of_ideal_ones_if_it_codes_symb
     assert [each.name for each in pyramid] == names
     assert [point.quality for point in pyramid[0].points] == [0.4, 0.5]
     assert [point.bits_per_pixel for point in pyramid[2].points] == [4.5, 9]
+
+
+def test_anchor_of_images_has_a_curve_of_map_alone() -> None:
+    feature = anchor_point("KLT", 1, 100, 0.5, False)
+    image = replace(
+        anchor_point("image, AV1", 46, 4, 0.45, False), levels={}, derived=(), is_image=True
+    )
+    assert [each.name for each in anchor_level_curves([feature, image], 1)] == ["KLT"]
+    pyramid = anchor_pyramid_curves([feature, image])
+    assert [each.name for each in pyramid] == ["KLT", "image, AV1"]
+    assert [point.bits_per_pixel for point in pyramid[1].points] == [0.4]
 
 
 def test_anchor_without_detection_has_no_curve_of_map() -> None:

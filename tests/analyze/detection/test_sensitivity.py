@@ -23,10 +23,9 @@ from configs.errors import ConfigError
 from data.reading.level_reader import LevelReader
 from tests.analyze.detection.test_heads_on_levels import BUILDERS, own_levels, small_detector
 from tests.support.pyramids import split_evaluator
-from tests.support.tiny_study import TinyStudy, study, tiny_config
+from tests.support.tiny_study import TinyStudy, tiny_config
 from train.objective.catalogue import weights_of
 
-__all__ = ["study"]
 QUICK = SensitivitySettings(mse_shares=(0.3, 1.0), num_groups=3, num_group_images=2)
 
 

@@ -9,9 +9,7 @@ from analyze.detection.worst_images import MatchedDetections, worst_images
 from data.cache.annotations import read_annotations
 from extract.accuracy.matches import Detections
 from tests.support.pyramids import split_evaluator
-from tests.support.tiny_study import TinyStudy, study
-
-__all__ = ["study"]
+from tests.support.tiny_study import TinyStudy
 
 
 def test_image_whose_boxes_vanish_is_hurt_most(study: TinyStudy) -> None:

@@ -15,6 +15,9 @@ from analyze.facts.candidates import (
     newest_runs,
     plan_of,
     pyramids,
+    pyramids_of_seeds,
+    runs_by_seed,
+    seeds_of,
 )
 from analyze.facts.sent_parts import Part
 from configs.config_files import check_config
@@ -159,3 +162,42 @@ def test_the_configuration_of_the_analysis_plans_a_pyramid_of_runs_that_there_ar
     (*_, planned) = pyramids([*first, *second], range(3), (), plan)
     assert planned.runs == {0: second[0], 1: first[1], 2: first[2]}
     assert plan_of(check_config({}, "test"), range(3)) == ()
+
+
+def of_seed(level: int, seed: int, lmbda: float = 0.1) -> Candidate:
+    return Candidate(
+        folder=Path(f"level_{level}/run_{seed}_{lmbda:g}"), level=level, lmbda=lmbda, seed=seed,
+        best_validation_loss=1.0,
+    )  # fmt: skip
+
+
+def test_runs_of_other_seeds_are_kept_and_each_combination_is_of_one_seed() -> None:
+    runs = newest_runs([of_seed(level, seed) for level in (0, 1) for seed in (0, 4)])
+    assert len(runs) == 4
+    assert set(seeds_of(runs).values()) == {0, 4}
+    found = pyramids_of_seeds(runs, (0, 1))
+    assert [(each.name, each.seed) for each in found] == [
+        ("all levels, lambda 0.1, seed 0", 0), ("all levels, lambda 0.1, seed 4", 4),
+    ]  # fmt: skip
+    for each in found:
+        assert {run.seed for run in each.runs.values()} == {each.seed}
+
+
+def test_run_of_one_seed_alone_goes_with_those_of_every_seed() -> None:
+    alone, other = of_seed(1, 9), of_seed(1, 9, lmbda=0.2)
+    runs = [of_seed(0, 0), of_seed(0, 1), alone, other, of_seed(0, 0, lmbda=0.2)]
+    by_seed = runs_by_seed(runs)
+    assert list(by_seed) == [0, 1]
+    assert all(alone in each and other in each for each in by_seed.values())
+    assert seeds_of(runs)[alone.folder] is None
+    # Lambda 0.2 has no run that another seed has, too: it is there once.
+    assert [each.name for each in pyramids_of_seeds(runs, (0, 1))] == [
+        "all levels, lambda 0.1, seed 0", "all levels, lambda 0.1, seed 1",
+        "all levels, lambda 0.2",
+    ]  # fmt: skip
+
+
+def test_runs_whose_seeds_differ_from_level_to_level_are_as_ever() -> None:
+    runs = [of_seed(0, 3), of_seed(1, 5)]
+    assert runs_by_seed(runs) == {None: runs}
+    assert pyramids_of_seeds(runs, (0, 1)) == pyramids(runs, (0, 1))

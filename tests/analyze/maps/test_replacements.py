@@ -14,9 +14,8 @@ from analyze.maps.replacements import DerivedMaps, DroppedMaps, derivations
 from data.reading.level_reader import LevelReader
 from tests.analyze.detection.test_heads_on_levels import BUILDERS, own_levels, small_detector
 from tests.support.pyramids import split_evaluator
-from tests.support.tiny_study import TinyStudy, study
+from tests.support.tiny_study import TinyStudy
 
-__all__ = ["study"]
 SOURCES = {
     "fasterrcnn_mobilenet_v3_large_fpn": {2: 1},
     "maskrcnn_resnet50_fpn": {4: 3},

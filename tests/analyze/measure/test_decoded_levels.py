@@ -28,6 +28,9 @@ class Maps:
     def shape(self, index: int) -> tuple[int, ...]:
         return tuple(self.shapes[index].tolist())
 
+    def num_values(self, images: range) -> int:
+        return int(self.shapes[images.start : images.stop].prod(axis=1).sum())
+
     def sample(self, index: int) -> Any:
         generator = np.random.default_rng(index)
         return generator.normal(-20, 50, self.shape(index)).astype(np.float16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +21,7 @@ from analyze.maps.map_source import DecodedMaps
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.level_rate_distortion import measure_level, measured_run
 from analyze.measure.split import Split
-from configs.errors import CacheError
+from configs.errors import CacheError, ConfigError
 from data.reading.level_reader import LevelReader
 from tests.support.devices import DEVICES
 from tests.support.extraction import TinyCache
@@ -43,6 +44,18 @@ class Full(Kept):
         self.keys.append(dict(key))
         facts = dict.fromkeys((each.name for each in dataclasses.fields(Measurement)), 0.0)
         return KeptResult(facts=facts, arrays={})
+
+
+def test_sums_that_were_kept_without_the_images_are_measured_again_where_these_are_needed() -> None:
+    """Kept results of earlier versions hold no arrays."""
+    split = SimpleNamespace(cache=SimpleNamespace(content_id="cache"), num_images=1)
+    run = Candidate(folder=Path("run"), level=0, lmbda=0.1, best_validation_loss=1.0)
+    with_sums = partial(
+        measured_run, run, cast(Split, split), cast(DecodedLevels, None), Anywhere(), Full()
+    )
+    assert with_sums().of_images is None
+    with pytest.raises(ConfigError, match="run"):  # there is none to measure
+        with_sums(image_by_image=True)
 
 
 class Anywhere(LoadedModels):
@@ -83,12 +96,17 @@ def measured(
         indices = range(reader.num_samples)
         file = folder / str(num_cores)
         decoded = DecodedMaps(file, [reader.shape(each) for each in indices], reader.dtype)
-        found = measure_level(codec, run, reader, indices, decoded, "run")
-        without = measure_level(codec, run, reader, indices, None, "run")
+        found, of_images = measure_level(codec, run, reader, indices, decoded, "run")
+        without, _ = measure_level(codec, run, reader, indices, None, "run")
+        elements = reader.shapes.prod(axis=1).sum()
+        pixels = sum(each.height * each.width for each in reader.manifest.samples)
         maps = [decoded.read(index).tobytes() for index in indices]
     assert found.encode_ms > 0 and found.decode_ms > 0
     found, without = (replace(each, encode_ms=0.0, decode_ms=0.0) for each in (found, without))
     assert found == without
+    assert len(of_images.bits) == len(maps)
+    assert of_images.bits.sum() / pixels == pytest.approx(found.bits_per_pixel)
+    assert of_images.squared_error.sum() / elements == pytest.approx(found.mse)
     return found, maps
 
 

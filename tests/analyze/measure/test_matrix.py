@@ -20,7 +20,6 @@ from configs.schema.training import ModelConfig
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_codecs import HYPERPRIORS, NUM_CHANNELS, ready_codec
 from tests.support.tiny_study import TinyStudy
-from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of
 from train.cli import train_level
 from train.loop.validation import validate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -18,24 +19,22 @@ import torch
 from analyze.facts.kept_results import Kept
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
-from analyze.measure.split import Split, open_split
+from analyze.measure.split import Split, cache_beside, open_split
 from configs.config_files import check_config
-from configs.errors import ConfigError
+from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
 from data.cache.cache_folder import CacheFolder
+from data.cache.manifest import FILE_NAME
 from extract.accuracy.average_precision import evaluate_detections
 from extract.accuracy.matches import Detections
 from tests.support.tiny_study import (
     TinyStudy,
     extract_tiny,
     save_detector,
-    study,
     with_detector,
 )
 from train.runs.loaded_models import LoadedModels
-
-__all__ = ["study"]
 
 KNOWN = ("disc", "box", "triangle", "ring")  # of the five classes of the scenes
 
@@ -218,6 +217,32 @@ def test_detections_that_are_kept_are_of_the_thresholds_of_ones_own_factory(
     assert found["0.0"] > found["0.9"] == 0
     assert measured["0.0"] != measured["0.9"]  # under which anchors and sensitivity are kept
     assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (("weights_sha256", "f" * 64), "its detector weights are ffffffffffff, those of"),
+        (("stride_px", 999), r"its levels are 0 \(0, 256 channels, stride 999\).*, those of"),
+    ],
+)
+def test_split_of_other_features_does_not_choose(
+    study: TinyStudy, tmp_path: Path, change: tuple[str, Any], line: str
+) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        content = json.loads((study.root / split / FILE_NAME).read_text())
+        if split == "train":
+            there = (
+                content["detector"] if change[0] in content["detector"] else content["levels"][0]
+            )
+            there[change[0]] = change[1]
+        (tmp_path / split / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(CacheError, match=line) as caught:
+        cache_beside(CacheFolder(tmp_path / "val"), "train", " --config x")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("run extract-features --split train --config x")
+    assert cache_beside(CacheFolder(study.val_cache), "train", "").path == study.train_cache
 
 
 def test_named_builders_results_are_kept_as_before(study: TinyStudy) -> None:

@@ -11,7 +11,7 @@ import torch
 from analyze.plots.level_details import latent_rates, map_pictures, value_histogram
 from configs.schema.training import ModelConfig
 from data.reading.level_reader import LevelReader
-from tests.support.tiny_study import TinyStudy, study  # noqa: F401
+from tests.support.tiny_study import TinyStudy
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
@@ -20,7 +20,7 @@ INDICES = (0, 2)
 
 
 @pytest.fixture
-def reader(study: TinyStudy) -> Iterator[LevelReader]:  # noqa: F811
+def reader(study: TinyStudy) -> Iterator[LevelReader]:
     with LevelReader(study.val_cache, 2) as opened:
         yield opened
 

@@ -39,11 +39,9 @@ from data.system.locks import held
 from data.verification.check import verify_cache
 from tests.support.coded_study import compress, decompress, make_run, must_compress
 from tests.support.extraction import TinyCache, error_of, fingerprints, run_extract
-from tests.support.tiny_study import TinyStudy, study
+from tests.support.tiny_study import TinyStudy
 from train.runs.checkpoint import BEST_NAME, load_codec
 from train.runs.loaded_models import LoadedModels
-
-__all__ = ["study"]
 
 ROOT = Path(__file__).parents[3]
 
@@ -151,9 +149,11 @@ def test_report_adds_up_to_the_bytes_on_disk(sent: Sent) -> None:
     sizes = sum(path.stat().st_size for path in image_files(sent.streams))
     manifest = Manifest.load(sent.study.val_cache)
     pixels = sum(sample.height * sample.width for sample in manifest.samples)
-    assert f"3 images (3 new), {sizes} bytes, {8 * sizes / pixels:.5g} bits per pixel" in (
-        sent.printed
-    )
+    inputs = sum(sample.input_height * sample.input_width for sample in manifest.samples)
+    assert (
+        f"3 images (3 new), {sizes} bytes, {8 * sizes / pixels:.5g} bits per pixel, "
+        f"{8 * sizes / inputs:.5g} of the detector's input\n"
+    ) in sent.printed
     parts = [line.split() for line in sent.printed.splitlines() if line.startswith("  ")]
     assert [words[0] for words in parts] == ["level"] * 5 + ["shared:"]
     assert sum(int(words[words.index("bytes,") - 1]) for words in parts) == sizes

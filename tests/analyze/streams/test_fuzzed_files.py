@@ -12,9 +12,7 @@ from pathlib import Path
 from analyze.streams.ensemble import ensemble_of_runs, write_ensemble
 from data.cache.manifest import Manifest
 from tests.support.coded_study import make_run, must_compress
-from tests.support.tiny_study import TinyStudy, study
-
-__all__ = ["study"]
+from tests.support.tiny_study import TinyStudy
 
 ROOT = Path(__file__).parents[3]
 NUM_MUTATIONS = 12_000

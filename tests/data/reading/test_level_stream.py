@@ -98,6 +98,7 @@ def test_crop_is_the_slice_that_order_and_fractions_say(reader: LevelReader) -> 
             height, width, _ = reader.shape(index)
             top = int(fractions[index, 0] * (height - CROP + 1))
             left = int(fractions[index, 1] * (width - CROP + 1))
+            assert batch.corners[slot].tolist() == [top, left]
             expected = reader.sample(index)[top : top + CROP, left : left + CROP]
             found = batch.features[slot].permute(1, 2, 0).numpy()
             np.testing.assert_array_equal(found, expected)

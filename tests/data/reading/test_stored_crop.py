@@ -24,7 +24,6 @@ from tests.support.extraction import (
     stored_values,
 )
 from tests.support.tiny_study import TinyStudy, extract_tiny
-from tests.support.tiny_study import study as study
 from train.cli import train_level
 from train.runs.run_folder import find_runs
 

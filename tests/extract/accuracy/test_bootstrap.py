@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from extract.accuracy.average_precision import Evaluation, evaluate_detections
 from extract.accuracy.bootstrap import interval_of, map_draws, map_intervals
-from extract.accuracy.matches import Detections, map_per_image, weighted_map
+from extract.accuracy.matches import Detections, map_of_images, map_per_image, weighted_map
 
 
 def evaluation_of(
@@ -63,6 +63,22 @@ FOUND = st.lists(
     ),
     max_size=30,
 )  # fmt: skip
+
+
+@settings(max_examples=10, deadline=None)
+@given(truths=TRUTHS, found=FOUND, chosen=st.sets(st.integers(0, IMAGES - 1), min_size=1))
+def test_map_of_some_images_is_that_of_a_data_set_without_the_others(
+    truths: Any, found: Any, chosen: set[int]
+) -> None:
+    of_some = map_of_images(
+        evaluation_of(truths, found, IMAGES).matches, {image + 1 for image in chosen}
+    )
+    alone = evaluation_of(
+        [each for each in truths if each[0] in chosen],
+        [each for each in found if each[0] in chosen],
+        IMAGES,
+    ).accuracy.map
+    assert (-1 if np.isnan(of_some) else of_some) == pytest.approx(alone, abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,9 +12,10 @@ from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from analyze.allocation.search import Target
-from analyze.analysis import AnalysisRequest, Wanted, analyze
+from analyze.analysis import analyze
 from analyze.detection.heads_on_levels import detect_from_levels
 from analyze.facts.kept_results import Kept
+from analyze.request import AnalysisRequest, Wanted
 from configs.config_files import load_config
 from data.cache.annotations import ANNOTATIONS_NAME
 from data.cache.manifest import Manifest

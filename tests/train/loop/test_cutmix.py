@@ -14,7 +14,6 @@ from torch import Tensor
 from configs.config_files import load_config
 from configs.errors import ConfigError
 from tests.support.tiny_study import TinyStudy
-from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times
 from train.cli import train_level
 from train.loop.steps import cutmix

@@ -19,7 +19,6 @@ from configs.errors import MachineError, UserError
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch
 from tests.support.tiny_study import TinyStudy, tiny_config
-from tests.support.tiny_study import study as study
 from tests.support.training_process import training_state
 from train.loop import epoch_end
 from train.loop.job import Job
@@ -37,8 +36,9 @@ def job_of(study: TinyStudy, out: Path, level: int = 4, **training: Any) -> Job:
 
 def batch_of(level: int, *indices: int) -> Batch:
     return Batch(
-        features=torch.zeros(0), indices=torch.tensor(indices), sizes=torch.zeros(0), level=level,
-        first_row=0, batch_rows=len(indices), batch_positions=0,
+        features=torch.zeros(0), indices=torch.tensor(indices), sizes=torch.zeros(0),
+        corners=torch.zeros(0), level=level, first_row=0, batch_rows=len(indices),
+        batch_positions=0,
     )  # fmt: skip
 
 
@@ -116,8 +116,9 @@ def test_rate_that_collapses_is_told_once_with_the_lambda_that_theory_names(
         lmbda=1e4,
         early_stopping={"enabled": False},
     )
+    undrawn = job.config.validation.model_copy(update={"num_samples": 0})
     with caplog.at_level(logging.WARNING):
-        train_level(job)
+        train_level(replace(job, config=job.config.model_copy(update={"validation": undrawn})))
     said = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
     assert len(said) == 1
     with LevelReader(study.train_cache, 4) as reader:

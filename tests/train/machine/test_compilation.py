@@ -18,7 +18,6 @@ from configs.schema.training import ModelConfig
 from tests.benchmarks.codec_training import trainer
 from tests.support.extraction import TinyCache
 from tests.support.tiny_study import TinyStudy, tiny_config
-from tests.support.tiny_study import study as study
 from tests.support.training_process import rows_without_times, training_state
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec

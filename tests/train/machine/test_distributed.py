@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.tiny_study import TinyStudy
-from tests.support.tiny_study import study as study
 from tests.support.training_process import (
     options_of,
     rows_without_times,
@@ -32,13 +30,7 @@ SETTINGS = (
 TIMEOUT_S = 240
 
 
-def torchrun(
-    study: TinyStudy, out: Path, num_processes: int, *more: str, largest_file: int | None = None
-) -> subprocess.Popen[str]:
-    def limit() -> None:
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
+def torchrun(study: TinyStudy, out: Path, num_processes: int, *more: str) -> subprocess.Popen[str]:
     command = [
         sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--no-python",
         "--nproc-per-node", str(num_processes), "--master-port", "0", "--standalone",
@@ -47,7 +39,7 @@ def torchrun(
     return subprocess.Popen(
         [*command, *options_of(study, out, *SETTINGS, *more)],
         cwd=Path(__file__).parents[3], env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -181,11 +173,13 @@ def test_disk_that_one_process_alone_finds_full_ends_the_study_with_a_line(
     study: TinyStudy, tmp_path: Path
 ) -> None:
     """The others wait in this run: a next one would take their messages for its own."""
-    process = torchrun(
-        study, tmp_path, 2, "--lambda", "0.001", "--lambda", "0.01", largest_file=100_000
-    )
-    _, stderr = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode != 0
-    assert "cannot be written (File too large): make room, or mend the disk" in stderr
-    assert "mismatch" not in stderr
+    outputs = [tmp_path / "output_0", tmp_path / "output_1"]
+    options = options_of(study, tmp_path, *SETTINGS, "--lambda", "0.001", "--lambda", "0.01")
+    for rank in start_ranks(options, outputs, largest_file=100_000):
+        rank.join(TIMEOUT_S)
+        assert rank.exitcode == 1
+    said = [output.read_text() for output in outputs]
+    assert "cannot be written (File too large): make room, or mend the disk" in said[0]
+    assert "another process of this training has ended: its line says why" in said[1]
+    assert "mismatch" not in "".join(said)
     assert len(list(tmp_path.glob("*/run_*"))) == 1

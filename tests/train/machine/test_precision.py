@@ -12,7 +12,6 @@ import torch
 
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy, tiny_config
-from tests.support.tiny_study import study as study
 from tests.support.training_process import rows_without_times, training_state
 from train.loop.job import Job, make_codec, open_caches
 from train.loop.run import train_level

@@ -19,7 +19,6 @@ from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from tests.analyze.detection.test_heads_on_levels import BUILDERS, own_levels, small_detector
 from tests.support.tiny_study import TinyStudy, save_detector, with_detector
-from tests.support.tiny_study import study as study
 from tests.support.training_process import options_of, rows_without_times
 from train.cli import train_level
 from train.objective.catalogue import distortions

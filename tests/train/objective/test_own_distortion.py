@@ -13,7 +13,6 @@ import torch
 from configs.errors import ConfigError
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy, tiny_config
-from tests.support.tiny_study import study as study
 from tests.support.training_process import rows_without_times
 from train.loop.job import Job
 from train.loop.run import train_level

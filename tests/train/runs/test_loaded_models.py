@@ -10,11 +10,9 @@ import torch
 from configs.errors import ConfigError
 from tests.support.coded_study import make_run
 from tests.support.openings import of_name, openings
-from tests.support.tiny_study import TinyStudy, study
+from tests.support.tiny_study import TinyStudy
 from train.runs.checkpoint import BEST_NAME, load_codec
 from train.runs.loaded_models import LoadedModels
-
-__all__ = ["study"]
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,7 @@ def test_a_broken_codec_is_caught_by_the_check_meant_for_it(
     broken: Callable[[CodecSize], Any], message: str
 ) -> None:
     with pytest.raises(AssertionError, match=message):
-        check_codec(lambda: broken(SIZE))
+        check_codec(lambda: broken(SIZE), num_steps=30)
 
 
 class SaysItIsFree(FactorizedPrior):

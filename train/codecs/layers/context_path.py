@@ -75,13 +75,18 @@ class ContextPath(nn.Module):
         self.to_analysis = nn.Conv2d(hidden, between, 1)
         self.to_synthesis = nn.Conv2d(hidden, between, 1)
         self.mixing = nn.Sequential(nn.LeakyReLU(), nn.Conv2d(between, between, 3, padding=1))
+        scales_and_means = nn.Conv2d(hidden, 2 * latents, 1)
         self.parameters_of_latents = nn.Sequential(
             nn.Conv2d(size.context.trail_channels, hidden, 3, padding=1),
             nn.LeakyReLU(inplace=True),
             nn.Conv2d(hidden, hidden, 3, padding=1),
             nn.LeakyReLU(inplace=True),
-            nn.Conv2d(hidden, 2 * latents, 1),
+            scales_and_means,
         )
+        assert scales_and_means.bias is not None
+        with torch.no_grad():
+            # At first a deviation of 1: at the least one latents would cost tens of bits each.
+            scales_and_means.bias[:latents] = 1.0
         self.register_buffer("mean", torch.zeros(size.context.num_channels))
         self.register_buffer("std", torch.ones(size.context.num_channels))
 

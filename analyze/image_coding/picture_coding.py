@@ -1,4 +1,4 @@
-"""One grey picture as one HEVC intra or AV1 key frame, through PyAV (FFmpeg's libraries)."""
+"""One picture as one HEVC intra or AV1 key frame, through PyAV (FFmpeg's libraries)."""
 
 from __future__ import annotations
 
@@ -107,20 +107,42 @@ def usable_encoder(candidates: Sequence[Encoder]) -> Encoder:
 def encode_picture(
     picture: NDArray[Any], encoder: Encoder, quantiser: int, bit_depth: int
 ) -> bytes:
-    """Return the bytes of a picture, uint16 [h, w], of 8 or 10 bits; parameter sets included.
+    """Return the bytes of a grey picture, uint16 [h, w], of 8 or 10 bits; parameter sets included.
 
     Raises ConfigError if the encoder refuses its size.
+    """
+    height, width = picture.shape
+    neutral = np.full((-(-height // 2), -(-width // 2)), 1 << (bit_depth - 1), dtype=np.uint16)
+    chroma = [] if encoder.format_prefix == "gray" else [neutral, neutral]
+    return encode_planes([picture, *chroma], encoder, quantiser, bit_depth)
+
+
+def decode_picture(
+    data: bytes, encoder: Encoder, size_hw: tuple[int, int], bit_depth: int
+) -> NDArray[Any]:
+    """Return the picture, uint16 [h, w], of what `encode_picture` returned.
+
+    Raises CacheError if the bytes are damaged, or hold anything else.
+    """
+    return decode_planes(data, encoder, size_hw, bit_depth)[0].astype(np.uint16)
+
+
+def encode_planes(
+    planes: Sequence[NDArray[Any]], encoder: Encoder, quantiser: int, bit_depth: int
+) -> bytes:
+    """Return the packets of a picture's planes, luma [h, w] first; parameter sets included.
+
+    Of `yuv420p`, chroma is [ceil(h / 2), ceil(w / 2)] twice. Raises ConfigError if the encoder
+    refuses the size.
     """
     import av
 
     # SVT-AV1 otherwise prints its settings for every picture.
     os.environ.setdefault("SVT_LOG", "1")
-    height, width = picture.shape
+    height, width = planes[0].shape
     frame = av.VideoFrame(width, height, encoder.pixel_format(bit_depth))
-    _fill(frame.planes[0], picture, bit_depth)
-    for plane in frame.planes[1:]:
-        neutral = np.full((plane.height, plane.width), 1 << (bit_depth - 1), dtype=np.uint16)
-        _fill(plane, neutral, bit_depth)
+    for plane, values in zip(frame.planes, planes, strict=True):
+        _fill(plane, values, bit_depth)
     frame.pts = 0
     context: Any = av.CodecContext.create(encoder.name, "w")
     context.width, context.height = width, height
@@ -132,15 +154,15 @@ def encode_picture(
     except av.FFmpegError as error:
         raise ConfigError(
             f"{encoder.name} refuses a picture of {width} x {height} px ({error.strerror}): "
-            "leave this anchor out for this level"
+            "leave this anchor out"
         ) from error
     return b"".join(bytes(packet) for packet in packets)
 
 
-def decode_picture(
+def decode_planes(
     data: bytes, encoder: Encoder, size_hw: tuple[int, int], bit_depth: int
-) -> NDArray[Any]:
-    """Return the picture, uint16 [h, w], of what `encode_picture` returned.
+) -> list[NDArray[Any]]:
+    """Return the planes of what `encode_planes` returned, uint8 or uint16 each, luma [h, w] first.
 
     Raises CacheError if the bytes are damaged, or hold anything else.
     """
@@ -158,7 +180,7 @@ def decode_picture(
     found = (frame.height, frame.width, frame.format.name)
     if found != (*size_hw, encoder.pixel_format(bit_depth)):
         raise _damaged(encoder, f"{frame.width} x {frame.height} px {frame.format.name}")
-    return _rows(frame.planes[0], bit_depth)[:, : frame.width].astype(np.uint16)
+    return [_rows(plane, bit_depth)[:, : plane.width] for plane in frame.planes]
 
 
 def _rows(plane: Any, bit_depth: int) -> NDArray[Any]:

@@ -1,0 +1,123 @@
+"""Which images choose the allocation: all, those of the other folds, or another split's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from analyze.allocation.allocate import AllocationFinding, allocate, cross_fitted
+from analyze.allocation.choice import MeasuredSplit
+from analyze.allocation.folds import folds_of
+from analyze.allocation.image_evidence import ImageEvidence, dropped_errors
+from analyze.allocation.search import Target
+from analyze.facts.candidates import Candidate
+from analyze.facts.kept_results import Kept
+from analyze.facts.results import Combination, Found
+from analyze.measure.decoded_levels import DecodedLevels
+from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.level_rate_distortion import measured_run
+from analyze.measure.split import Split, cache_beside, open_split
+from analyze.request import AnalysisRequest, Wanted
+from analyze.streams.unsent_levels import overhead
+from data.cache.cache_folder import CacheFolder
+from train.runs.loaded_models import LoadedModels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choosing:
+    """Who chooses for the images that are measured: with neither, they do for themselves."""
+
+    split: Split | None = None
+    """Another split."""
+    folds: tuple[tuple[int, ...], ...] = ()
+    """Places of the split's own images: for each fold those of all others choose."""
+
+
+@contextmanager
+def open_choosing(
+    request: AnalysisRequest, wanted: Wanted, cache: CacheFolder, device: str
+) -> Iterator[Choosing]:
+    """Open what chooses for the images of a cache, before anything is measured.
+
+    Raises ConfigError for fewer images than folds, and as `cache_beside`.
+    """
+    if wanted.cross_fit:
+        samples = cache.manifest.samples[: request.limit]
+        yield Choosing(folds=folds_of([each.file for each in samples], wanted.cross_fit))
+    elif wanted.choose_on:
+        with open_split(
+            cache_beside(cache, wanted.choose_on, request.options),
+            wanted.choose_on, request.config,
+            device=device, limit=request.limit, classes=request.classes, options=request.options,
+        ) as other:  # fmt: skip
+            yield Choosing(split=other)
+    else:
+        yield Choosing()
+
+
+def measured_split(
+    split: Split,
+    candidates: Iterable[Candidate],
+    decoded: DecodedLevels,
+    models: LoadedModels,
+    kept: Kept,
+    *,
+    image_by_image: bool = False,
+) -> MeasuredSplit:
+    """Return a split with rate and distortion of each run; detection is run when it is asked."""
+    detection = None
+    if split.evaluator is not None:
+        detection = DetectionStudy(split, split.evaluator, decoded, kept, models.device)
+    return MeasuredSplit(
+        split=split,
+        runs=tuple(
+            measured_run(run, split, decoded, models, kept, image_by_image=image_by_image)
+            for run in candidates
+        ),
+        overhead=overhead(split.manifest, split.num_images),
+        detection=detection,
+    )
+
+
+def find_allocations(
+    choosing: Choosing,
+    measured: MeasuredSplit,
+    pyramids: Sequence[Combination],
+    target: Target,
+    models: LoadedModels,
+    kept: Kept,
+    scratch: Path,
+) -> Found[tuple[AllocationFinding, ...]]:
+    """Return the allocation of each seed with its figures, and what is missing for one.
+
+    There is one, unless there are runs that differ in the seed only. `pyramids` as of `allocate`;
+    another split's decoded maps lie under `scratch`.
+    """
+    chosen_on = measured
+    missing: list[str] = []
+    if choosing.split is not None:
+        folder = scratch / "choosing"
+        folder.mkdir()
+        other = choosing.split
+        decoded = DecodedLevels(folder, other.readers, other.num_images, models)
+        chosen_on = measured_split(
+            other, [each.run for each in measured.runs], decoded, models, kept
+        )
+        missing += other.missing
+    errors = dropped_errors(measured.split, kept, models.device) if choosing.folds else {}
+    allocations = []
+    for own, chooses in zip(measured.by_seed(), chosen_on.by_seed(), strict=True):
+        found = allocate(own, chooses, pyramids, target)
+        missing += found.missing
+        if found.result is None:
+            continue
+        allocation = found.result
+        if choosing.folds:
+            fitted = cross_fitted(
+                allocation, own, ImageEvidence(own, errors), choosing.folds, pyramids
+            )
+            allocation, missing = fitted.result, [*missing, *fitted.missing]
+        allocations.append(allocation)
+    return Found(tuple(allocations), tuple(missing))
