@@ -91,7 +91,7 @@ def measure_level(
         ]
         encoded = time.perf_counter()
         sections = [unpack_level(data, level=level, identity=identity) for data in files]
-        x_hat = decode_sections(codec, sections, source="bitstream")
+        x_hat = decode_sections(codec, sections, source="bitstream").maps
         restored = on_host(x_hat, reader.value_dtype)
         decoded_at = time.perf_counter()
         if decoded is not None:
