@@ -111,6 +111,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                 result,
                 missing=(
                     *split.missing,
+                    *found.missing,
                     *newest.missing,
                     *(left_out_lines(found.special, newest.result) if request.run_dirs else ()),
                     *sensitivity.missing,

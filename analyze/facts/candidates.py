@@ -13,6 +13,8 @@ from configs.own_code import code_of, is_own
 from configs.schema.config import Config
 from configs.schema.training import ModelConfig
 
+COARSE_TO_FINE = "coarse to fine"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedLevel:
@@ -40,6 +42,19 @@ class Candidate:
     plan: tuple[PlannedLevel, ...] = ()
     """The pyramid of its configuration, where levels differ in it: see `plan_of`."""
     seed: int = 0
+    context: Candidate | None = None
+    """The run of the coarser level beside whose decoded maps it is measured; None: it codes alone.
+    """
+
+    @property
+    def chain(self) -> tuple[Candidate, ...]:
+        """Return the runs that are decoded before this one, the next coarser level's first."""
+        return () if self.context is None else self.context.whole
+
+    @property
+    def whole(self) -> tuple[Candidate, ...]:
+        """Return the run itself and its chain."""
+        return (self, *self.chain)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,10 +76,12 @@ class Pyramid:
 def learner(config: Config) -> str:
     """Return the model, with what it minimises unless that is the MSE: such runs do not compare.
 
-    The model is its name and its options, without a space: `my_codecs:Smoothed(kernel=5)`.
+    Nor do those that see the decoded coarser level compare with those that code alone. The model is
+    its name and its options, without a space: `my_codecs:Smoothed(kernel=5)`.
     """
     learnt_by = config.training.learnt_by
-    return _model(config.model) + ("" if learnt_by == "mse" else f" {learnt_by}")
+    beside = "" if config.model.context is None else f" {COARSE_TO_FINE}"
+    return _model(config.model) + ("" if learnt_by == "mse" else f" {learnt_by}") + beside
 
 
 def plan_of(config: Config, levels: Iterable[int] = ()) -> tuple[PlannedLevel, ...]:
@@ -162,8 +179,16 @@ def pyramids(
 
     Plans are those of the runs' configurations, and `plan`. If nothing is complete: each level's
     best run, of the smallest validation loss. `optional` levels may lack: a decoder can derive
-    them. Empty when some other level has no run at all.
+    them. Empty when some other level has no run at all. Contextual runs stand beside their own
+    chain alone: a pyramid of one learner is that of its finest level's run.
     """
+
+    def is_whole(runs: Mapping[int, Candidate]) -> bool:
+        beside = [run.context for run in runs.values() if run.context is not None]
+        return required <= runs.keys() and all(
+            runs.get(each.level) == each and each in candidates for each in beside
+        )
+
     required = set(levels) - set(optional)
     alike: dict[tuple[str, float], dict[int, Candidate]] = {}
     best: dict[int, Candidate] = {}
@@ -182,13 +207,13 @@ def pyramids(
         )  # fmt: skip
 
     complete = [
-        pyramid(f"{lmbda:.3g}", runs, model, lmbda=lmbda)
-        for (model, lmbda), runs in sorted(alike.items())
-        if required <= set(runs)
+        pyramid(f"{lmbda:.3g}", runs, model, lmbda=_only({run.lmbda for run in runs.values()}))
+        for (model, lmbda), of_kind in sorted(alike.items())
+        if is_whole(runs := _with_chain(of_kind))
     ]
     for each in dict.fromkeys([*(run.plan for run in candidates), plan]):
         runs = planned_runs(each, candidates)
-        if each and required <= set(runs):
+        if each and is_whole(runs):
             of_levels = [planned.lmbda for planned in each if planned.level in levels]
             complete.append(
                 pyramid(
@@ -198,10 +223,20 @@ def pyramids(
             )  # fmt: skip
     if complete:
         return complete
-    if required <= set(best):
+    if best and is_whole(best := _with_chain(best)):
         name = "all levels, best run of each (no lambda has every level)"
         return [Pyramid(name=name, runs=_in_order(best, levels))]
     return []
+
+
+def _with_chain(runs: Mapping[int, Candidate]) -> dict[int, Candidate]:
+    """Return runs of one kind; of contextual ones the finest, and all that it is decoded beside."""
+    finest = runs[min(runs)]
+    return dict(runs) if finest.context is None else {each.level: each for each in finest.whole}
+
+
+def _only(lambdas: Collection[float]) -> float | None:
+    return next(iter(lambdas)) if len(lambdas) == 1 else None
 
 
 def planned_runs(

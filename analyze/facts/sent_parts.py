@@ -26,7 +26,10 @@ class Part:
     def identity(self) -> str:
         """Return what differs between parts that decode differently."""
         if self.run is not None:
-            return " ".join(filter(None, ("run", self.run.model_sha256, self.run.code)))
+            words = ["run", self.run.model_sha256, self.run.code]
+            for coarser in self.run.chain:
+                words += ["beside", coarser.model_sha256, coarser.code]
+            return " ".join(filter(None, words))
         return "dropped to the known mean" if self.kind == "dropped" else self.kind
 
     @property

@@ -18,6 +18,7 @@ from analyze.facts.candidates import Candidate, learner_labels
 from analyze.facts.kept_results import Kept
 from analyze.maps.equal_maps import WINDOW, Batch, batches, on_device, on_host
 from analyze.maps.map_source import MapSource
+from analyze.measure.context_chain import ContextChain
 from analyze.measure.decoded_levels import map_bytes, pieces
 from analyze.measure.detection_study import MOST_TOGETHER, DetectionStudy, Parts
 from analyze.measure.level_rate_distortion import is_measured, measure_level
@@ -175,7 +176,8 @@ class StageTiming:
             codec, info = self._models.codec(runs[0].folder), self._models.info(runs[0].folder)
             reader = self._split.readers[level]
             began = time.perf_counter()
-            measure_level(codec, info, reader, few, None, str(runs[0].folder))
+            chain = ContextChain(runs[0], self._split.readers, self._models)
+            measure_level(codec, info, reader, few, None, str(runs[0].folder), chain=chain)
             # The first image is coded once more, before the others.
             seconds = self._of_all(time.perf_counter() - began, reader, [few[0], *few])
             label = f", {labels[model]}" if labels[model] else ""
@@ -241,9 +243,10 @@ class StageTiming:
     def _decoded(self, run: Candidate, few: Sequence[int]) -> _InMemory:
         codec, device = self._models.codec(run.folder), self._models.device
         reader, held = self._split.readers[run.level], _InMemory()
+        chain = ContextChain(run, self._split.readers, self._models)
 
         def decode(batch: Batch) -> None:
-            x_hat = codec(on_device(reader, batch, device))["x_hat"]
+            x_hat = codec(on_device(reader, batch, device), **chain.given(batch))["x_hat"]
             for index, values in zip(batch, on_host(x_hat, reader.value_dtype), strict=True):
                 held.maps[index] = values.astype(reader.value_dtype)
 
