@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from analyze.facts.candidates import Candidate, Pyramid
+from analyze.facts.candidates import Candidate
 from analyze.facts.results import Measurement
+from analyze.facts.whole_pyramids import Pyramid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

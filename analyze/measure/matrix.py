@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyze.facts.candidates import Candidate, codec_code, learner, planned_runs
+from analyze.facts.candidates import Candidate, codec_code, learner
 from analyze.facts.kept_results import Kept
+from analyze.facts.whole_pyramids import planned_runs
 from analyze.maps.map_source import as_batch
 from analyze.measure.model_cost import ModelCost, PyramidCost, model_cost, pyramid_cost
 from configs.schema.training import TrainingConfig

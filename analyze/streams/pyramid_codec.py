@@ -56,8 +56,8 @@ def ensemble_id(ensemble: Ensemble, means: Mapping[int, NDArray[Any]]) -> bytes:
 class PyramidCodec:
     """An ensemble's models, and the means of its dropped levels, ready to code.
 
-    It works from the coarsest level to the finest: contextual models see, when they encode, what
-    the decoder will have of the coarser level when it decodes.
+    It works from the coarsest level to the finest. What a contextual model sees when it encodes is
+    decoded from the coarser level's own section: by the very steps of the decoder, and without g_a.
 
     Raises ConfigError if a run is missing, its best model is not the one that the ensemble names,
     or a contextual model does not stand beside one that it was trained beside.
@@ -155,16 +155,16 @@ class PyramidCodec:
             return Section(level=level, kind=_kind(how), size_hw=size_hw, source=source)
         codec, seen = self._codecs[level], self.contexts.get(level)
         beside = None if seen is None else Beside(seen, there[seen])
-        is_seen = level in self.contexts.values()
         if isinstance(how, PredictedLevel):
-            assert beside is not None
-            if is_seen:
-                there[level] = codec.predicted(size_hw, beside.decoded)
-            return predicted_section(codec, size_hw, level=level, context_level=beside.level)
-        maps = as_batch(values).to(self.device)
-        if is_seen:
-            there[level] = codec.decoded(maps, None if beside is None else beside.decoded)
-        return encode_section(codec, maps, level=level, beside=beside)
+            assert seen is not None, "contexts are known"
+            section = predicted_section(codec, size_hw, level=level, context_level=seen)
+        else:
+            maps = as_batch(values).to(self.device)
+            section = encode_section(codec, maps, level=level, beside=beside)
+        if level in self.contexts.values():
+            context = None if beside is None else beside.decoded
+            there[level] = decode_sections(codec, [section], "encoder", context)
+        return section
 
     def _decoded(self, section: Section, there: dict[int, Context], source: str) -> NDArray[Any]:
         """Return a level that a model decodes; one that a finer one sees is added to `there`."""
