@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.own_code import code_of, is_own
@@ -44,6 +44,13 @@ class Candidate:
     context: Candidate | None = None
     """The run of the coarser level beside whose decoded maps it is measured; None: it codes alone.
     """
+    is_predicted: bool = False
+    """Nothing is sent of its level; `folder` is then a name below the run's own, of no folder."""
+
+    @property
+    def model_folder(self) -> Path:
+        """Return the folder that holds its model."""
+        return self.folder.parent if self.is_predicted else self.folder
 
     @property
     def chain(self) -> tuple[Candidate, ...]:
@@ -54,6 +61,28 @@ class Candidate:
     def whole(self) -> tuple[Candidate, ...]:
         """Return the run itself and its chain."""
         return (self, *self.chain)
+
+
+def predicted_ways(run: Candidate) -> list[Candidate]:
+    """Return the ways to send nothing of a contextual run's level, each a learner of its own.
+
+    The next coarser level is coded, or predicted in turn.
+    """
+    if run.context is None:
+        return []
+    ways = []
+    for context in (run.context, *predicted_ways(run.context)):
+        coded = next(each.level for each in context.whole if not each.is_predicted)
+        ways.append(
+            replace(
+                run,
+                folder=run.folder / f"predicted_from_level_{coded}",
+                model=f"{run.model} predicted from level {coded}",
+                context=context,
+                is_predicted=True,
+            )
+        )
+    return ways
 
 
 def learner(config: Config) -> str:

@@ -27,16 +27,22 @@ class Part:
     def identity(self) -> str:
         """Return what differs between parts that decode differently."""
         if self.run is not None:
-            words = ["run", self.run.model_sha256, self.run.code]
-            for coarser in self.run.chain:
-                words += ["beside", coarser.model_sha256, coarser.code]
-            return " ".join(filter(None, words))
+            ways = [
+                [_way(each), each.model_sha256, each.code] for each in (self.run, *self.run.chain)
+            ]
+            return " beside ".join(" ".join(filter(None, words)) for words in ways)
         return "dropped to the known mean" if self.kind == "dropped" else self.kind
 
     @property
     def label(self) -> str:
         """Return what tables call it."""
-        return self.kind if self.run is None else f"{self.run.lmbda:.3g}"
+        if self.run is None:
+            return self.kind
+        return f"{self.run.lmbda:.3g}" + (" predicted" if self.run.is_predicted else "")
+
+
+def _way(run: Candidate) -> str:
+    return "predicted" if run.is_predicted else "run"
 
 
 DERIVED = Part(kind="derived")

@@ -93,7 +93,11 @@ def measure_level(
         started = time.perf_counter()
         files = [
             pack_level(section, identity)
-            for section in encode_sections(codec, maps, level=level, beside=beside)
+            for section in (
+                encode_sections(codec, maps, level=level)
+                if chain is None
+                else chain.sections(codec, maps, beside)
+            )
         ]
         encoded = time.perf_counter()
         sections = [unpack_level(data, level=level, identity=identity) for data in files]
@@ -120,7 +124,9 @@ def measure_level(
                 [reader.manifest.samples[index] for index in batch],
                 sections,
                 _squared_errors(x_hat, maps),
-                rate_bits(codec.likelihoods(maps, **given)).tolist(),
+                rate_bits(codec.likelihoods(maps, **given)).tolist()
+                if chain is None or chain.is_sent
+                else [0.0] * len(batch),
                 strict=True,
             )
         ]
@@ -202,8 +208,8 @@ def measured_run(
         costs = ImageCosts(**found.arrays) if found.arrays else None
         return MeasuredRun(run=run, measurement=measurement, of_images=costs)
     measurement, of_images = measure_level(
-        models.codec(run.folder),
-        models.info(run.folder),
+        models.codec(run.model_folder),
+        models.info(run.model_folder),
         split.readers[run.level],
         range(split.num_images),
         decoded.new(run),
@@ -229,9 +235,14 @@ def _key(run: Candidate, split: Split, models: LoadedModels) -> dict[str, Any]:
         "device": models.device,
     }
     if run.chain:
-        key["beside"] = [f"{each.model_sha256} {each.code}".strip() for each in run.chain]
+        key["beside"] = [
+            [each.model_sha256, each.code, "predicted" if each.is_predicted else "coded"]
+            for each in run.chain
+        ]
+    if run.is_predicted:
+        key["predicted"] = True
     if run.code:
         key["code"] = run.code
-    if models.is_layer_by_layer(run.folder):
+    if models.is_layer_by_layer(run.model_folder):
         key["fast_cpu"] = "never"  # other times, and other last digits
     return key
