@@ -68,6 +68,22 @@ log = logging.getLogger(__name__)
     help="Begin each lambda from the best model of the next smaller one.",
 )  # fmt: skip
 @click.option(
+    "--context", "context_runs", multiple=True, metavar="RUN_DIR",
+    help="Let the codec see the next coarser level as this run decodes it (repeatable).",
+)  # fmt: skip
+@click.option(
+    "--context-on-the-fly", is_flag=True,
+    help="Decode the coarser levels while training instead of storing what is decoded.",
+)  # fmt: skip
+@click.option(
+    "--coarse-to-fine", is_flag=True,
+    help="With --level all: coarsest first, each level beside the run of the one before.",
+)  # fmt: skip
+@click.option(
+    "--dry-run", is_flag=True,
+    help="Only show what storing the decoded coarser levels takes; writes nothing.",
+)  # fmt: skip
+@click.option(
     "--init-from", metavar="RUN_DIR",
     help="Begin from the best model of this run, of the same level and model.",
 )  # fmt: skip
@@ -79,6 +95,7 @@ log = logging.getLogger(__name__)
 def train_level(
     level: str | None, split: str, val_split: str, lambdas: tuple[float, ...], num_seeds: int,
     epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
+    context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
     init_from: str | None, out: str | None, detection_checkpoint: str | None, config: str | None,
     overrides: tuple[str, ...], features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
@@ -89,6 +106,8 @@ def train_level(
       train-level --level all --lambda 0.01 --lambda 0.03 --jobs 2
       train-level --level all --config mine.yaml,per_level
       train-level --level random
+      train-level --level all --coarse-to-fine
+      train-level --level 1 --context checkpoints/..._level_2/run_...
       torchrun --no-python --nproc-per-node 2 train-level --level 0
     """
     setup_logging(log_level)
@@ -105,6 +124,8 @@ def train_level(
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *(f"{key}={value}" for key, value in given.items() if value is not None),
         *(("training.warm_start=true",) if warm_start else ()),
+        *((f"training.context={json.dumps(context_runs)}",) if context_runs else ()),
+        *(("training.context_on_the_fly=true",) if context_on_the_fly else ()),
         *(() if init_from is None else (f"training.init_from={json.dumps(init_from)}",)),
     )
     # A run knows its configuration: without --config it is the run's.
@@ -118,6 +139,7 @@ def train_level(
     from extract.detector.freshness import refuse_stale_cache
     from train.loop.job import Job
     from train.machine.distributed import open_world
+    from train.study.coarse_to_fine import from_coarse_to_fine, lines_of_dry_run
     from train.study.study import run_study
 
     root = Path(features or Path("features") / settings.data.name)
@@ -138,6 +160,11 @@ def train_level(
                 load_config(config, (*changed, *own)) if own else settings
                 for own in _trials(settings, lambdas, num_seeds)
             ])  # fmt: skip
+        if coarse_to_fine:
+            jobs = from_coarse_to_fine(jobs, wanted)
+        if dry_run:
+            click.echo("\n".join(lines_of_dry_run(jobs)))
+            return
         study = run_study(
             jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
         )

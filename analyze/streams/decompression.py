@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -21,15 +19,13 @@ from analyze.streams.image_file import unpack
 from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
 from analyze.streams.streams_index import StreamsIndex, image_path
 from configs.errors import CacheError, ConfigError
-from configs.schema.data import USUAL_TYPE
-from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
 from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest, format_version
 from data.cache.plan import samples_by_bucket
-from data.images.records import ImageRecord, ImageSet
 from data.system.linked_folders import files_below
 from data.system.threads import per_image
+from data.writing.decoded import decoded_dtype, images_beside, within_range
 from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
 from train.runs.checkpoint import BEST_NAME
@@ -58,8 +54,7 @@ def decoded_manifest(index: StreamsIndex) -> Manifest:
         for level in index.manifest.levels
     )
     origin = f"models {index.ensemble_id.hex()} of cache {index.manifest.fingerprint[:16]}"
-    # What a codec decodes has no ranges that are known before.
-    dtype = USUAL_TYPE if index.manifest.dtype == "uint8" else index.manifest.dtype
+    dtype = decoded_dtype(index.manifest.dtype)
     return dataclasses.replace(
         index.manifest, levels=levels, decoded_from=origin, dtype=dtype, codes=None,
         format_version=format_version(dtype),
@@ -111,7 +106,7 @@ def decompress_folder(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with CommitLog(cache) as log:
-            settle_cache(cache, manifest, _images(folder, manifest), log, overwrite=False)
+            settle_cache(cache, manifest, images_beside(folder, manifest), log, overwrite=False)
             num_new = _decode(folder, cache, manifest, codec, log, show_progress=show_progress)
     except OSError as error:
         raise CacheError(
@@ -172,32 +167,7 @@ def _decode_image(
         info.index: manifest.sample_shape(info.index, sample.bucket)[:2] for info in manifest.levels
     }
     decoded: Mapping[int, NDArray[Any]] = codec.decode(data, str(path), sizes_hw=sizes_hw)
-    limit = float(np.finfo(manifest.dtype).max)
-    return {
-        level: [torch.from_numpy(np.clip(values, -limit, limit))]
-        for level, values in decoded.items()
-    }
-
-
-def _images(folder: Path, manifest: Manifest) -> ImageSet:
-    """Return the images and boxes that lie beside the files; without boxes, the images alone."""
-    path = folder / ANNOTATIONS_NAME
-    if path.exists():
-        return read_annotations(path, manifest.split)
-    none = np.zeros(0, dtype=np.int64)
-    return ImageSet(
-        split=manifest.split,
-        records=tuple(
-            ImageRecord(
-                image_id=sample.image_id, file=sample.file,
-                height=sample.height, width=sample.width,
-                boxes_xyxy=np.zeros((0, 4), dtype=np.float32),
-                category_ids=none, ignored=none.astype(np.bool_),
-            )
-            for sample in manifest.samples
-        ),
-        categories={},
-    )  # fmt: skip
+    return {level: [within_range(values, manifest.dtype)] for level, values in decoded.items()}
 
 
 def _hash_of(run: Path, models: LoadedModels) -> str | None:

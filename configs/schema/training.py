@@ -142,8 +142,8 @@ class TrainingConfig(SchemaSection):
     """Run folders of the next coarser level: the codec sees that level as these models decode it.
     Of several, one is drawn for each sample. `--context` and `--coarse-to-fine` fill it in."""
     context_on_the_fly: bool = False
-    """Decode the coarser levels while training, with the frozen codecs, instead of storing once
-    what they decode: for a GPU, or where there is no room."""
+    """Decode the coarser levels of each batch while training (--context-on-the-fly), instead of
+    storing once what is decoded of whole maps: where the disk has no room, on a GPU."""
     resident: Literal["auto", "never", "always"] = "auto"
     """auto: on a GPU, a level whose maps fit into half of the free memory is loaded once and lies
     there; others are streamed. never: always streamed. always: an error if it does not fit. The

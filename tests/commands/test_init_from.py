@@ -15,7 +15,7 @@ from tests.support.extraction import error_of
 from tests.support.tiny_study import TinyStudy
 from tests.support.training_process import options_of
 from train.cli import train_level
-from train.loop.job import best_model_of
+from train.loop.beginning import best_model_of
 from train.runs.checkpoint import load_codec, load_weights
 from train.runs.run_folder import find_runs
 from train.runs.run_record import RunRecord

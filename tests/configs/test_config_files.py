@@ -100,6 +100,7 @@ def test_defaults_of_model_and_training_are_the_published_ones() -> None:
         "n_channels": 192,
         "fpn_channels_per_level": 256,
         "options": {},
+        "context": None,
         "fast_cpu": "auto",
     }
     training = config.training

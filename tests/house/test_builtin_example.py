@@ -17,7 +17,7 @@ from data.images.records import ImageSet
 from extract.accuracy.average_precision import evaluate_detector
 from extract.detector.loading import LoadedDetector, load_detector
 from extract.detector.weights import read_checkpoint
-from train.loop.job import best_model_of
+from train.loop.beginning import best_model_of
 from train.runs.checkpoint import load_codec
 
 SHIPPED = [Path(house.__path__[0]) / "builtin" for house in (extract, train)]

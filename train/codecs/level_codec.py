@@ -143,12 +143,15 @@ class LevelCodec(TableHolder, ABC):
                 noisy = noisy + self.input_noise * self._drawn(torch.randn, noisy)
             y_hat, likelihoods = self.noisy_latents(self.analysed(noisy, seen), *_trail(seen))
         else:
-            y_hat, likelihoods = self.rounded_latents(self.latents(x, seen), *_trail(seen))
+            y_hat, likelihoods = self.rounded_latents(self.latents(x, *_given(seen)), *_trail(seen))
         if measure is not None:
-            measured = self.measured(y_hat, x, measure, seen)
+            measured = self.measured(y_hat, x, measure, *_given(seen))
             return {"measured": measured, "likelihoods": likelihoods}
         height, width = x.shape[-2:]
-        return {"x_hat": self.restored(y_hat, height, width, seen), "likelihoods": likelihoods}
+        return {
+            "x_hat": self.restored(y_hat, height, width, *_given(seen)),
+            "likelihoods": likelihoods,
+        }
 
     @torch.no_grad()
     def decoded(self, x: Tensor, context: Context | None = None) -> Context:
@@ -158,7 +161,7 @@ class LevelCodec(TableHolder, ABC):
         """
         with self.in_float32():
             seen = self.see(context, *x.shape[-2:])
-            y_hat, _ = self.rounded_latents(self.latents(x, seen), *_trail(seen))
+            y_hat, _ = self.rounded_latents(self.latents(x, *_given(seen)), *_trail(seen))
             return self._decoded(y_hat, (int(x.shape[-2]), int(x.shape[-1])), seen)
 
     @torch.no_grad()
@@ -174,7 +177,7 @@ class LevelCodec(TableHolder, ABC):
             return self._decoded(self.predicted_latents(shape, seen.trail), size, seen)
 
     def _decoded(self, y_hat: Tensor, size: tuple[int, int], seen: Seen | None) -> Context:
-        return Context(self.restored(y_hat, *size, seen), trail_behind(y_hat, seen))
+        return Context(self.restored(y_hat, *size, *_given(seen)), trail_behind(y_hat, seen))
 
     def _dtype_seen(self) -> torch.dtype | None:
         """Return the dtype to which g_a's first layer rounds what it gets, None if it does not."""
@@ -185,7 +188,7 @@ class LevelCodec(TableHolder, ABC):
     def likelihoods(self, x: Tensor, context: Context | None = None) -> dict[str, Tensor]:
         """Return the likelihoods that forward returns in eval mode, without x_hat."""
         seen = self.see(context, *x.shape[-2:])
-        return self.rounded_latents(self.latents(x, seen), *_trail(seen))[1]
+        return self.rounded_latents(self.latents(x, *_given(seen)), *_trail(seen))[1]
 
     @torch.no_grad()
     def compress(self, x: Tensor, context: Context | None = None) -> dict[str, Any]:
@@ -198,7 +201,7 @@ class LevelCodec(TableHolder, ABC):
         """
         with self.in_float32():
             seen = self.see(context, *x.shape[-2:])
-            y = self.latents(x, seen)
+            y = self.latents(x, *_given(seen))
             return {
                 "strings": self.encode_latents(y, *_trail(seen)),
                 "shape": (int(y.shape[-2]), int(y.shape[-1])),
@@ -267,3 +270,8 @@ class LevelCodec(TableHolder, ABC):
 def _trail(seen: Seen | None) -> tuple[()] | tuple[Tensor]:
     """Return the last argument of the four methods, if they get one."""
     return () if seen is None else (seen.trail,)
+
+
+def _given(seen: Seen | None) -> tuple[()] | tuple[Seen]:
+    """Return the last argument of the transforms: codecs of one's own may know of none."""
+    return () if seen is None else (seen,)

@@ -1,5 +1,5 @@
 """One run from begin to end: batches, steps, validation, saving.
 
 May import: configs, configs.schema, data.cache, data.reading, data.system, train.codecs,
-train.machine, train.objective, train.runs.
+train.codecs.layers, train.context, train.machine, train.objective, train.runs.
 """

@@ -140,7 +140,8 @@ class EpochEnd:
                     validate(
                         codec, reader, settings.batch_size, settings.lmbda, self._session.device,
                         distortion=self._of_val[row], world=self._world,
-                        between_batches=between_batches,
+                        between_batches=between_batches, beside=self._caches.beside.val,
+                        in_context=self._caches.beside.in_context,
                     )
                 )  # fmt: skip
         return parts
@@ -171,8 +172,11 @@ class EpochEnd:
                 session.codec.use_level(row)
                 reader = self._caches.val[row]
                 files = [sample.file for sample in reader.manifest.samples]
-                batches = whole_map_batches(reader, 1, self._fixed)  # read anew: they may be many
+                # Read anew: they may be many.
+                beside = self._caches.beside
+                maps = whole_map_batches(reader, 1, self._fixed, beside.val)
                 folder = self._folder / "level_analysis" / f"level_{level}" / f"lambda_{lmbda:g}"
+                batches = map(beside.in_context, maps)
                 picture = analyse_samples(folder, metrics.epoch, session.codec, batches, files)
                 self._log.add_picture(f"features/level_{level}", picture, metrics.epoch)
             if len(parts) > 1:

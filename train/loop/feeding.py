@@ -7,7 +7,7 @@ own affair.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data.reading.level_stream import Batch
 from data.reading.transfer import Waiting, on_device
+from train.context.beside import as_read
 from train.loop.job import Caches, Job, make_stream, open_caches, refuse_unfit
 from train.machine.distributed import ALONE
 
@@ -53,21 +54,25 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """What a run asks for: the next batch of a stream; it saves its state in `folder`."""
+    """What a run asks for: the next batch of a stream; it saves its state in `folder`.
+
+    `in_context` gives it the context that its codec sees, on the device.
+    """
 
     stream: BatchStream
     folder: Path
+    in_context: Callable[[Batch], Batch] = as_read
 
 
 Training = Generator[BatchRequest, "Given | None", Path]
 """A run under way: it is sent what it asks for, None at the end of an epoch; returns its folder."""
 
 
-def batches_of(stream: BatchStream, device: str) -> Generator[Given, None, None]:
-    """Yield the rest of a stream's epoch on the device."""
+def batches_of(wanted: BatchRequest, device: str) -> Generator[Given, None, None]:
+    """Yield the rest of the epoch of the stream that is asked for, on the device."""
     waiting, before = Waiting(), 0.0
-    for batch, x in on_device(stream, device, waiting, as_stored=True):
-        yield Given(batch, x, waiting.seconds - before)
+    for batch, x in on_device(wanted.stream, device, waiting, as_stored=True):
+        yield Given(wanted.in_context(batch), x, waiting.seconds - before)
         before = waiting.seconds
 
 
@@ -84,7 +89,7 @@ def fed_alone(training: Training, device: str) -> Path:
 
 
 def _fed_an_epoch(training: Training, wanted: BatchRequest, device: str) -> BatchRequest:
-    batches = batches_of(wanted.stream, device)
+    batches = batches_of(wanted, device)
     while True:
         try:
             given = next(batches, None)
@@ -141,10 +146,10 @@ class CommonSource:
     ) -> None:
         self._opened.close()
 
-    def caches(self, job: Job) -> Caches:
+    def caches(self, job: Job, between_batches: Callable[[], None] = lambda: None) -> Caches:
         """Return the caches; raises what `open_caches` does."""
         if self._caches is None:
-            self._caches = self._opened.enter_context(open_caches(job))
+            self._caches = self._opened.enter_context(open_caches(job, between_batches))
         refuse_unfit(self._caches, job.config)
         return self._caches
 

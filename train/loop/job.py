@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,15 @@ from data.reading.mixed_stream import MixedLevelStream
 from data.reading.resident import resident_maps
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
+from train.context.beside import Beside, open_beside
+from train.context.context_runs import context_models, measured_context
 from train.machine.distributed import World
 from train.objective.catalogue import boxes_fingerprint, weights_fingerprint
-from train.runs.checkpoint import BEST_NAME, read_run_info
-from train.runs.run_folder import code_fingerprints, run_parent
-from train.runs.run_record import RANDOM, RunRecord
+from train.runs.loaded_models import LoadedModels
+from train.runs.run_folder import code_fingerprints, context_fingerprint, run_parent
+from train.runs.run_record import RANDOM, RunKeys
 
 log = logging.getLogger(__name__)
-
-_BUILTIN_DIR = Path(__file__).parents[1] / "builtin"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,8 @@ class Job:
     """One run to train: `level` is a number or `random`; `out` replaces the folder of the runs.
 
     `resume`: a run folder to go on with; `continues`: a finished one with fewer epochs, of which a
-    copy goes on; `warm_start`: one whose best model to begin from.
+    copy goes on; `warm_start`: one whose best model to begin from. `coarse_to_fine`: its context
+    is the run of the next coarser level and the same lambda, which is trained before it.
     """
 
     train_cache: CacheFolder | Path
@@ -48,6 +49,7 @@ class Job:
     resume: Path | None = None
     continues: Path | None = None
     warm_start: Path | None = None
+    coarse_to_fine: bool = False
 
     @property
     def parent(self) -> Path:
@@ -57,8 +59,44 @@ class Job:
     def settled(self) -> Job:
         """Return the job with the settings of its level, where the configuration has `levels`.
 
-        Raises ConfigError if `levels` names one that there is not.
+        Of a job with `training.context` they say what its codec sees of it. Raises ConfigError if
+        `levels` names one that there is not, or as `measured_context` does.
         """
+        return self._of_its_level()._beside_its_context()
+
+    def beside(self, run: Path) -> Job:
+        """Return the job with that run as its context."""
+        training = self.config.training.model_copy(update={"context": [str(run)]})
+        return replace(self, config=self.config.model_copy(update={"training": training})).settled()
+
+    def context_models(self) -> list[dict[RunKeys, str]]:
+        """Return folder and model hash of each run of its context."""
+        return context_models(self.config.training.context, LoadedModels())
+
+    def _beside_its_context(self) -> Job:
+        settings, model = self.config.training, self.config.model
+        if not settings.context:
+            if model.context is not None:
+                raise ConfigError(
+                    "model.context: is measured by train-level: remove it, and name runs with "
+                    "--context"
+                )
+            if settings.context_on_the_fly and not (self.coarse_to_fine or self.resume):
+                raise ConfigError(
+                    "--context-on-the-fly: there is no context to decode: name runs of the coarser "
+                    "level with --context, or train all levels with --coarse-to-fine"
+                )
+            return self
+        if self.level == RANDOM:
+            raise ConfigError(
+                "training.context: a codec for all levels sees none: name one --level"
+            )
+        manifest = CacheFolder.of(self.train_cache).manifest
+        size = measured_context(manifest, int(self.level), settings.context, LoadedModels())
+        beside = model.model_copy(update={"context": size})
+        return replace(self, config=self.config.model_copy(update={"model": beside}))
+
+    def _of_its_level(self) -> Job:
         if not self.config.levels:
             return self
         if self.level == RANDOM:
@@ -77,7 +115,8 @@ class Job:
     def fingerprints(self) -> dict[str, str]:
         """Return the fingerprints of both caches, and of own code.
 
-        Also of a file of channel weights, and of the caches' boxes, where they count.
+        Also of a file of channel weights, of the caches' boxes, and of the models of the context,
+        where they count.
         """
         train, val = CacheFolder.of(self.train_cache), CacheFolder.of(self.val_cache)
         return {
@@ -86,6 +125,7 @@ class Job:
             **weights_fingerprint(self.config.training),
             **boxes_fingerprint(self.config.training, train, val),
             **code_fingerprints(self.config),
+            **context_fingerprint(self.context_models()),
         }
 
 
@@ -95,6 +135,7 @@ class Caches:
 
     train: list[LevelReader]
     val: list[LevelReader]
+    beside: Beside = field(default_factory=Beside)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -103,10 +144,11 @@ class Caches:
 
 
 @contextmanager
-def open_caches(job: Job) -> Iterator[Caches]:
-    """Open both caches.
+def open_caches(job: Job, between_batches: Callable[[], None] = lambda: None) -> Iterator[Caches]:
+    """Open both caches, and what is read beside them; that is decoded now if it is not yet.
 
-    Raises CacheError if one is missing, incomplete, or the two are of different detectors;
+    `between_batches` may raise to stop that. Raises CacheError if a cache is missing, incomplete,
+    or the two are of different detectors, or if there is no room for what is to be decoded;
     ConfigError if the settings do not fit them.
     """
     train_cache, val_cache = CacheFolder.of(job.train_cache), CacheFolder.of(job.val_cache)
@@ -125,6 +167,12 @@ def open_caches(job: Job) -> Iterator[Caches]:
 
         caches = Caches(train=opened(train_cache), val=opened(val_cache))
         refuse_unfit(caches, job.config)
+        if job.config.training.context:
+            beside = open_beside(
+                job.config.training, levels[0], train_cache, val_cache, device=job.device,
+                verify=job.config.cache.verify, between_batches=between_batches,
+            )  # fmt: skip
+            caches = replace(caches, beside=stack.enter_context(beside))
         yield caches
 
 
@@ -143,6 +191,8 @@ def make_codec(job: Job, caches: Caches) -> LevelCodec:
         np.stack([level.mean for level in statistics]),
         np.stack([level.variance for level in statistics]),
     )
+    if (coarser := caches.beside.coarser) is not None:
+        codec.beside.set_standardisation(coarser.mean, coarser.variance)
     codec.to(job.device, memory_format=torch.channels_last)
     return codec
 
@@ -158,6 +208,7 @@ def stream_settings(job: Job) -> tuple[Hashable, ...]:
     return (
         job.level, *map(str, folders), job.config.cache.verify, job.device, settings.batch_size,
         settings.crop, settings.seed, settings.shuffle, weights,
+        settings.context_on_the_fly, *(str(Path(run).resolve()) for run in settings.context),
     )  # fmt: skip
 
 
@@ -170,6 +221,7 @@ def make_stream(job: Job, caches: Caches, world: World) -> LevelStream | MixedLe
             reader, batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed,
             shuffle=settings.shuffle, keep=2 if on_gpu else 1, pin_memory=on_gpu,
             read_ahead=on_gpu, rank=world.rank, num_ranks=world.size, resident=resident,
+            beside=caches.beside.train,
         )
         for reader, resident in zip(caches.train, maps, strict=True)
     ]  # fmt: skip
@@ -208,62 +260,3 @@ def _check(reader: LevelReader, val_reader: LevelReader, config: Config) -> None
             f"model.fpn_channels_per_level is {expected}, level {reader.info.index} of the cache "
             f"has {reader.info.num_channels}: set it to that"
         )
-
-
-def run_to_begin_from(job: Job, record: RunRecord | None = None) -> str | None:
-    """Return the name of that run: the study's choice before `training.init_from`.
-
-    A run that is gone on with, but stopped before its first checkpoint, begins as its `record`
-    says that it did.
-    """
-    if job.warm_start is not None:
-        return str(job.warm_start)
-    if record is not None and record.warm_start is not None:
-        return record.warm_start["run"]
-    return job.config.training.init_from
-
-
-def best_model_of(name: str, level: int | str) -> Path:
-    """Return the checkpoint of a run folder, or of a codec of the package: `builtin:<name>`."""
-    builtin = name.removeprefix("builtin:")
-    if builtin == name:
-        return Path(name) / BEST_NAME
-    path = _BUILTIN_DIR / f"{builtin}_level_{level}.pth"
-    if path.parent != _BUILTIN_DIR or not path.is_file():
-        raise ConfigError(
-            f"training.init_from {name}: no such codec of level {level} is in the package: there "
-            "are builtin:scenes, for the built-in example's levels 0 to 4, and folders of runs"
-        )
-    return path
-
-
-def refuse_other_kind(job: Job, caches: Caches) -> None:
-    """Raise ConfigError unless that run has a model for the job's levels, of its architecture.
-
-    Its features have to be of the same detector too: its standardisation goes on with its weights.
-    """
-    start = run_to_begin_from(job)
-    if start is None:
-        return
-    info = read_run_info(best_model_of(start, job.level))
-    detector = caches.train[0].manifest.detector["weights_sha256"]
-    pairs = (
-        ("of level", list(info.levels), list(caches.levels)),
-        ("with model", info.config.model.architecture(), job.config.model.architecture()),
-        ("of detector weights", info.detector_weights_sha256[:12], detector[:12]),
-    )
-    for what, its, wanted in pairs:
-        if its != wanted:
-            raise ConfigError(
-                f"training.init_from {start}: a run {what} {_told(its, wanted)}, this one is "
-                f"{what} {_told(wanted, its)}: name a run of the same kind"
-            )
-
-
-def _told(value: object, other: object) -> str:
-    """Return the value in words; of a section only the keys in which the other differs."""
-    if isinstance(value, dict) and isinstance(other, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items() if other.get(k) != v)
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)

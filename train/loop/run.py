@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
-import platform
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from configs.cores import threads_for_resumed
-from configs.errors import CacheError
-from configs.schema.config import Config
 from data.system.stop_signals import StopSignals
 from train.codecs.level_codec import LevelCodec
-from train.loop.compiling import compile_if_worth_it
+from train.loop.beginning import open_folder, refuse_other_kind, take_up
 from train.loop.epoch_end import EpochEnd
 from train.loop.feeding import BatchRequest, BatchStream, CommonSource, Given, Training, fed_alone
-from train.loop.job import (
-    Caches,
-    Job,
-    best_model_of,
-    make_codec,
-    make_stream,
-    open_caches,
-    refuse_other_kind,
-    run_to_begin_from,
-)
+from train.loop.job import Caches, Job, make_codec, make_stream, open_caches
 from train.loop.loss_watch import LossWatch, warn_of_large_features
 from train.loop.saver import Saver
 from train.loop.session import Session, new_session
 from train.loop.steps import train_epoch
-from train.machine.automatic import autocast_dtype, choose_precision
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import (
     TrainingInterruptedError,
@@ -47,17 +31,14 @@ from train.machine.interruption import (
     clear_disk_errors,
     clear_out_of_memory,
 )
-from train.objective.catalogue import BOXES, CHANNEL_WEIGHTS, distortions
+from train.objective.catalogue import distortions
 from train.objective.rate_distortion import AnyDistortion
-from train.runs.checkpoint import hash_model, load_last, load_weights
-from train.runs.run_folder import code_fingerprints, copy_run, locked, make_run_folder, save_config
-from train.runs.run_record import ALL_DONE, RunRecord
+from train.runs.run_folder import locked
+from train.runs.run_record import ALL_DONE
 
 log = logging.getLogger(__name__)
 
 _STEPS_BETWEEN_QUESTIONS = 32
-_UNDECIDED = ""
-_NO_CACHES = {CHANNEL_WEIGHTS: "file of channel weights", BOXES: "set of boxes"}
 
 
 def train_level(
@@ -93,14 +74,18 @@ def training(
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # for the run after this
         stack.enter_context(clear_out_of_memory(batches_need_less(job.config.training)))
         stack.enter_context(clear_compile_errors(job.config.training))
-        prepared = world.together(lambda: _prepare(job, stack, world, source))
-        caches, codec, weighing = prepared.caches, prepared.codec, prepared.distortions
-        session = new_session(codec, world.wrap(codec), prepared.stream, job.config, job.device)
-        folder = world.from_first(lambda: _open_folder(job, caches, world))
-        world.from_first(lambda: stack.enter_context(locked(folder)))
         stop = stop or stack.enter_context(StopSignals())
+        ask = partial(_leave_if_asked, stop)
+        prepared = world.together(lambda: _prepare(job, stack, world, source, ask))
+        caches, codec, weighing = prepared.caches, prepared.codec, prepared.distortions
+        session = new_session(
+            codec, world.wrap(codec), prepared.stream, job.config, job.device,
+            caches.beside.in_context,
+        )  # fmt: skip
+        folder = world.from_first(lambda: open_folder(job, caches, world))
+        world.from_first(lambda: stack.enter_context(locked(folder)))
         stack.enter_context(clear_disk_errors(folder))
-        record = _take_up(job, folder, session, caches, world)
+        record = take_up(job, folder, session, caches, world)
         log.info("level %s, lambda %g -> %s", job.level, job.config.training.lmbda, folder)
         log.debug("%s: %d images", job.train_cache, caches.train[0].num_samples)
         log.debug("%s: %d images", job.val_cache, caches.val[0].num_samples)
@@ -178,9 +163,21 @@ class _Prepared:
     distortions: Sequence[AnyDistortion]
 
 
-def _prepare(job: Job, stack: ExitStack, world: World, source: CommonSource | None) -> _Prepared:
+def _leave_if_asked(stop: StopSignals) -> None:
+    """Raise TrainingInterruptedError if a signal has come; nothing of the run is there yet."""
+    if stop.received is not None:
+        raise TrainingInterruptedError(
+            f"stopped by {signal.Signals(stop.received).name} while the coarser level was decoded: "
+            "the same command goes on from there",
+            stop.received,
+        )
+
+
+def _prepare(
+    job: Job, stack: ExitStack, world: World, source: CommonSource | None, ask: Callable[[], None]
+) -> _Prepared:
     """Open and make all that can be refused before processes have to act together."""
-    caches = source.caches(job) if source else stack.enter_context(open_caches(job))
+    caches = source.caches(job, ask) if source else stack.enter_context(open_caches(job, ask))
     if job.resume is None and job.continues is None:
         # Before the codec is seeded: to look at a checkpoint draws random numbers.
         refuse_other_kind(job, caches)
@@ -195,94 +192,3 @@ def _prepare(job: Job, stack: ExitStack, world: World, source: CommonSource | No
         # Before the run is taken up, with its random numbers: to load a detector draws some.
         distortions=distortions(job.config, caches.train, job.device),
     )
-
-
-def _open_folder(job: Job, caches: Caches, world: World) -> Path:
-    """Return the folder of the run to go on with, or a new one with its record in it."""
-    with clear_disk_errors(job.parent):
-        return _found_or_made(job, caches, world)
-
-
-def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
-    if job.resume is not None:
-        record, code = RunRecord.load(job.resume), code_fingerprints(job.config)
-        for name, fingerprint in job.fingerprints().items():
-            its = record.cache_fingerprints.get(name, "none")
-            if its != fingerprint and name in code:
-                log.info("%s: goes on, with other code of %s than it had", job.resume, name)
-            elif its != fingerprint:
-                what = _NO_CACHES.get(name, f"{name} cache")
-                raise CacheError(
-                    f"{job.resume}: was trained on another {what} (fingerprint {its[:12]}, this "
-                    f"one has {fingerprint[:12]}): name what it was trained on (--features), or "
-                    "start a new run with --resume never"
-                )
-        return job.resume
-    settings = job.config.training
-    folder = make_run_folder(job.parent, job.config, datetime.now())
-    if job.continues is not None:
-        record = RunRecord.load(job.continues)
-        copy_run(job.continues, folder)
-        record.continued.append({"run": str(job.continues), "epochs": record.epochs})
-        record.finished = None
-        record.save(folder)
-        log.info("%s: has %d epochs: a copy goes on", job.continues, record.epochs)
-        return folder
-    RunRecord(
-        level=job.level,
-        lmbda=settings.lmbda,
-        cache_fingerprints=job.fingerprints(),
-        detector_weights_sha256=caches.train[0].manifest.detector["weights_sha256"],
-        versions={name: version(name) for name in ("torch", "compressai", "numpy")},
-        seed=settings.seed,
-        device=job.device,
-        precision=_UNDECIDED if settings.precision == "auto" else settings.precision,
-        compiled=None,
-        machine=f"{platform.machine()}, {os.cpu_count()} cores",
-        num_processes=world.size,
-        num_threads=torch.get_num_threads(),
-        started=datetime.now().isoformat(timespec="seconds"),
-    ).save(folder)
-    return folder
-
-
-def _take_up(job: Job, folder: Path, session: Session, caches: Caches, world: World) -> RunRecord:
-    """Bring the session to where the run stands; return its record."""
-    record = world.from_first(lambda: RunRecord.load(folder))
-    record.cache_fingerprints.update(code_fingerprints(job.config))
-    there = world.from_first(lambda: load_last(folder))
-    if there is not None:
-        session.restore(there["model_state_dict"], there["training_state"])
-        progress = session.progress
-        if record.finished is not None and progress.epoch <= job.config.training.epochs:
-            record.continued.append({"run": str(folder), "epochs": record.epochs})
-            _tell_of_cosine(job.config, session)
-        record.finished = None
-        log.info("going on in epoch %d, after step %d", progress.epoch, progress.step)
-        if (num_threads := threads_for_resumed(record.num_threads)) is not None:
-            torch.set_num_threads(num_threads)  # others add in another order
-    elif (start := run_to_begin_from(job, record)) is not None:
-        weights = world.from_first(lambda: load_weights(best_model_of(start, job.level)))
-        session.codec.load_state_dict(weights)
-        record.warm_start = {"run": start, "model_sha256": hash_model(weights)}
-        log.info("beginning from the best model of %s", start)
-    if record.precision == _UNDECIDED:
-        record.precision, record.precision_reason = world.from_first(
-            lambda: choose_precision(session.device)
-        )
-    session.codec.autocast_dtype = autocast_dtype(record.precision)
-    compile_if_worth_it(job, session, caches, record, world)
-    if world.writes:
-        save_config(folder, job.config)
-        record.save(folder)
-    return record
-
-
-def _tell_of_cosine(config: Config, session: Session) -> None:
-    schedule, epochs = config.training.lr_schedule, config.training.epochs
-    if schedule.enabled and schedule.name == "cosine":
-        log.warning(
-            "the cosine goes on as it is over %d epochs, at a learning rate of %.2e: the run is "
-            "not what %d epochs from the start would have made", epochs,
-            session.optimizer.param_groups[0]["lr"], epochs,
-        )  # fmt: skip

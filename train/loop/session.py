@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from configs.schema.config import Config
 from configs.schema.training import TrainingConfig
+from data.reading.level_stream import Batch
 from train.codecs.level_codec import LevelCodec
+from train.context.beside import as_read
 from train.loop.feeding import BatchStream
 from train.machine.cuda_graphs import StepGraphs
 from train.objective.catalogue import asks_detector
@@ -62,6 +64,8 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     graphs: StepGraphs | None = None
     """Where steps are recorded as CUDA graphs."""
+    in_context: Callable[[Batch], Batch] = as_read
+    """Gives each batch of the stream what the codec sees of coarser levels."""
 
     @property
     def epoch_is_trained(self) -> bool:
@@ -109,6 +113,7 @@ def new_session(
     stream: BatchStream,
     config: Config,
     device: str,
+    in_context: Callable[[Batch], Batch] = as_read,
 ) -> Session:
     """Return a run at its beginning."""
     optimizer, aux_optimizer = make_optimizers(codec, config)
@@ -127,6 +132,7 @@ def new_session(
         scheduler=_make_scheduler(optimizer, config),
         device=device,
         sums=torch.zeros(NUM_SUMS, device=device),
+        in_context=in_context,
         graphs=StepGraphs([optimizer, aux_optimizer]) if graphs else None,
     )
 

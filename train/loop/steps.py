@@ -19,6 +19,7 @@ from tqdm import tqdm
 from configs.log_setup import bar_interval_s
 from configs.schema.training import TrainingConfig
 from data.reading.level_stream import Batch
+from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
 from train.loop.feeding import BatchRequest, Given
 from train.loop.loss_watch import LossWatch
@@ -35,9 +36,10 @@ from train.objective.rate_distortion import (
 
 
 def cutmix(
-    x: Tensor, sizes: Tensor, probability: float, *, first_row: int, batch_rows: int
-) -> Tensor:
-    """Return maps [B, C, H, W], some with a part of their neighbour's; `x` stays as it is.
+    maps: Sequence[Tensor], sizes: Tensor, probability: float, *,
+    first_row: int, batch_rows: int, strides: Sequence[int] = (1,),
+) -> list[Tensor]:  # fmt: skip
+    """Return maps [B, C, H, W], some with a part of their neighbour's; `maps` stay as they are.
 
     CutMix (Yun et al., ICCV 2019) for feature maps, which stay where they are in the frame. A codec
     learns which features come together in an image, and of few images too much of that. A map of
@@ -49,25 +51,34 @@ def cutmix(
     [B, 2] on the CPU, lies the neighbour's part. The maps are the rows from `first_row` on of a
     batch of `batch_rows`, for all of which is drawn, so that ranks agree; a neighbour that another
     rank has is none.
+
+    Behind the level's own maps come those of its context, with their `strides` in its positions:
+    the same parts are taken of them, whose edges are then multiples of all strides.
     """
     draws = torch.rand(
         batch_rows, 4, dtype=torch.float64
     )  # on the CPU: the device is not waited for
-    mixed = x.clone()
-    for row in range(len(x)):
+    step = math.lcm(*strides)
+    mixed = [each.clone() for each in maps]
+    for row in range(len(sizes)):
         neighbour = ((first_row + row) ^ 1) - first_row
         chance, direction, side, place = draws[first_row + row].tolist()
-        if chance >= probability or not 0 <= neighbour < len(x):
+        if chance >= probability or not 0 <= neighbour < len(sizes):
             continue
         dim = int(direction < 0.5)
-        shared = torch.minimum(sizes[row], sizes[neighbour]).tolist()
-        if shared[dim] < 2:
+        shared = [
+            mine if mine == its else min(mine, its) // step * step
+            for mine, its in zip(sizes[row].tolist(), sizes[neighbour].tolist(), strict=True)
+        ]
+        num_places = -(-shared[dim] // step)
+        if num_places < 2:
             continue
-        seam = 1 + int(place * (shared[dim] - 1))
-        part = [slice(0, shared[0]), slice(0, shared[1])]
-        part[dim] = slice(0, seam) if side < 0.5 else slice(seam, shared[dim])
-        where = (slice(None), *part)
-        mixed[row][where] = x[neighbour][where]
+        seam = step * (1 + int(place * (num_places - 1)))
+        part = [(0, shared[0]), (0, shared[1])]
+        part[dim] = (0, seam) if side < 0.5 else (seam, shared[dim])
+        for each, original, stride in zip(mixed, maps, strides, strict=True):
+            where = (slice(None), *(slice(a // stride, -(-b // stride)) for a, b in part))
+            each[row][where] = original[neighbour][where]
     return mixed
 
 
@@ -107,7 +118,7 @@ def train_epoch(
     )  # fmt: skip
     minimised = [trained_by(each, progress.epoch) for each in distortions]
     step = Step(session, settings, levels, minimised, watch, world)
-    wanted = BatchRequest(session.stream, folder)
+    wanted = BatchRequest(session.stream, folder, session.in_context)
     # From the first batch on: in lock-step, runs that are behind may have to catch up before.
     start = looked = 0.0
     with bar:
@@ -158,46 +169,58 @@ class Step:
         session, codec = self._session, self._session.codec
         row = self._rows[batch.level]
         codec.use_level(row)
-        weight = 1.0
+        weight, beside = 1.0, batch.beside
         if not len(x):
             # Of a batch of fewer maps than ranks. A map that counts nothing stands in: neither
             # kernels nor code of the user's own have to know what to do with none.
-            x = x.new_zeros((1, *x.shape[1:])).contiguous(memory_format=torch.channels_last)
+            x, *there = (
+                each.new_zeros((1, *each.shape[1:])).contiguous(memory_format=torch.channels_last)
+                for each in (x, *beside)
+            )
+            beside = tuple(there)
             batch, weight = _of_the_first_map(batch, x), 0.0
         if self._world.size > 1:
             codec.noise_share = (batch.first_row, len(x), batch.batch_rows)
         if self._cutmix:
-            x = cutmix(
-                x, batch.sizes, self._cutmix, first_row=batch.first_row, batch_rows=batch.batch_rows
-            )
+            x, *there = cutmix(
+                (x, *beside), batch.sizes, self._cutmix, strides=_strides(codec),
+                first_row=batch.first_row, batch_rows=batch.batch_rows,
+            )  # fmt: skip
+            beside = tuple(there)
         is_whole = not has_padding(batch.sizes, *x.shape[-2:])
         compute = partial(self._computed, row, batch, is_whole, weight)
         if session.graphs is not None and is_whole:
-            figures = session.graphs.run(row, x, compute)
+            figures = session.graphs.run(row, (x, *beside), compute)
         else:
-            figures = compute(x)
+            figures = compute(x, *beside)
         # Loss, MSE and BPP are this rank's parts; the sums, which are saved, are of all ranks.
         parts = self._world.add_up(figures[:3])
         session.sums += torch.cat([parts, figures[3:]])
         # Of all ranks, as the norm is: if one loss is not finite, all of them notice.
         self._watch.see(session.progress.step + 1, batch, parts[0] + figures[4])
 
-    def _computed(self, row: int, batch: Batch, is_whole: bool, weight: float, x: Tensor) -> Tensor:
+    def _computed(
+        self, row: int, batch: Batch, is_whole: bool, weight: float, x: Tensor, *beside: Tensor
+    ) -> Tensor:
         """Make the step; return loss, MSE, BPP, auxiliary loss and gradient norm, float32 [5].
 
-        `weight`: 0 if `x` only stands in for a rank's part of a batch, otherwise 1.
+        `weight`: 0 if `x` only stands in for a rank's part of a batch, otherwise 1. `beside`: maps
+        and trail of the context, if the codec sees one.
         """
         session, codec = self._session, self._session.codec
         session.optimizer.zero_grad(set_to_none=True)
         session.aux_optimizer.zero_grad(set_to_none=True)
         distortion = self._distortions[row]
         if type(codec).forward is not LevelCodec.forward:
-            x = x.float()  # a forward of one's own is promised that, and takes nothing besides
-            output = session.model(x)
+            # A forward of one's own is promised that, and takes nothing besides but a context.
+            x, *beside_x = (each.float() for each in (x, *beside))
+            context = Context.of(beside_x, x.device)
+            output = session.model(x) if context is None else session.model(x, context=context)
         else:
             # Measured by the codec, which need not write x_hat to memory for it.
             is_measured = is_whole and distortion is square_error
-            output = session.model(x, squared_error_of_whole if is_measured else None)
+            measure = squared_error_of_whole if is_measured else None
+            output = session.model(x, measure, Context.of(beside, x.device))
         loss, mse, bpp = rate_distortion(
             output, x, batch.sizes, self._lmbda, distortion=distortion,
             positions=batch.batch_positions, batch=batch,
@@ -212,6 +235,12 @@ class Step:
         session.aux_optimizer.step()
         figures = torch.stack([value.detach() for value in (loss, mse, bpp)]) * weight
         return torch.cat([figures, torch.stack([aux.detach(), norm.detach()])])
+
+
+def _strides(codec: LevelCodec) -> tuple[int, ...]:
+    """Return the strides, in a level's positions, of its maps and of its context's two."""
+    size = codec.size.context
+    return (1,) if size is None else (1, size.stride, size.trail_stride)
 
 
 def _of_the_first_map(batch: Batch, x: Tensor) -> Batch:

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.reading.companion import Companion
 from data.reading.level_reader import LevelReader
+from data.reading.level_stream import Batch
 from data.reading.whole_maps import whole_map_batches
+from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
+from train.context.beside import as_read
 from train.machine.distributed import ALONE, World
 from train.objective.rate_distortion import (
     AnyDistortion,
@@ -43,9 +47,13 @@ def validate(
     distortion: AnyDistortion = square_error,
     world: World = ALONE,
     between_batches: Callable[[], None] = lambda: None,
+    beside: Sequence[Companion] = (),
+    in_context: Callable[[Batch], Batch] = as_read,
 ) -> Validation:
     """Evaluate on whole maps of the whole split; the ranks share the images out.
 
+    `beside`: the maps and the trail that the codec sees, if it sees a coarser level, or what
+    `in_context` makes them of.
     `between_batches` may raise to stop: the codec is then in eval mode, and otherwise as it was.
     """
     codec.eval()
@@ -53,10 +61,11 @@ def validate(
     # Distorted sum, squared error, bits, positions, latent positions; then bits by channel.
     sums = torch.zeros(5 + num_latents, dtype=torch.float64, device=device)
     mine = range(world.rank, reader.num_samples, world.size)
-    for batch in whole_map_batches(reader, batch_size, mine):
+    for batch in whole_map_batches(reader, batch_size, mine, beside):
         between_batches()
         x = batch.features.to(device).float()  # half the bytes to a GPU
-        output = codec(x)
+        context = Context.of(in_context(batch).beside, device)
+        output = codec(x) if context is None else codec(x, context=context)
         x_hat, likelihoods = output["x_hat"], output["likelihoods"]
         error = squared_error(x_hat, x, batch.sizes).sum()
         distorted = error

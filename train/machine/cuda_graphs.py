@@ -27,7 +27,7 @@ _MOST_GRAPHS = 8
 @dataclass(frozen=True, slots=True)
 class _Recorded:
     graph: torch.cuda.CUDAGraph
-    x: Tensor
+    inputs: list[Tensor]
     figures: Tensor
 
 
@@ -42,44 +42,48 @@ class StepGraphs:
         # Only the fused Adam counts its steps on the GPU.
         self._is_possible = all(group.get("fused") for group in self._groups())
 
-    def run(self, key: Hashable, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return what `compute(x)` returns, valid until the next call.
+    def run(
+        self, key: Hashable, inputs: Sequence[Tensor], compute: Callable[..., Tensor]
+    ) -> Tensor:
+        """Return what `compute(*inputs)` returns, valid until the next call.
 
-        All that `compute` depends on besides `x`, weights, optimisers and random numbers has to be
-        in `key`, or to stay the same tensors. Raises ConfigError if it cannot be recorded.
+        All that `compute` depends on besides the inputs, weights, optimisers and random numbers
+        has to be in `key`, or to stay the same tensors. Raises ConfigError if it cannot be
+        recorded.
         """
         rates = [group["lr"] for group in self._groups()]
         if rates != self._rates:  # a graph keeps the numbers that it was recorded with
             self.forget()
             self._rates = rates
-        key = (key, x.shape, x.stride())
+        key = (key, *((each.shape, each.stride()) for each in inputs))
         recorded = self._recorded.get(key)
         if recorded is None:
             done = self._steps_before.get(key, 0)
             self._steps_before[key] = done + 1
             is_possible = self._is_possible and len(self._recorded) < _MOST_GRAPHS
             if done < _STEPS_BEFORE or not is_possible:
-                return compute(x)
-            recorded = self._recorded[key] = self._record(x, compute)
-        recorded.x.copy_(x)
+                return compute(*inputs)
+            recorded = self._recorded[key] = self._record(inputs, compute)
+        for its, given in zip(recorded.inputs, inputs, strict=True):
+            its.copy_(given)
         recorded.graph.replay()
         return recorded.figures
 
     def forget(self) -> None:
         """Forget what is recorded: weights or optimisers lie elsewhere from now on."""
         for recorded in self._recorded.values():
-            torch.cuda.synchronize(recorded.x.device)  # the last one may still be under way
+            torch.cuda.synchronize(recorded.figures.device)  # the last one may still be under way
         self._recorded.clear()
 
-    def _record(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> _Recorded:
-        graph, given = torch.cuda.CUDAGraph(), x.clone()
+    def _record(self, inputs: Sequence[Tensor], compute: Callable[..., Tensor]) -> _Recorded:
+        graph, given = torch.cuda.CUDAGraph(), [each.clone() for each in inputs]
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)  # or they would keep memory of graphs before
         try:
             # Only this thread's calls count: another one reads batches ahead.
             recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
             with _capturable(self._groups()), recording:
-                figures = compute(given)
+                figures = compute(*given)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

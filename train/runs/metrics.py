@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from data.reading.level_stream import Batch
 from data.system.atomic_files import encoded, write_atomically
+from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
 from train.runs.run_folder import SUMMARY_NAME
@@ -200,7 +201,8 @@ def analyse_samples(
     for batch in batches:
         x = batch.features.to(device).float()  # half the bytes to a GPU
         with torch.inference_mode():
-            output = codec(x)
+            context = Context.of(batch.beside, device)
+            output = codec(x) if context is None else codec(x, context=context)
         x_hat = output["x_hat"]
         bits = rate_bits(output["likelihoods"])
         for number, index in enumerate(batch.indices.tolist()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from configs.schema.config import Config
 from data.system.atomic_files import remove_leftovers, write_atomically
 from data.system.locks import held
 from train.runs.checkpoint import BEST_NAME, LAST_NAME
-from train.runs.run_record import RANDOM, RECORD_NAME, RunRecord
+from train.runs.run_record import RANDOM, RECORD_NAME, RunKeys, RunRecord
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ _NOT_OF_THE_RUN = {
     "save_dir", "random_level_save_dir", "save_interval_s", "cuda_graphs", "resident",
 }  # fmt: skip
 LOCK_NAME = "training.lock"
+CONTEXT = "context"
+"""Among a run's fingerprints: the models of `training.context`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,8 @@ def difference_of_settings(there: Config, now: Config) -> str | None:
             for config in (now, there)
         )
         for key, value in mine.items():
+            if key == CONTEXT and section == "training":
+                continue  # folders may have moved: their models are among the fingerprints
             if value != theirs[key]:
                 return f"{section}.{key} is {theirs[key]!r} there, {value!r} now"
     return None
@@ -180,6 +184,11 @@ def code_fingerprints(config: Config) -> dict[str, str]:
     return {setting: code_of(name) for setting, name in named.items() if is_own(name)}
 
 
+def context_fingerprint(context: Sequence[Mapping[RunKeys, str]]) -> dict[str, str]:
+    """Return what tells a run beside these models from others; nothing of one that codes alone."""
+    return {CONTEXT: ", ".join(each["model_sha256"] for each in context)} if context else {}
+
+
 def find_runs(out: Path | str) -> list[Run]:
     """Return all runs with a best model below `out`, oldest first within each level."""
     runs = []
@@ -218,6 +227,7 @@ def _settings(config: Config, *but: str) -> dict[str, Any]:
         training["channel_weights"] = "a file"  # whose content is among the fingerprints
     if training.get("init_from") is not None:
         training["init_from"] = str(Path(training["init_from"]).resolve())
+    training["context"] = len(training["context"])  # their models are among the fingerprints
     return {
         "model": config.model.architecture(),
         "training": training,

@@ -28,7 +28,7 @@ def _level(level: int | str) -> int | str:
     raise ValueError(f"{level!r} is no level")
 
 
-_START_KEYS = Literal["run", "model_sha256"]
+RunKeys = Literal["run", "model_sha256"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,9 +54,9 @@ class RunRecord:
     """Whether steps are compiled; None before that is decided."""
     compile_reason: str = ""
     """Why, where `training.compile` is auto."""
-    warm_start: Annotated[dict[_START_KEYS, str], Field(min_length=2)] | None = None
+    warm_start: Annotated[dict[RunKeys, str], Field(min_length=2)] | None = None
     """Folder and model hash of the run whose best model this one began from."""
-    context: list[dict[_START_KEYS, str]] = field(default_factory=list)
+    context: list[dict[RunKeys, str]] = field(default_factory=list)
     """Folder and model hash of each run of the coarser level whose decoded maps its codec sees."""
     continued: list[dict[str, Any]] = field(default_factory=list)
     """Of a run that was finished and got more epochs: `run` (folder) and `epochs`, each time."""

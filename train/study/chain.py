@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,24 +35,32 @@ class RunOutcome:
 def chains_of(jobs: Sequence[Job], lock_step: bool | None = None) -> list[list[Job]]:
     """Cut a study into what one process trains: in order, or in lock-step.
 
-    With a warm start that is a level and a seed, its lambdas in ascending order. In `lock_step`,
-    which None chooses on a GPU, it is what takes the same batches. Otherwise it is every run alone.
+    With a warm start that is a level and a seed, its lambdas in ascending order; from coarse to
+    fine a lambda and a seed, its levels from the coarsest on. In `lock_step`, which None chooses on
+    a GPU, it is what takes the same batches. Otherwise it is every run alone.
     """
     chains: dict[Hashable, list[Job]] = {}
     for place, job in enumerate(jobs):
         on_gpu = torch.device(job.device).type == "cuda"
         key: Hashable = place
-        if job.config.training.warm_start:
-            key = ("in order", job.level, job.config.training.seed)
+        settings = job.config.training
+        if job.coarse_to_fine:
+            key = ("from coarse to fine", settings.lmbda, settings.seed)
+        elif settings.warm_start:
+            key = ("in order", job.level, settings.seed)
         elif on_gpu if lock_step is None else lock_step:
             key = stream_settings(job)
         chains.setdefault(key, []).append(job)
-    return [sorted(chain, key=lambda job: job.config.training.lmbda) for chain in chains.values()]
+    return [sorted(chain, key=_place) for chain in chains.values()]
+
+
+def _place(job: Job) -> float:
+    return -float(job.level) if job.coarse_to_fine else job.config.training.lmbda
 
 
 def is_in_order(chain: Sequence[Job]) -> bool:
-    """Whether each run of a chain begins where the one before it ended."""
-    return any(job.config.training.warm_start for job in chain)
+    """Whether each run of a chain needs the one before it."""
+    return any(job.config.training.warm_start or job.coarse_to_fine for job in chain)
 
 
 def run_chain(
@@ -63,9 +72,9 @@ def run_chain(
         return
     before: RunOutcome | None = None
     for job in chain:
-        if before is not None and job.config.training.warm_start:
-            job = replace(job, warm_start=before.folder)
         outcome = _run_one(job, before, go_on, world, stop)
+        # As the study knows it: what it was given of the run before it is this process's affair.
+        outcome = replace(outcome, job=job)
         yield outcome
         if outcome.exit_code > 128:
             return
@@ -90,25 +99,38 @@ def _run_in_lock_step(jobs: Sequence[Job], go_on: bool, stop: StopSignals) -> It
 def _run_one(
     job: Job, before: RunOutcome | None, go_on: bool, world: World, stop: StopSignals
 ) -> RunOutcome:
-    """Train a run unless it is finished, or the one `before` it, which it begins from, is not."""
+    """Train a run unless it is finished, or the one `before` it, which it needs, is not."""
     job = _with_caches_of_now(job)
     try:
+        if before is not None:
+            job = world.from_first(partial(_after, job, before))
         found = _found(job, go_on, world)
         if isinstance(found, RunOutcome):
             return found
-        job = found
         if before is not None and before.folder is None:
             raise UserError(
                 f"not trained, as it begins from the best model of lambda "
                 f"{before.job.config.training.lmbda:g}, which has failed: mend that, the same "
                 "command goes on"
             )
-        return RunOutcome(job=job, folder=train_level(job, world=world, stop=stop))
+        return RunOutcome(job=found, folder=train_level(found, world=world, stop=stop))
     except UserError as error:
         asked = isinstance(error, TrainingInterruptedError)
         if world.size > 1 and not asked and not error.met_by_all:
             raise  # the others know nothing of it: they wait for this process, in this run
         return _failed(job, error)
+
+
+def _after(job: Job, before: RunOutcome) -> Job:
+    """Return the job with what it takes of the run before it, which is finished or has failed."""
+    if not job.coarse_to_fine:
+        return replace(job, warm_start=before.folder)
+    if before.folder is None:
+        raise UserError(
+            f"not trained, as its codec sees level {before.job.level} as the run of that level "
+            "decodes it, which has failed: mend that, the same command goes on"
+        )
+    return job.beside(before.folder)
 
 
 def _with_caches_of_now(job: Job) -> Job:

@@ -64,8 +64,12 @@ class _Member:
 
     @property
     def stream(self) -> BatchStream:
+        return self.request.stream
+
+    @property
+    def request(self) -> BatchRequest:
         assert self.wanted is not None, "a run that has begun asks for a batch"
-        return self.wanted.stream
+        return self.wanted
 
     def go_on(self, turn: Callable[[Training], BatchRequest]) -> Path | None:
         """Take a turn; return the run's folder if it is finished with that."""
@@ -130,7 +134,7 @@ class _Group:
 
     def _rest_of_epoch(self, first: _Member) -> Iterator[Ended]:
         """Give out the batches from where `first` stands, while it goes on."""
-        with closing(batches_of(first.stream, self._device)) as batches:
+        with closing(batches_of(first.request, self._device)) as batches:
             given: Given | None
             while first in self._members:
                 before = first.position

@@ -46,4 +46,6 @@ def beside(codec: LevelCodec, x: Tensor, row: int | None = None) -> dict[str, Co
 def latents_of(codec: LevelCodec, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return y, and what the codec's four methods get after it: the trail, or nothing."""
     seen = codec.see(beside(codec, x).get("context"), int(x.shape[-2]), int(x.shape[-1]))
-    return codec.latents(x, seen), () if seen is None else (seen.trail,)
+    if seen is None:
+        return codec.latents(x), ()
+    return codec.latents(x, seen), (seen.trail,)

@@ -24,7 +24,6 @@ from data.cache.cache_folder import CacheFolder
 from data.images.image_sets import read_planned_image
 from extract.detector.loading import prepare_images
 from tests.support.tiny_study import TinyStudy
-from tests.support.tiny_study import study as study
 
 
 class Lossless:

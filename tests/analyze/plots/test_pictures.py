@@ -62,7 +62,7 @@ def test_map_plot_shows_each_method_the_choice_and_the_original() -> None:
     assert plot is not None
     require_whole(plot)
     shown = words(plot)
-    for word in ("specific", "KLT", "chosen", "as cached", "bits per pixel", "mAP"):
+    for word in ("specific", "KLT", "allocated", "as cached", "bits per pixel", "mAP"):
         assert word in shown
     assert "nothing" not in shown
 

@@ -29,7 +29,7 @@ def numbered_maps(num_maps: int, height: int, width: int) -> Tensor:
 
 def mixed(x: Tensor, sizes: Tensor, probability: float, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
-    return cutmix(x, sizes, probability, first_row=0, batch_rows=len(x))
+    return cutmix([x], sizes, probability, first_row=0, batch_rows=len(x))[0]
 
 
 @given(data=st.data(), seed=st.integers(0, 2**31))
@@ -80,11 +80,32 @@ def test_ranks_mix_their_parts_of_a_batch_as_one_process_mixes_all(rows: tuple[i
     parts = []
     for first, part in ((0, x[: rows[0]]), (rows[0], x[rows[0] :])):
         torch.manual_seed(0)
-        parts.append(
-            cutmix(part, sizes[: len(part)], 0.7, first_row=first, batch_rows=len(x))
+        parts.extend(
+            cutmix([part], sizes[: len(part)], 0.7, first_row=first, batch_rows=len(x))
         )  # fmt: skip
     assert torch.equal(torch.cat(parts), whole)
     assert not torch.equal(whole, x)
+
+
+@given(data=st.data(), seed=st.integers(0, 2**31))
+def test_a_context_has_the_same_parts_as_the_level(data: st.DataObject, seed: int) -> None:
+    """Each position of the level and that of the context that it lies in are of one image."""
+    side = st.integers(1, 21)
+    sizes = torch.tensor(data.draw(st.lists(st.tuples(side, side), min_size=2, max_size=4)))
+    strides = (1, 2, 8)
+    shapes = [(-(-21 // stride), -(-21 // stride)) for stride in strides]
+    maps = [numbered_maps(len(sizes), *shape) for shape in shapes]
+    torch.manual_seed(seed)
+    x, *beside = cutmix(
+        maps, sizes, 1.0, first_row=0, batch_rows=len(sizes), strides=strides
+    )  # fmt: skip
+    for row, (height, width) in enumerate(sizes.tolist()):
+        for each, stride in zip(beside, strides[1:], strict=True):
+            rows, columns = torch.arange(height) // stride, torch.arange(width) // stride
+            assert torch.equal(each[row, 0][rows][:, columns], x[row, 0, :height, :width])
+        if row ^ 1 < len(sizes) and bool((sizes[row] == sizes[row ^ 1]).all()):
+            is_cut = bool((x[row] != row).any())
+            assert is_cut or min(height, width) <= 8
 
 
 def test_runs_with_it_learn_from_other_maps_and_are_validated_on_whole_ones(

@@ -61,7 +61,7 @@ def test_recorded_steps_end_with_the_weights_of_steps_one_by_one(
 def test_steps_of_an_optimiser_that_counts_on_the_cpu_are_computed_as_usual() -> None:
     layer = nn.Linear(2, 2)
     graphs = StepGraphs([torch.optim.Adam(layer.parameters(), fused=False)])
-    values = [graphs.run("key", torch.full((1, 2), float(i)), torch.sum) for i in range(6)]
+    values = [graphs.run("key", [torch.full((1, 2), float(i))], torch.sum) for i in range(6)]
     assert [float(value) for value in values] == [0, 2, 4, 6, 8, 10]
 
 

@@ -147,6 +147,8 @@ def _decode(
                     if num_digits > _MOST_DIGITS:
                         return False
                 else:
+                    if value == 0 and digit == num_digits:
+                        return False  # the encoder begins with the first digit that is not 0
                     distance |= value << (4 * (digit - 1))
                 digit += 1
             if distance & 1:

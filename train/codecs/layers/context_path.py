@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,11 @@ class Context:
 
     maps: Tensor
     trail: Tensor
+
+    @classmethod
+    def of(cls, beside: Sequence[Tensor], device: torch.device | str) -> Context | None:
+        """Return what was read beside a batch, maps and trail, on a device; of nothing, None."""
+        return cls(*(each.to(device) for each in beside)) if beside else None
 
     def to(self, device: torch.device | str) -> Context:
         """Return it on a device."""

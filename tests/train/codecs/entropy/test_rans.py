@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from compressai.entropy_models import EntropyBottleneck
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -81,6 +81,7 @@ def test_certain_symbols_cost_one_byte_in_all() -> None:
     assert len(rans.encode(symbols, symbols, TABLES)) == 1
 
 
+@example(string=b"\xc0\x10\x01", num=5, table=2)  # an escape whose first digit is 0
 @given(string=st.binary(max_size=80), num=st.integers(1, 200), table=st.integers(0, 3))
 @settings(max_examples=500, deadline=None)
 def test_any_string_gives_symbols_or_a_value_error(string: bytes, num: int, table: int) -> None:
