@@ -13,7 +13,7 @@ from torch import Tensor
 from analyze.facts.candidates import Candidate
 from analyze.maps.equal_maps import Batch, on_device
 from analyze.streams.image_file import Section
-from analyze.streams.level_file import Beside, encode_sections, predicted_section
+from analyze.streams.level_file import SeenLevel, encode_sections, predicted_section
 from data.reading.level_reader import LevelReader
 from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
@@ -63,7 +63,7 @@ class ContextChain:
         x_hat: Tensor = codec(on_device(self._reader, batch, self._device), **given)["x_hat"]
         return x_hat
 
-    def sections(self, codec: LevelCodec, maps: Tensor, beside: Beside | None) -> list[Section]:
+    def sections(self, codec: LevelCodec, maps: Tensor, beside: SeenLevel | None) -> list[Section]:
         """Return what files hold of the run's own level, of maps float32 [B, C, H, W]."""
         level = self._run.level
         if not self._run.is_predicted:
@@ -78,12 +78,12 @@ class ContextChain:
         """Whether anything is sent of the run's own level."""
         return not self._run.is_predicted
 
-    def beside(self, batch: Sequence[int]) -> Beside | None:
+    def beside(self, batch: Sequence[int]) -> SeenLevel | None:
         """Return the same as its section of a file takes it."""
         context = self.context(batch)
         if context is None or self._level is None:
             return None
-        return Beside(self._level, context)
+        return SeenLevel(self._level, context)
 
 
 def _size_of(reader: LevelReader, batch: Sequence[int]) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from train.codecs.layers.context_path import Context
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class SeenLevel:
     """The coarser level beside which a level is coded, and what the decoder has of it."""
 
     level: int
@@ -73,14 +73,14 @@ def bytes_in_pyramid(section: Section, reader: LevelReader, index: int) -> int:
 
 
 def encode_section(
-    codec: Any, maps: torch.Tensor, *, level: int, beside: Beside | None = None
+    codec: Any, maps: torch.Tensor, *, level: int, beside: SeenLevel | None = None
 ) -> Section:
     """Return what a file holds of one map, float32 [1, C, H, W]."""
     return encode_sections(codec, maps, level=level, beside=beside)[0]
 
 
 def encode_sections(
-    codec: Any, maps: torch.Tensor, *, level: int, beside: Beside | None = None
+    codec: Any, maps: torch.Tensor, *, level: int, beside: SeenLevel | None = None
 ) -> list[Section]:
     """Return what files hold of several maps of one size, float32 [B, C, H, W]."""
     coded = codec.compress(maps) if beside is None else codec.compress(maps, beside.decoded)

@@ -22,7 +22,7 @@ from analyze.streams.ensemble import (
 )
 from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, unpack
 from analyze.streams.level_file import (
-    Beside,
+    SeenLevel,
     decode_sections,
     encode_section,
     predicted_section,
@@ -154,7 +154,7 @@ class PyramidCodec:
             source = how.source if isinstance(how, DerivedLevel) else 0
             return Section(level=level, kind=_kind(how), size_hw=size_hw, source=source)
         codec, seen = self._codecs[level], self.contexts.get(level)
-        beside = None if seen is None else Beside(seen, there[seen])
+        beside = None if seen is None else SeenLevel(seen, there[seen])
         if isinstance(how, PredictedLevel):
             assert seen is not None, "contexts are known"
             section = predicted_section(codec, size_hw, level=level, context_level=seen)
