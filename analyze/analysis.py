@@ -18,7 +18,7 @@ from analyze.choosing import find_allocations, measured_split, open_choosing
 from analyze.curves.comparison import compare
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
 from analyze.detection.split_evaluator import SplitEvaluator
-from analyze.facts.candidates import Candidate, plan_of
+from analyze.facts.candidates import Candidate, plan_of, predicted_ways
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Found, next_step
 from analyze.facts.sent_parts import parts_of
@@ -98,7 +98,8 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         suggestions: Found[tuple[Suggestion, ...]] = Found(())
         if wanted.suggest_lambda:
             aim = wanted.target if wanted.is_named else None
-            suggestions = next_lambdas(split, of_one_seed, detection, allocation, aim)
+            coded = [each for each in of_one_seed if not each.run.is_predicted]
+            suggestions = next_lambdas(split, coded, detection, allocation, aim)
         shown = _shown_runs(newest.result, allocation)
         if allocation is not None:
             name, parts = allocation.combination.name, allocation.parts
@@ -111,6 +112,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                 result,
                 missing=(
                     *split.missing,
+                    *found.missing,
                     *newest.missing,
                     *(left_out_lines(found.special, newest.result) if request.run_dirs else ()),
                     *sensitivity.missing,
@@ -158,10 +160,12 @@ def _newest_found(
 ) -> Found[tuple[Candidate, ...]]:
     """Return the newest run of each kind among those that were found, and what is missing."""
     looked_in = "the named runs" if request.run_dirs else str(request.checkpoints)
-    return newest_of_levels(
+    newest = newest_of_levels(
         found.special, split.readers, looked_in=looked_in,
         split=request.split, options=request.options,
     )  # fmt: skip
+    predicted = [way for run in newest.result for way in predicted_ways(run)]
+    return Found((*newest.result, *predicted), newest.missing)
 
 
 def _run_folders(request: AnalysisRequest) -> list[Path]:
@@ -233,9 +237,10 @@ def _shown_runs(
 ) -> dict[int, Candidate]:
     """Return the run of each level whose pictures are shown: the allocated one, or the best."""
     shown: dict[int, Candidate] = {}
+    runs = [run for run in runs if not run.is_predicted]
     for run in sorted(runs, key=lambda run: -run.best_validation_loss):
         shown[run.level] = run
     if allocation is not None:
         sent = (part.run for part in allocation.parts.values())
-        shown.update({run.level: run for run in sent if run is not None})
+        shown.update({run.level: run for run in sent if run is not None and not run.is_predicted})
     return shown

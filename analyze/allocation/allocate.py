@@ -15,7 +15,14 @@ from analyze.facts.candidates import Candidate, learner_labels
 from analyze.facts.results import ChosenBy, Combination, Found
 from analyze.facts.sent_parts import Combined, Part, parts_of
 from analyze.measure.level_results import combination
-from analyze.streams.ensemble import CodedLevel, DerivedLevel, DroppedLevel, Ensemble, EnsembleLevel
+from analyze.streams.ensemble import (
+    CodedLevel,
+    DerivedLevel,
+    DroppedLevel,
+    Ensemble,
+    EnsembleLevel,
+    PredictedLevel,
+)
 from configs.errors import ConfigError
 
 
@@ -135,8 +142,9 @@ def _ensemble(choice: Allocated, runs: Mapping[str, Candidate]) -> Ensemble:
     for option in choice.options:
         if option.run is not None:
             run = runs[option.run]
-            levels[option.level] = CodedLevel(
-                run=run.folder, model_sha256=run.model_sha256, lmbda=run.lmbda
+            way = PredictedLevel if run.is_predicted else CodedLevel
+            levels[option.level] = way(
+                run=run.model_folder, model_sha256=run.model_sha256, lmbda=run.lmbda
             )
         elif option.source is not None:
             levels[option.level] = DerivedLevel(source=option.source[0])

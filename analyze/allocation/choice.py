@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from analyze.allocation.lagrangian import Allocated, Cost, Option, map_drop_cost, weighted_mse_cost
 from analyze.allocation.search import Allocation, Target, search
 from analyze.curves.rate_quality import rising
-from analyze.facts.candidates import learner_labels, runs_by_seed
+from analyze.facts.candidates import Candidate, learner_labels, runs_by_seed
 from analyze.facts.sent_parts import DERIVED, DROPPED, MeasuredRun, Part, RunCost
 from analyze.measure.detection_study import DetectionStudy, Parts
 from analyze.measure.split import Split
@@ -59,6 +60,11 @@ class Evidence:
         """Return all that can be sent for each level, with what that costs on these images."""
         options: list[Option] = []
         labels = learner_labels(each.run for each in self.runs)
+        names = {
+            each.run.folder: f"lambda {each.run.lmbda:.3g}"
+            + (f", {labels[each.run.model]}" if labels[each.run.model] else "")
+            for each in self.runs
+        }
         for level, source in sorted(self.sources.items()):
             own = [each for each in self.runs if each.run.level == level]
             dropped_mse = self.dropped_mse[level]
@@ -66,12 +72,12 @@ class Evidence:
             options += [
                 Option(
                     level=level,
-                    name=f"lambda {each.run.lmbda:.3g}"
-                    + (f", {labels[each.run.model]}" if labels[each.run.model] else ""),
+                    name=names[each.run.folder],
                     bits_per_pixel=each.bits_per_pixel,
                     mse=each.mse,
                     map_drop=drop_at(each.mse, each.run.model),
                     run=str(each.run.folder),
+                    beside=_beside(each.run, names),
                 )
                 for each in own
             ]
@@ -95,6 +101,13 @@ class Evidence:
                     if option.level == source and option.kind == "run"
                 ]  # fmt: skip
         return options
+
+
+def _beside(run: Candidate, names: Mapping[Path, str]) -> tuple[int, str] | None:
+    """Return the option that a contextual run needs; one that no level has if its run is gone."""
+    if run.context is None:
+        return None
+    return run.context.level, names.get(run.context.folder, str(run.context.folder))
 
 
 def choose(evidence: Evidence, target: Target) -> Allocation:

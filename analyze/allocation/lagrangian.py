@@ -39,6 +39,13 @@ class Option:
     source: tuple[int, str] | None = None
     """For "derived": (level, name) of the option that this one is made from; its MSE and drop hold
     with that option only, so there is one derived option for each option of the source level."""
+    beside: tuple[int, str] | None = None
+    """(level, name) of the option that a contextual run is decoded beside: no other will do."""
+
+    @property
+    def needed(self) -> tuple[tuple[int, str], ...]:
+        """Return the options of other levels without which it cannot be chosen."""
+        return tuple(each for each in (self.source, self.beside) if each is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +87,8 @@ def hull_combinations(options: Iterable[Option], cost: Cost) -> tuple[Allocated,
     """Return the combinations on the lower convex hull of (total bits, total cost), cheapest first.
 
     Bits rise and cost falls strictly along them. Neighbours differ in one level, or in one pair of
-    levels of which one is derived from the other.
+    levels of which one is derived from the other, or in a chain of levels decoded one beside the
+    other.
     """
     groups = choice_groups(options, cost)
     hulls = [_hull_of(choices) for choices in groups]
@@ -155,9 +163,9 @@ def within_cost(
 def choice_groups(options: Iterable[Option], cost: Cost) -> list[list[Allocated]]:
     """Return what may be chosen independently: for each group of levels, all its choices.
 
-    A group is one level, or levels of which one is derived from another: then a choice is a pair
-    of options that go together. Raises ValueError if a level's names are not unique, or a group
-    has no choice.
+    A group is one level, or levels of which one is derived from another, or decoded beside it:
+    then a choice is one option of each that go together. Raises ValueError if a level's names are
+    not unique, or a group has no choice.
     """
     by_level: dict[int, list[Option]] = {}
     for option in options:
@@ -169,8 +177,7 @@ def choice_groups(options: Iterable[Option], cost: Cost) -> list[list[Allocated]
     for levels in _linked_levels(by_level):
         choices = [
             _combination(picked, cost)
-            for picked in itertools.product(*(by_level[level] for level in levels))
-            if _go_together(picked)
+            for picked in _going_together([by_level[level] for level in levels])
         ]
         if not choices:
             raise ValueError(f"levels {levels}: derived from options that are not there")
@@ -182,15 +189,39 @@ def _linked_levels(by_level: Mapping[int, Sequence[Option]]) -> list[list[int]]:
     linked = {level: {level} for level in sorted(by_level)}
     for level, held in sorted(by_level.items()):
         for option in held:
-            if option.source is not None and option.source[0] in linked:
-                merged = linked[level] | linked[option.source[0]]
+            for other, _ in option.needed:
+                merged = linked[level] | linked.get(other, set())
                 linked.update(dict.fromkeys(merged, merged))
     return [sorted(levels) for level, levels in linked.items() if level == min(levels)]
 
 
-def _go_together(picked: Sequence[Option]) -> bool:
-    present = {(option.level, option.name) for option in picked}
-    return all(option.source is None or option.source in present for option in picked)
+def _going_together(by_level: Sequence[Sequence[Option]]) -> Iterator[tuple[Option, ...]]:
+    """Yield one option of each level, all ways in which each has what it needs.
+
+    Level by level, so that what cannot go on is not multiplied by what follows.
+    """
+    last = len(by_level) - 1
+
+    def follow(picked: tuple[Option, ...]) -> Iterator[tuple[Option, ...]]:
+        if len(picked) > last:
+            yield picked
+            return
+        for option in by_level[len(picked)]:
+            more = (*picked, option)
+            if _may_go_together(more, is_whole=len(picked) == last):
+                yield from follow(more)
+
+    return follow(())
+
+
+def _may_go_together(picked: Sequence[Option], *, is_whole: bool) -> bool:
+    """Say whether none misses what it needs, of the levels that are picked, or of all."""
+    present = {option.level: option.name for option in picked}
+    return all(
+        present[level] == name if level in present else not is_whole
+        for option in picked
+        for level, name in option.needed
+    )
 
 
 def _combination(options: Iterable[Option], cost: Cost) -> Allocated:

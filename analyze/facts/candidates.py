@@ -1,17 +1,18 @@
-"""Choose among runs: the newest of each kind, and which make a whole pyramid. Pure."""
+"""What choosing among runs needs to know of them, and the newest of each kind. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from configs.own_code import code_of, is_own
 from configs.schema.config import Config
 from configs.schema.training import ModelConfig
+
+COARSE_TO_FINE = "coarse to fine"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,31 +41,59 @@ class Candidate:
     plan: tuple[PlannedLevel, ...] = ()
     """The pyramid of its configuration, where levels differ in it: see `plan_of`."""
     seed: int = 0
+    context: Candidate | None = None
+    """The run of the coarser level beside whose decoded maps it is measured; None: it codes alone.
+    """
+    is_predicted: bool = False
+    """Nothing is sent of its level; `folder` is then a name below the run's own, of no folder."""
+
+    @property
+    def model_folder(self) -> Path:
+        """Return the folder that holds its model."""
+        return self.folder.parent if self.is_predicted else self.folder
+
+    @property
+    def chain(self) -> tuple[Candidate, ...]:
+        """Return the runs that are decoded before this one, the next coarser level's first."""
+        return () if self.context is None else self.context.whole
+
+    @property
+    def whole(self) -> tuple[Candidate, ...]:
+        """Return the run itself and its chain."""
+        return (self, *self.chain)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pyramid:
-    """One run for every level, and what to call them together."""
+def predicted_ways(run: Candidate) -> list[Candidate]:
+    """Return the ways to send nothing of a contextual run's level, each a learner of its own.
 
-    name: str
-    runs: dict[int, Candidate]
-    lmbda: float | None = None
-    """The lambda of all its runs; None if they differ."""
-    model: str | None = None
-    """The learner of all its runs, or all learners of one plan; None if neither."""
-    is_planned: bool = False
-    """One configuration has these runs, as their levels' own settings or as common ones."""
-    seed: int | None = None
-    """Where there are runs that differ from these in the seed only."""
+    The next coarser level is coded, or predicted in turn.
+    """
+    if run.context is None:
+        return []
+    ways = []
+    for context in (run.context, *predicted_ways(run.context)):
+        coded = next(each.level for each in context.whole if not each.is_predicted)
+        ways.append(
+            replace(
+                run,
+                folder=run.folder / f"predicted_from_level_{coded}",
+                model=f"{run.model} predicted from level {coded}",
+                context=context,
+                is_predicted=True,
+            )
+        )
+    return ways
 
 
 def learner(config: Config) -> str:
     """Return the model, with what it minimises unless that is the MSE: such runs do not compare.
 
-    The model is its name and its options, without a space: `my_codecs:Smoothed(kernel=5)`.
+    Nor do those that see the decoded coarser level compare with those that code alone. The model is
+    its name and its options, without a space: `my_codecs:Smoothed(kernel=5)`.
     """
     learnt_by = config.training.learnt_by
-    return _model(config.model) + ("" if learnt_by == "mse" else f" {learnt_by}")
+    beside = "" if config.model.context is None else f" {COARSE_TO_FINE}"
+    return _model(config.model) + ("" if learnt_by == "mse" else f" {learnt_by}") + beside
 
 
 def plan_of(config: Config, levels: Iterable[int] = ()) -> tuple[PlannedLevel, ...]:
@@ -98,14 +127,14 @@ def learner_labels(runs: Iterable[Candidate]) -> dict[str, str]:
     """
     runs = list(runs)
     learners = sorted({run.model for run in runs})
-    plans = {plan: _planned_learner(plan) for plan in dict.fromkeys(run.plan for run in runs)}
+    plans = {plan: planned_learner(plan) for plan in dict.fromkeys(run.plan for run in runs)}
     mixed = {name: plan for plan, name in plans.items() if name not in ("", *learners)}
     if len(learners) < 2 or (len(mixed) == 1 and _is_one_plans(runs, *mixed.values())):
         return dict.fromkeys([*learners, *mixed], "")
     labels = {each: each for each in learners}
     if len({each.partition(" ")[0] for each in learners}) == 1:
         labels = {each: each.partition(" ")[2] or "mse" for each in learners}
-    return labels | {name: _planned_learner(plan, labels) for name, plan in mixed.items()}
+    return labels | {name: planned_learner(plan, labels) for name, plan in mixed.items()}
 
 
 def _is_one_plans(runs: Iterable[Candidate], plan: Sequence[PlannedLevel]) -> bool:
@@ -113,7 +142,7 @@ def _is_one_plans(runs: Iterable[Candidate], plan: Sequence[PlannedLevel]) -> bo
     return all((run.level, run.model) in planned for run in runs)
 
 
-def _planned_learner(plan: Sequence[PlannedLevel], labels: Mapping[str, str] | None = None) -> str:
+def planned_learner(plan: Sequence[PlannedLevel], labels: Mapping[str, str] | None = None) -> str:
     """Return the learner of a plan, or its learners and their levels: `a at 0, b at 1 and 2`."""
     levels: dict[str, list[str]] = {}
     for each in plan:
@@ -152,93 +181,6 @@ def runs_by_seed(candidates: Iterable[Candidate]) -> dict[int | None, list[Candi
     }
 
 
-def pyramids(
-    candidates: Sequence[Candidate],
-    levels: Sequence[int],
-    optional: Collection[int] = (),
-    plan: tuple[PlannedLevel, ...] = (),
-) -> list[Pyramid]:
-    """Return a pyramid for each learner and lambda with every level, and for each complete plan.
-
-    Plans are those of the runs' configurations, and `plan`. If nothing is complete: each level's
-    best run, of the smallest validation loss. `optional` levels may lack: a decoder can derive
-    them. Empty when some other level has no run at all.
-    """
-    required = set(levels) - set(optional)
-    alike: dict[tuple[str, float], dict[int, Candidate]] = {}
-    best: dict[int, Candidate] = {}
-    for candidate in candidates:
-        alike.setdefault((candidate.model, candidate.lmbda), {})[candidate.level] = candidate
-        held = best.get(candidate.level)
-        if held is None or candidate.best_validation_loss < held.best_validation_loss:
-            best[candidate.level] = candidate
-    labels = learner_labels(candidates)
-
-    def pyramid(lambdas: str, runs: dict[int, Candidate], model: str, **more: Any) -> Pyramid:
-        label = f", {labels[model]}" if labels.get(model) else ""
-        return Pyramid(
-            name=f"all levels, lambda {lambdas}{label}", runs=_in_order(runs, levels),
-            model=model, is_planned=True, **more,
-        )  # fmt: skip
-
-    complete = [
-        pyramid(f"{lmbda:.3g}", runs, model, lmbda=lmbda)
-        for (model, lmbda), runs in sorted(alike.items())
-        if required <= set(runs)
-    ]
-    for each in dict.fromkeys([*(run.plan for run in candidates), plan]):
-        runs = planned_runs(each, candidates)
-        if each and required <= set(runs):
-            of_levels = [planned.lmbda for planned in each if planned.level in levels]
-            complete.append(
-                pyramid(
-                    ", ".join(f"{lmbda:.3g}" for lmbda in of_levels), runs, _planned_learner(each),
-                    lmbda=of_levels[0] if len(set(of_levels)) == 1 else None,
-                )
-            )  # fmt: skip
-    if complete:
-        return complete
-    if required <= set(best):
-        name = "all levels, best run of each (no lambda has every level)"
-        return [Pyramid(name=name, runs=_in_order(best, levels))]
-    return []
-
-
-def planned_runs(
-    plan: Iterable[PlannedLevel], candidates: Iterable[Candidate]
-) -> dict[int, Candidate]:
-    """Return level -> the run that a plan has for it; by whose configuration it was does not count.
-
-    A study leaves a level that is trained already to the run that it finds.
-    """
-    wanted = {(each.level, each.learner, each.lmbda) for each in plan}
-    return {run.level: run for run in candidates if (run.level, run.model, run.lmbda) in wanted}
-
-
-def pyramids_of_seeds(
-    candidates: Sequence[Candidate],
-    levels: Sequence[int],
-    optional: Collection[int] = (),
-    plan: tuple[PlannedLevel, ...] = (),
-) -> list[Pyramid]:
-    """Return `pyramids`, each of one seed where there are runs that differ in it only."""
-    seed_of = seeds_of(candidates)
-    found: dict[tuple[str, ...], Pyramid] = {}
-    for seed, runs in runs_by_seed(candidates).items():
-        for each in pyramids(runs, levels, optional, plan):
-            if any(seed_of[run.folder] is not None for run in each.runs.values()):
-                each = replace(each, name=f"{each.name}, seed {seed}", seed=seed)
-            key = (each.name, *(str(run.folder) for run in each.runs.values()))
-            found[key] = each
-    # Those of one lambda side by side.
-    names = list(dict.fromkeys(_unseeded(each) for each in found.values()))
-    return sorted(found.values(), key=lambda each: names.index(_unseeded(each)))
-
-
-def _unseeded(pyramid: Pyramid) -> str:
-    return pyramid.name.removesuffix(f", seed {pyramid.seed}")
-
-
 def seeds_of(candidates: Iterable[Candidate]) -> dict[Path, int | None]:
     """Return run folder -> its seed, None where no run differs from it in the seed only."""
     by_seed = runs_by_seed(candidates)
@@ -258,7 +200,3 @@ def _model(model: ModelConfig) -> str:
         for name, value in sorted(model.options.items())
     )
     return f"{model.name}({options})".replace(" ", r"\u0020")  # as JSON may write it
-
-
-def _in_order(runs: Mapping[int, Candidate], levels: Sequence[int]) -> dict[int, Candidate]:
-    return {level: runs[level] for level in sorted(levels) if level in runs}

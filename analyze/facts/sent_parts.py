@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from analyze.facts.candidates import Candidate, Pyramid
+from analyze.facts.candidates import Candidate
 from analyze.facts.results import Measurement
+from analyze.facts.whole_pyramids import Pyramid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,13 +27,22 @@ class Part:
     def identity(self) -> str:
         """Return what differs between parts that decode differently."""
         if self.run is not None:
-            return " ".join(filter(None, ("run", self.run.model_sha256, self.run.code)))
+            ways = [
+                [_way(each), each.model_sha256, each.code] for each in (self.run, *self.run.chain)
+            ]
+            return " beside ".join(" ".join(filter(None, words)) for words in ways)
         return "dropped to the known mean" if self.kind == "dropped" else self.kind
 
     @property
     def label(self) -> str:
         """Return what tables call it."""
-        return self.kind if self.run is None else f"{self.run.lmbda:.3g}"
+        if self.run is None:
+            return self.kind
+        return f"{self.run.lmbda:.3g}" + (" predicted" if self.run.is_predicted else "")
+
+
+def _way(run: Candidate) -> str:
+    return "predicted" if run.is_predicted else "run"
 
 
 DERIVED = Part(kind="derived")

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from analyze.facts.candidates import Candidate
-from analyze.maps.equal_maps import WINDOW, Batch, batches, on_device, on_host
+from analyze.maps.equal_maps import WINDOW, Batch, batches, on_host
 from analyze.maps.map_source import DecodedMaps
+from analyze.measure.context_chain import ContextChain
 from data.reading.level_reader import LevelReader
 from data.system.threads import per_image
 from train.runs.loaded_models import LoadedModels
@@ -97,11 +98,12 @@ class DecodedLevels:
 
     def _decode(self, run: Candidate, maps: DecodedMaps, images: range) -> None:
         """Fill `maps` by the codec's forward, which gives what its bitstreams decode to."""
-        codec, device = self._models.codec(run.folder), self._models.device
+        codec, device = self._models.codec(run.model_folder), self._models.device
         reader = self._readers[run.level]
+        chain = ContextChain(run, self._readers, self._models)
 
         def decode(batch: Batch) -> None:
-            x_hat = codec(on_device(reader, batch, device))["x_hat"]
+            x_hat = chain.x_hat(codec, batch)
             for index, values in zip(batch, on_host(x_hat, reader.value_dtype), strict=True):
                 maps.write(index, values)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class TrainedRuns:
 
     special: tuple[Candidate, ...]
     random: tuple[Path, ...]
+    missing: tuple[str, ...] = ()
+    """Why contextual runs are left out."""
 
 
 def run_folders(checkpoints: Path, run_dirs: Sequence[Path]) -> list[Path]:
@@ -75,7 +77,37 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
                     seed=run.config.training.seed,
                 )
             )
-    return TrainedRuns(special=tuple(special), random=tuple(random))
+    linked, missing = _beside_their_contexts(special, models)
+    return TrainedRuns(special=linked, random=tuple(random), missing=missing)
+
+
+def _beside_their_contexts(
+    runs: Sequence[Candidate], models: LoadedModels
+) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
+    """Return runs with the one that each sees, in the same order, and why some are left out.
+
+    Of several that a run was trained beside it is the first that is there.
+    """
+    linked: dict[Path, Candidate] = {}
+    missing: list[str] = []
+    for run in sorted(runs, key=attrgetter("level"), reverse=True):
+        info = models.info(run.folder)
+        if info.config.model.context is None:
+            linked[run.folder] = run
+            continue
+        there = {each.model_sha256: each for each in linked.values() if each.level > run.level}
+        known = [there[sha256] for sha256 in info.context if sha256 in there]
+        if known:
+            linked[run.folder] = replace(run, context=known[0])
+            continue
+        names = " or ".join(
+            (*info.config.training.context, *(f"model {sha256[:12]}" for sha256 in info.context))
+        )
+        missing.append(
+            f"{run.folder} is left out: it sees the coarser level as decoded by {names}, which is "
+            "not among the runs: name that run, too, or the folder that holds it"
+        )
+    return tuple(linked[run.folder] for run in runs if run.folder in linked), tuple(missing)
 
 
 def newest_of_levels(

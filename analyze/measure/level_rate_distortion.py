@@ -21,6 +21,7 @@ from analyze.facts.results import Measurement, psnr_db
 from analyze.facts.sent_parts import ImageCosts, MeasuredRun
 from analyze.maps.equal_maps import Batch, batches, on_device, on_host
 from analyze.maps.map_source import DecodedMaps
+from analyze.measure.context_chain import ContextChain
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
 from analyze.streams.level_file import (
@@ -72,11 +73,13 @@ def measure_level(
     decoded: DecodedMaps | None,
     run_name: str,
     *,
+    chain: ContextChain | None = None,
     progress: str | None = None,
 ) -> tuple[Measurement, ImageCosts]:
     """Send the samples `indices` through bitstreams and fill `decoded`, if any, with the results.
 
-    `codec` is ready to code, `run` what is known of it; `progress` names a bar. On a GPU maps go in
+    `codec` is ready to code, `run` what is known of it; `progress` names a bar. A contextual codec
+    sees what `chain` decodes, which counts neither in its bits nor in its time. On a GPU maps go in
     batches, some of which are coded on the CPU while others are transformed: times are an image's
     share of its batch's, of whatever went on beside it.
     """
@@ -85,13 +88,20 @@ def measure_level(
 
     def measure(batch: Batch) -> list[_Totals]:
         maps = on_device(reader, batch, device)
+        beside = None if chain is None else chain.beside(batch)
+        given = {} if beside is None else {"context": beside.decoded}
         started = time.perf_counter()
         files = [
-            pack_level(section, identity) for section in encode_sections(codec, maps, level=level)
+            pack_level(section, identity)
+            for section in (
+                encode_sections(codec, maps, level=level)
+                if chain is None
+                else chain.sections(codec, maps, beside)
+            )
         ]
         encoded = time.perf_counter()
         sections = [unpack_level(data, level=level, identity=identity) for data in files]
-        x_hat = decode_sections(codec, sections, source="bitstream")
+        x_hat = decode_sections(codec, sections, source="bitstream", **given).maps
         restored = on_host(x_hat, reader.value_dtype)
         decoded_at = time.perf_counter()
         if decoded is not None:
@@ -114,14 +124,15 @@ def measure_level(
                 [reader.manifest.samples[index] for index in batch],
                 sections,
                 _squared_errors(x_hat, maps),
-                rate_bits(codec.likelihoods(maps)).tolist(),
+                rate_bits(codec.likelihoods(maps, **given)).tolist()
+                if chain is None or chain.is_sent
+                else [0.0] * len(batch),
                 strict=True,
             )
         ]
 
     # The first of all codings compiles the coder, or loads it, and is not to be timed.
-    warm = on_device(reader, (indices[0],), device)
-    decode_sections(codec, encode_sections(codec, warm, level=level), source="bitstream")
+    measure((indices[0],))
     each: list[_Totals] = []
     with tqdm(
         desc=progress, total=len(indices), unit="image", leave=False,
@@ -197,12 +208,13 @@ def measured_run(
         costs = ImageCosts(**found.arrays) if found.arrays else None
         return MeasuredRun(run=run, measurement=measurement, of_images=costs)
     measurement, of_images = measure_level(
-        models.codec(run.folder),
-        models.info(run.folder),
+        models.codec(run.model_folder),
+        models.info(run.model_folder),
         split.readers[run.level],
         range(split.num_images),
         decoded.new(run),
         str(run.folder),
+        chain=ContextChain(run, split.readers, models),
         progress=name,
     )
     kept.put(key, dataclasses.asdict(measurement), of_images.arrays())
@@ -222,8 +234,15 @@ def _key(run: Candidate, split: Split, models: LoadedModels) -> dict[str, Any]:
         "images": split.num_images,
         "device": models.device,
     }
+    if run.chain:
+        key["beside"] = [
+            [each.model_sha256, each.code, "predicted" if each.is_predicted else "coded"]
+            for each in run.chain
+        ]
+    if run.is_predicted:
+        key["predicted"] = True
     if run.code:
         key["code"] = run.code
-    if models.is_layer_by_layer(run.folder):
+    if models.is_layer_by_layer(run.model_folder):
         key["fast_cpu"] = "never"  # other times, and other last digits
     return key

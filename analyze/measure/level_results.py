@@ -5,13 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from analyze.facts.candidates import (
-    Candidate,
-    PlannedLevel,
-    learner_labels,
-    pyramids_of_seeds,
-    seeds_of,
-)
+from analyze.facts.candidates import Candidate, PlannedLevel, learner_labels, seeds_of
 from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow
 from analyze.facts.sent_parts import (
     Combined,
@@ -21,6 +15,7 @@ from analyze.facts.sent_parts import (
     parts_of,
     sent_pyramids,
 )
+from analyze.facts.whole_pyramids import pyramids_of_seeds
 from analyze.measure.detection_study import DetectionStudy, Parts
 from analyze.measure.split import Split
 from analyze.streams.unsent_levels import Overhead

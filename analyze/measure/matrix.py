@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyze.facts.candidates import Candidate, codec_code, learner, planned_runs
+from analyze.facts.candidates import Candidate, codec_code, learner
 from analyze.facts.kept_results import Kept
+from analyze.facts.whole_pyramids import planned_runs
 from analyze.maps.map_source import as_batch
 from analyze.measure.model_cost import ModelCost, PyramidCost, model_cost, pyramid_cost
 from configs.schema.training import TrainingConfig
@@ -94,8 +95,9 @@ def matrix_runs(
     It is the lambda at which most models are compared, one with a random-level run before one
     without; of several the one in the middle. `runs` hold one run for each model, lambda and level
     (`analyze.facts.candidates.newest_runs`); of random-level runs the newest counts. Empty without
-    any.
+    any. A run that sees the coarser level codes no other level's maps, and is none of them.
     """
+    runs = [run for run in runs if run.context is None]
     special: dict[tuple[str, float], dict[int, Path]] = defaultdict(dict)
     for run in runs:
         special[run.model, run.lmbda][run.level] = run.folder

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from analyze.facts.candidates import Candidate, learner_labels
 from analyze.facts.kept_results import Kept
-from analyze.maps.equal_maps import WINDOW, Batch, batches, on_device, on_host
+from analyze.maps.equal_maps import WINDOW, Batch, batches, on_host
 from analyze.maps.map_source import MapSource
+from analyze.measure.context_chain import ContextChain
 from analyze.measure.decoded_levels import map_bytes, pieces
 from analyze.measure.detection_study import MOST_TOGETHER, DetectionStudy, Parts
 from analyze.measure.level_rate_distortion import is_measured, measure_level
@@ -172,10 +173,12 @@ class StageTiming:
             alike.setdefault((run.level, run.model), []).append(run)
         few = self._few(_MOST_TIMED)
         for (level, model), runs in sorted(alike.items()):
-            codec, info = self._models.codec(runs[0].folder), self._models.info(runs[0].folder)
+            folder = runs[0].model_folder
+            codec, info = self._models.codec(folder), self._models.info(folder)
             reader = self._split.readers[level]
             began = time.perf_counter()
-            measure_level(codec, info, reader, few, None, str(runs[0].folder))
+            chain = ContextChain(runs[0], self._split.readers, self._models)
+            measure_level(codec, info, reader, few, None, str(runs[0].folder), chain=chain)
             # The first image is coded once more, before the others.
             seconds = self._of_all(time.perf_counter() - began, reader, [few[0], *few])
             label = f", {labels[model]}" if labels[model] else ""
@@ -239,11 +242,12 @@ class StageTiming:
         )  # fmt: skip
 
     def _decoded(self, run: Candidate, few: Sequence[int]) -> _InMemory:
-        codec, device = self._models.codec(run.folder), self._models.device
+        codec, device = self._models.codec(run.model_folder), self._models.device
         reader, held = self._split.readers[run.level], _InMemory()
+        chain = ContextChain(run, self._split.readers, self._models)
 
         def decode(batch: Batch) -> None:
-            x_hat = codec(on_device(reader, batch, device))["x_hat"]
+            x_hat = chain.x_hat(codec, batch)
             for index, values in zip(batch, on_host(x_hat, reader.value_dtype), strict=True):
                 held.maps[index] = values.astype(reader.value_dtype)
 

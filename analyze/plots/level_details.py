@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from analyze.maps.map_source import MapSource, as_batch
+from analyze.measure.context_chain import ContextChain
 from data.reading.level_reader import LevelReader
 
 _CLIPPED_SHARE = 0.001  # of a picture's values: a single outlier would leave the rest black
@@ -54,9 +55,12 @@ class MapPictures:
 
 
 @torch.no_grad()
-def latent_rates(codec: Any, reader: LevelReader, indices: Iterable[int]) -> list[LatentRate]:
+def latent_rates(
+    codec: Any, reader: LevelReader, indices: Iterable[int], chain: ContextChain | None = None
+) -> list[LatentRate]:
     """Return the rates of all latents over the samples `indices`, from the likelihoods.
 
+    A contextual codec sees what `chain` decodes.
     `codec` is in eval mode (train.runs.checkpoint.load_codec), so the latents are the rounded ones
     that are sent. Raises ValueError if there are no samples.
     """
@@ -65,7 +69,8 @@ def latent_rates(codec: Any, reader: LevelReader, indices: Iterable[int]) -> lis
     positions = 0
     for index in indices:
         maps = as_batch(reader.sample(index)).to(device)
-        for name, likelihoods in codec(maps)["likelihoods"].items():
+        given = {} if chain is None else chain.given((index,))
+        for name, likelihoods in codec(maps, **given)["likelihoods"].items():
             found = -likelihoods.double().log().sum((0, 2, 3)).cpu().numpy() / math.log(2)
             bits[name] = bits.get(name, 0.0) + found
         positions += maps.shape[-2] * maps.shape[-1]

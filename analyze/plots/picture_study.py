@@ -11,6 +11,7 @@ from analyze.detection.worst_images import ImageDamage, MatchedDetections, worst
 from analyze.facts.candidates import Candidate
 from analyze.facts.sent_parts import Part
 from analyze.maps.map_source import DecodedMaps
+from analyze.measure.context_chain import ContextChain
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.split import Split
@@ -66,18 +67,20 @@ def level_pictures(
     pictures = []
     for level, run in sorted(runs.items()):
         codec, maps = models.codec(run.folder), decoded.first_of(run)
-        pictures.append(_of_level(run, codec, split.readers[level], maps, indices))
+        chain = ContextChain(run, split.readers, models)
+        pictures.append(_of_level(run, codec, chain, split.readers[level], maps, indices))
     return tuple(pictures)
 
 
 def _of_level(
     run: Candidate,
     codec: LevelCodec,
+    chain: ContextChain,
     reader: LevelReader,
     decoded: DecodedMaps,
     indices: Sequence[int],
 ) -> LevelPictures:
-    rates = latent_rates(codec, reader, indices)
+    rates = latent_rates(codec, reader, indices, chain)
     histogram = value_histogram(reader, decoded, indices)
     return LevelPictures(
         level=run.level,

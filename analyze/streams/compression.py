@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from analyze.streams.ensemble import CodedLevel, DroppedLevel, Ensemble
+from analyze.streams.ensemble import DroppedLevel, Ensemble, ModelLevel
 from analyze.streams.image_file import section_bytes, unpack
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import FILE_NAME, StreamsIndex, image_path
@@ -76,7 +76,7 @@ def refuse_other_detector_runs(
 ) -> None:
     """Raise CacheError if a run was trained on another detector's features than the cache's."""
     made_by = cache.manifest.detector["weights_sha256"]
-    for run in {how.run for how in ensemble.levels.values() if isinstance(how, CodedLevel)}:
+    for run in {how.run for how in ensemble.levels.values() if isinstance(how, ModelLevel)}:
         trained_on = models.info(run).detector_weights_sha256
         if trained_on != made_by:
             raise CacheError(

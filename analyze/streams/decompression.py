@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from analyze.streams.ensemble import CodedLevel, DerivedLevel, Ensemble, EnsembleLevel
+from analyze.streams.ensemble import DerivedLevel, Ensemble, EnsembleLevel, ModelLevel
 from analyze.streams.image_file import unpack
 from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
 from analyze.streams.streams_index import StreamsIndex, image_path
@@ -70,7 +70,7 @@ def find_runs_again(ensemble: Ensemble, checkpoints: Path | None, models: Loaded
     levels: dict[int, EnsembleLevel] = {}
     found: dict[str, Path] = {}
     for level, how in ensemble.levels.items():
-        if isinstance(how, CodedLevel):
+        if isinstance(how, ModelLevel):
             sha256 = how.model_sha256
             if sha256 not in found:
                 found[sha256] = _folder_of(how, checkpoints, level, models)
@@ -189,7 +189,7 @@ def _best_models(checkpoints: Path) -> list[Path]:
         ) from None
 
 
-def _folder_of(how: CodedLevel, checkpoints: Path | None, level: int, models: LoadedModels) -> Path:
+def _folder_of(how: ModelLevel, checkpoints: Path | None, level: int, models: LoadedModels) -> Path:
     is_there = (how.run / BEST_NAME).is_file()
     if is_there and models.info(how.run).model_sha256 == how.model_sha256:
         return how.run

@@ -3,6 +3,7 @@
 ```yaml
 levels:
   0: {run: checkpoints/fpn_level_0/run_1, model_sha256: 09ab.., lambda: 0.03}
+  1: {run: checkpoints/fpn_level_1/run_1, model_sha256: 5f3c.., lambda: 0.03, predicted: true}
   3: dropped
   4: {derived_from: 3}
 ```
@@ -32,11 +33,21 @@ _DROPPED = "dropped"
 _LEVEL = re.compile(r"[0-9]{1,3}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RUN_KEYS = {"run", "model_sha256", "lambda"}
+_PREDICTED_KEYS = _RUN_KEYS | {"predicted"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodedLevel:
     """A level that a trained model codes. `run` is the run's folder, as this process reaches it."""
+
+    run: Path
+    model_sha256: str
+    lmbda: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictedLevel:
+    """A level of which nothing is sent: a model makes it of the coarser level that it sees."""
 
     run: Path
     model_sha256: str
@@ -55,7 +66,8 @@ class DroppedLevel:
     """A level that is not sent: the receiver takes each channel's mean."""
 
 
-EnsembleLevel = CodedLevel | DerivedLevel | DroppedLevel
+ModelLevel = CodedLevel | PredictedLevel
+EnsembleLevel = ModelLevel | DerivedLevel | DroppedLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +179,11 @@ def plain_levels(ensemble: Ensemble, folder: Path) -> dict[int, Any]:
     """Return level -> what a file in `folder` says of it."""
     plain: dict[int, Any] = {}
     for level, how in sorted(ensemble.levels.items()):
-        if isinstance(how, CodedLevel):
+        if isinstance(how, ModelLevel):
             run = os.path.relpath(how.run.resolve(), folder.resolve())
             plain[level] = {"run": run, "model_sha256": how.model_sha256, "lambda": how.lmbda}
+            if isinstance(how, PredictedLevel):
+                plain[level]["predicted"] = True
         elif isinstance(how, DerivedLevel):
             plain[level] = {"derived_from": how.source}
         else:
@@ -183,14 +197,16 @@ def _parse_level(how: Any, path: Path, level: int) -> EnsembleLevel:
     keys = how.keys() if isinstance(how, dict) else set()
     if keys == {"derived_from"} and type(how["derived_from"]) is int:
         return DerivedLevel(source=how["derived_from"])
-    if keys == _RUN_KEYS and isinstance(how["run"], str):
+    is_predicted = keys == _PREDICTED_KEYS and how["predicted"] is True
+    if (keys == _RUN_KEYS or is_predicted) and isinstance(how["run"], str):
         sha256, lmbda = how["model_sha256"], how["lambda"]
         is_hash = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
         is_weight = type(lmbda) in (int, float) and isfinite(lmbda)
         if is_hash and is_weight and "\0" not in how["run"]:
-            run = path.parent / how["run"]
-            return CodedLevel(run=run, model_sha256=sha256, lmbda=float(lmbda))
+            way = PredictedLevel if is_predicted else CodedLevel
+            return way(run=path.parent / how["run"], model_sha256=sha256, lmbda=float(lmbda))
     raise ConfigError(
         f"{path}: level {level}: expected `dropped`, `{{derived_from: <level>}}` or "
-        "`{run: <folder>, model_sha256: <64 hexadecimal digits>, lambda: <number>}`"
+        "`{run: <folder>, model_sha256: <64 hexadecimal digits>, lambda: <number>}`, there with "
+        "`predicted: true` if nothing is to be sent"
     )

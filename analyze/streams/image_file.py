@@ -1,19 +1,22 @@
 """The file of one image: all its levels, and everything a decoder needs besides the models.
 
 docs/bitstream.md has the layout. What levels share is told once; what follows from the rest (the
-latents' shape, a level half as large as the one before) is not told at all.
+latents' shape, a level half as large as the one before) is not told at all. Files without context
+are of version 2, as they always were.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from configs.errors import CacheError
 
 MAGIC = b"FPNI"
-VERSION = 2
+VERSION = 3
+VERSION_WITHOUT_CONTEXT = 2
 ID_BYTES = 8
 MAX_PAYLOADS = 8
 MAX_SIDE = 2**16 - 1
@@ -23,20 +26,33 @@ MAX_POSITIONS = 2**22
 _CRC_BYTES = 4
 _LEAST_BYTES = len(MAGIC) + 1 + ID_BYTES + 4 + _CRC_BYTES
 _OWN_SIZE = 0x40
+_CONTEXT = 0x80
 _MOST_VARINT_BYTES = 9
 
 
 class Kind(IntEnum):
-    """How a level is sent: coded by a model, computed from another level, or as its mean."""
+    """How a level is sent: coded by a model, computed from another level, or as its mean.
+
+    Predicted: as its model makes it of its context alone.
+    """
 
     CODED = 0
     DERIVED = 1
     DROPPED = 2
+    PREDICTED = 3
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model decodes it, so that it may be a context."""
+        return self in (Kind.CODED, Kind.PREDICTED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """One level. `size_hw` is in feature positions; `stages`, `payloads` are for coded levels."""
+    """One level. `size_hw` is in feature positions; `stages` are for levels with a model.
+
+    `payloads` are for coded ones.
+    """
 
     level: int
     kind: Kind
@@ -46,6 +62,8 @@ class Section:
     payloads: tuple[bytes, ...] = ()
     source: int = 0
     """Level of which a derived one is [::2, ::2]."""
+    context: int | None = None
+    """The coarser level beside which one with a model is decoded; None: it is decoded alone."""
 
     @property
     def latent_hw(self) -> tuple[int, int]:
@@ -66,7 +84,9 @@ class ImageFile:
 def pack(image: ImageFile) -> bytes:
     """Return the bytes of one image's levels, which must be in ascending order."""
     assert len(image.ensemble_id) == ID_BYTES, "ids have 8 bytes"
-    out = bytearray(MAGIC + bytes([VERSION]) + image.ensemble_id)
+    alone = all(section.context is None for section in image.sections)
+    version = VERSION_WITHOUT_CONTEXT if alone else VERSION
+    out = bytearray(MAGIC + bytes([version]) + image.ensemble_id)
     for number in (image.image_id, *image.image_hw):
         out += _varint(number)
     out.append(len(image.sections))
@@ -103,22 +123,24 @@ def unpack(data: bytes, source: str = "image file") -> ImageFile:
         raise _damaged(source, f"{len(data)} bytes are fewer than its header")
     if data[: len(MAGIC)] != MAGIC:
         raise _damaged(source, "it does not start as a file of compress-features")
-    if data[len(MAGIC)] != VERSION:
+    version = data[len(MAGIC)]
+    if version not in (VERSION_WITHOUT_CONTEXT, VERSION):
         raise CacheError(
-            f"{source}: image file format {data[len(MAGIC)]}, this program reads {VERSION}: "
-            "compress the features again, or decode with the program that wrote it"
+            f"{source}: image file format {version}, this program reads "
+            f"{VERSION_WITHOUT_CONTEXT} and {VERSION}: compress the features again, or decode "
+            "with the program that wrote it"
         )
     # Checked before any length is believed, so that a flipped length is never followed.
     body = data[:-_CRC_BYTES]
     if zlib.crc32(body) != int.from_bytes(data[-_CRC_BYTES:], "little"):
         raise _damaged(source, "its checksum does not match")
     try:
-        return _parsed(body)
+        return _parsed(body, may_have_context=version == VERSION)
     except ValueError as error:
         raise _damaged(source, str(error)) from error
 
 
-def _parsed(body: bytes) -> ImageFile:
+def _parsed(body: bytes, *, may_have_context: bool) -> ImageFile:
     """Read what precedes the checksum; ValueError says what is impossible."""
     cursor = _Cursor(body, len(MAGIC) + 1)
     ensemble_id = cursor.take(ID_BYTES)
@@ -128,39 +150,48 @@ def _parsed(body: bytes) -> ImageFile:
     for _ in range(cursor.byte()):
         heads.append(_read_head(cursor, [section for section, _ in heads]))
     sections = tuple(
-        Section(
-            level=section.level,
-            kind=section.kind,
-            size_hw=section.size_hw,
-            stages=section.stages,
-            payloads=tuple(cursor.take(length) for length in lengths),
-            source=section.source,
-        )
+        replace(section, payloads=tuple(cursor.take(length) for length in lengths))
         for section, lengths in heads
     )
     if not sections or cursor.position != len(body):
         raise ValueError("its payload lengths do not add up to its size")
+    if any(section.context is not None for section in sections) and not may_have_context:
+        raise ValueError("its version knows no context")
+    if len(sections) > 1:  # that of a level by itself lies elsewhere
+        _require_contexts(sections)
     return ImageFile(
         ensemble_id=ensemble_id, image_id=image_id, image_hw=image_hw, sections=sections
     )
+
+
+def _require_contexts(sections: Sequence[Section]) -> None:
+    """ValueError unless each context is a level with a model."""
+    modelled = {section.level for section in sections if section.kind.has_model}
+    for section in sections:
+        if section.context is not None and section.context not in modelled:
+            raise ValueError(
+                f"level {section.level} needs level {section.context}, which no model decodes"
+            )
 
 
 def _head(section: Section, before: tuple[int, int] | None) -> bytes:
     """Return what precedes the payloads; a size that follows from the level `before` is left out.
 
     First byte: level (6 bits), kind (2). Second: stages (3), payloads - 1 (3), whether a size
-    follows (1).
+    follows (1), whether the level of a context follows (1).
     """
     assert 0 <= section.level < 64 and 0 <= section.stages < 8
     assert len(section.payloads) <= MAX_PAYLOADS
     assert bool(section.payloads) == (section.kind is Kind.CODED)
+    assert section.kind is not Kind.PREDICTED or section.context is not None
     has_size = section.size_hw != _halved(before)
     out = bytearray([section.level | section.kind << 6])
-    out.append(
-        section.stages | max(0, len(section.payloads) - 1) << 3 | (_OWN_SIZE if has_size else 0)
-    )
+    follows = (_OWN_SIZE if has_size else 0) | (_CONTEXT if section.context is not None else 0)
+    out.append(section.stages | max(0, len(section.payloads) - 1) << 3 | follows)
     for side in section.size_hw if has_size else ():
         out += _varint(side)
+    if section.context is not None:
+        out.append(section.context)
     if section.kind is Kind.DERIVED:
         out.append(section.source)
     for payload in section.payloads:
@@ -177,8 +208,11 @@ def _read_head(cursor: _Cursor, earlier: list[Section]) -> tuple[Section, list[i
     size_hw = _halved(earlier[-1].size_hw if earlier else None)
     if second & _OWN_SIZE:
         size_hw = (cursor.side(), cursor.side())
-    if size_hw is None or size_hw[0] * size_hw[1] > MAX_POSITIONS or second & 0x80:
+    if size_hw is None or size_hw[0] * size_hw[1] > MAX_POSITIONS:
         raise ValueError("its header holds impossible sizes")
+    context = cursor.byte() if second & _CONTEXT else None
+    if (context is not None and context <= level) or (context is None and kind is Kind.PREDICTED):
+        raise ValueError(f"level {level} has no coarser level as its context")
     source = 0
     if kind is Kind.DERIVED:
         source = cursor.byte()
@@ -188,9 +222,11 @@ def _read_head(cursor: _Cursor, earlier: list[Section]) -> tuple[Section, list[i
     lengths: list[int] = []
     if kind is Kind.CODED:
         lengths = [cursor.varint() for _ in range((second >> 3 & 7) + 1)]
-    elif second & 0x3F:
+    elif second & (0x38 if kind is Kind.PREDICTED else 0x3F | _CONTEXT):
         raise ValueError("a level without model has a model's facts")
-    section = Section(level=level, kind=kind, size_hw=size_hw, stages=second & 7, source=source)
+    section = Section(
+        level=level, kind=kind, size_hw=size_hw, stages=second & 7, source=source, context=context
+    )
     return section, lengths
 
 

@@ -7,10 +7,10 @@ pyramid: see `analyze.streams.unsent_levels`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from analyze.streams.image_file import (
     ID_BYTES,
@@ -23,6 +23,15 @@ from analyze.streams.image_file import (
 )
 from configs.errors import CacheError
 from data.reading.level_reader import LevelReader
+from train.codecs.layers.context_path import Context
+
+
+@dataclass(frozen=True, slots=True)
+class SeenLevel:
+    """The coarser level beside which a level is coded, and what the decoder has of it."""
+
+    level: int
+    decoded: Context
 
 
 def model_id(model_sha256: str) -> bytes:
@@ -63,14 +72,18 @@ def bytes_in_pyramid(section: Section, reader: LevelReader, index: int) -> int:
     return section_size(section, before)
 
 
-def encode_section(codec: Any, maps: torch.Tensor, *, level: int) -> Section:
+def encode_section(
+    codec: Any, maps: torch.Tensor, *, level: int, beside: SeenLevel | None = None
+) -> Section:
     """Return what a file holds of one map, float32 [1, C, H, W]."""
-    return encode_sections(codec, maps, level=level)[0]
+    return encode_sections(codec, maps, level=level, beside=beside)[0]
 
 
-def encode_sections(codec: Any, maps: torch.Tensor, *, level: int) -> list[Section]:
+def encode_sections(
+    codec: Any, maps: torch.Tensor, *, level: int, beside: SeenLevel | None = None
+) -> list[Section]:
     """Return what files hold of several maps of one size, float32 [B, C, H, W]."""
-    coded = codec.compress(maps)
+    coded = codec.compress(maps) if beside is None else codec.compress(maps, beside.decoded)
     sections = [
         Section(
             level=level,
@@ -78,6 +91,7 @@ def encode_sections(codec: Any, maps: torch.Tensor, *, level: int) -> list[Secti
             size_hw=tuple(coded["size"]),
             stages=codec.size.stages,
             payloads=tuple(payloads),
+            context=None if beside is None else beside.level,
         )
         for payloads in coded["strings"]
     ]
@@ -85,32 +99,41 @@ def encode_sections(codec: Any, maps: torch.Tensor, *, level: int) -> list[Secti
     return sections
 
 
-def decode_section(codec: Any, section: Section, source: str) -> NDArray[Any]:
-    """Return the map, float32 [H, W, C], that `encode_section` coded: forward's x_hat.
+def predicted_section(
+    codec: Any, size_hw: tuple[int, int], *, level: int, context_level: int
+) -> Section:
+    """Return what a file holds of a map of which nothing is sent."""
+    return Section(
+        level=level, kind=Kind.PREDICTED, size_hw=size_hw, stages=codec.size.stages,
+        context=context_level,
+    )  # fmt: skip
 
-    Raises CacheError, which names `source`, if the section is not one of this codec.
-    """
-    restored = decode_sections(codec, [section], source)
-    values: NDArray[Any] = restored[0].permute(1, 2, 0).cpu().numpy()
-    return values
 
+def decode_sections(
+    codec: Any, sections: Sequence[Section], source: str, context: Context | None = None
+) -> Context:
+    """Return what sections of one size decode to, on the codec's device.
 
-def decode_sections(codec: Any, sections: Sequence[Section], source: str) -> torch.Tensor:
-    """Return the maps of sections of one size, float32 [B, C, H, W] on the codec's device.
-
-    Raises CacheError, which names `source`, if a section is not one of this codec.
+    `maps`, float32 [B, C, H, W], are forward's x_hat in eval mode; with the trail they are the
+    context of a finer level. `context` is that of a contextual codec. Raises CacheError, which
+    names `source`, if a section is not one of this codec.
     """
     first = sections[0]
     for section in sections:
-        if section.stages != codec.size.stages or len(section.payloads) != codec.num_payloads:
+        num_payloads = codec.num_payloads if section.kind is Kind.CODED else 0
+        if section.stages != codec.size.stages or len(section.payloads) != num_payloads:
             raise CacheError(
                 f"{source}: is damaged (level {section.level} is not as its model codes it): "
                 "compress the features again"
             )
-        assert section.size_hw == first.size_hw
+        assert (section.kind, section.size_hw) == (first.kind, first.size_hw)
+    if first.kind is Kind.PREDICTED:
+        predicted: Context = codec.predicted(first.size_hw, context)
+        return predicted
     strings = [list(section.payloads) for section in sections]
+    given = () if context is None else (context,)
     try:
-        restored: torch.Tensor = codec.decompress(strings, first.latent_hw, first.size_hw)["x_hat"]
+        found = codec.decompress(strings, first.latent_hw, first.size_hw, *given)
     except CacheError as error:
         raise CacheError(f"{source}: level {first.level}: {error}") from error
-    return restored
+    return Context(found["x_hat"], found["trail"])

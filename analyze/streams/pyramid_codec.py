@@ -10,10 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyze.maps.map_source import as_batch
-from analyze.streams.ensemble import CodedLevel, DerivedLevel, Ensemble
+from analyze.streams.contexts import context_levels, levels_beside
+from analyze.streams.ensemble import (
+    CodedLevel,
+    DerivedLevel,
+    DroppedLevel,
+    Ensemble,
+    EnsembleLevel,
+    ModelLevel,
+    PredictedLevel,
+)
 from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, unpack
-from analyze.streams.level_file import decode_section, encode_section
+from analyze.streams.level_file import (
+    SeenLevel,
+    decode_sections,
+    encode_section,
+    predicted_section,
+)
 from configs.errors import CacheError, ConfigError
+from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
 from train.runs.loaded_models import LoadedModels
 
@@ -28,6 +43,8 @@ def ensemble_id(ensemble: Ensemble, means: Mapping[int, NDArray[Any]]) -> bytes:
     for level, how in sorted(ensemble.levels.items()):
         if isinstance(how, CodedLevel):
             lines.append(f"{level} coded {how.model_sha256}\n")
+        elif isinstance(how, PredictedLevel):
+            lines.append(f"{level} predicted {how.model_sha256}\n")
         elif isinstance(how, DerivedLevel):
             lines.append(f"{level} derived {how.source}\n")
         else:
@@ -39,8 +56,11 @@ def ensemble_id(ensemble: Ensemble, means: Mapping[int, NDArray[Any]]) -> bytes:
 class PyramidCodec:
     """An ensemble's models, and the means of its dropped levels, ready to code.
 
-    Raises ConfigError if a run is missing, or its best model is not the one that the ensemble
-    names.
+    It works from the coarsest level to the finest. What a contextual model sees when it encodes is
+    decoded from the coarser level's own section: by the very steps of the decoder, and without g_a.
+
+    Raises ConfigError if a run is missing, its best model is not the one that the ensemble names,
+    or a contextual model does not stand beside one that it was trained beside.
     """
 
     def __init__(
@@ -58,20 +78,26 @@ class PyramidCodec:
         self._codecs = {
             level: _load(how, level, models)
             for level, how in ensemble.levels.items()
-            if isinstance(how, CodedLevel)
+            if isinstance(how, ModelLevel)
         }
+        self.contexts = context_levels(ensemble, models)
+        """Level -> the coarser level that its contextual model sees."""
 
     def encode(
         self, maps: Mapping[int, NDArray[Any]], *, image_id: int, image_hw: tuple[int, int]
     ) -> bytes:
         """Return the file of one image's maps, float [H, W, C] of every level."""
-        sections = tuple(self._section(level, maps[level]) for level in self.ensemble.levels)
+        there: dict[int, Context] = {}
+        sections = [
+            self._section(level, maps[level], there)
+            for level in sorted(self.ensemble.levels, reverse=True)
+        ]
         return pack(
             ImageFile(
                 ensemble_id=self.ensemble_id,
                 image_id=image_id,
                 image_hw=image_hw,
-                sections=sections,
+                sections=tuple(reversed(sections)),
             )
         )
 
@@ -84,8 +110,9 @@ class PyramidCodec:
     ) -> dict[int, NDArray[Any]]:
         """Return every level's map, float32 [H, W, C]; that of a coded level is forward's x_hat.
 
-        Raises CacheError if the file is damaged, of another ensemble, or, where `sizes_hw` says
-        what to expect, of maps of other sizes.
+        Of contextual models that is their output beside the decoded coarser level. Raises
+        CacheError if the file is damaged, of another ensemble, or, where `sizes_hw` says what to
+        expect, of maps of other sizes.
         """
         image = unpack(data, source)
         self.require_own(image, source)
@@ -93,9 +120,14 @@ class PyramidCodec:
         if sizes_hw is not None and found != dict(sizes_hw):
             raise CacheError(f"{source}: holds maps of other sizes than the index says: {found}")
         maps: dict[int, NDArray[Any]] = {}
+        there: dict[int, Context] = {}
+        for section in reversed(image.sections):
+            if section.kind.has_model:
+                maps[section.level] = self._decoded(section, there, source)
         for section in image.sections:
-            maps[section.level] = self._restored(section, maps, source)
-        return maps
+            if not section.kind.has_model:
+                maps[section.level] = self._restored(section, maps, source)
+        return dict(sorted(maps.items()))
 
     def require_own(self, image: ImageFile, source: str) -> None:
         """Raise CacheError unless this ensemble wrote the file."""
@@ -104,37 +136,68 @@ class PyramidCodec:
                 f"{source}: was made by the models {image.ensemble_id.hex()}, these are "
                 f"{self.ensemble_id.hex()}: decode it with the checkpoints that encoded it"
             )
-        held = {section.level: section.kind for section in image.sections}
-        if held != {level: _kind(how) for level, how in self.ensemble.levels.items()}:
+        held = {section.level: (section.kind, section.context) for section in image.sections}
+        if held != {
+            level: (_kind(how), self.contexts.get(level))
+            for level, how in self.ensemble.levels.items()
+        }:
             raise CacheError(
                 f"{source}: is damaged (its levels are not those of its models): "
                 "compress the features again"
             )
 
-    def _section(self, level: int, values: NDArray[Any]) -> Section:
+    def _section(self, level: int, values: NDArray[Any], there: dict[int, Context]) -> Section:
+        """Return what is sent of a level; where a finer one sees it, it is added to `there`."""
         how = self.ensemble.levels[level]
-        if isinstance(how, CodedLevel):
-            maps = as_batch(values).to(self.device)
-            return encode_section(self._codecs[level], maps, level=level)
         size_hw = (int(values.shape[0]), int(values.shape[1]))
-        source = how.source if isinstance(how, DerivedLevel) else 0
-        return Section(level=level, kind=_kind(how), size_hw=size_hw, source=source)
+        if not isinstance(how, ModelLevel):
+            source = how.source if isinstance(how, DerivedLevel) else 0
+            return Section(level=level, kind=_kind(how), size_hw=size_hw, source=source)
+        codec, seen = self._codecs[level], self.contexts.get(level)
+        beside = None if seen is None else SeenLevel(seen, there[seen])
+        if isinstance(how, PredictedLevel):
+            assert seen is not None, "contexts are known"
+            section = predicted_section(codec, size_hw, level=level, context_level=seen)
+        else:
+            maps = as_batch(values).to(self.device)
+            section = encode_section(codec, maps, level=level, beside=beside)
+        if level in self.contexts.values():
+            context = None if beside is None else beside.decoded
+            there[level] = decode_sections(codec, [section], "encoder", context)
+        return section
+
+    def _decoded(self, section: Section, there: dict[int, Context], source: str) -> NDArray[Any]:
+        """Return a level that a model decodes; one that a finer one sees is added to `there`."""
+        level = section.level
+        context = None if section.context is None else there[section.context]
+        try:
+            found = decode_sections(self._codecs[level], [section], source, context)
+        except CacheError as error:
+            if lost := levels_beside(level, self.contexts):
+                names = " and ".join(map(str, lost))
+                raise CacheError(
+                    f"{error} (with it goes what is decoded beside it: {names})"
+                ) from error
+            raise
+        if level in self.contexts.values():
+            there[level] = found
+        values: NDArray[Any] = found.maps[0].permute(1, 2, 0).cpu().numpy()
+        return values
 
     def _restored(
         self, section: Section, maps: Mapping[int, NDArray[Any]], source: str
     ) -> NDArray[Any]:
+        """Return a level that needs no model."""
         how = self.ensemble.levels[section.level]
         if isinstance(how, DerivedLevel):
             if section.source != how.source:
                 raise CacheError(f"{source}: is damaged (level {section.level} has another source)")
             return np.ascontiguousarray(maps[how.source][::2, ::2])
-        if not isinstance(how, CodedLevel):
-            mean = self._means[section.level].astype(np.float32)
-            return np.broadcast_to(mean, (*section.size_hw, len(mean)))
-        return decode_section(self._codecs[section.level], section, source)
+        mean = self._means[section.level].astype(np.float32)
+        return np.broadcast_to(mean, (*section.size_hw, len(mean)))
 
 
-def _load(how: CodedLevel, level: int, models: LoadedModels) -> LevelCodec:
+def _load(how: ModelLevel, level: int, models: LoadedModels) -> LevelCodec:
     info = models.info(how.run)
     if info.model_sha256 != how.model_sha256:
         raise ConfigError(
@@ -144,7 +207,10 @@ def _load(how: CodedLevel, level: int, models: LoadedModels) -> LevelCodec:
     return models.codec(how.run, level=level)
 
 
-def _kind(how: object) -> Kind:
-    if isinstance(how, CodedLevel):
-        return Kind.CODED
-    return Kind.DERIVED if isinstance(how, DerivedLevel) else Kind.DROPPED
+def _kind(how: EnsembleLevel) -> Kind:
+    return {
+        CodedLevel: Kind.CODED,
+        PredictedLevel: Kind.PREDICTED,
+        DerivedLevel: Kind.DERIVED,
+        DroppedLevel: Kind.DROPPED,
+    }[type(how)]

@@ -19,6 +19,7 @@ BENCHMARKS = (
     "dry_run",
     "training_step",
     "coding",
+    "coarse_to_fine",
     "in_the_loop",
 )
 

@@ -14,6 +14,7 @@ from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
 from tests.benchmarks import (
     analysis,
+    coarse_to_fine,
     codec_training,
     coding,
     gpu,
@@ -254,6 +255,20 @@ def test_steps_of_a_gpu_are_timed_in_all_ways_that_the_device_has(
     ways = ["not compiled, asked for", "compiled, asked for"]  # graphs are a GPU's
     assert [row[0] for row in table.rows] == ways
     assert all(float(cell or 0) > 0 for row in table.rows for cell in row[2:])
+
+
+def test_benchmark_of_whole_pyramids_times_both_ways_of_each_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "MODELS": coding.MODELS[1:], "WIDTHS": {"n_hidden": 8, "n_channels": 12}, "ROUNDS": 1,
+        "NUM_CHANNELS": 16,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(coarse_to_fine, name, value)
+    (table,) = coarse_to_fine.run(tmp_path)
+    assert len(table.rows) == 3
+    assert len(table.goals) == 2
+    assert all(goal.ratio > 0 for goal in table.goals)
 
 
 def test_coding_benchmark_times_what_decodes_to_the_same_latents(

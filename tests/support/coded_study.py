@@ -10,21 +10,32 @@ import torch
 from click.testing import CliRunner, Result
 
 from analyze.streams_cli import compress_features, decompress_features
-from configs.schema.training import ModelConfig
+from configs.schema.training import ContextConfig, ModelConfig
 from data.reading.level_reader import LevelReader
 from tests.support.tiny_study import TinyStudy
 from train.codecs.catalogue import build_codec
-from train.runs.checkpoint import BEST_NAME, Provenance, encode_checkpoint, save_best
+from train.codecs.level_codec import LevelCodec
+from train.runs.checkpoint import BEST_NAME, Provenance, encode_checkpoint, load_codec, save_best
 
 FACTORIZED = "factorized_prior_specific_level"
 
 
 def make_run(
-    folder: Path, study: TinyStudy, *levels: int, name: str = FACTORIZED, seed: int = 0
+    folder: Path,
+    study: TinyStudy,
+    *levels: int,
+    name: str = FACTORIZED,
+    seed: int = 0,
+    beside: Sequence[Path] = (),
 ) -> Path:
-    """Save an untrained codec of these levels as a run's best model; latents are made large."""
+    """Save an untrained codec of these levels as a run's best model; latents are made large.
+
+    `beside`: runs of the next coarser level, any of which it may see.
+    """
     torch.manual_seed(seed)
-    model = ModelConfig.model_validate({"name": name, "n_hidden": 8, "n_channels": 12})
+    seen = [load_codec(run / BEST_NAME) for run in beside]
+    sizes = {"n_hidden": 8, "n_channels": 12, "context": context_of(seen[0][0]) if seen else None}
+    model = ModelConfig.model_validate({"name": name, **sizes})
     codec = build_codec(model, 256, len(levels))
     means, variances = [], []
     for level in levels:
@@ -33,13 +44,20 @@ def make_run(
             variances.append(torch.from_numpy(reader.statistics.variance.copy()))
             detector = reader.manifest.detector["weights_sha256"]
     codec.set_standardisation(torch.stack(means).numpy(), torch.stack(variances).numpy())
+    if seen:
+        with LevelReader(study.train_cache, seen[0][1].level) as reader:
+            codec.beside.set_standardisation(reader.statistics.mean, reader.statistics.variance)
     with torch.no_grad():
         codec.g_a[-1].weight.mul_(30)
     codec.update_tables()
     provenance = Provenance(
-        cache_fingerprint="f" * 64, detector_weights_sha256=detector, versions={}
+        cache_fingerprint="f" * 64,
+        detector_weights_sha256=detector,
+        versions={},
+        context=tuple(info.model_sha256 for _, info in seen),
     )
-    config = study.config.model_copy(update={"model": model})
+    training = study.config.training.model_copy(update={"context": [str(run) for run in beside]})
+    config = study.config.model_copy(update={"model": model, "training": training})
     data = encode_checkpoint(
         codec.state_dict(), config, provenance, levels=levels, epoch=1, best_validation_loss=1.0
     )
@@ -47,6 +65,26 @@ def make_run(
     save_best(folder, data)
     assert (folder / BEST_NAME).is_file()
     return folder
+
+
+def context_of(codec: LevelCodec) -> ContextConfig:
+    """What a codec of the next finer level sees of this one's level."""
+    before = 0 if codec.size.context is None else codec.size.context.trail_channels
+    return ContextConfig(
+        num_channels=codec.size.num_channels,
+        stride=2,
+        trail_channels=codec.size.n_channels + before,
+        trail_stride=2 * codec.stride,
+    )
+
+
+def make_chain(folder: Path, study: TinyStudy, name: str, levels: Sequence[int]) -> list[Path]:
+    """Runs of these levels, finest first, each but the coarsest beside the one after it."""
+    runs: list[Path] = []
+    for level in sorted(levels, reverse=True):
+        run = folder / f"tiny_level_{level}" / "run_1"
+        runs.insert(0, make_run(run, study, level, name=name, seed=level, beside=runs[:1]))
+    return runs
 
 
 def compress(study: TinyStudy, out: Path, *options: Any) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -57,6 +58,13 @@ def pyramids(draw: st.DrawFn) -> list[Option]:
             )
             for each in below
         ]
+    # Some of a level's runs may be decoded beside one option of the next coarser level alone.
+    for place, each in enumerate(options):
+        coarser = [other for other in options if other.level == each.level + 1]
+        if coarser and draw(st.booleans()):
+            beside = draw(st.sampled_from(coarser))
+            options[place] = replace(each, beside=(beside.level, beside.name))
+    assume(brute_force(options))
     return options
 
 
@@ -67,7 +75,9 @@ def brute_force(options: Sequence[Option]) -> list[tuple[float, float]]:
     found = []
     for picked in itertools.product(*by_level):
         names = {(each.level, each.name) for each in picked}
-        if all(each.source is None or each.source in names for each in picked):
+        if all(
+            needed in names for each in picked for needed in (each.source, each.beside) if needed
+        ):
             bits = sum(each.bits_per_pixel for each in picked)
             found.append((bits, sum(each.map_drop or 0.0 for each in picked)))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from analyze.facts.candidates import (
     learner_labels,
     newest_runs,
     plan_of,
-    pyramids,
-    pyramids_of_seeds,
     runs_by_seed,
     seeds_of,
 )
 from analyze.facts.sent_parts import Part
+from analyze.facts.whole_pyramids import pyramids, pyramids_of_seeds
 from configs.config_files import check_config
 from configs.schema.config import Config
 
@@ -201,3 +201,26 @@ def test_runs_whose_seeds_differ_from_level_to_level_are_as_ever() -> None:
     runs = [of_seed(0, 3), of_seed(1, 5)]
     assert runs_by_seed(runs) == {None: runs}
     assert pyramids_of_seeds(runs, (0, 1)) == pyramids(runs, (0, 1))
+
+
+def test_pyramid_of_contextual_runs_is_the_finest_one_with_its_chain() -> None:
+    alone = candidate(with_options(), "alone")
+    other = replace(alone, folder=Path("other"), lmbda=0.2)
+    beside = {"model": "m coarse to fine", "level": 1, "context": alone}
+    middle = replace(alone, folder=Path("middle"), **beside)
+    finest = replace(middle, folder=Path("finest"), level=0, context=middle)
+    (found,) = pyramids([alone, other, middle, finest], [0, 1, 2])
+    assert found.runs == {0: finest, 1: middle, 2: alone}
+    assert found.lmbda == 0.1
+    # Of a chain that is not whole, no other run takes a place.
+    assert pyramids([other, middle, finest], [0, 1, 2]) == []
+    mixed = replace(middle, context=other)
+    (found,) = pyramids([other, mixed, replace(finest, context=mixed)], [0, 1, 2])
+    assert found.lmbda is None
+
+
+def test_runs_that_see_the_coarser_level_are_another_learner() -> None:
+    context = {"num_channels": 8, "stride": 2, "trail_channels": 12, "trail_stride": 8}
+    assert learner(check_config({"model": {"context": context}}, "test")).endswith(
+        " coarse to fine"
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from analyze.facts.candidates import Candidate, newest_runs, pyramids
+from analyze.facts.candidates import Candidate, newest_runs
 from analyze.facts.results import (
     AnalysisResult,
     Combination,
@@ -22,6 +22,7 @@ from analyze.facts.results import (
     Measurement,
     psnr_db,
 )
+from analyze.facts.whole_pyramids import pyramids
 from analyze.plots.figures import make_plots
 from analyze.report.findings import Findings
 from analyze.report.page import _table

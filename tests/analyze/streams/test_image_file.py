@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -41,7 +42,23 @@ def sections(draw: st.DrawFn) -> tuple[Section, ...]:
         else:
             source = found[-1].level if kind is Kind.DERIVED else 0
             found.append(Section(level=level, kind=kind, size_hw=size_hw, source=source))
-    return tuple(found)
+    return tuple(draw(beside_coarser_levels(found)))
+
+
+@st.composite
+def beside_coarser_levels(draw: st.DrawFn, found: list[Section]) -> list[Section]:
+    """The sections, some of which have the next coded one as context; of some nothing is sent."""
+    context: int | None = None
+    chained: list[Section] = []
+    for section in reversed(found):
+        if section.kind is Kind.CODED:
+            if context is not None and draw(st.booleans()):
+                section = replace(section, context=context)
+                if draw(st.booleans()):
+                    section = replace(section, kind=Kind.PREDICTED, payloads=())
+            context = section.level
+        chained.insert(0, section)
+    return chained
 
 
 IMAGES = st.builds(
@@ -66,6 +83,18 @@ def pyramid(payload: bytes = b"payload") -> ImageFile:
     )
 
 
+def chained() -> ImageFile:
+    """The same, each level beside the next coarser one, and nothing sent of level 0."""
+    first, second, third, *others = pyramid().sections
+    sections = (
+        replace(first, kind=Kind.PREDICTED, payloads=(), context=1),
+        replace(second, context=2),
+        replace(third, context=3),
+        *others,
+    )
+    return replace(pyramid(), sections=sections)
+
+
 def resealed(body: bytes | bytearray) -> bytes:
     """The bytes with a checksum that matches."""
     return bytes(body) + zlib.crc32(body).to_bytes(4, "little")
@@ -76,6 +105,50 @@ def test_five_levels_cost_forty_two_bytes_beside_their_payloads() -> None:
     assert len(data) == 4 * len(b"payload") + 42
     own = section_bytes(pyramid())
     assert own == {0: 6 + 7, 1: 3 + 7, 2: 3 + 7, 3: 3 + 7, 4: 3}
+
+
+def test_context_costs_a_byte_and_a_level_of_which_nothing_is_sent_its_head() -> None:
+    assert section_bytes(chained()) == {0: 6, 1: 4 + 7, 2: 4 + 7, 3: 3 + 7, 4: 3}
+    assert unpack(pack(chained())) == chained()
+
+
+def test_file_without_context_is_to_the_byte_what_version_2_wrote() -> None:
+    of_version_2 = bytes.fromhex(
+        "46504e4902656e73656d626c658b01aa03800505004450880107010407020407030407440003"
+        "7061796c6f61647061796c6f61647061796c6f61647061796c6f61647ed47e6b"
+    )
+    assert pack(pyramid()) == of_version_2
+    assert unpack(of_version_2) == pyramid()
+    of_version_3 = resealed(of_version_2[:4] + b"\x03" + of_version_2[5:-4])
+    assert unpack(of_version_3) == pyramid()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({1: {"context": 1}}, "level 1 has no coarser level as its context"),
+        ({1: {"context": 4}}, "level 1 needs level 4, which no model decodes"),
+        ({1: {"context": 9}}, "level 1 needs level 9, which no model decodes"),
+        ({4: {"context": 5}}, "a level without model has a model's facts"),
+    ],
+)
+def test_context_that_no_model_decodes_is_refused(
+    changes: dict[int, dict[str, int]], problem: str
+) -> None:
+    sections = tuple(replace(each, **changes.get(each.level, {})) for each in chained().sections)
+    with pytest.raises(CacheError, match=problem):
+        unpack(pack(replace(chained(), sections=sections)))
+
+
+def test_version_2_knows_no_context() -> None:
+    data = pack(chained())
+    with pytest.raises(CacheError, match="its version knows no context"):
+        unpack(resealed(data[:4] + b"\x02" + data[5:-4]))
+
+
+def test_level_by_itself_may_name_a_context_that_lies_elsewhere() -> None:
+    alone = replace(pyramid(), sections=(replace(pyramid().sections[0], context=1),))
+    assert unpack(pack(alone)) == alone
 
 
 def test_latents_are_as_many_as_strides_begin_within_the_map() -> None:
@@ -143,10 +216,10 @@ def test_each_impossible_field_has_a_line_that_names_file_problem_and_way_out() 
     for altered, problem in (
         (good[:-1], "do not add up|ends within a field"),
         (b"XXXX" + good[4:], "does not start as a file of compress-features"),
-        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 2"),
+        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 2 and 3"),
         (good[:13] + b"\xff" * 12 + good[25:], "a number in it has no end"),
         (good[:19] + b"\x00" + good[20:], "do not add up"),
-        (good[:20] + b"\xc0" + good[21:], "Kind"),
+        (good[:20] + b"\xc0" + good[21:], "level 0 has no coarser level"),
         (good + b"\0", "do not add up"),
     ):
         with pytest.raises(CacheError, match=rf"^7\.fpn: .*({problem}).*compress"):
