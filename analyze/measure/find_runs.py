@@ -111,18 +111,21 @@ def _beside_their_contexts(
 
 
 def newest_of_levels(
-    runs: Sequence[Candidate], levels: Collection[int], *, looked_in: str, split: str, options: str
-) -> Found[tuple[Candidate, ...]]:
+    runs: Sequence[Candidate], levels: Collection[int], *, looked_in: str, split: str, options: str,
+    derivable: Collection[int] = (),
+) -> Found[tuple[Candidate, ...]]:  # fmt: skip
     """Return the newest run of each kind, of the levels that a split's cache holds.
 
     What is missing: levels without a run in `looked_in`, and runs of levels that the cache lacks;
-    `options` are what commands in messages need to reach the same data.
+    `options` are what commands in messages need to reach the same data. Of the `derivable` levels
+    no run is missing where others were trained from coarse to fine, which leaves these out.
     """
     trained = {run.level for run in runs}
+    left_out = set(derivable) if any(run.context is not None for run in runs) else set()
     missing = [
         f"level {level} has no trained run in {looked_in}: run train-level --level {level}{options}"
         for level in sorted(levels)
-        if level not in trained
+        if level not in trained | left_out
     ] + [
         f"level {level} was trained, but this cache does not hold it: "
         f"run extract-features --split {split}{options} with that level"
