@@ -110,4 +110,4 @@ quickstart/trained: configs/quickstart.yaml | .venv/installed
 quickstart/summary.txt: quickstart/trained
 	$(BIN)/analyze-levels --config quickstart --features quickstart/features/quickstart \
 		--checkpoints quickstart/checkpoints --report quickstart/report \
-		--target-map-drop 0.05 > $@
+		--target-map-drop 0.05 --anchors uniform,klt,float16,image-av1 > $@
