@@ -100,12 +100,10 @@ def _beside_their_contexts(
         if known:
             linked[run.folder] = replace(run, context=known[0])
             continue
-        names = " or ".join(
-            (*info.config.training.context, *(f"model {sha256[:12]}" for sha256 in info.context))
-        )
         missing.append(
-            f"{run.folder} is left out: it sees the coarser level as decoded by {names}, which is "
-            "not among the runs: name that run, too, or the folder that holds it"
+            f"{run.folder} is left out: it sees the coarser level as decoded by "
+            f"{info.context_in_words}, which is not among the runs: name that run, too, or the "
+            "folder that holds it"
         )
     return tuple(linked[run.folder] for run in runs if run.folder in linked), tuple(missing)
 

@@ -52,12 +52,9 @@ def _seen_by(run: RunInfo, level: int, how: ModelLevel, ensemble: Ensemble) -> i
         seen = ensemble.levels[coarser[0]]
         if isinstance(seen, ModelLevel) and seen.model_sha256 in run.context:
             return coarser[0]
-    known = " or ".join(
-        (*run.config.training.context, *(f"model {sha256[:12]}" for sha256 in run.context))
-    )
     where = f"level {coarser[0]}" if coarser else "the coarser level"
     raise ConfigError(
-        f"level {level}: {how.run} sees {where} as decoded by {known}, which does not send it "
-        f"here: name that run for {where}, or for level {level} a run that was trained beside "
-        "another one, or without --context"
+        f"level {level}: {how.run} sees {where} as decoded by {run.context_in_words}, which does "
+        f"not send it here: name that run for {where}, or for level {level} a run that was "
+        "trained beside another one, or without --context"
     )

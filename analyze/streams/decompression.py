@@ -21,11 +21,11 @@ from analyze.streams.streams_index import StreamsIndex, image_path
 from configs.errors import CacheError, ConfigError
 from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
-from data.cache.manifest import Manifest, format_version
+from data.cache.manifest import Manifest
 from data.cache.plan import samples_by_bucket
 from data.system.linked_folders import files_below
 from data.system.threads import per_image
-from data.writing.decoded import decoded_dtype, images_beside, within_range
+from data.writing.decoded import decoded_dtype, decoded_plan, images_beside, within_range
 from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
 from train.runs.checkpoint import BEST_NAME
@@ -47,18 +47,14 @@ def decoded_manifest(index: StreamsIndex) -> Manifest:
     A level that had a model of its own is no longer exactly another one subsampled.
     """
     ways = index.ensemble.levels
-    levels = tuple(
+    levels = [
         level
         if isinstance(ways[level.index], DerivedLevel)
         else dataclasses.replace(level, derived_from=None)
         for level in index.manifest.levels
-    )
+    ]
     origin = f"models {index.ensemble_id.hex()} of cache {index.manifest.fingerprint[:16]}"
-    dtype = decoded_dtype(index.manifest.dtype)
-    return dataclasses.replace(
-        index.manifest, levels=levels, decoded_from=origin, dtype=dtype, codes=None,
-        format_version=format_version(dtype),
-    )  # fmt: skip
+    return decoded_plan(index.manifest, levels, origin, decoded_dtype(index.manifest.dtype))
 
 
 def find_runs_again(ensemble: Ensemble, checkpoints: Path | None, models: LoadedModels) -> Ensemble:

@@ -70,6 +70,11 @@ class ModelConfig(SchemaSection):
             raise ValueError(f"{name} has no options, as a codec of your own may: remove them")
         return options
 
+    @property
+    def trail_channels(self) -> int:
+        """Channels of what a finer level sees: its latents, and those that it sees itself."""
+        return self.n_channels + (0 if self.context is None else self.context.trail_channels)
+
     def architecture(self) -> dict[str, Any]:
         """Return what makes it another model: all settings but those of how it is computed."""
         return self.model_dump(exclude={"fast_cpu"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from configs.schema.data import USUAL_TYPE, StoredType
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations
-from data.cache.manifest import Manifest
+from data.cache.manifest import Manifest, format_version
+from data.cache.manifest_parts import LevelInfo
 from data.images.records import ImageRecord, ImageSet
 
 
@@ -22,6 +25,19 @@ def decoded_dtype(dtype: StoredType) -> StoredType:
     What a codec decodes has no ranges that are known before, so bytes do not take it.
     """
     return USUAL_TYPE if dtype == "uint8" else dtype
+
+
+def decoded_plan(
+    source: Manifest, levels: Sequence[LevelInfo], origin: str, dtype: StoredType, **changed: Any
+) -> Manifest:
+    """Return a cache's plan as that of what was decoded of it: these levels, by `origin`.
+
+    `changed` are further fields of it.
+    """
+    return dataclasses.replace(
+        source, levels=tuple(levels), decoded_from=origin, dtype=dtype, codes=None,
+        format_version=format_version(dtype), **changed,
+    )  # fmt: skip
 
 
 def within_range(values: NDArray[Any], dtype: StoredType) -> Tensor:

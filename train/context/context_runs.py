@@ -35,11 +35,10 @@ def context_size(
             f"{level.index} one of {level.stride_px}, which does not divide it: train level "
             f"{level.index} without --context"
         )
-    before = 0 if model.context is None else model.context.trail_channels
     return ContextConfig(
         num_channels=coarser.num_channels,
         stride=stride,
-        trail_channels=before + model.n_channels,
+        trail_channels=model.trail_channels,
         trail_stride=stride * 2**model.stages,
     )
 

@@ -6,13 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from configs.errors import CacheError
-from configs.schema.data import StoredType
 from configs.schema.training import ModelConfig
 from data.cache.cache_folder import CacheFolder
-from data.cache.manifest import Manifest, format_version
-from data.cache.manifest_parts import BucketInfo, LevelInfo
+from data.cache.manifest import Manifest
 from data.cache.plan import level_bytes
-from data.writing.decoded import decoded_dtype
+from data.writing.decoded import decoded_dtype, decoded_plan
 
 PARTS = ("maps", "trail")
 _UNIT_BYTES = 64 * 2**20  # what a crash may cost
@@ -39,10 +37,9 @@ def decoded_plans(
             "--crop (and without cache.crop) to train beside another level"
         )
     info = dataclasses.replace(source.level(level), derived_from=None)
-    before = 0 if model.context is None else model.context.trail_channels
     latents = 2**model.stages
     trail = dataclasses.replace(
-        info, stride_px=info.stride_px * latents, num_channels=before + model.n_channels
+        info, stride_px=info.stride_px * latents, num_channels=model.trail_channels
     )
     buckets, on_latents = [], []
     for bucket in source.buckets:
@@ -55,14 +52,8 @@ def decoded_plans(
         buckets.append(dataclasses.replace(shaped, level_shapes={level: (height, width)}))
         on_latents.append(dataclasses.replace(shaped, level_shapes={level: (rows, columns)}))
 
-    def plan(dtype: StoredType, its: LevelInfo, shapes: list[BucketInfo]) -> Manifest:
-        return dataclasses.replace(
-            source, decoded_from=origin, dtype=dtype, codes=None,
-            format_version=format_version(dtype), levels=(its,), buckets=tuple(shapes),
-        )  # fmt: skip
-
-    maps = plan(decoded_dtype(source.dtype), info, buckets)
-    return maps, plan("float32", trail, on_latents)
+    maps = decoded_plan(source, [info], origin, decoded_dtype(source.dtype), buckets=tuple(buckets))
+    return maps, decoded_plan(source, [trail], origin, "float32", buckets=tuple(on_latents))
 
 
 def decoded_bytes(source: Manifest, level: int, model: ModelConfig) -> int:

@@ -71,6 +71,12 @@ class RunInfo:
             )
         return self.levels[0]
 
+    @property
+    def context_in_words(self) -> str:
+        """Name the runs that it was trained beside, by folders as they lay then and by models."""
+        models = (f"model {sha256[:12]}" for sha256 in self.context)
+        return " or ".join((*self.config.training.context, *models))
+
     def row_of(self, level: int, source: str | Path) -> int:
         """Return the codec's row for a level; ConfigError, which names `source`, without one."""
         if level not in self.levels:
