@@ -2,7 +2,8 @@
 
 docs/bitstream.md has the layout. What levels share is told once; what follows from the rest (the
 latents' shape, a level half as large as the one before) is not told at all. Files without context
-are of version 2, as they always were.
+are of version 2, as they always were. A file of version 4 is of an image that has chosen its models
+itself: each level says which of those that the index lists.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from analyze.streams.file_fields import Cursor, varint
 from configs.errors import CacheError
 
 MAGIC = b"FPNI"
 VERSION = 3
 VERSION_WITHOUT_CONTEXT = 2
+VERSION_PER_IMAGE = 4
+MAX_MODELS = 256
+"""Of which an image can choose: their number takes a byte."""
 ID_BYTES = 8
 MAX_PAYLOADS = 8
-MAX_SIDE = 2**16 - 1
 MAX_POSITIONS = 2**22
 """Largest map, in positions: what a decoder makes room for is known before it believes a size."""
 
@@ -27,7 +31,6 @@ _CRC_BYTES = 4
 _LEAST_BYTES = len(MAGIC) + 1 + ID_BYTES + 4 + _CRC_BYTES
 _OWN_SIZE = 0x40
 _CONTEXT = 0x80
-_MOST_VARINT_BYTES = 9
 
 
 class Kind(IntEnum):
@@ -64,6 +67,8 @@ class Section:
     """Level of which a derived one is [::2, ::2]."""
     context: int | None = None
     """The coarser level beside which one with a model is decoded; None: it is decoded alone."""
+    model: int | None = None
+    """Which of the index's models it is, where the image has chosen; None: the ensemble says it."""
 
     @property
     def latent_hw(self) -> tuple[int, int]:
@@ -79,16 +84,19 @@ class ImageFile:
     image_id: int
     image_hw: tuple[int, int]
     sections: tuple[Section, ...]
+    is_per_image: bool = False
+    """It has chosen its models itself; `ensemble_id` is then that of the list of models."""
 
 
 def pack(image: ImageFile) -> bytes:
     """Return the bytes of one image's levels, which must be in ascending order."""
     assert len(image.ensemble_id) == ID_BYTES, "ids have 8 bytes"
-    alone = all(section.context is None for section in image.sections)
-    version = VERSION_WITHOUT_CONTEXT if alone else VERSION
-    out = bytearray(MAGIC + bytes([version]) + image.ensemble_id)
+    for section in image.sections:
+        names_model = image.is_per_image and section.kind.has_model
+        assert (section.model is not None) == names_model, "models are named where they are chosen"
+    out = bytearray(MAGIC + bytes([_version_of(image)]) + image.ensemble_id)
     for number in (image.image_id, *image.image_hw):
-        out += _varint(number)
+        out += varint(number)
     out.append(len(image.sections))
     before: tuple[int, int] | None = None
     for section in image.sections:
@@ -97,6 +105,13 @@ def pack(image: ImageFile) -> bytes:
     for section in image.sections:
         out += b"".join(section.payloads)
     return bytes(out) + zlib.crc32(out).to_bytes(_CRC_BYTES, "little")
+
+
+def _version_of(image: ImageFile) -> int:
+    if image.is_per_image:
+        return VERSION_PER_IMAGE
+    alone = all(section.context is None for section in image.sections)
+    return VERSION_WITHOUT_CONTEXT if alone else VERSION
 
 
 def section_bytes(image: ImageFile) -> dict[int, int]:
@@ -124,44 +139,48 @@ def unpack(data: bytes, source: str = "image file") -> ImageFile:
     if data[: len(MAGIC)] != MAGIC:
         raise _damaged(source, "it does not start as a file of compress-features")
     version = data[len(MAGIC)]
-    if version not in (VERSION_WITHOUT_CONTEXT, VERSION):
+    if version not in (VERSION_WITHOUT_CONTEXT, VERSION, VERSION_PER_IMAGE):
         raise CacheError(
             f"{source}: image file format {version}, this program reads "
-            f"{VERSION_WITHOUT_CONTEXT} and {VERSION}: compress the features again, or decode "
-            "with the program that wrote it"
+            f"{VERSION_WITHOUT_CONTEXT} to {VERSION_PER_IMAGE}: compress the features again, or "
+            "decode with the program that wrote it"
         )
     # Checked before any length is believed, so that a flipped length is never followed.
     body = data[:-_CRC_BYTES]
     if zlib.crc32(body) != int.from_bytes(data[-_CRC_BYTES:], "little"):
         raise _damaged(source, "its checksum does not match")
     try:
-        return _parsed(body, may_have_context=version == VERSION)
+        return _parsed(body, version)
     except ValueError as error:
         raise _damaged(source, str(error)) from error
 
 
-def _parsed(body: bytes, *, may_have_context: bool) -> ImageFile:
+def _parsed(body: bytes, version: int) -> ImageFile:
     """Read what precedes the checksum; ValueError says what is impossible."""
-    cursor = _Cursor(body, len(MAGIC) + 1)
+    cursor = Cursor(body, len(MAGIC) + 1)
     ensemble_id = cursor.take(ID_BYTES)
     image_id = cursor.varint()
     image_hw = (cursor.side(), cursor.side())
     heads: list[tuple[Section, list[int]]] = []
+    is_per_image = version == VERSION_PER_IMAGE
     for _ in range(cursor.byte()):
-        heads.append(_read_head(cursor, [section for section, _ in heads]))
+        earlier = [section for section, _ in heads]
+        heads.append(_read_head(cursor, earlier, names_model=is_per_image))
     sections = tuple(
         replace(section, payloads=tuple(cursor.take(length) for length in lengths))
         for section, lengths in heads
     )
     if not sections or cursor.position != len(body):
         raise ValueError("its payload lengths do not add up to its size")
-    if any(section.context is not None for section in sections) and not may_have_context:
+    has_context = any(section.context is not None for section in sections)
+    if has_context and version == VERSION_WITHOUT_CONTEXT:
         raise ValueError("its version knows no context")
     if len(sections) > 1:  # that of a level by itself lies elsewhere
         _require_contexts(sections)
     return ImageFile(
-        ensemble_id=ensemble_id, image_id=image_id, image_hw=image_hw, sections=sections
-    )
+        ensemble_id=ensemble_id, image_id=image_id, image_hw=image_hw, sections=sections,
+        is_per_image=is_per_image,
+    )  # fmt: skip
 
 
 def _require_contexts(sections: Sequence[Section]) -> None:
@@ -189,17 +208,22 @@ def _head(section: Section, before: tuple[int, int] | None) -> bytes:
     follows = (_OWN_SIZE if has_size else 0) | (_CONTEXT if section.context is not None else 0)
     out.append(section.stages | max(0, len(section.payloads) - 1) << 3 | follows)
     for side in section.size_hw if has_size else ():
-        out += _varint(side)
+        out += varint(side)
     if section.context is not None:
         out.append(section.context)
+    if section.model is not None:
+        assert 0 <= section.model < MAX_MODELS
+        out.append(section.model)
     if section.kind is Kind.DERIVED:
         out.append(section.source)
     for payload in section.payloads:
-        out += _varint(len(payload))
+        out += varint(len(payload))
     return bytes(out)
 
 
-def _read_head(cursor: _Cursor, earlier: list[Section]) -> tuple[Section, list[int]]:
+def _read_head(
+    cursor: Cursor, earlier: list[Section], *, names_model: bool
+) -> tuple[Section, list[int]]:
     """Inverse of `_head`: the section without its payloads, and their lengths."""
     first, second = cursor.byte(), cursor.byte()
     level, kind = first & 63, Kind(first >> 6)
@@ -213,6 +237,7 @@ def _read_head(cursor: _Cursor, earlier: list[Section]) -> tuple[Section, list[i
     context = cursor.byte() if second & _CONTEXT else None
     if (context is not None and context <= level) or (context is None and kind is Kind.PREDICTED):
         raise ValueError(f"level {level} has no coarser level as its context")
+    model = cursor.byte() if names_model and kind.has_model else None
     source = 0
     if kind is Kind.DERIVED:
         source = cursor.byte()
@@ -225,52 +250,10 @@ def _read_head(cursor: _Cursor, earlier: list[Section]) -> tuple[Section, list[i
     elif second & (0x38 if kind is Kind.PREDICTED else 0x3F | _CONTEXT):
         raise ValueError("a level without model has a model's facts")
     section = Section(
-        level=level, kind=kind, size_hw=size_hw, stages=second & 7, source=source, context=context
-    )
+        level=level, kind=kind, size_hw=size_hw, stages=second & 7, source=source, context=context,
+        model=model,
+    )  # fmt: skip
     return section, lengths
-
-
-class _Cursor:
-    """Reads a file's fields one after another; ValueError where it ends too soon."""
-
-    def __init__(self, data: bytes, position: int) -> None:
-        self._data = data
-        self.position = position
-
-    def take(self, num_bytes: int) -> bytes:
-        if num_bytes > len(self._data) - self.position:
-            raise ValueError("it ends within a field")
-        self.position += num_bytes
-        return self._data[self.position - num_bytes : self.position]
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def varint(self) -> int:
-        value = 0
-        for place in range(_MOST_VARINT_BYTES):
-            byte = self.byte()
-            value |= (byte & 127) << 7 * place
-            if byte < 128:
-                return value
-        raise ValueError("a number in it has no end")
-
-    def side(self) -> int:
-        side = self.varint()
-        if not 1 <= side <= MAX_SIDE:
-            raise ValueError("its header holds impossible sizes")
-        return side
-
-
-def _varint(number: int) -> bytes:
-    """Return LEB128: seven bits a byte, lowest first, the highest bit set in all but the last."""
-    assert 0 <= number < 2 ** (7 * _MOST_VARINT_BYTES)
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _halved(size_hw: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,18 @@ def ensemble_id(ensemble: Ensemble, means: Mapping[int, NDArray[Any]]) -> bytes:
     return hashlib.sha256("".join(lines).encode()).digest()[:ID_BYTES]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListedModels:
+    """Models from which each image takes its own: their files say which, by number."""
+
+    identity: bytes
+    """Of the whole list; the files carry it in the place of an ensemble's id."""
+    numbers: Mapping[str, int]
+    """SHA-256 of a model -> its place in the list."""
+    codecs: Mapping[tuple[str, int], LevelCodec]
+    """(SHA-256, level) -> the codec of a level that the model serves, ready to code."""
+
+
 class PyramidCodec:
     """An ensemble's models, and the means of its dropped levels, ready to code.
 
@@ -68,15 +81,23 @@ class PyramidCodec:
         ensemble: Ensemble,
         means: Mapping[int, NDArray[Any]],
         models: LoadedModels | None = None,
+        *,
+        listed: ListedModels | None = None,
     ) -> None:
-        """Take the codecs of `models`, on its device; without, they are read, for the CPU."""
+        """Take the codecs of `models`, on its device; without, they are read, for the CPU.
+
+        With `listed` the ensemble is one image's own, of these models, which are ready already.
+        """
         models = models or LoadedModels()
         self.ensemble = ensemble
-        self.ensemble_id = ensemble_id(ensemble, means)
+        self.ensemble_id = ensemble_id(ensemble, means) if listed is None else listed.identity
+        self._listed = listed
         self._means = means
         self.device = models.device
         self._codecs = {
-            level: _load(how, level, models)
+            level: loaded_codec(how, level, models)
+            if listed is None
+            else listed.codecs[how.model_sha256, level]
             for level, how in ensemble.levels.items()
             if isinstance(how, ModelLevel)
         }
@@ -98,6 +119,7 @@ class PyramidCodec:
                 image_id=image_id,
                 image_hw=image_hw,
                 sections=tuple(reversed(sections)),
+                is_per_image=self._listed is not None,
             )
         )
 
@@ -161,6 +183,8 @@ class PyramidCodec:
         else:
             maps = as_batch(values).to(self.device)
             section = encode_section(codec, maps, level=level, beside=beside)
+        if self._listed is not None:
+            section = replace(section, model=self._listed.numbers[how.model_sha256])
         if level in self.contexts.values():
             context = None if beside is None else beside.decoded
             there[level] = decode_sections(codec, [section], "encoder", context)
@@ -197,7 +221,8 @@ class PyramidCodec:
         return np.broadcast_to(mean, (*section.size_hw, len(mean)))
 
 
-def _load(how: ModelLevel, level: int, models: LoadedModels) -> LevelCodec:
+def loaded_codec(how: ModelLevel, level: int, models: LoadedModels) -> LevelCodec:
+    """Return a level's codec, ready to code; ConfigError if the run holds another model."""
     info = models.info(how.run)
     if info.model_sha256 != how.model_sha256:
         raise ConfigError(

@@ -61,13 +61,24 @@ def beside_coarser_levels(draw: st.DrawFn, found: list[Section]) -> list[Section
     return chained
 
 
-IMAGES = st.builds(
-    ImageFile,
-    ensemble_id=st.binary(min_size=8, max_size=8),
-    image_id=st.integers(min_value=0, max_value=2**40),
-    image_hw=st.tuples(SIDES, SIDES),
-    sections=sections(),
-)
+@st.composite
+def images(draw: st.DrawFn) -> ImageFile:
+    found, is_per_image = draw(sections()), draw(st.booleans())
+    if is_per_image:
+        models = st.integers(0, 255)
+        found = tuple(
+            replace(each, model=draw(models)) if each.kind.has_model else each for each in found
+        )
+    return ImageFile(
+        ensemble_id=draw(st.binary(min_size=8, max_size=8)),
+        image_id=draw(st.integers(min_value=0, max_value=2**40)),
+        image_hw=draw(st.tuples(SIDES, SIDES)),
+        sections=found,
+        is_per_image=is_per_image,
+    )
+
+
+IMAGES = images()
 
 
 def pyramid(payload: bytes = b"payload") -> ImageFile:
@@ -121,6 +132,17 @@ def test_file_without_context_is_to_the_byte_what_version_2_wrote() -> None:
     assert unpack(of_version_2) == pyramid()
     of_version_3 = resealed(of_version_2[:4] + b"\x03" + of_version_2[5:-4])
     assert unpack(of_version_3) == pyramid()
+
+
+def test_choice_of_its_own_costs_an_image_a_byte_for_each_model() -> None:
+    sections = [
+        replace(each, model=each.level) if each.kind.has_model else each
+        for each in pyramid().sections
+    ]
+    chosen = replace(pyramid(), sections=tuple(sections), is_per_image=True)
+    assert len(pack(chosen)) == len(pack(pyramid())) + 4
+    assert section_bytes(chosen)[0] == section_bytes(pyramid())[0] + 1
+    assert unpack(pack(chosen)) == chosen
 
 
 @pytest.mark.parametrize(
@@ -216,7 +238,7 @@ def test_each_impossible_field_has_a_line_that_names_file_problem_and_way_out() 
     for altered, problem in (
         (good[:-1], "do not add up|ends within a field"),
         (b"XXXX" + good[4:], "does not start as a file of compress-features"),
-        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 2 and 3"),
+        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 2 to 4"),
         (good[:13] + b"\xff" * 12 + good[25:], "a number in it has no end"),
         (good[:19] + b"\x00" + good[20:], "do not add up"),
         (good[:20] + b"\xc0" + good[21:], "level 0 has no coarser level"),
