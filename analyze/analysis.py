@@ -77,7 +77,12 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         folder = Path(stack.enter_context(_scratch_folder(Path(scratch))))
         decoded = DecodedLevels(folder, split.readers, split.num_images, models)
         measured = measured_split(
-            split, newest.result, decoded, models, kept, image_by_image=bool(choosing.folds)
+            split,
+            newest.result,
+            decoded,
+            models,
+            kept,
+            image_by_image=bool(choosing.folds) or wanted.per_image,
         )
         runs, detection = measured.runs, measured.detection
         plan = plan_of(request.config, split.readers)
@@ -87,8 +92,9 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         if wanted.sensitivity:
             sensitivity = _sensitivity(split.evaluator, kept)
         allocations = find_allocations(
-            choosing, measured, result.combinations, wanted.target, models, kept, folder
-        )
+            choosing, measured, result.combinations, wanted.target, models, kept, folder,
+            per_image=wanted.per_image,
+        )  # fmt: skip
         allocation = next(iter(allocations.result), None)
         of_one_seed = measured.by_seed()[0].runs
         anchors = _anchors(wanted.anchors, split, detection, kept, folder, models.device)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from analyze.allocation.allocate import AllocationFinding, allocate, cross_fitted
 from analyze.allocation.choice import MeasuredSplit
 from analyze.allocation.folds import folds_of
 from analyze.allocation.image_evidence import ImageEvidence, dropped_errors
+from analyze.allocation.per_image_allocation import per_image_allocation
 from analyze.allocation.search import Target
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
@@ -89,11 +93,14 @@ def find_allocations(
     models: LoadedModels,
     kept: Kept,
     scratch: Path,
+    *,
+    per_image: bool = False,
 ) -> Found[tuple[AllocationFinding, ...]]:
     """Return the allocation of each seed with its figures, and what is missing for one.
 
     There is one, unless there are runs that differ in the seed only. `pyramids` as of `allocate`;
-    another split's decoded maps lie under `scratch`.
+    `per_image`: with what images reach that choose themselves, for which runs are measured image by
+    image. Another split's decoded maps lie under `scratch`.
     """
     chosen_on = measured
     missing: list[str] = []
@@ -106,7 +113,9 @@ def find_allocations(
             other, [each.run for each in measured.runs], decoded, models, kept
         )
         missing += other.missing
-    errors = dropped_errors(measured.split, kept, models.device) if choosing.folds else {}
+    errors: Mapping[int, NDArray[Any]] = {}
+    if choosing.folds or per_image:
+        errors = dropped_errors(measured.split, kept, models.device)
     allocations = []
     for own, chooses in zip(measured.by_seed(), chosen_on.by_seed(), strict=True):
         found = allocate(own, chooses, pyramids, target)
@@ -119,5 +128,12 @@ def find_allocations(
                 allocation, own, ImageEvidence(own, errors), choosing.folds, pyramids
             )
             allocation, missing = fitted.result, [*missing, *fitted.missing]
+        if per_image:
+            bits = allocation.combination.bits_per_pixel
+            assert bits is not None, "an allocation sends all levels"
+            weights_of = chooses.split.manifest.split
+            chosen = per_image_allocation(own, allocation.weighed, errors, bits, weights_of)
+            missing += chosen.missing
+            allocation = replace(allocation, per_image=chosen.result)
         allocations.append(allocation)
     return Found(tuple(allocations), tuple(missing))

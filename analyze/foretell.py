@@ -50,8 +50,7 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
         return StageTiming(split, runs, models, kept).forecast(
             detection,
             combinations,
-            num_more=most_verified(wanted.target)
-            * (1 + wanted.cross_fit)
+            num_more=(most_verified(wanted.target) * (1 + wanted.cross_fit) + 2 * wanted.per_image)
             * len(runs_by_seed(runs)),
             most_bytes=scratch_bytes(there, models.device),
             free_bytes=shutil.disk_usage(there).free,

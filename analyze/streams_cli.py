@@ -83,11 +83,10 @@ def compress_features(
     """
     setup_logging(log_level)
     share_cores()
-    if per_image:
-        check_choice(runs, ensemble, candidates, slope, target_bpp)
-    else:
-        check_source(runs, ensemble)
-        refuse_without_choice(candidates, slope, target_bpp)
+    check_source(
+        runs, ensemble,
+        per_image=per_image, candidates=candidates, slope=slope, target_bpp=target_bpp,
+    )  # fmt: skip
 
     from analyze.image_choice.per_image_compression import compress_per_image
     from analyze.streams.compression import compress_cache
@@ -145,33 +144,25 @@ def decompress_features(
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 
 
-def check_source(runs: tuple[Path, ...], ensemble: Path | None) -> None:
-    """Raise ConfigError unless either runs or an ensemble are given."""
-    if bool(runs) == (ensemble is not None):
-        raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
-
-
-def check_choice(
-    runs: tuple[Path, ...], ensemble: Path | None, candidates: Path | None,
-    slope: float | None, target_bpp: float | None,
+def check_source(
+    runs: tuple[Path, ...], ensemble: Path | None, *,
+    per_image: bool, candidates: Path | None, slope: float | None, target_bpp: float | None,
 ) -> None:  # fmt: skip
-    """Raise ConfigError unless there is something to choose from, and one slope to choose by."""
+    """Raise ConfigError unless it is said what to send by, and one slope where images choose."""
+    if not per_image:
+        given = {"--candidates": candidates, "--slope": slope, "--target-bpp": target_bpp}
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{name}: give --per-image, too, or leave it out")
+        if bool(runs) == (ensemble is not None):
+            raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
+        return
     if ensemble is not None:
         raise ConfigError("--ensemble and --per-image: an ensemble leaves no choice: give one")
     if bool(runs) == (candidates is not None):
         raise ConfigError("--per-image: give either --run (repeatable) or --candidates")
     if (slope is None) == (target_bpp is None):
         raise ConfigError("--per-image: give one of --slope and --target-bpp")
-
-
-def refuse_without_choice(
-    candidates: Path | None, slope: float | None, target_bpp: float | None
-) -> None:
-    """Raise ConfigError for an option that says nothing unless each image chooses."""
-    given = {"--candidates": candidates, "--slope": slope, "--target-bpp": target_bpp}
-    for name, value in given.items():
-        if value is not None:
-            raise ConfigError(f"{name}: give --per-image, too, or leave it out")
 
 
 def _ways(

@@ -86,6 +86,8 @@ class ChosenBy:
     num_measured: int
     num_folds: int = 0
     """Cross-fitted if more than 0: no image chose what was measured on it."""
+    is_per_image: bool = False
+    """Each image chose for itself, without boxes; `split` is that of which the weights are."""
 
     @property
     def is_same(self) -> bool:
@@ -95,6 +97,8 @@ class ChosenBy:
     @property
     def text(self) -> str:
         """Return the same in words."""
+        if self.is_per_image:
+            return f"each image for itself, by weights of errors that {self.split} tells"
         if self.num_folds:
             return f"cross-fitted over {self.num_folds} folds"
         if self.is_same:

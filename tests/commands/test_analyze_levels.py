@@ -25,6 +25,7 @@ from analyze.choosing import find_allocations, measured_split, open_choosing
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import ChosenBy
 from analyze.foretell import foretell
+from analyze.image_choice.ways import read_candidates
 from analyze.measure import level_rate_distortion
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
@@ -69,7 +70,7 @@ def reported(
         result = analyse(
             study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
             "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
-            "--target-bpp", "1000", "--cross-fit", "3",
+            "--target-bpp", "1000", "--cross-fit", "3", "--per-image",
         )  # fmt: skip
     assert result.exit_code == 0, result.output
     return Reported(
@@ -114,6 +115,7 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(
     assert names == {
         "levels", "detection", "allocation", "bd", "anchors", "matrix", "model_costs",
         "sensitivity", "worst_images", "classes", "cross_fit", "equal_map",
+        "per_image", "per_image_ways",
     }  # fmt: skip
     content = json.loads((reported.folder / "report.json").read_text())
     assert content["result"]["num_images"] == 3
@@ -166,7 +168,7 @@ def test_cross_fitted_figures_are_of_all_images_each_held_out_once(
     held = [image for fold in fitted["folds"] for image in fold["images"]]
     assert sorted(held) == sorted(sample.image_id for sample in samples)
     names = [each["name"] for each in content["result"]["combinations"]]
-    assert names[-1] == "allocated for a bits per pixel of 1000, cross-fitted over 3 folds"
+    assert names[-3] == "allocated for a bits per pixel of 1000, cross-fitted over 3 folds"
     both = found["combination"], fitted["combination"]
     drops = [each["accuracy"]["drop"] for each in both]
     assert fitted["optimism"] == pytest.approx(drops[1] - drops[0])
@@ -178,6 +180,24 @@ def test_cross_fitted_figures_are_of_all_images_each_held_out_once(
     if all(choice == both[0]["parts"] for choice in map(str_keys, choices)):
         assert both[1]["bits_per_pixel"] == pytest.approx(both[0]["bits_per_pixel"])
         assert drops[1] == pytest.approx(drops[0])
+
+
+def test_images_that_choose_themselves_take_no_more_bits_than_the_allocation(
+    reported: Reported,
+) -> None:
+    content = json.loads((reported.folder / "report.json").read_text())
+    allocation, found = content["allocation"], content["allocation"]["per_image"]
+    names = [each["name"] for each in content["result"]["combinations"][-2:]]
+    assert names == [found["alike"]["name"], found["combination"]["name"]]
+    assert 0 < found["combination"]["bits_per_pixel"] <= allocation["combination"]["bits_per_pixel"]
+    assert found["combination"]["accuracy"]["drop_interval"] is not None
+    images = Counter[int]()
+    for each in found["taken"]:
+        images[each["level"]] += each["num_images"]
+    assert images == dict.fromkeys(range(5), 3)
+    ways = read_candidates(reported.folder / "candidates.yaml")
+    assert ways.distortion == found["distortion"] == "mAP"
+    assert {way.level for way in ways.each} == set(range(5))
 
 
 def test_fewer_than_two_folds_are_refused_in_python_too() -> None:
