@@ -1,4 +1,4 @@
-"""What each way costs an image: real bytes and real errors, by coding and decoding each of them."""
+"""What each way costs an image: real bytes and real errors, by coding each of them."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class WayMeter:
             if way.beside is not None and context is not None:
                 beside = SeenLevel(self._ways[way.beside].level, context)
             batch = as_batch(values).to(self._device)
-            section = encode_section(codec, batch, level=way.level, beside=beside)
+            section, decoded = encode_section(codec, batch, level=way.level, beside=beside)
         else:
             assert way.beside is not None, "predicted from a coarser level"
             coarser = self._ways[way.beside].level
             section = predicted_section(codec, size_hw, level=way.level, context_level=coarser)
-        decoded = decode_sections(codec, [section], "encoder", context)
+            decoded = decode_sections(codec, [section], "encoder", context)
         if place in self._seen:
             there[place] = decoded
         restored = decoded.maps[0].permute(1, 2, 0).cpu().numpy()

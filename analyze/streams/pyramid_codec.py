@@ -26,6 +26,7 @@ from analyze.streams.level_file import (
     SeenLevel,
     decode_sections,
     encode_section,
+    encode_sections,
     predicted_section,
 )
 from configs.errors import CacheError, ConfigError
@@ -70,7 +71,7 @@ class PyramidCodec:
     """An ensemble's models, and the means of its dropped levels, ready to code.
 
     It works from the coarsest level to the finest. What a contextual model sees when it encodes is
-    decoded from the coarser level's own section: by the very steps of the decoder, and without g_a.
+    what the decoder will have of the coarser level, of the latents that its section was made of.
 
     Raises ConfigError if a run is missing, its best model is not the one that the ensemble names,
     or a contextual model does not stand beside one that it was trained beside.
@@ -110,7 +111,7 @@ class PyramidCodec:
         """Return the file of one image's maps, float [H, W, C] of every level."""
         there: dict[int, Context] = {}
         sections = [
-            self._section(level, maps[level], there)
+            self._named(self._section(level, maps[level], there))
             for level in sorted(self.ensemble.levels, reverse=True)
         ]
         return pack(
@@ -176,19 +177,26 @@ class PyramidCodec:
             source = how.source if isinstance(how, DerivedLevel) else 0
             return Section(level=level, kind=_kind(how), size_hw=size_hw, source=source)
         codec, seen = self._codecs[level], self.contexts.get(level)
-        beside = None if seen is None else SeenLevel(seen, there[seen])
+        is_seen = level in self.contexts.values()
         if isinstance(how, PredictedLevel):
             assert seen is not None, "contexts are known"
             section = predicted_section(codec, size_hw, level=level, context_level=seen)
-        else:
-            maps = as_batch(values).to(self.device)
-            section = encode_section(codec, maps, level=level, beside=beside)
-        if self._listed is not None:
-            section = replace(section, model=self._listed.numbers[how.model_sha256])
-        if level in self.contexts.values():
-            context = None if beside is None else beside.decoded
-            there[level] = decode_sections(codec, [section], "encoder", context)
+            if is_seen:
+                there[level] = decode_sections(codec, [section], "encoder", there[seen])
+            return section
+        beside = None if seen is None else SeenLevel(seen, there[seen])
+        maps = as_batch(values).to(self.device)
+        if not is_seen:
+            return encode_sections(codec, maps, level=level, beside=beside)[0]
+        section, there[level] = encode_section(codec, maps, level=level, beside=beside)
         return section
+
+    def _named(self, section: Section) -> Section:
+        """Return a section that says which of the listed models is its own, if there is a list."""
+        how = self.ensemble.levels[section.level]
+        if self._listed is None or not isinstance(how, ModelLevel):
+            return section
+        return replace(section, model=self._listed.numbers[how.model_sha256])
 
     def _decoded(self, section: Section, there: dict[int, Context], source: str) -> NDArray[Any]:
         """Return a level that a model decodes; one that a finer one sees is added to `there`."""
