@@ -7,6 +7,7 @@ way, and the allocation whose bits the slope is to meet.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def per_image_allocation(
     ways, split = weighed.ways.each, measured.split
     costs = _costs(measured, weighed, dropped)
     num_pixels, shared = split.num_pixels, measured.overhead.shared
-    most_bytes = int((bits_per_pixel - shared) * num_pixels / 8)
+    # Whole bytes, but for the rounding of what they were divided by.
+    most_bytes = math.floor((bits_per_pixel - shared) * num_pixels / 8 + 1e-3)
     slope = slope_for(ways, costs, most_bytes)
     if slope is None:
         return Found(

@@ -23,7 +23,7 @@ from analyze.streams.image_file import ImageFile
 from analyze.streams.per_image_codec import PerImageCodec
 from analyze.streams.streams_index import FILE_NAME, PerImageIndex, load_index
 from analyze.streams.unsent_levels import KnownMeans, overhead, training_cache
-from configs.errors import CacheError, ConfigError
+from configs.errors import ConfigError
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from data.system.threads import per_image
@@ -60,7 +60,7 @@ def compress_per_image(
     manifest.require_whole_maps()
     ways.require_levels(manifest.levels)
     refuse_other_detector_runs([each.run for each in ways.models], cache, models)
-    _require_contexts(ways, models)
+    _require_chains(ways, models)
     known = KnownMeans(cache, training_cache(cache))
     means = {info.index: known.of(info.index) for info in manifest.levels}
     codec = PerImageCodec(ways.models, means, models)
@@ -171,12 +171,16 @@ class _Chooser:
         return costs
 
 
-def _require_contexts(ways: Ways, models: LoadedModels) -> None:
-    """Raise ConfigError unless each contextual run stands beside one that it was trained beside."""
+def _require_chains(ways: Ways, models: LoadedModels) -> None:
+    """Raise ConfigError unless runs serve their levels, beside what they know, and all levels go.
+
+    A contextual run knows what it was trained beside, and another one knows nothing.
+    """
     for place, way in enumerate(ways.each):
         if not isinstance(way.how, ModelLevel):
             continue
         run = models.info(way.how.run)
+        run.row_of(way.level, way.how.run)
         seen = None if way.beside is None else ways.each[way.beside].how
         fits = isinstance(seen, ModelLevel) and seen.model_sha256 in run.context
         if fits if run.config.model.context is not None else way.beside is None:
@@ -185,18 +189,20 @@ def _require_contexts(ways: Ways, models: LoadedModels) -> None:
             f"way {place} of the candidates, level {way.level}: {way.how.run} is not beside a run "
             "that it was trained beside: name the candidates of an analysis of these runs"
         )
+    nothing = np.zeros((1, len(ways.each)))
+    try:
+        choose(ways.each, WayCosts(num_bytes=nothing.astype(np.int64), mse=nothing), 1.0)
+    except ValueError as error:
+        raise ConfigError(
+            f"the candidates: {error}: name those of an analysis, as it wrote them"
+        ) from None
 
 
 def _slope_told_before(out: Path, chosen: Mapping[str, Any]) -> float | None:
     """Return the slope in the index that an earlier call for the same target has written."""
     if not (out / FILE_NAME).exists():
         return None
-    try:
-        index = load_index(out)
-    except CacheError:
-        return None  # it is told when the index is compared
-    if not isinstance(index, PerImageIndex):
-        return None
-    told = dict(index.chosen)
+    index = load_index(out)
+    told = dict(index.chosen) if isinstance(index, PerImageIndex) else {}
     slope = told.pop("slope", None)
     return slope if told == chosen and isinstance(slope, float) else None

@@ -20,12 +20,18 @@ from analyze.streams.ensemble import (
     CodedLevel,
     DerivedLevel,
     DroppedLevel,
+    Ensemble,
     PredictedLevel,
 )
 from analyze.streams.image_file import pack, unpack
 from analyze.streams.per_image_codec import PerImageCodec
 from analyze.streams.pyramid_codec import PyramidCodec
-from analyze.streams.streams_index import PerImageIndex, image_path, load_index
+from analyze.streams.streams_index import (
+    PerImageIndex,
+    StreamsIndex,
+    image_path,
+    load_index,
+)
 from configs.errors import CacheError, ConfigError
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
@@ -181,6 +187,21 @@ def test_folder_of_another_slope_or_of_one_choice_for_all_is_not_written_over(
     assert "each image by a choice of its own there, all alike now" in refused.output
 
 
+def test_what_differs_from_another_index_is_said_in_words(chosen: Chosen) -> None:
+    index = index_of(chosen.streams)
+    alike = StreamsIndex(
+        ensemble=Ensemble({}), ensemble_id=bytes(8), means={}, manifest=chosen.manifest
+    )
+    others = {
+        "all images alike there, each by a choice of its own now": alike,
+        f"models: {bytes(8).hex()} there": replace(index, models_id=bytes(8)),
+        "ways": replace(index, chosen={**index.chosen, "ways": []}),
+    }
+    for said, other in others.items():
+        assert (index.difference_from(other) or "").startswith(said)
+    assert index.difference_from(index) is None
+
+
 def written_ensemble(chosen: Chosen) -> Path:
     path = chosen.streams.parent / "ensemble.yaml"
     path.write_text("levels: {0: dropped, 1: dropped, 2: dropped, 3: dropped, 4: dropped}\n")
@@ -253,6 +274,10 @@ def test_candidates_of_other_levels_or_beside_a_strange_run_are_refused(
     alone = tuple(replace(way, beside=None) for way in chosen.ways.each)
     with pytest.raises(ConfigError, match=r"level 2: .* is not beside a run that it was trained"):
         compress_per_image(chosen.study.val_cache, Ways(alone, "MSE"), tmp_path, slope=1.0)
+    of_level = {way.level: way.how for way in chosen.ways.each if isinstance(way.how, CodedLevel)}
+    finest = tuple(way if way.level else replace(way, how=of_level[1]) for way in chosen.ways.each)
+    with pytest.raises(ConfigError, match=r"serves the levels \[1\], not level 0"):
+        compress_per_image(chosen.study.val_cache, Ways(finest, "MSE"), tmp_path, slope=1.0)
 
 
 def test_contextual_run_without_the_run_that_it_saw_is_one_line(chosen: Chosen) -> None:
