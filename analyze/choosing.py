@@ -130,6 +130,8 @@ def find_allocations(
             allocation, missing = fitted.result, [*missing, *fitted.missing]
         if per_image:
             bits = allocation.combination.bits_per_pixel
+            if target.kind == "bpp":
+                bits = target.value
             assert bits is not None, "an allocation sends all levels"
             weights_of = chooses.split.manifest.split
             chosen = per_image_allocation(own, allocation.weighed, errors, bits, weights_of)

@@ -98,7 +98,7 @@ _PACKAGES = (
 )
 @click.option(
     "--per-image", is_flag=True,
-    help="Measure images that choose their runs themselves, at the allocation's bits.",
+    help="Measure images that choose their runs themselves, within the target's bits.",
 )  # fmt: skip
 @click.option("--matrix", is_flag=True, help="Measure each model on each level.")
 @click.option("--sensitivity", is_flag=True, help="Measure mAP under noise in each level.")

@@ -1,8 +1,8 @@
-"""What images reach that choose themselves, at the bits of one choice for all.
+"""What images reach that choose themselves, within the bits of the target or the allocation.
 
 An image chooses by its own bytes and errors alone, and needs no boxes: there is nothing to
 cross-fit in its choice. What was measured with boxes are the weights of errors, a number for each
-way, and the allocation whose bits the slope is to meet.
+way, and, unless the target is one of bits, the allocation whose bits the slope is to meet.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def per_image_allocation(
     if slope is None:
         return Found(
             None,
-            ("no choice by image: the allocation takes the fewest bits that there are already",),
+            (f"no choice by image: none takes at most {bits_per_pixel:.4g} bits per pixel",),
         )
     own = choose(ways, costs, slope)
     (one,) = choose(ways, costs.summed, slope).ways
@@ -112,7 +112,9 @@ def per_image_allocation(
         PerImageFinding(
             slope=slope,
             distortion=weighed.ways.distortion,
-            combination=combination("chosen image by image at the allocation's bits", own, 0),
+            combination=combination(
+                f"chosen image by image within {bits_per_pixel:.4g} bits per pixel", own, 0
+            ),
             mse=figures.mse(own, costs),
             alike=combination(
                 "one choice for all images at the same slope", alike,

@@ -63,8 +63,9 @@ def per_image_blocks(found: PerImageFinding) -> list[Block]:
         Paragraph(
             text="Image by image: each takes what is best for itself at a slope of "
             f"{found.slope:.4g} of {found.distortion} by kilobyte, the least at which all files "
-            "take no more bits than the allocation. An image's choice needs no boxes, and so no "
-            "cross-fitting; the weights of errors and the slope are of all images."
+            "keep within the target's bits or, without such a target, the allocation's. An image's "
+            "choice needs no boxes, and so no cross-fitting; the weights of errors and the slope "
+            "are of all images."
         ),
         TableBlock(name="per_image", table=per_image_table(found)),
         TableBlock(name="per_image_ways", table=taken_table(found.taken)),

@@ -40,7 +40,8 @@ def summary(findings: Findings) -> str:
     if len(shown) < len(groups):
         lines.append((f"{len(groups) - len(shown)} more lambdas in the report", *[None] * 3))
     if found is not None:
-        lines += [_line([each]) for each in found.combinations]
+        compared = None if found.per_image is None else found.per_image.alike
+        lines += [_line([each]) for each in found.combinations if each is not compared]
     mine = ours(findings)
     assert mine is not None, "there are pyramids, or an allocation"
     for what, is_image in (("anchor", False), ("image", True)):
