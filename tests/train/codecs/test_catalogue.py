@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import compressai.models
@@ -16,6 +14,7 @@ from torch import Tensor
 from configs.config_files import check_config
 from configs.errors import ConfigError
 from configs.schema.training import MODEL_NAMES
+from tests.support.forked import result_of
 from tests.support.tiny_codecs import (
     HYPERPRIORS,
     NAMES,
@@ -31,7 +30,7 @@ from tests.support.tiny_study import tiny_config
 from tests.support.torch_cores import cores
 from train.codecs.hyperprior import ScaleHyperprior
 from train.codecs.level_codec import LevelCodec
-from train.runs.checkpoint import encode_checkpoint
+from train.runs.checkpoint import encode_checkpoint, load_codec
 
 COMPRESSAIS = {
     "factorized_prior_specific_level": compressai.models.FactorizedPrior,
@@ -39,19 +38,6 @@ COMPRESSAIS = {
     "mean_scale_hyperprior": compressai.models.MeanScaleHyperprior,
     "joint_autoregressive": compressai.models.JointAutoregressiveHierarchicalPriors,
 }
-ELSEWHERE = """
-import sys
-from pathlib import Path
-
-import torch
-
-from train.runs.checkpoint import load_codec
-
-for folder in map(Path, sys.argv[1:]):
-    codec, _ = load_codec(folder / "best_model.pth")
-    packed = torch.load(folder / "packed.pt", weights_only=True)
-    torch.save(codec.decompress(*packed)["x_hat"], folder / "decoded.pt")
-"""
 
 
 def decoded(codec: LevelCodec, x: Tensor) -> Tensor:
@@ -138,6 +124,14 @@ def used_scales(codec: LevelCodec, x: Tensor) -> list[int]:
     return sorted(used)
 
 
+def decode_packed(folders: list[Path]) -> None:
+    """Save what is decoded of each folder's bytes by the codec beside them."""
+    for folder in folders:
+        codec, _ = load_codec(folder / "best_model.pth")
+        packed = torch.load(folder / "packed.pt", weights_only=True)
+        torch.save(codec.decompress(*packed)["x_hat"], folder / "decoded.pt")
+
+
 @torch.no_grad()
 def test_another_process_decodes_the_eval_output_from_the_checkpoint(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in NAMES]
@@ -154,7 +148,7 @@ def test_another_process_decodes_the_eval_output_from_the_checkpoint(tmp_path: P
         )  # fmt: skip
         packed = ready_codec(folder.name).compress(x)
         torch.save((packed["strings"], packed["shape"], packed["size"]), folder / "packed.pt")
-    subprocess.run([sys.executable, "-c", ELSEWHERE, *map(str, folders)], check=True)
+    result_of(decode_packed, folders)
     for folder in folders:
         there = torch.load(folder / "decoded.pt", weights_only=True)
         assert largest_error(there, ready_codec(folder.name)(x)["x_hat"]) < 1e-5, folder.name
