@@ -36,7 +36,7 @@ from data.cache.annotations import read_annotations, write_annotations
 from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
-from tests.support.analysis import analyse, rows_of
+from tests.support.analysis import analyse, each_kind_drawn_once, rows_of
 from tests.support.chromium import needs_chromium, screenshot
 from tests.support.coded_study import compress
 from tests.support.openings import of_name, openings
@@ -65,7 +65,7 @@ def reported(
     study: TinyStudy, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Reported:
     parent = tmp_path_factory.mktemp("reports")
-    with openings() as counted:
+    with openings() as counted, each_kind_drawn_once():
         result = analyse(
             study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
             "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
