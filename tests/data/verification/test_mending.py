@@ -16,13 +16,7 @@ from data.reading.level_reader import LevelReader
 from data.verification.check import verify_cache
 from data.writing.stored_sample import SampleCaster
 from data.writing.writer import CacheWriter
-from tests.support.damaged_caches import (
-    Damage,
-    delete,
-    extract,
-    flip,
-    images_in,
-)
+from tests.support.damaged_caches import Damage, delete, extract, flip, images_in
 from tests.support.extraction import TinyCache, error_of, shard_bytes
 
 
