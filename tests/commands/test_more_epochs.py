@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.resumed_runs import call, only_run
+from tests.support.resumed_runs import only_run
 from tests.support.tiny_study import TinyStudy
+from tests.support.training_command import call
 from tests.support.training_process import differences, rows_without_times, training_state
 from train.runs.checkpoint import LAST_NAME
 from train.runs.run_record import RunRecord

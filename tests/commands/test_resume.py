@@ -20,8 +20,9 @@ from configs.errors import ConfigError
 from data.cache.manifest import Manifest
 from data.reading.level_stream import Batch
 from data.reading.whole_maps import whole_map_batches
-from tests.support.resumed_runs import SAVE_ALWAYS, SETTINGS, begin, call, must_equal, only_run
+from tests.support.resumed_runs import SAVE_ALWAYS, SETTINGS, begin, must_equal, only_run
 from tests.support.tiny_study import TinyStudy
+from tests.support.training_command import call
 from tests.support.training_process import (
     options_of,
     rows_without_times,

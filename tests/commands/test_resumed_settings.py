@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from configs.config_files import dump_config, load_config
-from tests.support.resumed_runs import SETTINGS, begin, call, only_run
+from tests.support.resumed_runs import SETTINGS, begin, only_run
 from tests.support.tiny_study import (
     TinyStudy,
     extract_tiny,
@@ -18,6 +18,7 @@ from tests.support.tiny_study import (
     with_detector,
 )
 from tests.support.torch_cores import cores
+from tests.support.training_command import call
 from tests.support.training_process import rows_without_times
 from train.cli import train_level
 from train.loop.epoch_end import EpochEnd

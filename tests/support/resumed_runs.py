@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from tests.support.tiny_study import TinyStudy
+from tests.support.training_command import call
 from tests.support.training_process import (
     differences,
-    options_of,
     rows_without_times,
     training_state,
 )
-from train.cli import train_level
 from train.loop.steps import Step
 from train.runs.checkpoint import LAST_NAME, load_codec
 
@@ -28,15 +26,7 @@ SETTINGS = (
     "--set", "training.lr_schedule.patience=0", "--set", "training.learning_rate=0.01",
     "--set", "training.early_stopping.patience=100", "--set", "training.input_noise=0.1",
 )  # fmt: skip
-
-
 SAVE_ALWAYS = ("--set", "training.save_interval_s=0")
-
-
-def call(study: TinyStudy, out: Path, *options: str) -> Result:
-    return CliRunner().invoke(
-        train_level, options_of(study, out, "--log-level", "warning", *options)
-    )
 
 
 def begin(study: TinyStudy, out: Path, *options: str) -> None:
