@@ -1,4 +1,4 @@
-"""Run the real analyze-levels on the tiny study, and read its table of levels."""
+"""Run the real analyze-levels on the tiny study, fully drawn or not, and read its table."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from analyze.cli import analyze_levels
 from analyze.plots import curve_plots, figures, pictures
 from analyze.plots.figures import Plot
+from analyze.request import AnalysisRequest
 from tests.support.tiny_study import TinyStudy
 
 
@@ -28,6 +29,13 @@ def analyse(
         "--kept", str(report.parent / "kept"), "--anchors", "none", *more,
     )  # fmt: skip
     return CliRunner().invoke(analyze_levels, list(arguments))
+
+
+def request_of(study: TinyStudy, checkpoints: Path, **more: Any) -> AnalysisRequest:
+    """What the command asks for."""
+    return AnalysisRequest(
+        cache=study.val_cache, split="val", config=study.config, checkpoints=checkpoints, **more
+    )
 
 
 def rows_of(report: Path) -> list[dict[str, str]]:
