@@ -33,7 +33,7 @@ from analyze.measure.find_runs import (
     trained_runs,
 )
 from analyze.measure.level_results import analysis_result
-from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
+from analyze.measure.matrix import Matrix, left_out, matrix_runs, measure_matrix
 from analyze.measure.split import Split, has_cache, open_split
 from analyze.plots.picture_study import level_pictures, worst
 from analyze.report.findings import Findings
@@ -77,8 +77,9 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         folder = Path(stack.enter_context(_scratch_folder(Path(scratch))))
         decoded = DecodedLevels(folder, split.readers, split.num_images, models)
         measured = measured_split(
-            split, newest.result, decoded, models, kept, image_by_image=bool(choosing.folds)
-        )
+            split, newest.result, decoded, models, kept,
+            image_by_image=bool(choosing.folds), is_one_of_two=choosing.split is not None,
+        )  # fmt: skip
         runs, detection = measured.runs, measured.detection
         plan = plan_of(request.config, split.readers)
         result = analysis_result(split, runs, measured.overhead, detection, plan)
@@ -224,11 +225,11 @@ def _matrix(
 ) -> Found[Matrix | None]:
     try:
         folders = matrix_runs(runs, random_runs, models)
+        notes = left_out(runs)
         if not folders:
-            return Found(None)
-        return Found(
-            measure_matrix(folders, split.readers, split.num_images, split.train, models, kept)
-        )
+            return Found(None, tuple(f"no matrix of models and levels: {note}" for note in notes))
+        matrix = measure_matrix(folders, split.readers, split.num_images, split.train, models, kept)
+        return Found(dataclasses.replace(matrix, notes=(*matrix.notes, *notes)))
     except (CacheError, ConfigError) as error:
         return Found(None, (f"no matrix of models and levels: {error}",))
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from analyze.allocation.choice import looked_at_to_choose
 from analyze.allocation.search import most_verified
 from analyze.analysis import models_of, runs_of
+from analyze.choosing import open_choosing
 from analyze.facts.candidates import plan_of, runs_by_seed
 from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import Part
 from analyze.measure.decoded_levels import DecodedLevels, scratch_bytes
-from analyze.measure.detection_study import DetectionStudy
+from analyze.measure.detection_study import DetectionStudy, Parts
 from analyze.measure.level_results import first_looked_at, wanted_combinations
-from analyze.measure.split import open_split
+from analyze.measure.split import Split, open_split
 from analyze.measure.stage_timing import Forecast, StageTiming
 from analyze.request import AnalysisRequest, Wanted
 from configs.errors import ConfigError
@@ -26,36 +29,51 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
     Raises CacheError without a cache of the split, and as `analyze`; ConfigError without a run.
     """
     models, there = models_of(request), _existing(Path(scratch))
-    with open_split(
-        CacheFolder(request.cache), request.split, request.config,
-        device=models.device, limit=request.limit, classes=request.classes,
-        options=request.options,
-    ) as split:  # fmt: skip
+    cache = CacheFolder(request.cache)
+    with (
+        open_choosing(request, wanted, cache, models.device) as choosing,
+        open_split(
+            cache, request.split, request.config,
+            device=models.device, limit=request.limit, classes=request.classes,
+            options=request.options,
+        ) as split,
+    ):  # fmt: skip
         runs = runs_of(request, split, models)
         if not runs:
             raise ConfigError(
                 f"{request.checkpoints}: no run whose coding could be timed: "
                 f"run train-level --level all{request.options}"
             )
-        detection = None
-        if split.evaluator is not None:
-            decoded = DecodedLevels(there, split.readers, split.num_images, models)
-            detection = DetectionStudy(split, split.evaluator, decoded, kept, models.device)
         # What a run costs plays no part in which combinations are looked at.
         part_of = {str(run.folder): Part(kind="run", run=run) for run in runs}
-        plan = plan_of(request.config, split.readers)
-        combinations = first_looked_at(
-            runs, part_of, wanted_combinations(split, runs, part_of, detection, plan)
-        )
-        return StageTiming(split, runs, models, kept).forecast(
-            detection,
-            combinations,
-            num_more=most_verified(wanted.target)
-            * (1 + wanted.cross_fit)
-            * len(runs_by_seed(runs)),
-            most_bytes=scratch_bytes(there, models.device),
-            free_bytes=shutil.disk_usage(there).free,
-        )
+        num_seeds = len(runs_by_seed(runs))
+        num_verified = most_verified(wanted.target) * (1 + wanted.cross_fit) * num_seeds
+
+        def of(
+            one: Split, looked_at: Callable[[DetectionStudy | None], list[Parts]], num_more: int
+        ) -> Forecast:
+            detection = None
+            if one.evaluator is not None:
+                decoded = DecodedLevels(there, one.readers, one.num_images, models)
+                detection = DetectionStudy(one, one.evaluator, decoded, kept, models.device)
+            return StageTiming(one, runs, models, kept).forecast(
+                detection,
+                looked_at(detection),
+                num_more=num_more,
+                most_bytes=scratch_bytes(there, models.device),
+                free_bytes=shutil.disk_usage(there).free,
+            )
+
+        def own(detection: DetectionStudy | None) -> list[Parts]:
+            plan = plan_of(request.config, split.readers)
+            combined = wanted_combinations(split, runs, part_of, detection, plan)
+            return first_looked_at(runs, part_of, combined)
+
+        other = choosing.split
+        if other is None:
+            return of(split, own, num_verified)
+        chosen_on = of(other, lambda _: looked_at_to_choose(other, part_of.values()), num_verified)
+        return of(split, own, num_seeds).with_choosing(chosen_on, wanted.choose_on)
 
 
 def _existing(folder: Path) -> Path:

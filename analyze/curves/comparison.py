@@ -39,7 +39,7 @@ def compare(result: AnalysisResult, points: Sequence[AnchorPoint]) -> tuple[Comp
     Where a combination with derived levels is there it stands for ours, as anchors send none of
     the levels that can be derived.
     """
-    learners = list(dict.fromkeys(row.learner for row in result.rows))
+    learners = dict.fromkeys(row.learner for row in result.rows)
     whole = [each for each in result.combinations if each.is_planned]
     derived = [each for each in whole if "derived" in each.parts.values()]
     pyramids = [
@@ -49,20 +49,19 @@ def compare(result: AnalysisResult, points: Sequence[AnchorPoint]) -> tuple[Comp
         for learner in dict.fromkeys([*learners, *(each.learner for each in whole)])
     ]
     found = [_compared("all levels", pyramids, anchor_pyramid_curves(points))]
+    curves = dict.fromkeys(row.curve for row in result.rows)
     for level in sorted({row.facts.level for row in result.rows}):
         ours = [
-            level_curve(
-                (row for row in result.rows if row.learner == learner), level, _name(learner)
-            )
-            for learner in learners
+            level_curve((row for row in result.rows if row.curve == curve), level, _name(curve))
+            for curve in curves
         ]
         anchors = anchor_level_curves(points, level) if points else ()
         found.append(_compared(f"level {level}", ours, anchors))
     return tuple(each for each in found if each is not None)
 
 
-def _name(learner: str) -> str:
-    return f"{OURS}, {learner}" if learner else OURS
+def _name(curve: str) -> str:
+    return f"{OURS}, {curve}" if curve else OURS
 
 
 def _compared(what: str, ours: Sequence[Curve], anchors: Sequence[Curve]) -> Comparison | None:

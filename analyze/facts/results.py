@@ -73,6 +73,16 @@ class LevelRow:
     """Of the weights; empty without a run."""
     seed: int | None = None
     """Where there are runs that differ in it only."""
+    beside: str = ""
+    """Beside which coarser run it is measured, where runs of the level differ in it only."""
+    beside_run: str = ""
+    """Folder, or name below it, of the run of the coarser level that it sees; empty: it sees none.
+    """
+
+    @property
+    def curve(self) -> str:
+        """Return what tells its curve from others of its level; empty where there is one."""
+        return ", ".join(filter(None, (self.learner, self.beside)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from analyze.facts.candidates import Candidate, PlannedLevel, learner_labels, seeds_of
+from analyze.facts.contextual_runs import beside_labels
 from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow
 from analyze.facts.sent_parts import (
     Combined,
@@ -41,6 +42,7 @@ def analysis_result(
     if detection:
         detection.prepare(first_looked_at(candidates, parts_of(runs), wanted))
     labels, seeds = learner_labels(candidates), seeds_of(candidates)
+    beside = beside_labels(candidates)
     rows = [
         LevelRow(
             facts=facts[each.run.level],
@@ -49,6 +51,8 @@ def analysis_result(
             learner=labels[each.run.model],
             model_sha256=each.run.model_sha256,
             seed=seeds[each.run.folder],
+            beside=beside[each.run.folder],
+            beside_run="" if each.run.context is None else str(each.run.context.folder),
         )
         for each in runs
     ]

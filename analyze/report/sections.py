@@ -274,7 +274,8 @@ def _levels(findings: Findings) -> Iterable[PageSection]:
 def _origin(findings: Findings, provenance: ReportOrigin) -> PageSection:
     runs = tuple(
         (
-            f"level {row.facts.level}, lambda {run.lmbda:.3g}",
+            f"level {row.facts.level}, lambda {run.lmbda:.3g}"
+            + (f", {row.beside}" if row.beside else ""),
             f"{run.run} (model {row.model_sha256[:16]})",
         )
         for row, run in measured(findings.result)

@@ -215,6 +215,10 @@ def test_choice_of_another_split_is_measured_on_this_one(
     assert chosen.bits_per_pixel == measured.overhead.total(allocated.parts)
     assert allocated.allocation.verified_drop is not None
     assert there.cost > 0
+    # It is foretold, too: each run is coded on both splits.
+    forecast = foretell(request, wanted, tmp_path, kept)
+    coded = [each.name for each in forecast.stages if each.name.startswith("coding")]
+    assert [name.endswith(", train") for name in coded] == [False] * 5 + [True] * 5
 
 
 def test_files_of_the_ensemble_have_the_bits_that_the_report_says(
