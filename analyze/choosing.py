@@ -15,6 +15,7 @@ from analyze.allocation.search import Target
 from analyze.facts.candidates import Candidate, seeds_of
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Combination, Found
+from analyze.facts.sent_parts import MeasuredRun
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.level_rate_distortion import measured_run
@@ -71,27 +72,44 @@ def measured_split(
 
     The log names what `is_one_of_two` by its split, too.
     """
+    detection = None
+    if split.evaluator is not None:
+        detection = DetectionStudy(split, split.evaluator, decoded, kept, models.device)
+    return MeasuredSplit(
+        split=split,
+        runs=measured_runs(
+            split, candidates, decoded, models, kept,
+            image_by_image=image_by_image, more=split.manifest.split if is_one_of_two else "",
+        ),
+        overhead=overhead(split.manifest, split.num_images),
+        detection=detection,
+    )  # fmt: skip
+
+
+def measured_runs(
+    split: Split,
+    candidates: Iterable[Candidate],
+    decoded: DecodedLevels,
+    models: LoadedModels,
+    kept: Kept,
+    *,
+    image_by_image: bool = False,
+    more: str = "",
+) -> tuple[MeasuredRun, ...]:
+    """Return each run with its rate and distortion over the split; the log says `more` of each."""
     candidates = list(candidates)
     names, seeds = option_names(candidates), seeds_of(candidates)
 
     def name(run: Candidate) -> str:
         seed = seeds[run.folder]
         words = [f"level {run.level}", names[run.folder], "" if seed is None else f"seed {seed}"]
-        return ", ".join(filter(None, [*words, split.manifest.split if is_one_of_two else ""]))
+        return ", ".join(filter(None, [*words, more]))
 
-    detection = None
-    if split.evaluator is not None:
-        detection = DetectionStudy(split, split.evaluator, decoded, kept, models.device)
-    return MeasuredSplit(
-        split=split,
-        runs=tuple(
-            measured_run(
-                run, split, decoded, models, kept, image_by_image=image_by_image, name=name(run)
-            )
-            for run in candidates
-        ),
-        overhead=overhead(split.manifest, split.num_images),
-        detection=detection,
+    return tuple(
+        measured_run(
+            run, split, decoded, models, kept, image_by_image=image_by_image, name=name(run)
+        )
+        for run in candidates
     )
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analyze.allocation.choice import looked_at_to_choose
 from analyze.allocation.search import most_verified
-from analyze.analysis import models_of, runs_of
+from analyze.analysis import found_runs, models_of, runs_of, shared_runs
 from analyze.choosing import open_choosing
-from analyze.facts.candidates import plan_of, runs_by_seed
+from analyze.facts.candidates import Candidate, plan_of, runs_by_seed
 from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import Part
 from analyze.measure.decoded_levels import DecodedLevels, scratch_bytes
 from analyze.measure.detection_study import DetectionStudy, Parts
-from analyze.measure.level_results import first_looked_at, wanted_combinations
+from analyze.measure.level_results import first_looked_at, shared_pyramids, wanted_combinations
 from analyze.measure.split import Split, open_split
 from analyze.measure.stage_timing import Forecast, StageTiming
 from analyze.request import AnalysisRequest, Wanted
@@ -44,19 +44,23 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
                 f"{request.checkpoints}: no run whose coding could be timed: "
                 f"run train-level --level all{request.options}"
             )
+        shared = shared_runs(found_runs(request, split, models), split)
         # What a run costs plays no part in which combinations are looked at.
-        part_of = {str(run.folder): Part(kind="run", run=run) for run in runs}
+        part_of = {str(run.folder): Part(kind="run", run=run) for run in (*runs, *shared)}
         num_seeds = len(runs_by_seed(runs))
         num_verified = most_verified(wanted.target) * (1 + wanted.cross_fit) * num_seeds
 
         def of(
-            one: Split, looked_at: Callable[[DetectionStudy | None], list[Parts]], num_more: int
+            one: Split,
+            coded: Sequence[Candidate],
+            looked_at: Callable[[DetectionStudy | None], list[Parts]],
+            num_more: int,
         ) -> Forecast:
             detection = None
             if one.evaluator is not None:
                 decoded = DecodedLevels(there, one.readers, one.num_images, models)
                 detection = DetectionStudy(one, one.evaluator, decoded, kept, models.device)
-            return StageTiming(one, runs, models, kept).forecast(
+            return StageTiming(one, coded, models, kept).forecast(
                 detection,
                 looked_at(detection),
                 num_more=num_more,
@@ -67,13 +71,17 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
         def own(detection: DetectionStudy | None) -> list[Parts]:
             plan = plan_of(request.config, split.readers)
             combined = wanted_combinations(split, runs, part_of, detection, plan)
+            combined += shared_pyramids(split, shared, part_of, detection)
             return first_looked_at(runs, part_of, combined)
 
-        other = choosing.split
-        if other is None:
-            return of(split, own, num_verified)
-        chosen_on = of(other, lambda _: looked_at_to_choose(other, part_of.values()), num_verified)
-        return of(split, own, num_seeds).with_choosing(chosen_on, wanted.choose_on)
+        def evidence(_: DetectionStudy | None) -> list[Parts]:
+            return looked_at_to_choose(split, [part_of[str(run.folder)] for run in runs])
+
+        if choosing.split is None:
+            return of(split, [*runs, *shared], own, num_verified)
+        chosen_on = of(choosing.split, runs, evidence, num_verified)
+        found = of(split, [*runs, *shared], own, num_seeds)
+        return found.with_choosing(chosen_on, wanted.choose_on)
 
 
 def _existing(folder: Path) -> Path:

@@ -49,6 +49,8 @@ class Candidate:
     """
     is_predicted: bool = False
     """Nothing is sent of its level."""
+    num_levels: int = 1
+    """Those that its model serves: of one for several levels there is a candidate for each."""
     own_folder: Path | None = None
     """The run's own, where it is one of several ways to take the run: `folder` is then a name below
     it, of no folder."""

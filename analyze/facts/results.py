@@ -136,6 +136,12 @@ class Combination:
     """Of its runs, where there are runs that differ in it only."""
     over_seeds: str = ""
     """The name without the seed, which those of the other seeds share."""
+    approach: str = ""
+    """How its models share the levels: see `analyze.facts.approaches`."""
+    mse: float | None = None
+    """Of whole pyramids, over the values of all levels, in the features' own units.
+
+    A derived level counts with its source's; None where it is of no run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,6 +181,8 @@ class AnalysisResult:
     """If not empty, the only ones that were to be evaluated."""
     num_pixels: int = 0
     """Of the original images."""
+    num_positions: int = 0
+    """Of the maps of all levels."""
     num_input_pixels: int = 0
     """Of the same images as the detector resizes them, before padding; 0: not known."""
 

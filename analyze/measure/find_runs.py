@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class TrainedRuns:
 
     special: tuple[Candidate, ...]
     random: tuple[Path, ...]
+    shared: tuple[Candidate, ...] = ()
+    """The same runs of random levels, a candidate for each level that they serve."""
     missing: tuple[str, ...] = ()
     """Why contextual runs are left out."""
 
@@ -59,28 +61,37 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
     Raises ConfigError for a damaged one, CacheError for one whose features came from another
     detector than this cache's.
     """
-    special, random = [], []
+    special, random, shared = [], [], []
     for folder in folders:
         run = models.info(folder)
         _require_same_detector(run, folder, cache)
         if len(run.levels) > 1:
             random.append(folder)
-        else:
-            special.append(
-                Candidate(
-                    folder=folder,
-                    level=run.level,
-                    lmbda=run.lmbda,
-                    best_validation_loss=run.best_validation_loss,
-                    model=learner(run.config),
-                    model_sha256=run.model_sha256,
-                    code=codec_code(run.config.model),
-                    plan=plan_of(run.config),
-                    seed=run.config.training.seed,
+            shared += [
+                replace(
+                    _candidate(run, folder / f"level_{level}", level),
+                    num_levels=len(run.levels), own_folder=folder,
                 )
-            )
+                for level in run.levels
+            ]  # fmt: skip
+        else:
+            special.append(_candidate(run, folder, run.level))
     linked, missing = _beside_their_contexts(special, models)
-    return TrainedRuns(special=linked, random=tuple(random), missing=missing)
+    return TrainedRuns(special=linked, random=tuple(random), shared=tuple(shared), missing=missing)
+
+
+def _candidate(run: RunInfo, folder: Path, level: int) -> Candidate:
+    return Candidate(
+        folder=folder,
+        level=level,
+        lmbda=run.lmbda,
+        best_validation_loss=run.best_validation_loss,
+        model=learner(run.config),
+        model_sha256=run.model_sha256,
+        code=codec_code(run.config.model),
+        plan=plan_of(run.config),
+        seed=run.config.training.seed,
+    )
 
 
 def _beside_their_contexts(

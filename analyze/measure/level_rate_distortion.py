@@ -210,7 +210,7 @@ def measured_run(
         costs = ImageCosts(**found.arrays) if found.arrays else None
         return MeasuredRun(run=run, measurement=measurement, of_images=costs)
     measurement, of_images = measure_level(
-        models.codec(run.model_folder),
+        models.codec(run.model_folder, level=run.level),
         models.info(run.model_folder),
         split.readers[run.level],
         range(split.num_images),

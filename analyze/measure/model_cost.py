@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.reading.level_reader import LevelReader
+from train.codecs.layers.context_path import Context
+from train.codecs.layers.transforms import ContextSize
 from train.codecs.level_codec import LevelCodec
 
 
@@ -45,14 +48,17 @@ def model_cost(codec: LevelCodec) -> ModelCost:
     elementwise ones: GDN's division and roots, rounding. These are the model's own, layer by layer:
     train.codecs.fast.fast_transforms needs a third of them on large maps.
     """
-    side = 4 * codec.stride  # latents of 4x4 positions: no padding in a hyperprior either
+    # Latents of 4x4 positions at least: no padding in a hyperprior either.
+    seen = codec.size.context
+    side = math.lcm(4 * codec.stride, 1 if seen is None else seen.trail_stride)
     x = torch.zeros(1, codec.size.num_channels, side, side, device=codec.mean.device)
+    context = () if seen is None else (_empty_context(seen, x),)
     kept_way, codec.layer_by_layer = codec.layer_by_layer, True
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as encoder:
-            coded = codec.compress(x)
+            coded = codec.compress(x, *context)
         with torch.no_grad(), FlopCounterMode(display=False) as decoder:
-            codec.decompress(coded["strings"], coded["shape"], coded["size"])
+            codec.decompress(coded["strings"], coded["shape"], coded["size"], *context)
     finally:
         codec.layer_by_layer = kept_way
     kept = [*codec.parameters(), codec.mean, codec.std]
@@ -62,6 +68,23 @@ def model_cost(codec: LevelCodec) -> ModelCost:
         decoder_macs_per_position=decoder.get_total_flops() / 2 / side**2,
         storage_bytes=sum(tensor.numel() * tensor.element_size() for tensor in kept),
     )
+
+
+def _empty_context(seen: ContextSize, x: torch.Tensor) -> Context:
+    side = int(x.shape[-1])
+
+    def zeros(channels: int, stride: int) -> torch.Tensor:
+        return x.new_zeros(1, channels, side // stride, side // stride)
+
+    return Context(
+        zeros(seen.num_channels, seen.stride), zeros(seen.trail_channels, seen.trail_stride)
+    )
+
+
+def macs_per_image(cost: ModelCost, reader: LevelReader, stride: int) -> tuple[float, float]:
+    """Return a level's MACs of encoder and decoder, mean over images; `stride` is the codec's."""
+    positions = float(np.prod(_padded(reader, stride), axis=1).mean())
+    return cost.encoder_macs_per_position * positions, cost.decoder_macs_per_position * positions
 
 
 def pyramid_cost(
@@ -75,22 +98,16 @@ def pyramid_cost(
     A model that serves several levels is kept once. `strides` are the codecs' own, in positions.
     """
     used = set(model_of.values())
-    positions = {
-        level: float(np.prod(_padded(readers[level], strides[name]), axis=1).mean())
+    macs = [
+        macs_per_image(costs[name], readers[level], strides[name])
         for level, name in model_of.items()
-    }
+    ]
     return PyramidCost(
         models=len(used),
         parameters=sum(costs[name].parameters for name in used),
         storage_bytes=sum(costs[name].storage_bytes for name in used),
-        encoder_macs_per_image=sum(
-            costs[name].encoder_macs_per_position * positions[level]
-            for level, name in model_of.items()
-        ),
-        decoder_macs_per_image=sum(
-            costs[name].decoder_macs_per_position * positions[level]
-            for level, name in model_of.items()
-        ),
+        encoder_macs_per_image=sum(encoder for encoder, _ in macs),
+        decoder_macs_per_image=sum(decoder for _, decoder in macs),
     )
 
 

@@ -192,7 +192,7 @@ class StageTiming:
         few = self._few(_MOST_TIMED)
         for (level, model), runs in sorted(alike.items()):
             folder = runs[0].model_folder
-            codec, info = self._models.codec(folder), self._models.info(folder)
+            codec, info = self._models.codec(folder, level=level), self._models.info(folder)
             reader = self._split.readers[level]
             began = time.perf_counter()
             chain = ContextChain(runs[0], self._split.readers, self._models)
@@ -260,7 +260,8 @@ class StageTiming:
         )  # fmt: skip
 
     def _decoded(self, run: Candidate, few: Sequence[int]) -> _InMemory:
-        codec, device = self._models.codec(run.model_folder), self._models.device
+        codec = self._models.codec(run.model_folder, level=run.level)
+        device = self._models.device
         reader, held = self._split.readers[run.level], _InMemory()
         chain = ContextChain(run, self._split.readers, self._models)
 

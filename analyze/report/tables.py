@@ -143,12 +143,15 @@ def detection_table(result: AnalysisResult) -> Table:
     ]
     lines += [(each.name, each.bits_per_pixel, each.accuracy) for each in result.combinations]
     table = accuracy_table("features", lines)
-    chosen_by = [each.chosen_by.text if each.chosen_by else None for each in result.combinations]
+    more: list[tuple[Value, ...]] = [
+        (each.chosen_by.text if each.chosen_by else None, each.approach or None, each.mse)
+        for each in result.combinations
+    ]
     return replace(
         table,
-        names=(*table.names, "chosen_by"),
+        names=(*table.names, "chosen_by", "approach", "mse"),
         values=tuple(
-            (*line, text) for line, text in zip(table.values, [None, *chosen_by], strict=True)
+            (*line, *own) for line, own in zip(table.values, [(None,) * 3, *more], strict=True)
         ),
     )
 
