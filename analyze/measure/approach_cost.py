@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analyze.facts.candidates import Candidate
 from analyze.facts.results import Combination
-from analyze.measure.model_cost import macs_per_image, model_cost
+from analyze.measure.model_cost import ModelCost, model_cost, positions_per_image
 from analyze.measure.split import Split, has_cache
 from configs.errors import CacheError, ConfigError
 from data.cache.cache_folder import CacheFolder
@@ -31,7 +31,7 @@ class ApproachCost:
     decoded_bytes: int
     """Of what coarser levels' models decode of the train and val split, which training reads."""
     encoder_macs_per_image: float
-    """With decoding what a finer level sees, as the encoder has to."""
+    """With making what a finer level sees, as the encoder has to."""
     decoder_macs_per_image: float
     training_seconds: float | None
     """Of all its runs, as they noted it; None where one has no record."""
@@ -70,9 +70,9 @@ def approach_cost(
     encoder = decoder = 0.0
     for level, run in runs.items():
         folder = run.model_folder
-        encoding, decoding = macs_per_image(costs[folder], readers[level], codecs[folder].stride)
-        encoder += (0.0 if run.is_predicted else encoding) + (decoding if level in seen else 0.0)
-        decoder += decoding
+        positions = positions_per_image(readers[level], codecs[folder].stride)
+        encoder += positions * _encoder_macs(run, costs[folder], is_seen=level in seen)
+        decoder += positions * costs[folder].decoder_macs_per_position
     return ApproachCost(
         models=len(codecs),
         parameters=sum(each.parameters for each in costs.values()),
@@ -82,6 +82,13 @@ def approach_cost(
         decoder_macs_per_image=decoder,
         training_seconds=_training_seconds(codecs),
     )
+
+
+def _encoder_macs(run: Candidate, cost: ModelCost, *, is_seen: bool) -> float:
+    """Return those of a position; what is predicted is made as the decoder makes it."""
+    if run.is_predicted:
+        return cost.decoder_macs_per_position if is_seen else 0.0
+    return cost.seen_macs_per_position if is_seen else cost.encoder_macs_per_position
 
 
 def _decoded_bytes(runs: Iterable[Candidate], cache: CacheFolder, models: LoadedModels) -> int:

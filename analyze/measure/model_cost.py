@@ -25,6 +25,8 @@ class ModelCost:
     """Multiply-accumulates of compress: convolutions and matrix products, entropy coding left out.
     """
     decoder_macs_per_position: float
+    seen_macs_per_position: float
+    """The encoder's where a finer level sees this one: with what the decoder will have of it."""
     storage_bytes: int
     """Weights and standardisation as they are stored; coding tables follow from the weights."""
 
@@ -42,7 +44,7 @@ class PyramidCost:
 
 
 def model_cost(codec: LevelCodec) -> ModelCost:
-    """Count a codec that is ready to code; it is run once, on a small map of zeros.
+    """Count a codec that is ready to code; it is run on a small map of zeros.
 
     torch's FlopCounterMode counts two operations for a multiply-accumulate, and nothing for
     elementwise ones: GDN's division and roots, rounding. These are the model's own, layer by layer:
@@ -59,6 +61,8 @@ def model_cost(codec: LevelCodec) -> ModelCost:
             coded = codec.compress(x, *context)
         with torch.no_grad(), FlopCounterMode(display=False) as decoder:
             codec.decompress(coded["strings"], coded["shape"], coded["size"], *context)
+        with torch.no_grad(), FlopCounterMode(display=False) as seen_encoder:
+            codec.compress_for_finer(x, *context)
     finally:
         codec.layer_by_layer = kept_way
     kept = [*codec.parameters(), codec.mean, codec.std]
@@ -66,6 +70,7 @@ def model_cost(codec: LevelCodec) -> ModelCost:
         parameters=sum(parameter.numel() for parameter in codec.parameters()),
         encoder_macs_per_position=encoder.get_total_flops() / 2 / side**2,
         decoder_macs_per_position=decoder.get_total_flops() / 2 / side**2,
+        seen_macs_per_position=seen_encoder.get_total_flops() / 2 / side**2,
         storage_bytes=sum(tensor.numel() * tensor.element_size() for tensor in kept),
     )
 
@@ -81,10 +86,9 @@ def _empty_context(seen: ContextSize, x: torch.Tensor) -> Context:
     )
 
 
-def macs_per_image(cost: ModelCost, reader: LevelReader, stride: int) -> tuple[float, float]:
-    """Return a level's MACs of encoder and decoder, mean over images; `stride` is the codec's."""
-    positions = float(np.prod(_padded(reader, stride), axis=1).mean())
-    return cost.encoder_macs_per_position * positions, cost.decoder_macs_per_position * positions
+def positions_per_image(reader: LevelReader, stride: int) -> float:
+    """Return a level's positions, padded to the codec's `stride`, mean over images."""
+    return float(np.prod(_padded(reader, stride), axis=1).mean())
 
 
 def pyramid_cost(
@@ -98,16 +102,22 @@ def pyramid_cost(
     A model that serves several levels is kept once. `strides` are the codecs' own, in positions.
     """
     used = set(model_of.values())
-    macs = [
-        macs_per_image(costs[name], readers[level], strides[name])
+    positions = {
+        level: positions_per_image(readers[level], strides[name])
         for level, name in model_of.items()
-    ]
+    }
     return PyramidCost(
         models=len(used),
         parameters=sum(costs[name].parameters for name in used),
         storage_bytes=sum(costs[name].storage_bytes for name in used),
-        encoder_macs_per_image=sum(encoder for encoder, _ in macs),
-        decoder_macs_per_image=sum(decoder for _, decoder in macs),
+        encoder_macs_per_image=sum(
+            costs[name].encoder_macs_per_position * positions[level]
+            for level, name in model_of.items()
+        ),
+        decoder_macs_per_image=sum(
+            costs[name].decoder_macs_per_position * positions[level]
+            for level, name in model_of.items()
+        ),
     )
 
 

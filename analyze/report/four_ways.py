@@ -33,7 +33,7 @@ def ways_section(findings: Findings) -> PageSection | None:
         )
     texts.append(
         "MB decoded: what training reads of decoded coarser levels. The encoder's MACs hold what "
-        "it decodes itself for finer levels. Hours of training are as the runs noted them."
+        "it makes of a level that a finer one sees. Hours of training are as the runs noted them."
     )
     lines = [line for each in findings.approaches for line in _notes(each)]
     return PageSection(
