@@ -16,13 +16,13 @@ from analyze.report.tables import Table, Value
 
 
 def sent_whole(result: AnalysisResult) -> list[Combination]:
-    """Return the pyramids of which every level is sent; ours, where there are any."""
-    sent = [
-        each
-        for each in result.combinations
-        if each.is_planned and "derived" not in each.parts.values()
-    ]
-    return [each for each in sent if each.approach in ("", *OURS)] or sent
+    """Return the pyramids of which every level is sent, or where there are none with derived ones.
+
+    They are ours where there are any, and not those of one model for all levels.
+    """
+    whole = [each for each in result.combinations if each.is_planned]
+    own = [each for each in whole if each.approach in ("", *OURS)] or whole
+    return [each for each in own if "derived" not in each.parts.values()] or own
 
 
 def ours(findings: Findings) -> Combination | None:

@@ -11,7 +11,7 @@ from analyze.measure.approach_cost import ApproachCost
 from analyze.report.findings import Findings, map_series
 from analyze.report.four_ways import ways_section
 from analyze.report.page import Lines, TableBlock
-from analyze.report.rivals import equal_map_table
+from analyze.report.rivals import equal_map_table, sent_whole
 from analyze.report.summary import summary
 from tests.analyze.curves.test_approach_figures import WAYS, result_of
 from tests.analyze.report.test_summary import SAME, allocated
@@ -70,6 +70,12 @@ def test_without_an_allocation_ours_is_the_best_pyramid_and_its_way_no_rival() -
         "ours, coarse to fine", SPECIFIC, RANDOM_LEVEL,
     ]  # fmt: skip
     assert equal_map_table(Findings(result=result_of(*whole[:2]))) is None
+
+
+def test_pyramids_with_derived_levels_are_ours_where_no_others_are() -> None:
+    whole = replace(WAYS[2], parts=dict.fromkeys(range(5), "run"))
+    assert sent_whole(result_of(*WAYS[3:], whole)) == [*WAYS[3:]]
+    assert sent_whole(result_of(whole)) == [whole]
 
 
 def test_curves_of_whole_pyramids_are_named_by_their_ways() -> None:
