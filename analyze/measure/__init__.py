@@ -2,5 +2,5 @@
 
 May import: analyze.detection, analyze.facts, analyze.maps, analyze.streams, configs,
 configs.schema, data.cache, data.images, data.reading, data.system, extract.accuracy,
-extract.detector, train.codecs, train.codecs.layers, train.objective, train.runs.
+extract.detector, train.codecs, train.codecs.layers, train.context, train.objective, train.runs.
 """

@@ -32,7 +32,7 @@ class ContextChain:
         self._run = run
         self._reader = readers[run.level]
         self._coarsest_first = [
-            (each, readers[each.level], models.codec(each.model_folder))
+            (each, readers[each.level], models.codec(each.model_folder, level=each.level))
             for each in reversed(run.chain)
         ]
 

@@ -86,7 +86,8 @@ class DetectionStudy:
     def _run(self, combinations: Sequence[Parts]) -> None:
         runs = [part.run for parts in combinations for part in parts.values() if part.run]
         if len(combinations) > 1:
-            _LOG.info("detection on %d combinations", len(combinations))
+            split = self._split.manifest.split
+            _LOG.info("detection on %d combinations of %s", len(combinations), split)
         found: list[Results] = [{} for _ in combinations]
         for images in self._decoded.pieces(runs):
             together = self.results_of(combinations, self._decoded.of(runs, images), images)

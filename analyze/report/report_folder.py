@@ -115,6 +115,14 @@ def _json(findings: Findings, provenance: ReportOrigin, files: list[str]) -> str
         "seeds": [dataclasses.asdict(each) for each in spread_over_seeds(findings.result)],
         "anchors": [dataclasses.asdict(each) for each in findings.anchors],
         "comparisons": [dataclasses.asdict(each) for each in findings.comparisons],
+        "approaches": [
+            {
+                **dataclasses.asdict(each),
+                "cost": (cost := findings.approach_costs.get(each.approach))
+                and dataclasses.asdict(cost),
+            }
+            for each in findings.approaches
+        ],
         "matrix": findings.matrix and dataclasses.asdict(findings.matrix),
         "sensitivity": sensitivity and dataclasses.asdict(sensitivity),
         "worst_images": worst and {

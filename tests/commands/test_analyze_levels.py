@@ -78,7 +78,7 @@ def test_every_table_is_a_csv_and_everything_is_in_one_json(
     names = {path.stem for path in reported.folder.glob("*.csv")}
     assert names == {
         "levels", "detection", "allocation", "bd", "anchors", "matrix", "model_costs",
-        "sensitivity", "worst_images", "classes", "cross_fit", "equal_map",
+        "sensitivity", "worst_images", "classes", "cross_fit", "equal_map", "four_ways",
         "per_image", "per_image_ways",
     }  # fmt: skip
     content = json.loads((reported.folder / "report.json").read_text())
