@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import ConfigError, PassingError, did_you_mean
+from configs.given_files import regular
 from configs.schema.config import Config
 
 PACKAGED_DIR = Path(__file__).parent
@@ -146,7 +147,7 @@ def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(path: Path, shown: str) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; an empty file is an empty mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except OSError as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
             raise ConfigError(f"{shown}: cannot be read: {error}") from error

@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from configs.given_files import regular
 from configs.plain_json import parse_json
 from data.system.atomic_files import remove_leftovers, write_atomically
 
@@ -50,7 +51,7 @@ class Kept:
             return None
         path = self._path(key)
         try:
-            body, seal = (data := path.read_bytes())[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+            body, seal = (data := regular(path).read_bytes())[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
             if seal != _seal_of(body):
                 raise ValueError("its checksum differs")
             with np.load(io.BytesIO(body), allow_pickle=False) as content:

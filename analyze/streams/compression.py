@@ -25,6 +25,7 @@ from analyze.streams.streams_index import (
 )
 from analyze.streams.unsent_levels import KnownMeans, training_cache
 from configs.errors import CacheError
+from configs.given_files import regular
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
@@ -245,7 +246,7 @@ def _whole_file(
 ) -> bytes | None:
     """Return the bytes of this image's file if an earlier call has written it, and it is whole."""
     try:
-        data = path.read_bytes()
+        data = regular(path).read_bytes()
         image = unpack(data, str(path))
         codec.require_own(image, str(path))
     except (FileNotFoundError, CacheError):

@@ -20,6 +20,7 @@ from analyze.streams.per_image_codec import PerImageCodec, models_id
 from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
 from analyze.streams.streams_index import AnyIndex, StreamsIndex, image_path, load_index
 from configs.errors import CacheError, ConfigError
+from configs.given_files import regular
 from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
@@ -170,7 +171,7 @@ def _decode_image(
     sample = manifest.samples[number]
     path = image_path(folder, sample.image_id)
     try:
-        data = path.read_bytes()
+        data = regular(path).read_bytes()
     except FileNotFoundError:
         raise CacheError(
             f"{path}: missing: run compress-features again, it writes only what is missing"

@@ -27,6 +27,7 @@ from analyze.streams.ensemble import (
     plain_model,
 )
 from configs.errors import CacheError, ConfigError, PassingError
+from configs.given_files import regular
 from configs.plain_json import parse_json
 from data.cache.manifest import Manifest
 from data.system.atomic_files import write_atomically
@@ -165,7 +166,7 @@ def load_index(folder: Path) -> AnyIndex:
     }
     path = folder / FILE_NAME
     try:
-        raw = parse_json(path.read_bytes())
+        raw = parse_json(regular(path).read_bytes())
         version = raw["format_version"]
         if version in parsers:
             return parsers[version](raw, path)

@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 
 from configs.errors import CacheError, PassingError
+from configs.given_files import regular
 from configs.plain_json import parse_json
 from data.images.records import ImageRecord, ImageSet
 from data.system.atomic_files import write_atomically
@@ -39,7 +40,7 @@ def write_annotations(path: Path, images: ImageSet) -> None:
 def read_annotations(path: Path, split: str) -> ImageSet:
     """Return what `write_annotations` wrote. Raises CacheError if it is missing or damaged."""
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(regular(path).read_bytes())
         info = content.pop("info", {})
         if info.get(_SEAL, seal := _seal_of(content)) != seal:
             raise ValueError("its checksum differs")
@@ -60,7 +61,7 @@ def boxes_of(path: Path, *, with_paths: bool) -> bytes:
 
     `with_paths`: as it lies there, so that the paths of the images count, too.
     """
-    data = path.read_bytes()
+    data = regular(path).read_bytes()
     if with_paths:
         return data
     content = parse_json(data)

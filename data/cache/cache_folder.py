@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from configs.errors import PassingError
+from configs.given_files import regular
 from data.cache.commit_log import FILE_NAME as LOG_NAME
 from data.cache.commit_log import Commit, fitting, hash_log, read_log
 from data.cache.manifest import FILE_NAME, Manifest
@@ -71,7 +72,7 @@ class CacheFolder:
     def _manifest_file(self) -> bytes | None:
         path = self.path / FILE_NAME
         try:
-            return path.read_bytes()
+            return regular(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import CacheError, PassingError
+from configs.given_files import regular
 from configs.plain_json import parse_json
 from data.cache.manifest_parts import LevelInfo
 
@@ -161,7 +162,7 @@ def read_statistics(cache: Path, level: LevelInfo) -> ChannelStatistics:
     """
     path = statistics_path(cache, level.index)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CacheError(
             f"{cache}: the extraction has not finished: "

@@ -23,6 +23,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
+from configs.given_files import regular
 from configs.plain_json import parse_json
 from data.cache.channel_statistics import ChannelStatistics
 from data.cache.manifest import Manifest
@@ -135,7 +136,7 @@ def hash_log(cache: Path, *, with_plan: bool) -> str:
     line that names the manifest changes with paths in it, and is left out unless `with_plan`.
     """
     digest = xxhash.xxh3_128()
-    with contextlib.suppress(FileNotFoundError), (cache / FILE_NAME).open("rb") as file:
+    with contextlib.suppress(FileNotFoundError), regular(cache / FILE_NAME).open("rb") as file:
         for line in file:
             is_whole = line.endswith(b"\n")
             if is_whole and (with_plan or not line.startswith(b'{"plan":')):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import PassingError
+from configs.given_files import regular
 from data.cache import hdf5_container, zarr_container
 from data.cache.manifest import Manifest
 
@@ -105,7 +106,7 @@ def differing_metadata(cache: Path, manifest: Manifest, level: int) -> dict[Path
 
 def _content_of(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return regular(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except OSError as error:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
+from configs.given_files import regular
 from data.cache.manifest import Manifest
 from data.system.array_files import lie_apart
 
@@ -97,8 +98,8 @@ def holds_arrays(path: Path, beside: Mapping[str, NDArray[Any]]) -> bool:
     if not beside:
         return True
     try:
-        with h5py.File(path, "r", locking=_NO_LOCKS) as file:
-            return all(np.array_equal(file[name], values) for name, values in beside.items())
+        with h5py.File(regular(path), "r", locking=_NO_LOCKS) as file:
+            return all(_holds(file, name, values) for name, values in beside.items())
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if (refusal := _refusal_of_system(error, path)) is not None:
             raise refusal from error
@@ -113,10 +114,10 @@ def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int
     del capacity  # HDF5 knows the number of chunks itself
     found: dict[int, int] = {}
     try:
-        with h5py.File(path, "r", locking=_NO_LOCKS) as file:
-            dataset = file["features"]
+        with h5py.File(regular(path), "r", locking=_NO_LOCKS) as file:
+            dataset = _own_dataset(file, "features")
             if (
-                not isinstance(dataset, h5py.Dataset)
+                dataset is None
                 or not dataset.chunks
                 or dataset.shape[0] != num_samples
                 or dataset.id.get_create_plist().get_nfilters()
@@ -136,6 +137,24 @@ def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int
     if not lie_apart(offsets, sample_bytes, path.stat().st_size):
         raise CacheError(f"{path}: the shard is truncated or of another shape")
     return np.array(offsets, dtype=np.int64)
+
+
+def _own_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """Return a dataset whose values lie in this very file, and nowhere a link of it leads."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return None
+    found = file[name]
+    is_own = isinstance(found, h5py.Dataset) and not (found.external or found.is_virtual)
+    return found if is_own else None
+
+
+def _holds(file: h5py.File, name: str, values: NDArray[Any]) -> bool:
+    dataset = _own_dataset(file, name)
+    return (
+        dataset is not None
+        and (dataset.shape, dataset.dtype) == (values.shape, np.dtype("<f4"))
+        and bool(np.array_equal(dataset, values))
+    )
 
 
 def _refusal_of_system(error: Exception, path: Path) -> OSError | None:

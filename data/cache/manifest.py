@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from configs.errors import CacheError, PassingError
+from configs.given_files import regular
 from configs.plain_json import parse_json
 from configs.schema.data import Container, StoredType
 from configs.schema.section import PathComponent, Positive, first_problem
@@ -87,7 +88,7 @@ class Manifest:
         """
         path = cache / FILE_NAME
         try:
-            raw = parse_json(path.read_bytes() if content is None else content)
+            raw = parse_json(regular(path).read_bytes() if content is None else content)
             version = raw["format_version"]
             if version in _READ_VERSIONS:
                 return cls.from_json(raw)

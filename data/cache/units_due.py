@@ -119,6 +119,8 @@ def open_shard(
     part = part_path(path)
     # Without parents: a lost mount is not to be replaced by a folder of the same name.
     part.parent.mkdir(exist_ok=True)
+    if part.is_symlink():  # in a cache of somebody else's: what it leads to is not written
+        part.unlink()
     shape = manifest.sample_shape(level, bucket)
     capacity = manifest.buckets[bucket].samples_per_shard[level]
     if is_begun:

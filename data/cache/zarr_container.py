@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import CacheError
+from configs.given_files import regular
 from configs.plain_json import parse_json
 from data.cache.manifest import Manifest
 from data.system.array_files import lie_apart
@@ -137,7 +138,7 @@ def holds_arrays(path: Path, beside: Mapping[str, NDArray[Any]]) -> bool:
 def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int) -> NDArray[Any]:
     """Read a shard's index; return each sample's byte offset, int64 [n]. CacheError if damaged."""
     index_bytes = capacity * 16 + _CRC_BYTES
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         file_bytes = file.seek(0, 2)
         file.seek(max(0, file_bytes - index_bytes))
         footer = file.read(index_bytes)

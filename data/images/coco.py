@@ -9,7 +9,7 @@ from typing import Any
 
 from configs.errors import BadImageError, ConfigError, did_you_mean
 from configs.plain_json import parse_json
-from data.images.files import Listed, read_text, refuse_other_size
+from data.images.files import Listed, listed_inside, read_text, refuse_other_size
 from data.images.formats import SplitSource
 from data.images.labels import LabelledBox, finite, flag, make_record, skip_or_raise
 from data.images.records import ImageRecord, SkippedImage
@@ -35,7 +35,7 @@ def read_coco(
     records = []
     for position, image_id in enumerate(_wanted(files, images, listed, annotations)):
         entry, where = files[image_id]
-        path = images / _string(entry, "file_name", where)
+        path = listed_inside(images, Listed(_string(entry, "file_name", where), where))
         try:
             file, size_hw = _located(source, path, entry, where)
         except BadImageError as error:

@@ -20,10 +20,14 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from configs.errors import BadImageError, ConfigError, MissingDataError
+from configs.given_files import inside, regular
 from data.system.linked_folders import files_below
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+# What Pillow may take a file for, whatever its name. Others of its formats start programs (EPS:
+# Ghostscript), or are nobody's photographs.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 # What Pillow raises for damaged files, format by format.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
@@ -43,7 +47,7 @@ class Listed:
 def read_bytes(path: Path) -> bytes:
     """Return what a file holds. Raises ConfigError if it cannot be read."""
     try:
-        return path.read_bytes()
+        return regular(path).read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file: check the path") from None
     except OSError as error:
@@ -112,8 +116,11 @@ def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
 
 
 def find_image(folder: Path, listed: Listed) -> Path:
-    """Return the file of a listed id or file name. Raises BadImageError if there is none."""
-    exact = folder / listed.name
+    """Return the file of a listed id or file name. Raises BadImageError if there is none.
+
+    ConfigError if its name leads out of the folder.
+    """
+    exact = listed_inside(folder, listed)
     if exact.suffix.lower() in SUFFIXES and exact.is_file():
         return exact
     for suffix in SUFFIXES:
@@ -122,6 +129,16 @@ def find_image(folder: Path, listed: Listed) -> Path:
             if path.is_file():
                 return path
     raise missing_image(listed, folder / listed.name, str(folder))
+
+
+def listed_inside(folder: Path, listed: Listed) -> Path:
+    """Return the path of a listed name in the folder of the images. ConfigError if it leads out."""
+    try:
+        return inside(folder, listed.name)
+    except ValueError as error:
+        raise ConfigError(
+            f"{listed.where}: {error}, the folder of the images: name one that holds all of them"
+        ) from None
 
 
 def missing_image(listed: Listed, file: Path, base: str) -> BadImageError:
@@ -163,7 +180,7 @@ def read_header(path: Path) -> tuple[tuple[int, int], int]:
     Raises BadImageError if the file is missing, damaged or too large.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path), formats=_FORMATS) as image:
             if image.format != "TIFF":
                 return (image.height, image.width), _orientation_of(image)
             # Pillow 13 gives the size after turning, 10 before.
@@ -182,7 +199,7 @@ def decode_rgb(path: Path, orientation: int | None = None) -> npt.NDArray[np.uin
     the file is missing, damaged, too large, of more than 8 bits, or no longer of this orientation.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path), formats=_FORMATS) as image:
             # Pillow would clip 16-bit and float pixels at 255 without a word.
             if image.mode.startswith(("I", "F")):
                 reason = f"pixels of more than 8 bits (mode {image.mode})"

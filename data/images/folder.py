@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import BadImageError
-from data.images.files import Listed, list_images, missing_image
+from data.images.files import Listed, list_images, listed_inside, missing_image
 from data.images.formats import SplitSource
 from data.images.labels import make_record, skip_or_raise
 from data.images.records import ImageRecord, SkippedImage
@@ -17,9 +17,9 @@ def read_folder(
 ) -> tuple[list[ImageRecord], dict[int, str]]:
     """Return one record per image, numbered from 1: sorted by path, or in the list's order.
 
-    There are no categories. Listed paths are relative to the folder of the images, or to the
-    working directory without it. An image that is missing or unreadable goes to `skipped`, or
-    raises BadImageError without it; MissingDataError if there is none.
+    There are no categories. Listed paths are relative to the folder of the images, out of which
+    none may lead, or to the working directory without it. An image that is missing or unreadable
+    goes to `skipped`, or raises BadImageError without it; MissingDataError if there is none.
     """
     images = None if source.settings.images is None else source.image_folder()
     records: list[ImageRecord] = []
@@ -42,7 +42,7 @@ def _wanted(images: Path | None, listed: Sequence[Listed] | None) -> Sequence[Li
 
 
 def _listed_file(images: Path | None, line: Listed) -> Path:
-    file = Path(line.name) if images is None else images / line.name
+    file = Path(line.name) if images is None else listed_inside(images, line)
     if not file.is_file():
         raise missing_image(line, file, "the working directory" if images is None else str(images))
     return file

@@ -55,6 +55,7 @@ def copy_durably(path: Path, copy: Path) -> None:
     One at a time: what a killed process leaves the next one writes anew.
     """
     part = copy.with_name(f"{copy.name}.new")
+    part.unlink(missing_ok=True)  # a link there would lead elsewhere
     shutil.copyfile(path, part)
     with part.open("rb") as file:
         os.fsync(file.fileno())

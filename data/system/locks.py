@@ -7,6 +7,7 @@ that others will ask for.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -18,10 +19,11 @@ def open_locked(path: Path, *, flags: int = 0, waiting: Callable[[], None] | Non
     """Open a file for reading and writing, made if need be, and return its handle, locked.
 
     `waiting` is called before a lock that somebody has is waited for; without, that raises
-    BlockingIOError. Raises OSError, with the file's name, if it cannot be opened, or has no locks.
+    BlockingIOError. Raises OSError, with the file's name, if it cannot be opened, is a link, or has
+    no locks.
     """
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+        handle = _opened(path, flags)
         try:
             _lock(handle, path, waiting)
             if _is_named(path, handle):
@@ -30,6 +32,16 @@ def open_locked(path: Path, *, flags: int = 0, waiting: Callable[[], None] | Non
             os.close(handle)
             raise
         os.close(handle)
+
+
+def _opened(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        reason = "is a link, and nothing is written through one: remove it"
+        raise OSError(error.errno, reason, str(path)) from error
 
 
 @contextmanager

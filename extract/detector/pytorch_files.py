@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import ConfigError
+from configs.given_files import regular
 
 # What torch.load raises for files that are something else, or cut short.
 UNREADABLE = (
@@ -42,7 +43,7 @@ def read_pytorch_file(path: Path) -> Any:
 
     Raises ConfigError, without the file's name, that says why it cannot be read and what to do.
     """
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         head = file.read(64)
     if not head:
         raise ConfigError("is empty: fetch or save it again")

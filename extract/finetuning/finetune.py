@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.errors import ConfigError, PassingError, StoppedError, UserError
+from configs.given_files import regular
 from configs.own_code import is_own
 from configs.schema.data import DetectorConfig
 from configs.schema.training import DetectorTrainingConfig
@@ -233,7 +234,9 @@ class _Run:
 def _read_last(path: Path, device: str | torch.device) -> dict[str, Any]:
     """Return the last checkpoint's content; ConfigError if it is damaged or something else."""
     try:
-        last = torch.load(io.BytesIO(path.read_bytes()), map_location=device, weights_only=True)
+        last = torch.load(
+            io.BytesIO(regular(path).read_bytes()), map_location=device, weights_only=True
+        )
     except OSError as error:  # to begin afresh would destroy what is whole
         raise PassingError.reading(path, error) from error
     except UNREADABLE as error:

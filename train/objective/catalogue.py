@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import ConfigError
+from configs.given_files import regular
 from configs.own_code import is_own, load_own
 from configs.plain_json import parse_json
 from configs.schema.config import Config
@@ -98,7 +99,7 @@ def weights_of(settings: TrainingConfig, reader: LevelReader) -> NDArray[Any]:
 def _read(path: Path, level: int, num_channels: int) -> NDArray[Any]:
     where = f"training.channel_weights {path}"
     try:
-        levels = parse_json(path.read_bytes())["levels"]
+        levels = parse_json(regular(path).read_bytes())["levels"]
         weights = np.asarray(levels[str(level)], dtype=np.float64)
     except FileNotFoundError:
         raise ConfigError(f"{where}: no such file") from None

@@ -11,6 +11,7 @@ import torch
 import xxhash
 
 from configs.errors import ConfigError, PassingError
+from configs.given_files import regular
 from extract.detector.pytorch_files import read_pytorch_file
 from extract.detector.state_dicts import unwrapped
 
@@ -40,7 +41,7 @@ def read_content(path: Path) -> dict[str, Any]:
     ValueError among them, if it is damaged.
     """
     try:
-        data = path.read_bytes()
+        data = regular(path).read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint: run train-level first") from None
     except OSError as error:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from configs.given_files import regular
 from data.reading.level_stream import Batch
 from data.system.atomic_files import encoded, write_atomically
 from train.codecs.layers.context_path import Context
@@ -117,7 +118,7 @@ def read_rows(path: Path, num_columns: int) -> list[list[str]]:
     """Return the whole rows of a CSV file below its header; none if there is no file."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with regular(path).open(newline="") as file:
         rows = list(csv.reader(file))
     return [row for row in rows[1:] if len(row) == num_columns]
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from configs.errors import ConfigError, PassingError
+from configs.given_files import regular
 from configs.plain_json import parse_json
 from configs.schema.section import first_problem
 from data.system.atomic_files import write_atomically
@@ -77,7 +78,7 @@ class RunRecord:
         """
         path = Path(folder) / RECORD_NAME
         try:
-            return _RECORD.validate_python(parse_json(path.read_bytes()))
+            return _RECORD.validate_python(parse_json(regular(path).read_bytes()))
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else error
             raise ConfigError(
