@@ -42,6 +42,7 @@ from analyze.plots.picture_study import level_pictures, worst
 from analyze.report.findings import Findings
 from analyze.request import AnalysisRequest, Wanted
 from configs.errors import CacheError, ConfigError
+from configs.trusted_code import trusted_code
 from data.cache.cache_folder import CacheFolder
 from train.runs.loaded_models import LoadedModels
 
@@ -163,7 +164,10 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
 def models_of(request: AnalysisRequest) -> LoadedModels:
     """Return where an analysis has its codecs from; none is read yet."""
     never = request.config.model.fast_cpu == "never"
-    return LoadedModels(request.device, fast_cpu="never" if never else None)
+    trust = request.trust_code
+    if trust is None:
+        trust = trusted_code(request.config)
+    return LoadedModels(request.device, fast_cpu="never" if never else None, trust_code=trust)
 
 
 def runs_of(request: AnalysisRequest, split: Split, models: LoadedModels) -> tuple[Candidate, ...]:

@@ -24,6 +24,7 @@ from configs.options import (
     features_option,
     run_command,
     split_name,
+    trust_code_option,
     with_detection_checkpoint,
 )
 
@@ -31,6 +32,8 @@ from configs.options import (
 # needs any of it.
 
 _USUAL_DROP = 0.01
+# Of a configuration's own code an analysis needs this; its runs' codecs stand in checkpoints.
+_FOLLOWED = ("data.format", "detector.builder")
 _PACKAGES = (
     "torch", "torchvision", "compressai", "pycocotools", "bjontegaard", "numba", "av", "numpy",
 )  # fmt: skip
@@ -58,6 +61,7 @@ _PACKAGES = (
 )  # fmt: skip
 @detection_checkpoint_option
 @features_option
+@trust_code_option
 @click.option(
     "--target-bpp",
     type=click.FloatRange(min=0, min_open=True),
@@ -124,6 +128,7 @@ def analyze_levels(
     config: str | None,
     overrides: tuple[str, ...],
     features: str | None,
+    trust_code: bool,
     device: str,
     log_level: str,
     split: str,
@@ -157,11 +162,16 @@ def analyze_levels(
     named_target = target_of(target_bpp, target_map_drop, target_mse)
     chosen_anchors = anchors_of(anchors)
     from configs.config_files import dump_config, load_config
+    from configs.trusted_code import named_code, own_trust, refuse_untrusted
 
     # A run knows its configuration: without --config it is that of the first run named.
     known = [run / "config.yaml" for run in run_dirs if (run / "config.yaml").is_file()]
     source = known[0] if config is None and known else config
     settings = load_config(source, with_detection_checkpoint(overrides, detection_checkpoint))
+    trust = own_trust(settings, overrides, of_run=source is not config, trust_code=trust_code)
+    refuse_untrusted(
+        {key: x for key, x in named_code(settings).items() if key in _FOLLOWED}, trust, source
+    )
 
     from analyze.allocation.search import Target
     from analyze.analysis import analyze
@@ -188,6 +198,7 @@ def analyze_levels(
         limit=limit,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
         options=_options(source, features, detection_checkpoint),
+        trust_code=trust,
     )
     wanted = Wanted(
         target=Target(kind=kind, value=value),

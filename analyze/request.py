@@ -11,6 +11,7 @@ import torch
 from analyze.allocation.search import Target
 from configs.errors import ConfigError
 from configs.schema.config import Config
+from configs.trusted_code import Trust
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,8 @@ class AnalysisRequest:
     classes: Sequence[str] = ()
     """Names of the only classes on which detection is evaluated; empty: all that have boxes."""
     options: str = ""
+    trust_code: Trust | None = None
+    """Code of their users' own that runs may name; None: what `config` names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

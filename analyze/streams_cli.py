@@ -10,7 +10,13 @@ import click
 from configs.cores import share_cores
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
-from configs.options import choose_device, machine_options, run_command, split_name
+from configs.options import (
+    choose_device,
+    machine_options,
+    run_command,
+    split_name,
+    trust_code_option,
+)
 
 # What a command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
@@ -64,12 +70,13 @@ fast_cpu_option = click.option(
     help="With --per-image: the slope at which all files take at most B bits per pixel.",
 )  # fmt: skip
 @fast_cpu_option
+@trust_code_option
 @machine_options
 @run_command
 def compress_features(
     runs: tuple[Path, ...], ensemble: Path | None, features: Path, split: str, out: Path,
     per_image: bool, candidates: Path | None, slope: float | None, target_bpp: float | None,
-    fast_cpu: str | None, device: str, log_level: str,
+    fast_cpu: str | None, trust_code: bool, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Compress a split's features, all levels of an image into one file.
 
@@ -96,7 +103,7 @@ def compress_features(
     from train.runs.loaded_models import LoadedModels
 
     cache = CacheFolder(features / split)
-    models = LoadedModels(choose_device(device), fast_cpu=fast_cpu)
+    models = LoadedModels(choose_device(device), fast_cpu=fast_cpu, trust_code=trust_code)
     if not (cache.path / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
     if per_image:
@@ -121,11 +128,12 @@ def compress_features(
     help="Folder in which models are looked for that are not where they were.",
 )  # fmt: skip
 @fast_cpu_option
+@trust_code_option
 @machine_options
 @run_command
 def decompress_features(
-    streams: Path, out: Path, checkpoints: Path | None, fast_cpu: str | None, device: str,
-    log_level: str,
+    streams: Path, out: Path, checkpoints: Path | None, fast_cpu: str | None, trust_code: bool,
+    device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Decode what compress-features wrote into a cache like any other.
 
@@ -139,7 +147,7 @@ def decompress_features(
 
     setup_logging(log_level)
     share_cores()
-    models = LoadedModels(choose_device(device), fast_cpu=fast_cpu)
+    models = LoadedModels(choose_device(device), fast_cpu=fast_cpu, trust_code=trust_code)
     done = decompress_folder(streams, out, checkpoints=checkpoints, models=models)
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 

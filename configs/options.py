@@ -70,6 +70,14 @@ def machine_options(command: Command) -> Command:
     return command
 
 
+def trust_code_option(command: Command) -> Command:
+    """Add --trust-code, for commands that read runs which others may have made."""
+    return click.option(
+        "--trust-code", is_flag=True,
+        help="Run the code (package.module:name) that runs and checkpoints alone name.",
+    )(command)  # fmt: skip
+
+
 def features_option(command: Command) -> Command:
     """Add --features, the folder of the caches."""
     return click.option(

@@ -1,6 +1,8 @@
 """A codec of one's own: the factorized prior with a smaller decoder. In this folder:
 
 train-level --level 3 --set model.name=own_codec:LightDecoder --set model.options.width=48
+
+What reads such a run is given that --set too, or --trust-code.
 """
 
 from __future__ import annotations

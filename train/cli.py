@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +22,13 @@ from configs.options import (
     features_option,
     run_command,
     training_splits,
+    trust_code_option,
     with_detection_checkpoint,
 )
 
 # What the command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
 if TYPE_CHECKING:
-    from configs.schema.config import Config
     from train.loop.job import Job
     from train.machine.distributed import World
     from train.study.chain import RunOutcome
@@ -90,6 +90,7 @@ log = logging.getLogger(__name__)
 @click.option("--out", metavar="DIR", help="Folder for the runs; default: checkpoints/.")
 @detection_checkpoint_option
 @features_option
+@trust_code_option
 @common_options
 @run_command
 def train_level(
@@ -97,7 +98,8 @@ def train_level(
     epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
     context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
     init_from: str | None, out: str | None, detection_checkpoint: str | None, config: str | None,
-    overrides: tuple[str, ...], features: str | None, device: str, log_level: str,
+    overrides: tuple[str, ...], features: str | None, trust_code: bool, device: str,
+    log_level: str,
 ) -> None:  # fmt: skip
     """Train the codec of one FPN level from its cache; no detector is run.
 
@@ -122,6 +124,7 @@ def train_level(
         _check_resumed(Path(resume), num_seeds)
 
     from configs.config_files import load_config
+    from configs.trusted_code import named_code, own_trust, refuse_untrusted
 
     given = {"training.epochs": epochs, "training.batch_size": batch_size}
     changed = (
@@ -135,6 +138,8 @@ def train_level(
     # A run knows its configuration: without --config it is the run's.
     own = Path(resume, "config.yaml") if wanted is None and config is None else None
     settings = load_config(own or config, changed)
+    trust = own_trust(settings, overrides, of_run=own is not None, trust_code=trust_code)
+    refuse_untrusted(named_code(settings), trust, own)
     if detection_checkpoint and not Path(detection_checkpoint).is_file():
         # A configuration may name a checkpoint that only another machine has; an option may not.
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
@@ -144,6 +149,7 @@ def train_level(
     from train.loop.job import Job
     from train.machine.distributed import open_world
     from train.study.coarse_to_fine import from_coarse_to_fine, lines_of_dry_run
+    from train.study.grid import grid, trials
     from train.study.study import run_study
 
     root = Path(features or Path("features") / settings.data.name)
@@ -155,14 +161,14 @@ def train_level(
             raise ConfigError("--jobs: torchrun's processes train one run after another: use 1")
         job = Job(
             train_cache=caches[split], val_cache=caches[val_split], level=0, config=settings,
-            device=torch_device, out=None if out is None else Path(out),
+            device=torch_device, out=None if out is None else Path(out), trust_code=trust,
         )  # fmt: skip
         if wanted is None:
             jobs = [_resumed(job, Path(resume), level, lambdas, epochs, changed)]
         else:
-            jobs = _grid(job, wanted, [
+            jobs = grid(job, wanted, [
                 load_config(config, (*changed, *own)) if own else settings
-                for own in _trials(settings, lambdas, num_seeds)
+                for own in trials(settings, lambdas, num_seeds)
             ])  # fmt: skip
         if coarse_to_fine:
             jobs = from_coarse_to_fine(jobs, wanted)
@@ -204,32 +210,6 @@ def _check_resumed(folder: Path, num_seeds: int) -> None:
         raise ConfigError(f"--resume {folder}: no run: it holds no config.yaml: name a run folder")
 
 
-def _trials(
-    settings: Config, lambdas: tuple[float, ...], num_seeds: int
-) -> Iterator[tuple[str, ...]]:
-    """Yield what each run of a level overrides: every lambda with every seed."""
-    if num_seeds > 1 and any(
-        "seed" in own.given().get("training", {}) for own in settings.levels.values()
-    ):
-        raise ConfigError(
-            "--seeds: `levels` gives single levels seeds of their own: leave them out"
-        )
-    first = settings.training.seed
-    for lmbda in dict.fromkeys(lambdas) or (None,):
-        of_lambda = () if lmbda is None else (f"training.lambda={lmbda!r}",)
-        for seed in range(first, first + num_seeds):
-            yield of_lambda if num_seeds == 1 else (*of_lambda, f"training.seed={seed}")
-
-
-def _grid(job: Job, level: int | str, trials: list[Config]) -> list[Job]:
-    from data.cache.cache_folder import CacheFolder
-
-    levels = [level]
-    if level == "all":
-        levels = [each.index for each in CacheFolder.of(job.train_cache).manifest.levels]
-    return [replace(job, level=number, config=trial) for number in levels for trial in trials]
-
-
 def _resumed(
     job: Job, folder: Path, level: str | None, lambdas: tuple[float, ...], epochs: int | None,
     changed: tuple[str, ...],
@@ -239,6 +219,7 @@ def _resumed(
     `changed` are all options' overrides: where data set and detector lie may be another place now.
     """
     from configs.config_files import load_config
+    from configs.trusted_code import named_code, refuse_untrusted
     from train.runs.run_folder import CONFIG_NAME, difference_of_settings, load_run_config
     from train.runs.run_record import RunRecord
 
@@ -257,6 +238,7 @@ def _resumed(
         training = config.training.model_copy(update={"epochs": epochs})
         config = config.model_copy(update={"training": training})
     now = load_config(folder / CONFIG_NAME, changed)
+    refuse_untrusted(named_code(now), job.trust_code, folder / CONFIG_NAME)
     if (difference := difference_of_settings(config, now)) is not None:
         raise ConfigError(
             f"--resume {folder}: a run goes on with its own settings ({difference}): leave that "

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -58,9 +58,19 @@ def read_pytorch_file(path: Path) -> Any:
             f"import load_file; torch.save(load_file('{path}'), 'weights.pth')\""
         )
     try:
+        refuse_inflating(path, path.stat().st_size)
         return _load(path)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
+
+
+def refuse_inflating(file: Path | BinaryIO, num_bytes: int) -> None:
+    """Raise ValueError for an archive that holds more than it has bytes; torch packs nothing."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        if sum(each.file_size for each in archive.infolist()) > num_bytes:
+            raise ValueError("it says that it holds more than it has bytes")
 
 
 def _load(path: Path) -> Any:

@@ -28,7 +28,7 @@ from data.system.locks import held
 from data.system.stop_signals import StopSignals
 from extract.detector.builders import build_detector
 from extract.detector.loading import load_fitting, set_batch_norm_eps
-from extract.detector.pytorch_files import UNREADABLE, first_sentence
+from extract.detector.pytorch_files import UNREADABLE, first_sentence, refuse_inflating
 from extract.detector.state_dicts import misfit
 from extract.detector.weights import read_checkpoint, read_named_weights
 from extract.finetuning.epoch import DetectionDataset, EpochProgress, drop_slivers, train_epoch
@@ -234,9 +234,9 @@ class _Run:
 def _read_last(path: Path, device: str | torch.device) -> dict[str, Any]:
     """Return the last checkpoint's content; ConfigError if it is damaged or something else."""
     try:
-        last = torch.load(
-            io.BytesIO(regular(path).read_bytes()), map_location=device, weights_only=True
-        )
+        data = regular(path).read_bytes()
+        refuse_inflating(io.BytesIO(data), len(data))
+        last = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except OSError as error:  # to begin afresh would destroy what is whole
         raise PassingError.reading(path, error) from error
     except UNREADABLE as error:

@@ -49,13 +49,14 @@ def test_the_example_is_trained_analysed_and_codes_features(
     chosen = ("--set", f"model.name={NAME}", "--set", "model.options.width=16")
     run(train_level, *settings, *chosen, "--level", 3, "--out", runs, "--epochs", 2)
     (trained,) = find_runs(runs)
-    _, info = load_codec(trained.folder / BEST_NAME)
+    _, info = load_codec(trained.folder / BEST_NAME, trust_code=True)
     assert (info.config.model.name, info.config.model.options) == (NAME, {"width": 16})
     again = run(train_level, *settings, *chosen, "--level", 3, "--out", runs, "--epochs", 2)
     assert "(finished before)" in again
 
     run(train_level, *settings, "--level", 3, "--out", runs, "--epochs", 1)
-    run(analyze_levels, *settings, "--checkpoints", runs, "--report", report, "--anchors", "none")
+    analysed = ("--checkpoints", runs, "--report", report, "--anchors", "none", "--trust-code")
+    run(analyze_levels, *settings, *analysed)
     with (report / "levels.csv").open(newline="") as file:
         rows = {row["learner"]: row for row in csv.DictReader(file) if row["level"] == "3"}
     learner = f"{NAME}(width=16)"
@@ -67,8 +68,9 @@ def test_the_example_is_trained_analysed_and_codes_features(
 
     others = [make_run(tmp_path / f"level_{level}", study, level) for level in (0, 1, 2, 4)]
     chosen_runs = [option for each in (trained.folder, *others) for option in ("--run", each)]
-    run(compress_features, "--features", study.root, "--out", streams, *chosen_runs)
-    run(decompress_features, streams, "--out", tmp_path / "decoded")
+    given = ("--features", study.root, "--out", streams, *chosen_runs)
+    run(compress_features, *given, "--trust-code")
+    run(decompress_features, streams, "--out", tmp_path / "decoded", "--trust-code")
     with (
         LevelReader(study.val_cache, 3) as original,
         LevelReader(tmp_path / "decoded/val", 3) as decoded,

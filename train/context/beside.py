@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from configs.schema.training import TrainingConfig
+from configs.trusted_code import Trust
 from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, read_statistics
 from data.reading.companion import Companion
@@ -44,6 +45,7 @@ def open_beside(
     val: CacheFolder,
     *,
     device: str,
+    trust_code: Trust,
     verify: Verify,
     between_batches: Callable[[], None],
 ) -> Iterator[Beside]:
@@ -51,7 +53,7 @@ def open_beside(
 
     Raises as `open_companions`, `frozen_chain` and `open_originals` do.
     """
-    runs, models = settings.context, LoadedModels(device)
+    runs, models = settings.context, LoadedModels(device, trust_code=trust_code)
     with ExitStack() as stack:
         chain = frozen_chain(runs, models) if settings.context_on_the_fly else None
 

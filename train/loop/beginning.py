@@ -163,7 +163,7 @@ def refuse_other_kind(job: Job, caches: Caches) -> None:
     start = run_to_begin_from(job)
     if start is None:
         return
-    info = read_run_info(best_model_of(start, job.level))
+    info = read_run_info(best_model_of(start, job.level), job.trusted)
     detector = caches.train[0].manifest.detector["weights_sha256"]
     pairs = (
         ("of level", list(info.levels), list(caches.levels)),

@@ -13,6 +13,7 @@ import torch
 
 from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
+from configs.trusted_code import Trust, trusted_code
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream
@@ -50,6 +51,13 @@ class Job:
     continues: Path | None = None
     warm_start: Path | None = None
     chain: Hashable = None
+    trust_code: Trust = ()
+    """Code that runs which it begins from or sees may name, beside what `config` names."""
+
+    @property
+    def trusted(self) -> Trust:
+        """All code that those runs may name."""
+        return trusted_code(self.config, self.trust_code)
 
     @property
     def parent(self) -> Path:
@@ -71,7 +79,10 @@ class Job:
 
     def context_models(self) -> list[dict[RunKeys, str]]:
         """Return folder and model hash of each run of its context."""
-        return context_models(self.config.training.context, LoadedModels())
+        return context_models(self.config.training.context, self._models())
+
+    def _models(self) -> LoadedModels:
+        return LoadedModels(trust_code=self.trusted)
 
     def _beside_its_context(self) -> Job:
         settings, model = self.config.training, self.config.model
@@ -92,7 +103,7 @@ class Job:
                 "training.context: a codec for all levels sees none: name one --level"
             )
         manifest = CacheFolder.of(self.train_cache).manifest
-        size = measured_context(manifest, int(self.level), settings.context, LoadedModels())
+        size = measured_context(manifest, int(self.level), settings.context, self._models())
         beside = model.model_copy(update={"context": size})
         return replace(self, config=self.config.model_copy(update={"model": beside}))
 
@@ -170,7 +181,8 @@ def open_caches(job: Job, between_batches: Callable[[], None] = lambda: None) ->
         if job.config.training.context:
             beside = open_beside(
                 job.config.training, levels[0], train_cache, val_cache, device=job.device,
-                verify=job.config.cache.verify, between_batches=between_batches,
+                trust_code=job.trusted, verify=job.config.cache.verify,
+                between_batches=between_batches,
             )  # fmt: skip
             caches = replace(caches, beside=stack.enter_context(beside))
         yield caches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from configs.config_files import check_config, dump_config, parse_yaml
 from configs.errors import ConfigError
 from configs.own_code import is_own
 from configs.schema.config import Config
+from configs.trusted_code import Trust, refuse_untrusted
 from data.system.atomic_files import sync_folder, write_atomically
 from extract.detector.pytorch_files import UNREADABLE, first_sentence
 from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
+from train.runs.bounded_weights import NoMoreThan
 from train.runs.checkpoint_file import read_content, sealed
 
 log = logging.getLogger(__name__)
@@ -156,14 +159,20 @@ def load_last(folder: Path) -> dict[str, Any] | None:
 
 
 def load_codec(
-    path: str | Path, device: str | torch.device = "cpu", *, level: int | None = None
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    level: int | None = None,
+    trust_code: Trust = False,
 ) -> tuple[LevelCodec, RunInfo]:
     """Return the codec in eval mode, its coding tables ready, and what is known of its run.
 
-    `level` chooses the standardisation of a codec that serves several. Raises ConfigError if the
-    file is missing, damaged, no checkpoint of train-level, or not for that level.
+    `level` chooses the standardisation of a codec that serves several. The checkpoint of a codec of
+    somebody's own names its code, which is imported if `trust_code` says so: True, or its names.
+    Raises ConfigError if it does not, or if the file is missing, damaged, no checkpoint of
+    train-level, or not for that level.
     """
-    codec, info = read_checkpoint(Path(path))
+    codec, info = read_checkpoint(Path(path), trust_code)
     if level is not None:
         codec.use_level(info.row_of(level, path))
     return ready_to_code(codec, device), info
@@ -188,9 +197,9 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def read_run_info(path: str | Path) -> RunInfo:
+def read_run_info(path: str | Path, trust_code: Trust = False) -> RunInfo:
     """Return what a checkpoint says of its run, without making its codec ready; raises as above."""
-    return read_checkpoint(Path(path))[1]
+    return read_checkpoint(Path(path), trust_code)[1]
 
 
 def hash_model(state: dict[str, torch.Tensor]) -> str:
@@ -203,7 +212,7 @@ def hash_model(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
+def read_checkpoint(path: Path, trust_code: Trust = False) -> tuple[LevelCodec, RunInfo]:
     """Return the codec as it was stored, on the CPU, and what is known of its run; raises as above.
 
     `ready_to_code` is what it still needs before it codes.
@@ -211,6 +220,8 @@ def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
     try:
         content = read_content(path)
         config = check_config(parse_yaml(str(content["config"]), str(path)), str(path))
+        if is_own(config.model.name):
+            refuse_untrusted({"model.name": config.model.name}, trust_code, path)
         state = content["model_state_dict"]
         num_levels, num_channels = state["mean"].shape
         if num_levels != len(content["levels"]):
@@ -238,8 +249,11 @@ def read_checkpoint(path: Path) -> tuple[LevelCodec, RunInfo]:
 
 
 def _codec_of(path: Path, config: Config, num_channels: int, num_levels: int) -> LevelCodec:
+    # Own code makes what it likes, and is trusted.
+    bound = nullcontext() if is_own(config.model.name) else NoMoreThan(path.stat().st_size)
     try:
-        return build_codec(config.model, num_channels, num_levels)
+        with bound:
+            return build_codec(config.model, num_channels, num_levels)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

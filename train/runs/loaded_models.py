@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from configs.errors import ConfigError
+from configs.trusted_code import Trust
 from train.codecs.level_codec import LevelCodec
 from train.runs.checkpoint import BEST_NAME, RunInfo, read_checkpoint, ready_to_code
 
@@ -24,14 +25,17 @@ class LoadedModels:
         device: str | torch.device = "cpu",
         *,
         fast_cpu: str | None = None,
+        trust_code: Trust = False,
         most_bytes: int = 1024 * 2**20,
     ) -> None:
         """Take the device on which codecs are to work; nothing is read yet.
 
-        `fast_cpu`: as `model.fast_cpu`; None: as each run's own configuration says.
+        `fast_cpu`: as `model.fast_cpu`; None: as each run's own configuration says. `trust_code`:
+        as of `load_codec`.
         """
         self.device = str(device)
         self.fast_cpu = fast_cpu
+        self._trust_code = trust_code
         self._most_bytes = most_bytes
         self._infos: dict[Path, RunInfo] = {}
         self._codecs: dict[Path, LevelCodec] = {}
@@ -66,7 +70,7 @@ class LoadedModels:
         if key in self._codecs:
             codec = self._codecs.pop(key)
         else:
-            codec, info = read_checkpoint(run / BEST_NAME)
+            codec, info = read_checkpoint(run / BEST_NAME, self._trust_code)
             if self._infos.setdefault(key, info).model_sha256 != info.model_sha256:
                 raise ConfigError(
                     f"{run}: its best model is another one than a moment ago: wait until the run "

@@ -97,7 +97,7 @@ def lines_of_dry_run(jobs: Sequence[Job], *, go_on: bool = True) -> list[str]:
 
 def _decoded_beside(job: Job) -> Iterator[tuple[str, int]]:
     """Yield what a run reads beside its level, and how many bytes of it are still to be written."""
-    caches, models = _caches_of(job), LoadedModels()
+    caches, models = _caches_of(job), LoadedModels(trust_code=job.trusted)
     for run in job.config.training.context:
         yield from _decoded_by(run, caches, models)
 
@@ -109,7 +109,7 @@ def _decoded_in(
 
     The chain begins with the coarsest level.
     """
-    caches, models = _caches_of(chain[0]), LoadedModels()
+    caches, models = _caches_of(chain[0]), LoadedModels(trust_code=chain[0].trusted)
     manifest = caches[0].manifest
     context: ContextConfig | None = None
     known = go_on  # whether the runs so far are finished

@@ -146,7 +146,7 @@ def test_the_checkpoint_knows_the_codec_and_its_options(folder: Path) -> None:
         )
     )
     codec.update_tables()
-    loaded, info = load_codec(path)
+    loaded, info = load_codec(path, trust_code=True)
     x = features(13, 21)
     assert (loaded.width, info.config.model.name) == (5, "own_codecs:Wider")
     assert loaded.compress(x)["strings"] == codec.compress(x)["strings"]
@@ -154,11 +154,11 @@ def test_the_checkpoint_knows_the_codec_and_its_options(folder: Path) -> None:
     (folder / "own_codecs.py").write_text(OWN.replace("self.width = width", "del self.g_s[0]"))
     del sys.modules["own_codecs"]
     with pytest.raises(ConfigError, match=r"best_model.pth: its weights do not fit own_codecs:Wi"):
-        load_codec(path)
+        load_codec(path, trust_code=["own_codecs:Wider"])
     (folder / "own_codecs.py").rename(folder / "gone.py")
     del sys.modules["own_codecs"]
     with pytest.raises(ConfigError, match=r"best_model.pth: model.name: 'own_codecs:Wider' cannot"):
-        load_codec(path)
+        load_codec(path, trust_code=["own_codecs:Wider"])
 
 
 @pytest.mark.parametrize(
