@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,10 +250,13 @@ def read_checkpoint(path: Path, trust_code: Trust = False) -> tuple[LevelCodec, 
 
 def _codec_of(path: Path, config: Config, num_channels: int, num_levels: int) -> LevelCodec:
     # Own code makes what it likes, and is trusted.
-    bound = nullcontext() if is_own(config.model.name) else NoMoreThan(path.stat().st_size)
+    model = config.model
+    bound: AbstractContextManager[object] = nullcontext()
+    if not is_own(model.name):
+        bound = NoMoreThan(path.stat().st_size, max(model.n_hidden, model.n_channels))
     try:
         with bound:
-            return build_codec(config.model, num_channels, num_levels)
+            return build_codec(model, num_channels, num_levels)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
