@@ -2,7 +2,7 @@
 
 docs/bitstream.md has the layout. What levels share is told once; what follows from the rest (the
 latents' shape, a level half as large as the one before) is not told at all. Files without context
-are of version 2, as they always were.
+are of version 2, those without fused levels of version 3, as they always were.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from analyze.streams.byte_fields import Cursor, varint
 from configs.errors import CacheError
 
 MAGIC = b"FPNI"
-VERSION = 3
+VERSION = 4
+VERSION_WITHOUT_FUSED = 3
 VERSION_WITHOUT_CONTEXT = 2
 ID_BYTES = 8
 MAX_PAYLOADS = 8
-MAX_SIDE = 2**16 - 1
 MAX_POSITIONS = 2**22
 """Largest map, in positions: what a decoder makes room for is known before it believes a size."""
 
@@ -27,23 +28,24 @@ _CRC_BYTES = 4
 _LEAST_BYTES = len(MAGIC) + 1 + ID_BYTES + 4 + _CRC_BYTES
 _OWN_SIZE = 0x40
 _CONTEXT = 0x80
-_MOST_VARINT_BYTES = 9
 
 
 class Kind(IntEnum):
     """How a level is sent: coded by a model, computed from another level, or as its mean.
 
-    Predicted: as its model makes it of its context alone.
+    Predicted: as its model makes it of its context alone. Fused: by a model that codes several
+    levels in one, the finest of which has the payloads.
     """
 
     CODED = 0
     DERIVED = 1
     DROPPED = 2
     PREDICTED = 3
+    FUSED = 4
 
     @property
     def has_model(self) -> bool:
-        """Whether a model decodes it, so that it may be a context."""
+        """Whether a model of its own decodes it, so that it may be a context."""
         return self in (Kind.CODED, Kind.PREDICTED)
 
 
@@ -51,7 +53,7 @@ class Kind(IntEnum):
 class Section:
     """One level. `size_hw` is in feature positions; `stages` are for levels with a model.
 
-    `payloads` are for coded ones.
+    `payloads` are for coded ones, and for the finest of those that are fused.
     """
 
     level: int
@@ -61,9 +63,14 @@ class Section:
     """Stride-2 stages of the codec: a latent stands for 2^stages positions in each direction."""
     payloads: tuple[bytes, ...] = ()
     source: int = 0
-    """Level of which a derived one is [::2, ::2]."""
+    """Level of which a derived one is [::2, ::2]; level that has the payloads of a fused one."""
     context: int | None = None
     """The coarser level beside which one with a model is decoded; None: it is decoded alone."""
+
+    @property
+    def has_payloads(self) -> bool:
+        """Whether payloads belong to it, for its kind."""
+        return self.kind is Kind.CODED or (self.kind is Kind.FUSED and self.source == self.level)
 
     @property
     def latent_hw(self) -> tuple[int, int]:
@@ -84,19 +91,25 @@ class ImageFile:
 def pack(image: ImageFile) -> bytes:
     """Return the bytes of one image's levels, which must be in ascending order."""
     assert len(image.ensemble_id) == ID_BYTES, "ids have 8 bytes"
-    alone = all(section.context is None for section in image.sections)
-    version = VERSION_WITHOUT_CONTEXT if alone else VERSION
+    version = _least_version(image.sections)
     out = bytearray(MAGIC + bytes([version]) + image.ensemble_id)
     for number in (image.image_id, *image.image_hw):
-        out += _varint(number)
+        out += varint(number)
     out.append(len(image.sections))
     before: tuple[int, int] | None = None
     for section in image.sections:
-        out += _head(section, before)
+        out += _head(section, before, version)
         before = section.size_hw
     for section in image.sections:
         out += b"".join(section.payloads)
     return bytes(out) + zlib.crc32(out).to_bytes(_CRC_BYTES, "little")
+
+
+def _least_version(sections: Sequence[Section]) -> int:
+    if any(section.kind is Kind.FUSED for section in sections):
+        return VERSION
+    alone = all(section.context is None for section in sections)
+    return VERSION_WITHOUT_CONTEXT if alone else VERSION_WITHOUT_FUSED
 
 
 def section_bytes(image: ImageFile) -> dict[int, int]:
@@ -111,7 +124,8 @@ def section_bytes(image: ImageFile) -> dict[int, int]:
 
 def section_size(section: Section, before: tuple[int, int] | None) -> int:
     """Return the bytes of a level's head and payloads, after a level whose size is `before`."""
-    return len(_head(section, before)) + sum(len(payload) for payload in section.payloads)
+    head = _head(section, before, _least_version([section]))  # as long in each version
+    return len(head) + sum(len(payload) for payload in section.payloads)
 
 
 def unpack(data: bytes, source: str = "image file") -> ImageFile:
@@ -124,10 +138,10 @@ def unpack(data: bytes, source: str = "image file") -> ImageFile:
     if data[: len(MAGIC)] != MAGIC:
         raise _damaged(source, "it does not start as a file of compress-features")
     version = data[len(MAGIC)]
-    if version not in (VERSION_WITHOUT_CONTEXT, VERSION):
+    if not VERSION_WITHOUT_CONTEXT <= version <= VERSION:
         raise CacheError(
             f"{source}: image file format {version}, this program reads "
-            f"{VERSION_WITHOUT_CONTEXT} and {VERSION}: compress the features again, or decode "
+            f"{VERSION_WITHOUT_CONTEXT} to {VERSION}: compress the features again, or decode "
             "with the program that wrote it"
         )
     # Checked before any length is believed, so that a flipped length is never followed.
@@ -135,27 +149,28 @@ def unpack(data: bytes, source: str = "image file") -> ImageFile:
     if zlib.crc32(body) != int.from_bytes(data[-_CRC_BYTES:], "little"):
         raise _damaged(source, "its checksum does not match")
     try:
-        return _parsed(body, may_have_context=version == VERSION)
+        return _parsed(body, version)
     except ValueError as error:
         raise _damaged(source, str(error)) from error
 
 
-def _parsed(body: bytes, *, may_have_context: bool) -> ImageFile:
+def _parsed(body: bytes, version: int) -> ImageFile:
     """Read what precedes the checksum; ValueError says what is impossible."""
-    cursor = _Cursor(body, len(MAGIC) + 1)
+    cursor = Cursor(body, len(MAGIC) + 1)
     ensemble_id = cursor.take(ID_BYTES)
     image_id = cursor.varint()
     image_hw = (cursor.side(), cursor.side())
     heads: list[tuple[Section, list[int]]] = []
     for _ in range(cursor.byte()):
-        heads.append(_read_head(cursor, [section for section, _ in heads]))
+        heads.append(_read_head(cursor, [section for section, _ in heads], version))
     sections = tuple(
         replace(section, payloads=tuple(cursor.take(length) for length in lengths))
         for section, lengths in heads
     )
     if not sections or cursor.position != len(body):
         raise ValueError("its payload lengths do not add up to its size")
-    if any(section.context is not None for section in sections) and not may_have_context:
+    has_context = any(section.context is not None for section in sections)
+    if has_context and version == VERSION_WITHOUT_CONTEXT:
         raise ValueError("its version knows no context")
     if len(sections) > 1:  # that of a level by itself lies elsewhere
         _require_contexts(sections)
@@ -174,35 +189,42 @@ def _require_contexts(sections: Sequence[Section]) -> None:
             )
 
 
-def _head(section: Section, before: tuple[int, int] | None) -> bytes:
+def _kind_bit(version: int) -> int:
+    """Return where the kind begins in a head's first byte: before FUSED it had two bits."""
+    return 5 if version == VERSION else 6
+
+
+def _head(section: Section, before: tuple[int, int] | None, version: int) -> bytes:
     """Return what precedes the payloads; a size that follows from the level `before` is left out.
 
-    First byte: level (6 bits), kind (2). Second: stages (3), payloads - 1 (3), whether a size
-    follows (1), whether the level of a context follows (1).
+    First byte: level (5 bits), kind (3); before version 4, level (6), kind (2). Second: stages (3),
+    payloads - 1 (3), whether a size follows (1), whether the level of a context follows (1).
     """
-    assert 0 <= section.level < 64 and 0 <= section.stages < 8
+    bit = _kind_bit(version)
+    assert 0 <= section.level < 1 << bit and 0 <= section.stages < 8
     assert len(section.payloads) <= MAX_PAYLOADS
-    assert bool(section.payloads) == (section.kind is Kind.CODED)
+    assert bool(section.payloads) == section.has_payloads
     assert section.kind is not Kind.PREDICTED or section.context is not None
     has_size = section.size_hw != _halved(before)
-    out = bytearray([section.level | section.kind << 6])
+    out = bytearray([section.level | section.kind << bit])
     follows = (_OWN_SIZE if has_size else 0) | (_CONTEXT if section.context is not None else 0)
     out.append(section.stages | max(0, len(section.payloads) - 1) << 3 | follows)
     for side in section.size_hw if has_size else ():
-        out += _varint(side)
+        out += varint(side)
     if section.context is not None:
         out.append(section.context)
-    if section.kind is Kind.DERIVED:
+    if section.kind in (Kind.DERIVED, Kind.FUSED):
         out.append(section.source)
     for payload in section.payloads:
-        out += _varint(len(payload))
+        out += varint(len(payload))
     return bytes(out)
 
 
-def _read_head(cursor: _Cursor, earlier: list[Section]) -> tuple[Section, list[int]]:
+def _read_head(cursor: Cursor, earlier: list[Section], version: int) -> tuple[Section, list[int]]:
     """Inverse of `_head`: the section without its payloads, and their lengths."""
     first, second = cursor.byte(), cursor.byte()
-    level, kind = first & 63, Kind(first >> 6)
+    bit = _kind_bit(version)
+    level, kind = first & (1 << bit) - 1, Kind(first >> bit)
     if earlier and level <= earlier[-1].level:
         raise ValueError("its levels are not in ascending order")
     size_hw = _halved(earlier[-1].size_hw if earlier else None)
@@ -213,64 +235,32 @@ def _read_head(cursor: _Cursor, earlier: list[Section]) -> tuple[Section, list[i
     context = cursor.byte() if second & _CONTEXT else None
     if (context is not None and context <= level) or (context is None and kind is Kind.PREDICTED):
         raise ValueError(f"level {level} has no coarser level as its context")
-    source = 0
-    if kind is Kind.DERIVED:
-        source = cursor.byte()
-        sizes = {section.level: section.size_hw for section in earlier}
-        if _halved(sizes.get(source)) != size_hw:
-            raise ValueError(f"level {level} cannot come from level {source}")
-    lengths: list[int] = []
-    if kind is Kind.CODED:
-        lengths = [cursor.varint() for _ in range((second >> 3 & 7) + 1)]
-    elif second & (0x38 if kind is Kind.PREDICTED else 0x3F | _CONTEXT):
-        raise ValueError("a level without model has a model's facts")
+    source = cursor.byte() if kind in (Kind.DERIVED, Kind.FUSED) else 0
     section = Section(
         level=level, kind=kind, size_hw=size_hw, stages=second & 7, source=source, context=context
     )
+    _require_source(section, earlier)
+    lengths: list[int] = []
+    if section.has_payloads:
+        lengths = [cursor.varint() for _ in range((second >> 3 & 7) + 1)]
+    elif second & (0x38 if kind is Kind.PREDICTED else 0x3F | _CONTEXT):
+        raise ValueError("a level without model has a model's facts")
+    if kind is Kind.FUSED and context is not None:
+        raise ValueError(f"level {level} is fused with others, and has a context")
     return section, lengths
 
 
-class _Cursor:
-    """Reads a file's fields one after another; ValueError where it ends too soon."""
-
-    def __init__(self, data: bytes, position: int) -> None:
-        self._data = data
-        self.position = position
-
-    def take(self, num_bytes: int) -> bytes:
-        if num_bytes > len(self._data) - self.position:
-            raise ValueError("it ends within a field")
-        self.position += num_bytes
-        return self._data[self.position - num_bytes : self.position]
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def varint(self) -> int:
-        value = 0
-        for place in range(_MOST_VARINT_BYTES):
-            byte = self.byte()
-            value |= (byte & 127) << 7 * place
-            if byte < 128:
-                return value
-        raise ValueError("a number in it has no end")
-
-    def side(self) -> int:
-        side = self.varint()
-        if not 1 <= side <= MAX_SIDE:
-            raise ValueError("its header holds impossible sizes")
-        return side
-
-
-def _varint(number: int) -> bytes:
-    """Return LEB128: seven bits a byte, lowest first, the highest bit set in all but the last."""
-    assert 0 <= number < 2 ** (7 * _MOST_VARINT_BYTES)
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+def _require_source(section: Section, earlier: Sequence[Section]) -> None:
+    """ValueError unless what a level is made of is there."""
+    level, source = section.level, section.source
+    there = {each.level: each for each in earlier}
+    if section.kind is Kind.DERIVED:
+        if source not in there or _halved(there[source].size_hw) != section.size_hw:
+            raise ValueError(f"level {level} cannot come from level {source}")
+    elif section.kind is Kind.FUSED and not section.has_payloads:
+        finest = there.get(source)
+        if finest is None or finest.kind is not Kind.FUSED or not finest.has_payloads:
+            raise ValueError(f"level {level} is fused into level {source}, which holds no others")
 
 
 def _halved(size_hw: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -17,9 +17,11 @@ from analyze.streams.ensemble import (
     DroppedLevel,
     Ensemble,
     EnsembleLevel,
+    FusedLevel,
     ModelLevel,
     PredictedLevel,
 )
+from analyze.streams.fused_levels import FusedLevels, fused_levels
 from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, unpack
 from analyze.streams.level_file import (
     SeenLevel,
@@ -29,7 +31,6 @@ from analyze.streams.level_file import (
 )
 from configs.errors import CacheError, ConfigError
 from train.codecs.layers.context_path import Context
-from train.codecs.level_codec import LevelCodec
 from train.runs.loaded_models import LoadedModels
 
 
@@ -45,6 +46,8 @@ def ensemble_id(ensemble: Ensemble, means: Mapping[int, NDArray[Any]]) -> bytes:
             lines.append(f"{level} coded {how.model_sha256}\n")
         elif isinstance(how, PredictedLevel):
             lines.append(f"{level} predicted {how.model_sha256}\n")
+        elif isinstance(how, FusedLevel):
+            lines.append(f"{level} fused {how.model_sha256}\n")
         elif isinstance(how, DerivedLevel):
             lines.append(f"{level} derived {how.source}\n")
         else:
@@ -60,7 +63,8 @@ class PyramidCodec:
     decoded from the coarser level's own section: by the very steps of the decoder, and without g_a.
 
     Raises ConfigError if a run is missing, its best model is not the one that the ensemble names,
-    or a contextual model does not stand beside one that it was trained beside.
+    a contextual model does not stand beside one that it was trained beside, or a fused one does not
+    code all of its levels.
     """
 
     def __init__(
@@ -75,10 +79,14 @@ class PyramidCodec:
         self.ensemble_id = ensemble_id(ensemble, means)
         self._means = means
         self.device = models.device
+        for level, how in ensemble.levels.items():
+            if isinstance(how, ModelLevel):
+                _require_model(how, level, models)
+        self._fused = fused_levels(ensemble, models)
         self._codecs = {
-            level: _load(how, level, models)
+            level: models.codec(how.run, level=level)
             for level, how in ensemble.levels.items()
-            if isinstance(how, ModelLevel)
+            if isinstance(how, CodedLevel | PredictedLevel)
         }
         self.contexts = context_levels(ensemble, models)
         """Level -> the coarser level that its contextual model sees."""
@@ -88,8 +96,11 @@ class PyramidCodec:
     ) -> bytes:
         """Return the file of one image's maps, float [H, W, C] of every level."""
         there: dict[int, Context] = {}
+        fused: dict[int, Section] = {}
+        for each in self._fused:
+            fused |= each.sections(maps)
         sections = [
-            self._section(level, maps[level], there)
+            fused[level] if level in fused else self._section(level, maps[level], there)
             for level in sorted(self.ensemble.levels, reverse=True)
         ]
         return pack(
@@ -121,11 +132,13 @@ class PyramidCodec:
             raise CacheError(f"{source}: holds maps of other sizes than the index says: {found}")
         maps: dict[int, NDArray[Any]] = {}
         there: dict[int, Context] = {}
+        for each in self._fused:
+            maps |= each.decoded([one for one in image.sections if _is_of(one, each)], source)
         for section in reversed(image.sections):
             if section.kind.has_model:
                 maps[section.level] = self._decoded(section, there, source)
         for section in image.sections:
-            if not section.kind.has_model:
+            if section.kind in (Kind.DERIVED, Kind.DROPPED):
                 maps[section.level] = self._restored(section, maps, source)
         return dict(sorted(maps.items()))
 
@@ -197,20 +210,24 @@ class PyramidCodec:
         return np.broadcast_to(mean, (*section.size_hw, len(mean)))
 
 
-def _load(how: ModelLevel, level: int, models: LoadedModels) -> LevelCodec:
+def _is_of(section: Section, fused: FusedLevels) -> bool:
+    return section.kind is Kind.FUSED and section.source == fused.levels[0]
+
+
+def _require_model(how: ModelLevel, level: int, models: LoadedModels) -> None:
     info = models.info(how.run)
     if info.model_sha256 != how.model_sha256:
         raise ConfigError(
             f"{how.run}: its best model is {info.model_sha256[:12]}, the ensemble names "
             f"{how.model_sha256[:12]} for level {level}: name the run that holds it"
         )
-    return models.codec(how.run, level=level)
 
 
 def _kind(how: EnsembleLevel) -> Kind:
     return {
         CodedLevel: Kind.CODED,
         PredictedLevel: Kind.PREDICTED,
+        FusedLevel: Kind.FUSED,
         DerivedLevel: Kind.DERIVED,
         DroppedLevel: Kind.DROPPED,
     }[type(how)]
