@@ -74,16 +74,28 @@ def bytes_in_pyramid(section: Section, reader: LevelReader, index: int) -> int:
 
 def encode_section(
     codec: Any, maps: torch.Tensor, *, level: int, beside: SeenLevel | None = None
-) -> Section:
-    """Return what a file holds of one map, float32 [1, C, H, W]."""
-    return encode_sections(codec, maps, level=level, beside=beside)[0]
+) -> tuple[Section, Context]:
+    """Return what a file holds of one map, float32 [1, C, H, W], and what it decodes to.
+
+    To the bit what `decode_sections` gives, without decoding: the context of a finer level.
+    """
+    given = () if beside is None else (beside.decoded,)
+    coded, decoded = codec.compress_for_finer(maps, *given)
+    (section,) = _sections(codec, coded, level, beside)
+    return section, decoded
 
 
 def encode_sections(
     codec: Any, maps: torch.Tensor, *, level: int, beside: SeenLevel | None = None
 ) -> list[Section]:
     """Return what files hold of several maps of one size, float32 [B, C, H, W]."""
-    coded = codec.compress(maps) if beside is None else codec.compress(maps, beside.decoded)
+    given = () if beside is None else (beside.decoded,)
+    return _sections(codec, codec.compress(maps, *given), level, beside)
+
+
+def _sections(
+    codec: Any, coded: dict[str, Any], level: int, beside: SeenLevel | None
+) -> list[Section]:
     sections = [
         Section(
             level=level,

@@ -27,6 +27,7 @@ from analyze.streams.level_file import (
     SeenLevel,
     decode_sections,
     encode_section,
+    encode_sections,
     predicted_section,
 )
 from configs.errors import CacheError, ConfigError
@@ -60,7 +61,7 @@ class PyramidCodec:
     """An ensemble's models, and the means of its dropped levels, ready to code.
 
     It works from the coarsest level to the finest. What a contextual model sees when it encodes is
-    decoded from the coarser level's own section: by the very steps of the decoder, and without g_a.
+    what the decoder will have of the coarser level, of the latents that its section was made of.
 
     Raises ConfigError if a run is missing, its best model is not the one that the ensemble names,
     a contextual model does not stand beside one that it was trained beside, or a fused one does not
@@ -167,16 +168,18 @@ class PyramidCodec:
             source = how.source if isinstance(how, DerivedLevel) else 0
             return Section(level=level, kind=_kind(how), size_hw=size_hw, source=source)
         codec, seen = self._codecs[level], self.contexts.get(level)
-        beside = None if seen is None else SeenLevel(seen, there[seen])
+        is_seen = level in self.contexts.values()
         if isinstance(how, PredictedLevel):
             assert seen is not None, "contexts are known"
             section = predicted_section(codec, size_hw, level=level, context_level=seen)
-        else:
-            maps = as_batch(values).to(self.device)
-            section = encode_section(codec, maps, level=level, beside=beside)
-        if level in self.contexts.values():
-            context = None if beside is None else beside.decoded
-            there[level] = decode_sections(codec, [section], "encoder", context)
+            if is_seen:
+                there[level] = decode_sections(codec, [section], "encoder", there[seen])
+            return section
+        beside = None if seen is None else SeenLevel(seen, there[seen])
+        maps = as_batch(values).to(self.device)
+        if not is_seen:
+            return encode_sections(codec, maps, level=level, beside=beside)[0]
+        section, there[level] = encode_section(codec, maps, level=level, beside=beside)
         return section
 
     def _decoded(self, section: Section, there: dict[int, Context], source: str) -> NDArray[Any]:

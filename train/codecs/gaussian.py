@@ -102,6 +102,9 @@ class GaussianCodec(LevelCodec):
         return y_hat, likelihoods
 
     def encode_latents(self, y: Tensor, trail: Tensor | None = None) -> list[list[bytes]]:
+        return self.coded_latents(y, *(() if trail is None else (trail,)))[0]
+
+    def coded_latents(self, y: Tensor, *trail: Tensor) -> tuple[list[list[bytes]], Tensor]:
         tables = self.tables("gaussian_conditional")
         z = self._hyper_latents(y)
         rows = _as_rows(y)
@@ -113,11 +116,13 @@ class GaussianCodec(LevelCodec):
             return symbols[-1]
 
         z_hat = None if z is None else self.round_to_medians(z)
-        self._scan(z_hat, trail, _shape_of(y), rounded, self._kept_in_float64)
+        beside = trail[0] if trail else None
+        y_hat, _, _ = self._scan(z_hat, beside, _shape_of(y), rounded, self._kept_in_float64)
         strings = [encode(torch.cat(symbols, 1), torch.cat(indexes, 1), tables)]
         if z is not None:
             strings.append(self.encode_bottleneck(z))
-        return [list(payloads) for payloads in zip(*strings, strict=True)]
+        payloads = [list(each) for each in zip(*strings, strict=True)]
+        return payloads, _as_maps(y_hat, _shape_of(y))
 
     def decode_latents(
         self,

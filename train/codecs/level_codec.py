@@ -98,6 +98,13 @@ class LevelCodec(TableHolder, ABC):
     def encode_latents(self, y: Tensor) -> list[list[bytes]]:
         """Return each sample's payloads, `num_payloads` strings."""
 
+    def coded_latents(self, y: Tensor, *trail: Tensor) -> tuple[list[list[bytes]], Tensor]:
+        """Return each sample's payloads and the y_hat that the decoder will make of them.
+
+        A codec that knows y_hat once it has encoded says so here, and saves computing it again.
+        """
+        return self.encode_latents(y, *trail), self.rounded_latents(y, *trail)[0]
+
     @abstractmethod
     def decode_latents(self, strings: Sequence[Sequence[bytes]], shape: tuple[int, int]) -> Tensor:
         """Return y_hat, float32 [B, M, h, w], of each sample's payloads; `shape` is (h, w).
@@ -138,7 +145,7 @@ class LevelCodec(TableHolder, ABC):
         """
         seen = self.see(context, *x.shape[-2:])
         if self.training:
-            noisy = self.standardised(x, self._dtype_seen())
+            noisy = self.standardised(self.unforeseen(x, seen), self._dtype_seen())
             if self.input_noise:
                 noisy = noisy + self.input_noise * self._drawn(torch.randn, noisy)
             y_hat, likelihoods = self.noisy_latents(self.analysed(noisy, seen), *_trail(seen))
@@ -202,11 +209,19 @@ class LevelCodec(TableHolder, ABC):
         with self.in_float32():
             seen = self.see(context, *x.shape[-2:])
             y = self.latents(x, *_given(seen))
-            return {
-                "strings": self.encode_latents(y, *_trail(seen)),
-                "shape": (int(y.shape[-2]), int(y.shape[-1])),
-                "size": (int(x.shape[-2]), int(x.shape[-1])),
-            }
+            return _coded(self.encode_latents(y, *_trail(seen)), y, x)
+
+    @torch.no_grad()
+    def compress_for_finer(
+        self, x: Tensor, context: Context | None = None
+    ) -> tuple[dict[str, Any], Context]:
+        """Return what `compress` returns, and the context finer levels get of it."""
+        with self.in_float32():
+            seen = self.see(context, *x.shape[-2:])
+            y = self.latents(x, *_given(seen))
+            strings, y_hat = self.coded_latents(y, *_trail(seen))
+            coded = _coded(strings, y, x)
+            return coded, self._decoded(y_hat, coded["size"], seen)
 
     @torch.no_grad()
     def decompress(
@@ -265,6 +280,14 @@ class LevelCodec(TableHolder, ABC):
     def _medians(self) -> Tensor:
         medians: Tensor = self.entropy_bottleneck._get_medians().detach()
         return medians.reshape(1, -1, 1, 1)
+
+
+def _coded(strings: list[list[bytes]], y: Tensor, x: Tensor) -> dict[str, Any]:
+    return {
+        "strings": strings,
+        "shape": (int(y.shape[-2]), int(y.shape[-1])),
+        "size": (int(x.shape[-2]), int(x.shape[-1])),
+    }
 
 
 def _trail(seen: Seen | None) -> tuple[()] | tuple[Tensor]:

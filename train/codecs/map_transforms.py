@@ -124,12 +124,22 @@ class MapTransforms(NetworkRunner):
         height, width = (-(-side // self.stride) * self.stride for side in (height, width))
         maps = self._one_layout(self.beside.standardised(context.maps, height, width))
         return Seen(
+            prediction=self.transformed(self.beside.prediction_of_maps, maps),
             features=self.transformed(self.beside.features_of_maps, maps),
             trail=self.beside.placed_trail(context.trail, height, width),
         )
 
+    def unforeseen(self, x: Tensor, seen: Seen | None) -> Tensor:
+        """Return what maps x [B, C, H, W] hold beyond their prediction, float32: g_a sees that."""
+        if seen is None:
+            return x
+        height, width = x.shape[-2:]
+        foreseen = seen.prediction[..., :height, :width]
+        return torch.addcmul(x.float(), foreseen, self._row(self.std), value=-1)
+
     def latents(self, x: Tensor, seen: Seen | None = None) -> Tensor:
         """Return y, float32 [B, M, h, w], of maps x [B, C, H, W], as in eval mode."""
+        x = self.unforeseen(x, seen)
         first = self.g_a if seen is None else self._halves["g_a"][0]
         if (fast := self._fast_transform(first, x)) is None:
             return self.analysed(self.standardised(x), seen)
@@ -143,7 +153,7 @@ class MapTransforms(NetworkRunner):
         return self._through(self._halves["g_a"][1], self._told(hidden, "to_analysis", seen))
 
     def analysed(self, standardised: Tensor, seen: Seen | None) -> Tensor:
-        """Return y of what `standardised` gives, layer by layer."""
+        """Return y of what `standardised` gives of the `unforeseen`, layer by layer."""
         if seen is None:
             return self.transformed(self.g_a, standardised)
         first, others = self._halves["g_a"]
@@ -154,10 +164,13 @@ class MapTransforms(NetworkRunner):
         """Return x_hat, float32 [B, C, height, width], of latents [B, M, h, w]."""
         last, values = self._last_of_synthesis(y_hat, seen)
         if (fast := self._fast_transform(last, values)) is None:
-            return _undone(*self._cropped(last, values, height, width))
+            return _undone(*self._cropped(last, values, height, width, seen))
         after = torch.stack([self.std[self._level_row], self.mean[self._level_row]])
         domain = int(values.shape[-2]), int(values.shape[-1])
-        return fast(values, after=after, domain=domain, size=(height, width))
+        x_hat = fast(values, after=after, domain=domain, size=(height, width))
+        if seen is None:
+            return x_hat
+        return x_hat.addcmul_(seen.prediction[..., :height, :width], self._row(self.std))
 
     def measured(
         self, y_hat: Tensor, x: Tensor, measure: Measure, seen: Seen | None = None
@@ -166,7 +179,8 @@ class MapTransforms(NetworkRunner):
 
         Where it is compiled x_hat is never written to memory.
         """
-        synthesis = self._cropped(*self._last_of_synthesis(y_hat, seen), *x.shape[-2:])
+        last, values = self._last_of_synthesis(y_hat, seen)
+        synthesis = self._cropped(last, values, int(x.shape[-2]), int(x.shape[-1]), seen)
         return self.compiled(measured_undone)(measure, x, *synthesis)
 
     def _last_of_synthesis(self, y_hat: Tensor, seen: Seen | None) -> tuple[nn.Module, Tensor]:
@@ -178,11 +192,13 @@ class MapTransforms(NetworkRunner):
         return last, hidden + self.transformed(self.beside.mixing, self._one_layout(hidden))
 
     def _cropped(
-        self, network: nn.Module, values: Tensor, height: int, width: int
+        self, network: nn.Module, values: Tensor, height: int, width: int, seen: Seen | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what it gives, of whatever dtype and cropped, and its mean and deviation."""
-        x_hat = self._in_precision(network, self._one_layout(values))[..., :height, :width]
-        return x_hat, self._row(self.mean), self._row(self.std)
+        x_hat = self._in_precision(network, self._one_layout(values))
+        if seen is not None:
+            x_hat = x_hat + seen.prediction
+        return x_hat[..., :height, :width], self._row(self.mean), self._row(self.std)
 
     def _told(self, hidden: Tensor, name: str, seen: Seen) -> Tensor:
         return hidden + self.transformed(getattr(self.beside, name), seen.features)

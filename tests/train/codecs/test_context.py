@@ -64,6 +64,18 @@ def test_models_beside_a_coarser_level_keep_the_contract(name: str) -> None:
     check_codec(name, context=context, num_steps=100)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_encoder_knows_to_the_bit_what_the_decoder_will_have(name: str) -> None:
+    codecs, maps = pyramid(name), pyramid_maps()
+    strings, decoded = sent(codecs, maps)
+    context: Context | None = None
+    for codec, x, expected, there in zip(codecs, maps, strings, decoded, strict=True):
+        coded, context = codec.compress_for_finer(x, context)
+        assert coded["strings"] == expected
+        assert torch.equal(context.maps, there.maps) and torch.equal(context.trail, there.trail)
+
+
 @pytest.mark.parametrize("stages", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
@@ -140,7 +152,7 @@ def test_nearest_upsampling_is_that_of_an_fpn_for_even_and_odd_sizes() -> None:
 
 def test_grid_as_fine_or_finer_is_matched_by_its_first_position() -> None:
     values = torch.arange(6.0).reshape(1, 1, 1, 6)
-    assert on_grid_of(values, 2, (1, 6), 2) is values
+    assert torch.equal(on_grid_of(values, 2, (1, 6), 2), values)
     assert on_grid_of(values, 2, (1, 3), 4).flatten().tolist() == [0, 2, 4]
     assert on_grid_of(values, 2, (1, 8), 2).flatten().tolist() == [0, 1, 2, 3, 4, 5, 5, 5]
 
