@@ -2,7 +2,7 @@
 
 docs/bitstream.md has the layout. What levels share is told once; what follows from the rest (the
 latents' shape, a level half as large as the one before) is not told at all. Files without context
-are of version 2, those without fused levels of version 3, as they always were.
+are of version 2, as they always were. A file of version 5 has levels that are coded in one.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from analyze.streams.byte_fields import Cursor, varint
+from analyze.streams.file_fields import Cursor, varint
 from configs.errors import CacheError
 
 MAGIC = b"FPNI"
-VERSION = 4
-VERSION_WITHOUT_FUSED = 3
+VERSION = 3
 VERSION_WITHOUT_CONTEXT = 2
+VERSION_FUSED = 5
 ID_BYTES = 8
 MAX_PAYLOADS = 8
 MAX_POSITIONS = 2**22
@@ -91,7 +91,7 @@ class ImageFile:
 def pack(image: ImageFile) -> bytes:
     """Return the bytes of one image's levels, which must be in ascending order."""
     assert len(image.ensemble_id) == ID_BYTES, "ids have 8 bytes"
-    version = _least_version(image.sections)
+    version = _version_of(image.sections)
     out = bytearray(MAGIC + bytes([version]) + image.ensemble_id)
     for number in (image.image_id, *image.image_hw):
         out += varint(number)
@@ -105,11 +105,11 @@ def pack(image: ImageFile) -> bytes:
     return bytes(out) + zlib.crc32(out).to_bytes(_CRC_BYTES, "little")
 
 
-def _least_version(sections: Sequence[Section]) -> int:
+def _version_of(sections: Sequence[Section]) -> int:
     if any(section.kind is Kind.FUSED for section in sections):
-        return VERSION
+        return VERSION_FUSED
     alone = all(section.context is None for section in sections)
-    return VERSION_WITHOUT_CONTEXT if alone else VERSION_WITHOUT_FUSED
+    return VERSION_WITHOUT_CONTEXT if alone else VERSION
 
 
 def section_bytes(image: ImageFile) -> dict[int, int]:
@@ -124,7 +124,7 @@ def section_bytes(image: ImageFile) -> dict[int, int]:
 
 def section_size(section: Section, before: tuple[int, int] | None) -> int:
     """Return the bytes of a level's head and payloads, after a level whose size is `before`."""
-    head = _head(section, before, _least_version([section]))  # as long in each version
+    head = _head(section, before, _version_of([section]))  # as long in each version
     return len(head) + sum(len(payload) for payload in section.payloads)
 
 
@@ -138,10 +138,10 @@ def unpack(data: bytes, source: str = "image file") -> ImageFile:
     if data[: len(MAGIC)] != MAGIC:
         raise _damaged(source, "it does not start as a file of compress-features")
     version = data[len(MAGIC)]
-    if not VERSION_WITHOUT_CONTEXT <= version <= VERSION:
+    if version not in (VERSION_WITHOUT_CONTEXT, VERSION, VERSION_FUSED):
         raise CacheError(
             f"{source}: image file format {version}, this program reads "
-            f"{VERSION_WITHOUT_CONTEXT} to {VERSION}: compress the features again, or decode "
+            f"{VERSION_WITHOUT_CONTEXT} to {VERSION_FUSED}: compress the features again, or decode "
             "with the program that wrote it"
         )
     # Checked before any length is believed, so that a flipped length is never followed.
@@ -190,14 +190,14 @@ def _require_contexts(sections: Sequence[Section]) -> None:
 
 
 def _kind_bit(version: int) -> int:
-    """Return where the kind begins in a head's first byte: before FUSED it had two bits."""
-    return 5 if version == VERSION else 6
+    """Return where the kind begins in a head's first byte: without FUSED it has two bits."""
+    return 5 if version == VERSION_FUSED else 6
 
 
 def _head(section: Section, before: tuple[int, int] | None, version: int) -> bytes:
     """Return what precedes the payloads; a size that follows from the level `before` is left out.
 
-    First byte: level (5 bits), kind (3); before version 4, level (6), kind (2). Second: stages (3),
+    First byte: level (5 bits), kind (3); before version 5, level (6), kind (2). Second: stages (3),
     payloads - 1 (3), whether a size follows (1), whether the level of a context follows (1).
     """
     bit = _kind_bit(version)

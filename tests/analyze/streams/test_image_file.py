@@ -175,7 +175,7 @@ def test_version_2_knows_no_context() -> None:
 def test_fused_levels_cost_three_bytes_beside_the_one_that_has_the_payloads() -> None:
     assert section_bytes(fused()) == {0: 7 + 7, 1: 3, 2: 3, 3: 3, 4: 3}
     data = pack(fused())
-    assert data[4] == 4
+    assert data[4] == 5
     assert unpack(data) == fused()
 
 
@@ -267,7 +267,7 @@ def test_each_impossible_field_has_a_line_that_names_file_problem_and_way_out() 
     for altered, problem in (
         (good[:-1], "do not add up|ends within a field"),
         (b"XXXX" + good[4:], "does not start as a file of compress-features"),
-        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 2 to 4"),
+        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 2 to 5"),
         (good[:13] + b"\xff" * 12 + good[25:], "a number in it has no end"),
         (good[:19] + b"\x00" + good[20:], "do not add up"),
         (good[:20] + b"\xc0" + good[21:], "level 0 has no coarser level"),

@@ -1,4 +1,4 @@
-"""The fields of a file, one after another: bytes, and numbers of as many bytes as they need."""
+"""The fields of a file: numbers of as many bytes as they need, read one after another."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class Cursor:
     def __init__(self, data: bytes, position: int) -> None:
         self._data = data
         self.position = position
+        """Of the next byte."""
 
     def take(self, num_bytes: int) -> bytes:
         """Return the next bytes."""
@@ -26,7 +27,7 @@ class Cursor:
         return self.take(1)[0]
 
     def varint(self) -> int:
-        """Return what `varint` has written."""
+        """Return what `varint` wrote next."""
         value = 0
         for place in range(_MOST_VARINT_BYTES):
             byte = self.byte()
@@ -36,7 +37,7 @@ class Cursor:
         raise ValueError("a number in it has no end")
 
     def side(self) -> int:
-        """Return a number that may be a map's or an image's height or width."""
+        """Return a map's or an image's height or width, which is 1 to `MAX_SIDE`."""
         side = self.varint()
         if not 1 <= side <= MAX_SIDE:
             raise ValueError("its header holds impossible sizes")
