@@ -22,6 +22,7 @@ from analyze.facts.candidates import Candidate, plan_of, predicted_ways
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Found, next_step
 from analyze.facts.sent_parts import parts_of
+from analyze.fused.fused_study import fused_points, study_fused
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.find_runs import (
@@ -92,6 +93,8 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         allocation = next(iter(allocations.result), None)
         of_one_seed = measured.by_seed()[0].runs
         anchors = _anchors(wanted.anchors, split, detection, kept, folder, models.device)
+        fused = study_fused(found.fused, split, decoded, measured.overhead, detection, models, kept)
+        rivals = (*fused_points(fused.result), *anchors.points)
         matrix: Found[Matrix | None] = Found(None)
         if wanted.matrix:
             matrix = _matrix([each.run for each in of_one_seed], found.random, split, models, kept)
@@ -118,10 +121,15 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                     *sensitivity.missing,
                     *allocations.missing,
                     *anchors.missing,
+                    *fused.missing,
                     *matrix.missing,
                     *suggestions.missing,
                 ),
-                combinations=(*result.combinations, *chosen),
+                combinations=(
+                    *result.combinations,
+                    *(each.combination for each in fused.result),
+                    *chosen,
+                ),
                 next_step=next_step(
                     request.split,
                     request.options,
@@ -134,8 +142,9 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
             allocation=allocation,
             other_seeds=allocations.result[1:],
             sensitivity=sensitivity.result,
-            anchors=anchors.points,
-            comparisons=compare(result, anchors.points),
+            anchors=rivals,
+            comparisons=compare(result, rivals),
+            fused=fused.result,
             matrix=matrix.result,
             suggestions=suggestions.result,
             level_pictures=level_pictures(shown, split, decoded, models),

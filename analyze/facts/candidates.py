@@ -45,12 +45,18 @@ class Candidate:
     """The run of the coarser level beside whose decoded maps it is measured; None: it codes alone.
     """
     is_predicted: bool = False
-    """Nothing is sent of its level; `folder` is then a name below the run's own, of no folder."""
+    """Nothing is sent of its level."""
+    own_folder: Path | None = None
+    """The run's own, where it is one of several ways to take the run: `folder` is then a name below
+    it, of no folder."""
+    is_fused: bool = False
+    """Its model codes its level together with others, and `folder` is a name for this one of them.
+    """
 
     @property
     def model_folder(self) -> Path:
         """Return the folder that holds its model."""
-        return self.folder.parent if self.is_predicted else self.folder
+        return self.folder if self.own_folder is None else self.own_folder
 
     @property
     def chain(self) -> tuple[Candidate, ...]:
@@ -77,6 +83,7 @@ def predicted_ways(run: Candidate) -> list[Candidate]:
             replace(
                 run,
                 folder=run.folder / f"predicted_from_level_{coded}",
+                own_folder=run.model_folder,
                 model=f"{run.model} predicted from level {coded}",
                 context=context,
                 is_predicted=True,

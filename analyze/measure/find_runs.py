@@ -23,16 +23,17 @@ from data.cache.cache_folder import CacheFolder
 from train.runs.checkpoint import BEST_NAME, RunInfo
 from train.runs.loaded_models import LoadedModels
 from train.runs.metrics import METRICS_NAME, EpochMetrics, read_rows
-from train.runs.run_folder import find_random_runs, find_runs
+from train.runs.run_folder import find_fused_runs, find_random_runs, find_runs
 from train.runs.run_record import RANDOM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRuns:
-    """Runs of one level each, and runs of `--level random`."""
+    """Runs of one level each, and runs of `--level random` and `--level fused`."""
 
     special: tuple[Candidate, ...]
     random: tuple[Path, ...]
+    fused: tuple[Path, ...] = ()
     missing: tuple[str, ...] = ()
     """Why contextual runs are left out."""
 
@@ -41,7 +42,7 @@ def run_folders(checkpoints: Path, run_dirs: Sequence[Path]) -> list[Path]:
     """Return `run_dirs`, or all runs below `checkpoints`; ConfigError for a folder without one."""
     if not run_dirs:
         found = [run.folder for run in find_runs(checkpoints)]
-        return found + find_random_runs(checkpoints)
+        return found + find_random_runs(checkpoints) + find_fused_runs(checkpoints)
     for folder in run_dirs:
         if not (folder / BEST_NAME).is_file():
             raise ConfigError(
@@ -57,11 +58,13 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
     Raises ConfigError for a damaged one, CacheError for one whose features came from another
     detector than this cache's.
     """
-    special, random = [], []
+    special, random, fused = [], [], []
     for folder in folders:
         run = models.info(folder)
         _require_same_detector(run, folder, cache)
-        if len(run.levels) > 1:
+        if run.is_fused:
+            fused.append(folder)
+        elif len(run.levels) > 1:
             random.append(folder)
         else:
             special.append(
@@ -78,7 +81,7 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
                 )
             )
     linked, missing = _beside_their_contexts(special, models)
-    return TrainedRuns(special=linked, random=tuple(random), missing=missing)
+    return TrainedRuns(special=linked, random=tuple(random), fused=tuple(fused), missing=missing)
 
 
 def _beside_their_contexts(

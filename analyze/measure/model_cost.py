@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.reading.level_reader import LevelReader
+from train.codecs.fused_pyramid import FusedPyramid
 from train.codecs.level_codec import LevelCodec
 
 
@@ -55,6 +56,28 @@ def model_cost(codec: LevelCodec) -> ModelCost:
             codec.decompress(coded["strings"], coded["shape"], coded["size"])
     finally:
         codec.layer_by_layer = kept_way
+    return _cost(codec, encoder, decoder, side)
+
+
+def fused_cost(codec: FusedPyramid) -> ModelCost:
+    """Count a codec of all levels; a position is one of the finest level, padded to its stride."""
+    side = 4 * codec.stride
+    maps = [
+        torch.zeros(1, channels, side // stride, side // stride, device=codec.mean.device)
+        for channels, stride in zip(
+            codec.pyramid.num_channels, codec.pyramid.strides, strict=True
+        )
+    ]  # fmt: skip
+    with torch.no_grad(), FlopCounterMode(display=False) as encoder:
+        coded = codec.compress(maps)
+    with torch.no_grad(), FlopCounterMode(display=False) as decoder:
+        codec.decompress(**coded)
+    return _cost(codec, encoder, decoder, side)
+
+
+def _cost(
+    codec: LevelCodec, encoder: FlopCounterMode, decoder: FlopCounterMode, side: int
+) -> ModelCost:
     kept = [*codec.parameters(), codec.mean, codec.std]
     return ModelCost(
         parameters=sum(parameter.numel() for parameter in codec.parameters()),

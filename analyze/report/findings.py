@@ -14,6 +14,7 @@ from analyze.curves.rate_quality import Curve
 from analyze.curves.seed_spread import Spread, alike, spread_of
 from analyze.detection.sensitivity import Sensitivity
 from analyze.facts.results import AnalysisResult, Combination
+from analyze.fused.fused_study import FusedFinding
 from analyze.measure.find_runs import TrainedRun
 from analyze.measure.matrix import Matrix
 from analyze.plots.curve_plots import PlotPoint, Series
@@ -32,6 +33,8 @@ class Findings:
     sensitivity: Sensitivity | None = None
     anchors: tuple[AnchorPoint, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    fused: tuple[FusedFinding, ...] = ()
+    """Runs of all levels in one; `anchors` holds their points too."""
     matrix: Matrix | None = None
     suggestions: tuple[Suggestion, ...] = ()
     level_pictures: tuple[LevelPictures, ...] = ()

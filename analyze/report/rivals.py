@@ -1,13 +1,15 @@
-"""What anchors need for the mAP of ours: of features, and of images sent instead of them."""
+"""What rivals need for the mAP of ours: anchors of features and images, codecs of all levels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from analyze.anchors.anchor_points import AnchorPoint
 from analyze.facts.results import AnalysisResult, Combination
+from analyze.fused.fused_study import FusedFinding
 from analyze.report.finding_tables import plain_table
 from analyze.report.findings import Findings
+from analyze.report.page import PageSection, Paragraph, TableBlock
 from analyze.report.tables import Table, Value
 
 
@@ -85,3 +87,60 @@ def _bd_rate(findings: Findings, title: str) -> float | None:
                 if delta.anchor == title and delta.test == each.ours[0].name:
                     return delta.bd_rate_percent
     return None
+
+
+def fused_section(findings: Findings) -> PageSection | None:
+    """Return what runs of all levels in one have reached, and cost; None without any."""
+    if not findings.fused:
+        return None
+    return PageSection(
+        title="All levels in one",
+        blocks=(
+            Paragraph(
+                text="Runs of train-level --level fused: one latent for all levels that are coded, "
+                "after L-MSFC (arXiv:2306.16670), in the layers of the others. Bits are of whole "
+                "files, MSE of each level from them; multiply-accumulates are per position of the "
+                "finest level, times of all levels together."
+            ),
+            TableBlock(name="fused", table=fused_table(findings.fused)),
+        ),
+    )
+
+
+def fused_table(findings: Sequence[FusedFinding]) -> Table:
+    """Return a line per run of all levels in one: bits, errors level by level, costs."""
+    levels = sorted({level for each in findings for level in each.levels})
+    lines: list[tuple[Value, ...]] = [
+        (
+            each.title, each.lmbda, each.seed, each.combination.bits_per_pixel,
+            each.combination.accuracy.map if each.combination.accuracy else None,
+            *(each.levels[level].mse if level in each.levels else None for level in levels),
+            each.cost.parameters, each.cost.storage_bytes / 1e6,
+            each.cost.encoder_macs_per_position / 1e6, each.cost.decoder_macs_per_position / 1e6,
+            *_times(each), each.training_s, each.run,
+        )
+        for each in findings
+    ]  # fmt: skip
+    return plain_table(
+        (
+            "by", "lambda", "seed", "bits/px", "mAP", *(f"MSE {level}" for level in levels),
+            "parameters", "MB", "enc MMAC/position", "dec MMAC/position", "enc ms", "dec ms",
+            "trained s", "run",
+        ),
+        (
+            "by", "lambda", "seed", "bits_per_pixel", "map",
+            *(f"mse_level_{level}" for level in levels), "parameters", "megabytes",
+            "encoder_mmac_per_position", "decoder_mmac_per_position", "encode_ms", "decode_ms",
+            "training_s", "run",
+        ),
+        (
+            "{}", "{:.3g}", "{}", "{:.4g}", "{:.4f}", *("{:.4g}" for _ in levels), "{:,}",
+            "{:.1f}", "{:.3f}", "{:.3f}", "{:.1f}", "{:.1f}", "{:.0f}", "{}",
+        ),
+        lines,
+    )  # fmt: skip
+
+
+def _times(finding: FusedFinding) -> tuple[float, float]:
+    of_all = next(iter(finding.levels.values()))
+    return of_all.encode_ms, of_all.decode_ms

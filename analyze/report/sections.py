@@ -41,7 +41,7 @@ from analyze.report.page import (
     TableBlock,
     Terms,
 )
-from analyze.report.rivals import equal_map_table
+from analyze.report.rivals import equal_map_table, fused_section
 from analyze.report.tables import detection_table, level_table
 
 _DEFINITIONS = (
@@ -97,6 +97,7 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
         allocation_section(findings),
         _curves(findings),
         _anchors(findings),
+        fused_section(findings),
         _matrix(findings),
         _sensitivity(findings),
         _suggestions(findings),
@@ -190,9 +191,9 @@ def _anchors(findings: Findings) -> PageSection | None:
                 text="Codecs without training, fitted to the train cache, coded to real bytes; "
                 "levels that can be derived are not sent. Image: the image is sent instead of its "
                 "features, at its original size or as the detector resizes it, and the whole "
-                "detector runs on it. BD-rate: bits that ours need more than "
-                "the anchor at equal quality (negative: fewer); BD quality: what ours has more at "
-                "equal bits (Bjøntegaard 2001, PCHIP)."
+                "detector runs on it. Fused: trained, one latent for all levels. BD-rate: bits "
+                "that ours need more than the anchor at equal quality (negative: fewer); BD "
+                "quality: what ours has more at equal bits (Bjøntegaard 2001, PCHIP)."
             ),
             TableBlock(name="bd", table=bd_table(findings.comparisons)),
             TableBlock(name="anchors", table=anchor_table(findings.anchors)),

@@ -43,8 +43,9 @@ def summary(findings: Findings) -> str:
         lines += [_line([each]) for each in found.combinations]
     mine = ours(findings)
     assert mine is not None, "there are pyramids, or an allocation"
-    for what, is_image in (("anchor", False), ("image", True)):
-        points = [each for each in findings.anchors if each.is_image == is_image]
+    kinds = {"anchor": (False, False), "model of all levels": (False, True), "image": (True, False)}
+    for what, kind in kinds.items():
+        points = [each for each in findings.anchors if (each.is_image, each.is_fused) == kind]
         if (rival := cheapest_rival(points, mine)) is not None:
             lines.append(_rival_line(what, rival, mine, result))
     table = f"{head}\n{plain_text(with_input_rates(_table(lines), pixel_ratio(result)))}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
+from torch import Tensor
 
 from analyze.maps.map_source import as_batch
 from analyze.streams.ensemble import CodedLevel, Ensemble, FusedLevel
@@ -23,14 +24,17 @@ class FusedLevels:
     levels: tuple[int, ...]
     codec: FusedPyramid
 
+    def tensors(self, maps: Mapping[int, NDArray[Any]]) -> list[Tensor]:
+        """Return what the codec takes of maps [H, W, C], on its device."""
+        device = self.codec.mean.device
+        return [as_batch(maps[level]).to(device) for level in self.levels]
+
     def sections(self, maps: Mapping[int, NDArray[Any]]) -> dict[int, Section]:
         """Return what is sent of each level of one image, of whose maps there are float [H, W, C].
 
         Raises CacheError if the maps are not on grids of its levels' strides.
         """
-        device = self.codec.mean.device
-        tensors = [as_batch(maps[level]).to(device) for level in self.levels]
-        coded = self.codec.compress(tensors)
+        coded = self.codec.compress(self.tensors(maps))
         self._require_grids(coded["sizes"], "the cache")
         finest = self.levels[0]
         return {
