@@ -6,11 +6,8 @@ import csv
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,62 +16,28 @@ from click.testing import CliRunner
 from PIL import Image
 
 from analyze.allocation.search import Target
-from analyze.analysis import runs_of
 from analyze.anchors import anchor_study
-from analyze.choosing import find_allocations, measured_split, open_choosing
 from analyze.facts.kept_results import Kept
-from analyze.facts.results import ChosenBy
 from analyze.foretell import foretell
 from analyze.measure import level_rate_distortion
-from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
-from analyze.measure.split import open_split
-from analyze.request import AnalysisRequest, Wanted
+from analyze.request import Wanted
 from analyze.streams.ensemble import CodedLevel, read_ensemble
-from configs.errors import ConfigError
-from data.cache.annotations import read_annotations, write_annotations
-from data.cache.cache_folder import CacheFolder
-from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
-from tests.support.analysis import analyse, rows_of
+from tests.support.analysis import analyse, request_of, rows_of
+from tests.support.changed_caches import add_to_the_commits, correct_boxes, lose_the_train_cache
 from tests.support.chromium import needs_chromium, screenshot
 from tests.support.coded_study import compress
-from tests.support.openings import of_name, openings
-from tests.support.own_anchor import write_anchor
+from tests.support.openings import of_name
+from tests.support.reported import Reported, reported
 from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
 from train.runs.checkpoint import load_codec
-from train.runs.loaded_models import LoadedModels
+
+__all__ = ["reported"]
 
 ROOT = Path(__file__).parents[2]
 README_PICTURE = "docs/report.png"
-
-
-@dataclass(frozen=True)
-class Reported:
-    """A report of everything that takes no video coder, and what was printed."""
-
-    folder: Path
-    kept: Path
-    output: str
-    opened: Counter[Path]
-
-
-@pytest.fixture(scope="module")
-def reported(
-    study: TinyStudy, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Reported:
-    parent = tmp_path_factory.mktemp("reports")
-    with openings() as counted:
-        result = analyse(
-            study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
-            "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
-            "--target-bpp", "1000", "--cross-fit", "3",
-        )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    return Reported(
-        folder=parent / "report", kept=parent / "kept", output=result.output, opened=counted
-    )
 
 
 def test_each_checkpoint_and_manifest_is_read_once_and_each_log_hashed_and_parsed(
@@ -180,41 +143,8 @@ def test_cross_fitted_figures_are_of_all_images_each_held_out_once(
         assert drops[1] == pytest.approx(drops[0])
 
 
-def test_fewer_than_two_folds_are_refused_in_python_too() -> None:
-    for number in (1, -1):
-        with pytest.raises(ConfigError, match=f"--cross-fit {number}: use 2 folds or more"):
-            Wanted(target=Target(kind="bpp", value=1.0), cross_fit=number)
-
-
 def str_keys(choice: dict[int, str]) -> dict[str, str]:
     return {str(level): part for level, part in choice.items()}
-
-
-def test_choice_of_another_split_is_measured_on_this_one(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    # Of any error at all: nothing is sent, and each split's files have their own bits for that.
-    wanted = Wanted(target=Target(kind="mse", value=1e9), choose_on="train")
-    request = request_of(study, checkpoints, limit=1)
-    models, cache, kept = LoadedModels(), CacheFolder(study.val_cache), Kept(None)
-    with (
-        open_choosing(request, wanted, cache, "cpu") as choosing,
-        open_split(cache, "val", study.config, device="cpu", limit=1, options="") as split,
-    ):
-        decoded = DecodedLevels(tmp_path, split.readers, 1, models)
-        measured = measured_split(split, runs_of(request, split, models), decoded, models, kept)
-        found = find_allocations(choosing, measured, (), wanted.target, models, kept, tmp_path)
-    assert found.missing == ()
-    (allocated,) = found.result
-    chosen, there = allocated.combination, allocated.allocation.combination
-    assert chosen.name == "allocated for a MSE of 1e+09, chosen on train, measured on val"
-    assert chosen.chosen_by == ChosenBy(
-        split="train", num_images=1, measured_on="val", num_measured=1
-    )
-    assert set(chosen.parts.values()) <= {"dropped", "derived"}
-    assert chosen.bits_per_pixel == measured.overhead.total(allocated.parts)
-    assert allocated.allocation.verified_drop is not None
-    assert there.cost > 0
 
 
 def test_files_of_the_ensemble_have_the_bits_that_the_report_says(
@@ -241,43 +171,6 @@ def test_weights_of_the_sensitivity_train_a_channel_weighted_codec(
     assert result.exit_code == 0, result.output
 
 
-def request_of(study: TinyStudy, checkpoints: Path, **more: Any) -> AnalysisRequest:
-    return AnalysisRequest(
-        cache=study.val_cache, split="val", config=study.config, checkpoints=checkpoints, **more
-    )
-
-
-def test_dry_run_has_every_stage_its_counts_and_the_bytes_and_writes_nothing(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path
-) -> None:
-    wanted = Wanted(target=Target(kind="map_drop", value=0.01))
-    request = request_of(study, checkpoints)
-    there = sorted(path.stat().st_mtime_ns for path in study.root.rglob("*"))
-    forecast = foretell(request, wanted, tmp_path / "report", Kept(tmp_path / "kept"))
-    assert [(each.name, each.times) for each in forecast.stages] == [
-        ("checking the cache", 1),
-        *((f"coding, level {level}", 1 + (level == 4)) for level in range(5)),
-        # As cached, six runs alone, the pyramid with and without level 4, and each level gone.
-        ("heads, 15 combinations", 1),
-        ("allocation, at most", 8),
-    ]
-    assert all(each.seconds_each > 0 for each in forecast.stages)
-    sizes = {
-        info.index: 2 * sum(
-            int(np.prod(study_manifest.sample_shape(info.index, sample.bucket)))
-            for sample in study_manifest.samples
-        )
-        for study_manifest in [Manifest.load(study.val_cache)]
-        for info in study_manifest.levels
-    }  # fmt: skip
-    assert forecast.scratch_bytes == sum(sizes.values()) + sizes[4]
-    assert forecast.fits
-    assert forecast.memory_bytes > forecast.scratch_bytes
-    assert forecast.gpu_bytes is None
-    assert not list(tmp_path.iterdir())
-    assert sorted(path.stat().st_mtime_ns for path in study.root.rglob("*")) == there
-
-
 def test_dry_run_leaves_out_what_is_kept(
     study: TinyStudy, checkpoints: Path, reported: Reported, tmp_path: Path
 ) -> None:
@@ -287,16 +180,6 @@ def test_dry_run_leaves_out_what_is_kept(
         ("checking the cache", 1),
         ("allocation, at most", 1),
     ]
-
-
-def test_dry_run_is_an_option_and_makes_no_report_folder(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    short = SimpleNamespace(table=lambda: "about an hour")
-    monkeypatch.setattr("analyze.foretell.foretell", lambda *_: short)
-    result = analyse(study, checkpoints, tmp_path / "report", "--dry-run")
-    assert (result.exit_code, result.output) == (0, "about an hour\n")
-    assert not list(tmp_path.iterdir())
 
 
 def test_second_analysis_uses_what_the_first_measured(
@@ -319,30 +202,6 @@ def test_second_analysis_uses_what_the_first_measured(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert rows_of(tmp_path / "report") == rows_of(reported.folder)
-
-
-def correct_boxes(features: Path) -> None:
-    """Leave out the first box of each image."""
-    path = features / "val" / "annotations.json"
-    images = read_annotations(path, "val")
-    records = tuple(
-        replace(
-            record, boxes_xyxy=record.boxes_xyxy[1:], category_ids=record.category_ids[1:],
-            ignored=record.ignored[1:], areas_px=None,
-        )
-        for record in images.records
-    )  # fmt: skip
-    write_annotations(path, replace(images, records=records))
-
-
-def lose_the_train_cache(features: Path) -> None:
-    shutil.rmtree(features / "train")
-
-
-def add_to_the_commits(features: Path) -> None:
-    """As a sample does that was found damaged and is mended."""
-    with CommitLog(features / "val") as log:
-        log.mark_damaged({0: ()})
 
 
 @pytest.mark.parametrize(
@@ -467,17 +326,3 @@ def test_readme_shows_the_first_screen_of_a_report(reported: Reported, tmp_path:
 
 def test_decoded_maps_do_not_stay_on_disk(reported: Reported) -> None:
     assert not [path for path in reported.folder.rglob(".*") if path.is_dir()]
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_anchor_of_ones_own_stands_in_the_report_by_its_name(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    name = write_anchor(tmp_path / "own_reported.py")
-    report = tmp_path / "report"
-    result = analyse(study, checkpoints, report, "--anchors", f"{name},float16", "--limit", "1")
-    assert result.exit_code == 0, result.output
-    content = json.loads((report / "report.json").read_text())
-    assert {each["anchor"] for each in content["anchors"]} == {name, "float16"}
-    assert "whole numbers" in (report / "index.html").read_text()

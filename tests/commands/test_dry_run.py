@@ -40,6 +40,13 @@ def set_free_bytes(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: DiskUsage(10 * free, 9 * free, free))
 
 
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the extraction that a dry run times: it takes most of it."""
+    speed = Speed(images_per_s=1.0, write_bytes_per_s=1.0)
+    monkeypatch.setattr("extract.dry_run.estimate.measure_speed", lambda *_, **__: speed)
+
+
 def shard_bytes(cache: TinyCache, level: int) -> int:
     return sum(path.stat().st_size for path in cache.shard_files(level))
 
@@ -49,6 +56,7 @@ def advice_of(output: str) -> list[str]:
     return re.findall(r"^  (--.*)$", output, flags=re.MULTILINE)
 
 
+@pytest.mark.usefixtures("untimed")
 def test_bytes_files_and_shards_are_those_of_the_real_cache(
     tiny_cache: TinyCache, tmp_path: Path
 ) -> None:
@@ -67,6 +75,7 @@ def test_bytes_files_and_shards_are_those_of_the_real_cache(
     assert f"8 images in 3 buckets, {total} in 21 shards; {len(files)} files, " in result.output
 
 
+@pytest.mark.usefixtures("untimed")
 def test_bytes_on_disk_are_exact_for_zarr_and_within_a_kilobyte_a_shard_for_hdf5(
     tiny_cache: TinyCache, tmp_path: Path
 ) -> None:
@@ -149,6 +158,7 @@ def test_what_a_killed_dry_run_has_left_is_removed_by_the_next_one(
     assert sorted(features.iterdir()) == sorted([of_others, elsewhere])
 
 
+@pytest.mark.usefixtures("untimed")
 def test_verdict_is_about_what_is_not_there_yet(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,8 +166,6 @@ def test_verdict_is_about_what_is_not_there_yet(
     shard = max(zarr_cache.shard_files(0), key=lambda path: path.stat().st_size)
     num_bytes = shard.stat().st_size
     (tmp_path / "train" / shard.relative_to(zarr_cache.folder)).unlink()
-    speed = Speed(images_per_s=1.0, write_bytes_per_s=1.0)
-    monkeypatch.setattr("extract.dry_run.estimate.measure_speed", lambda *_, **__: speed)
     for free, fits in ((3 * num_bytes, True), (num_bytes // 2, False)):
         set_free_bytes(monkeypatch, free)
         output = run_extract(zarr_cache.config, tmp_path, "--dry-run").output
@@ -168,6 +176,7 @@ def test_verdict_is_about_what_is_not_there_yet(
     assert "needs" in error_of(run_extract(zarr_cache.config, tmp_path))
 
 
+@pytest.mark.usefixtures("untimed")
 def test_verdict_on_a_split_leaves_room_for_those_before_it(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +203,7 @@ def test_folder_that_cannot_be_written_is_one_line(zarr_cache: TinyCache, tmp_pa
     assert error.endswith("): free space, or choose another --features")
 
 
+@pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize(
     ("share", "options", "names"),
     [
@@ -231,6 +241,7 @@ def test_each_proposal_lets_the_extraction_begin_and_without_it_there_is_no_room
         )
 
 
+@pytest.mark.usefixtures("untimed")
 def test_8_bits_are_proposed_with_their_bytes_which_are_half_of_float16_s_for_train_alone(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +263,7 @@ def test_bytes_and_files_of_8_bits_are_those_of_the_real_cache(
     assert f"{values / 1e6:.3f} MB in 17 shards; {len(files)} files, " in output
 
 
+@pytest.mark.usefixtures("untimed")
 def test_a_little_more_than_a_proposal_would_not_fit(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +280,7 @@ def test_a_little_more_than_a_proposal_would_not_fit(
         assert "GB are free" in error
 
 
+@pytest.mark.usefixtures("untimed")
 def test_room_for_exactly_what_the_extraction_asks_for_fits(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +292,7 @@ def test_room_for_exactly_what_the_extraction_asks_for_fits(
         assert (run_extract(zarr_cache.config, tmp_path / str(free)).exit_code == 0) is fits
 
 
+@pytest.mark.usefixtures("untimed")
 def test_crop_is_proposed_for_the_train_split_only(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +304,7 @@ def test_crop_is_proposed_for_the_train_split_only(
     assert "--crop" not in output.split("val:", 1)[1]
 
 
+@pytest.mark.usefixtures("untimed")
 def test_fixed_size_is_made_smaller_in_both_directions(
     zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from configs.config_files import load_config
+from tests.support.forked_commands import forked_commands
 from tests.support.tiny_study import save_detector
 from train.runs.run_folder import find_runs
 
@@ -34,9 +35,10 @@ training:
 """
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    """Start the script in a folder, with this environment's commands on the PATH."""
-    commands = Path(sys.executable).parent
+def start(
+    folder: Path, *options: str, commands: Path = Path(sys.executable).parent
+) -> subprocess.Popen[str]:
+    """Start the script in a folder, with this environment's commands on the PATH, or others."""
     environment = os.environ | {
         "PATH": f"{commands}:/usr/bin:/bin",
         "OMP_NUM_THREADS": "1",
@@ -118,11 +120,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple
     )
     spellings = ("--detection_checkpoint", "--detection-checkpoint")
     options = ("--config", "temp_config.yaml")
-    processes = [
-        start(folder, "--level", level, *options, spelling, "detector.pth")
-        for level, spelling in zip(LEVELS, spellings, strict=True)
-    ]
-    return folder, [outcome(process) for process in processes]
+    with forked_commands(tmp_path_factory.mktemp("commands")) as commands:
+        processes = [
+            start(folder, "--level", level, *options, spelling, "detector.pth", commands=commands)
+            for level, spelling in zip(LEVELS, spellings, strict=True)
+        ]
+        return folder, [outcome(process) for process in processes]
 
 
 def test_two_at_once_all_finish(finished: tuple[Path, list[tuple[int, str, str]]]) -> None:

@@ -9,17 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from configs.config_files import load_config
-from configs.errors import ConfigError, UserError
 from tests.support.tiny_study import TinyStudy, tiny_config
+from tests.support.training_command import call, pairs_of
 from tests.support.training_process import options_of, rows_without_times, start_training, wait_for
 from train.cli import train_level
 from train.loop.job import Job
@@ -27,72 +24,13 @@ from train.machine.distributed import ALONE
 from train.runs.checkpoint import load_codec
 from train.runs.run_folder import find_runs
 from train.runs.run_record import RunRecord
-from train.study.chain import RunOutcome, chains_of
+from train.study.chain import RunOutcome
 from train.study.study import PRELOADED, _received, _Worker, processes_for, run_study
 
 GRID = (
     "--level", "all", "--lambda", "0.01", "--lambda", "0.001", "--epochs", "1",
 )  # fmt: skip
-
-
-def call(study: TinyStudy, out: Path, *options: str) -> Result:
-    return CliRunner().invoke(
-        train_level, options_of(study, out, "--log-level", "warning", *options)
-    )
-
-
-def pairs_of(out: Path) -> list[tuple[int, float]]:
-    return sorted((run.level, run.lmbda) for run in find_runs(out))
-
-
 ALL_PAIRS = [(level, lmbda) for level in range(5) for lmbda in (0.001, 0.01)]
-
-
-def test_seeds_make_a_run_each_of_which_the_first_is_the_one_without(
-    study: TinyStudy, tmp_path: Path
-) -> None:
-    one = ("--level", "4", "--epochs", "1")
-    assert call(study, tmp_path, *one).exit_code == 0
-    result = call(study, tmp_path, *one, "--seeds", "2")
-    assert result.exit_code == 0, result.output
-    first, second = result.stdout.splitlines()
-    assert first.startswith("level 4, lambda 0.001, seed 0 -> ") and "finished before" in first
-    assert second.startswith("level 4, lambda 0.001, seed 1 -> ")
-    runs = find_runs(tmp_path)
-    assert sorted(run.config.training.seed for run in runs) == [0, 1]
-    assert sorted(RunRecord.load(run.folder).seed for run in runs) == [0, 1]
-    assert len({load_codec(run.folder / "best_model.pth")[1].model_sha256 for run in runs}) == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        (("--resume", "{run}"), "is one run, of one seed: leave out --seeds"),
-        (("--level", "4", "--set", "levels.4.training.seed=7"), "`levels` gives single levels"),
-    ],
-)
-def test_seeds_that_the_runs_have_already_are_refused(
-    study: TinyStudy, tmp_path: Path, options: tuple[str, ...], line: str
-) -> None:
-    (tmp_path / "config.yaml").touch()
-    result = call(study, tmp_path, "--seeds", "2", *(each.format(run=tmp_path) for each in options))
-    assert result.exit_code == 1
-    assert line in result.output and len(result.output.strip().splitlines()) == 1
-
-
-def test_warm_starts_are_of_one_seed() -> None:
-    jobs = [
-        Job(
-            train_cache=Path("train"), val_cache=Path("val"), level=0, device="cpu",
-            config=tiny_config(lmbda=lmbda, seed=seed, warm_start=True),
-        )
-        for lmbda in (0.2, 0.1)
-        for seed in (0, 1)
-    ]  # fmt: skip
-    of_runs = [[each.config.training for each in chain] for chain in chains_of(jobs)]
-    assert [[(each.seed, each.lmbda) for each in chain] for chain in of_runs] == [
-        [(0, 0.1), (0, 0.2)], [(1, 0.1), (1, 0.2)],
-    ]  # fmt: skip
 
 
 def test_grid_is_trained_once_and_by_two_at_a_time_as_by_one(
@@ -186,34 +124,6 @@ def test_run_that_fails_does_not_cost_the_others(
     last = result.stderr.splitlines()[-1]
     assert "level 0, lambda 0.001: training.channel_weights" in last
     assert "level 4, lambda 0.001: training.channel_weights" in last
-
-
-def test_lambda_whose_predecessor_failed_is_left_for_later_and_then_begins_warm(
-    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = (
-        "--level", "4", "--lambda", "0.001", "--lambda", "0.01", "--epochs", "1", "--warm-start",
-    )  # fmt: skip
-
-    def fail(job: Job, **more: Any) -> Path:
-        assert job.config.training.lmbda == 0.001, "the other one is not to be begun"
-        raise UserError("too little memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("train.study.chain.train_level", fail)
-        result = call(study, tmp_path, *options)
-    assert result.exit_code == 1
-    assert (
-        "level 4, lambda 0.01: not trained, as it begins from the best model of lambda 0.001, "
-        "which has failed: mend that, the same command goes on" in result.stderr.splitlines()[-1]
-    )
-    # Told at once, too, not in the last line alone.
-    assert "ERROR level 4, lambda 0.001: too little memory" in result.stderr
-    assert call(study, tmp_path, *options).exit_code == 0
-    runs = {run.lmbda: run for run in find_runs(tmp_path)}
-    start = RunRecord.load(runs[0.01].folder).warm_start
-    assert start is not None
-    assert start["run"] == str(runs[0.001].folder)
 
 
 def test_signal_to_all_processes_of_a_study_saves_every_run(
@@ -351,109 +261,3 @@ def test_study_is_trained_on_a_gpu_by_several_processes(
 def _die_after_one(out: Connection, jobs: list[Job]) -> None:
     out.send(RunOutcome(job=jobs[0], folder=Path("run"), was_finished=True))
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_warm_start_begins_from_the_next_smaller_lambdas_best_model(
-    study: TinyStudy, tmp_path: Path
-) -> None:
-    options = ("--level", "4", "--lambda", "0.1", "--lambda", "0.001", "--lambda", "0.01")
-    result = call(study, tmp_path, *options, "--epochs", "3", "--warm-start")
-    assert result.exit_code == 0, result.output
-    runs = {run.lmbda: run for run in find_runs(tmp_path)}
-    cold = call(study, tmp_path / "cold", *options, "--epochs", "3")
-    assert cold.exit_code == 0, cold.output
-    colds = {run.lmbda: run for run in find_runs(tmp_path / "cold")}
-    assert RunRecord.load(runs[0.001].folder).warm_start is None
-    for lmbda, before in ((0.01, 0.001), (0.1, 0.01)):
-        start = RunRecord.load(runs[lmbda].folder).warm_start
-        assert start is not None
-        assert start["run"] == str(runs[before].folder)
-        assert (
-            start["model_sha256"]
-            == load_codec(runs[before].folder / "best_model.pth")[1].model_sha256
-        )
-        first = [rows_without_times(r[lmbda].folder)[0]["train_loss"] for r in (runs, colds)]
-        assert float(first[0]) < float(first[1])
-
-
-def test_named_run_without_a_checkpoint_begins_as_warm_as_it_did(
-    study: TinyStudy, tmp_path: Path
-) -> None:
-    options = ("--level", "4", "--lambda", "0.001", "--lambda", "0.01", "--epochs", "1")
-    assert call(study, tmp_path, *options, "--warm-start").exit_code == 0
-    (run,) = [run for run in find_runs(tmp_path) if run.lmbda == 0.01]
-    rows, start = rows_without_times(run.folder), RunRecord.load(run.folder).warm_start
-    (run.folder / "last_model.pth").unlink()
-    result = call(study, tmp_path, "--resume", str(run.folder))
-    assert result.exit_code == 0, result.output
-    assert RunRecord.load(run.folder).warm_start == start
-    assert rows_without_times(run.folder) == rows
-
-
-def test_chains_are_levels_only_with_a_warm_start(tmp_path: Path) -> None:
-    def job(level: int, lmbda: float, warm: bool) -> Job:
-        config = load_config(
-            None, (f"training.lambda={lmbda}", f"training.warm_start={str(warm).lower()}")
-        )
-        return Job(
-            train_cache=tmp_path, val_cache=tmp_path, level=level, config=config, device="cpu"
-        )
-
-    def shape(warm: bool) -> list[list[tuple[int | str, float]]]:
-        jobs = [job(level, lmbda, warm) for level in (1, 0) for lmbda in (0.3, 0.1)]
-        return [[(j.level, j.config.training.lmbda) for j in chain] for chain in chains_of(jobs)]
-
-    assert shape(False) == [[(1, 0.3)], [(1, 0.1)], [(0, 0.3)], [(0, 0.1)]]
-    assert shape(True) == [[(1, 0.1), (1, 0.3)], [(0, 0.1), (0, 0.3)]]
-    one_warm = [job(level, lmbda, warm=level == 0) for level in (1, 0) for lmbda in (0.3, 0.1)]
-    assert [len(chain) for chain in chains_of(one_warm)] == [1, 1, 2]
-
-
-def test_levels_of_one_configuration_are_trained_by_their_own_settings(
-    study: TinyStudy, tmp_path: Path
-) -> None:
-    levels = tmp_path / "levels.yaml"
-    levels.write_text(
-        "levels:\n"
-        "  3: {training: {lambda: 0.5, batch_size: 2}, model: {stages: 3}}\n"
-        "  4: {training: {lambda: 0.25}, model: {stages: 2}}\n"
-    )
-    options = ("--config", f"{study.config_file},{levels}", "--epochs", "1")
-    for level in ("3", "4"):
-        assert call(study, tmp_path, "--level", level, *options).exit_code == 0
-    runs = find_runs(tmp_path)
-    assert [(run.level, run.lmbda, run.config.model.stages) for run in runs] == [
-        (3, 0.5, 3),
-        (4, 0.25, 2),
-    ]
-    names = [run.folder.name for run in runs]
-    assert "_lambda_5.00e-01_" in names[0] and names[0].endswith("_bs_2")
-    assert "_lambda_2.50e-01_" in names[1] and names[1].endswith("_bs_4")
-    assert RunRecord.load(runs[0].folder).lmbda == 0.5
-    again = call(study, tmp_path, "--level", "3", *options[:1], str(runs[1].folder / "config.yaml"))
-    assert again.stdout.endswith("(finished before)\n"), again.output
-
-
-def test_levels_that_there_are_not_and_a_model_for_all_levels_are_told(
-    study: TinyStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    job = Job(
-        train_cache=study.train_cache, val_cache=study.val_cache, level=0, device="cpu",
-        config=load_config(str(study.config_file), ("levels.7.training.lambda=0.5",)),
-    )  # fmt: skip
-    with pytest.raises(ConfigError, match=r"levels\.7: .*train holds the levels 0, 1, 2, 3, 4: "):
-        job.settled()
-    assert replace(job, level="random").settled().config.levels == {}
-    assert "not for --level random" in caplog.text
-
-
-def test_weights_file_with_other_content_is_another_run(study: TinyStudy, tmp_path: Path) -> None:
-    weights = tmp_path / "weights.json"
-    options = (
-        "--level", "4", "--epochs", "1", "--set", "training.distortion=channel_weighted",
-        "--set", f"training.channel_weights={weights}",
-    )  # fmt: skip
-    for value in (1.0, 2.0, 2.0):
-        weights.write_text(f'{{"levels": {{"4": {[value] + [1.0] * 255}}}}}')
-        assert call(study, tmp_path, *options).exit_code == 0
-    assert pairs_of(tmp_path) == [(4, 0.001)] * 2

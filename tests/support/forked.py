@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 _SERVER = multiprocessing.get_context("forkserver")
 PRELOADED = [
@@ -22,3 +25,10 @@ def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     process = _SERVER.Process(target=target, args=arguments)
     process.start()
     return process
+
+
+def result_of(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Return what a function returns in a process of its own; raises what it raises there."""
+    _SERVER.set_forkserver_preload(PRELOADED)
+    with ProcessPoolExecutor(1, mp_context=_SERVER) as processes:
+        return processes.submit(function, *arguments).result()

@@ -1,15 +1,9 @@
-"""Decode altered image files under a memory cap: run by test_fuzzed_files in a process of its own.
-
-Arguments: the ensemble.yaml, one whole image file, the number of mutations. Prints JSON: how many
-mutations gave the original, a CacheError, or other maps of the right shapes.
-"""
+"""Decode altered image files under a memory cap, which is the whole process's."""
 
 from __future__ import annotations
 
-import json
 import random
 import resource
-import sys
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -57,8 +51,11 @@ def mutated(data: bytes, rng: random.Random) -> tuple[str, bytes]:
     return f"{kind}, mended", bytes(body) + zlib.crc32(body).to_bytes(4, "little")
 
 
-def main(ensemble: Path, file: Path, num: int) -> None:
-    """Decode `num` mutations; any error but CacheError ends the process."""
+def decode_mutations(ensemble: Path, file: Path, num: int) -> Counter[str]:
+    """Count how many of `num` gave the original, a CacheError, or other maps of the right shapes.
+
+    Raises any other error. What it caps is never uncapped.
+    """
     torch.set_num_threads(1)
     codec = PyramidCodec(read_ensemble(ensemble), {})
     data = file.read_bytes()
@@ -80,8 +77,4 @@ def main(ensemble: Path, file: Path, num: int) -> None:
             same = all(np.array_equal(maps[level], original[level]) for level in original)
             outcome = "original" if same else "other"
         counts[f"{kind}: {outcome}"] += 1
-    print(json.dumps(counts))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    return counts

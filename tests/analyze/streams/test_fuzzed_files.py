@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 
 from analyze.streams.ensemble import ensemble_of_runs, write_ensemble
 from data.cache.manifest import Manifest
 from tests.support.coded_study import make_run, must_compress
+from tests.support.forked import result_of
+from tests.support.fuzzed_decoding import decode_mutations
 from tests.support.tiny_study import TinyStudy
 
-ROOT = Path(__file__).parents[3]
 NUM_MUTATIONS = 12_000
 
 
@@ -31,13 +27,7 @@ def test_twelve_thousand_altered_files_are_cache_errors_within_400_mb(
     ensemble = tmp_path / "ensemble.yaml"
     write_ensemble(ensemble, ensemble_of_runs(runs, manifest.levels))
     file = tmp_path / "streams" / "images" / f"{manifest.samples[0].image_id}.fpn"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.fuzzed_decoding", ensemble, file, str(NUM_MUTATIONS)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    counts = Counter(json.loads(done.stdout))
+    counts = result_of(decode_mutations, ensemble, file, NUM_MUTATIONS)
     assert counts.total() == NUM_MUTATIONS
     whole = {name: number for name, number in counts.items() if not name.endswith(": error")}
     # Nothing passes but what was given the right checksum.
