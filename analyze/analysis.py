@@ -14,15 +14,18 @@ from analyze.allocation.next_lambdas import Suggestion, next_lambdas
 from analyze.anchors.anchor_points import AnchorStudy
 from analyze.anchors.anchor_study import AnchorSplit, study_anchors
 from analyze.anchors.catalogue import find_anchor
-from analyze.choosing import find_allocations, measured_split, open_choosing
+from analyze.choosing import find_allocations, measured_runs, measured_split, open_choosing
+from analyze.curves.approach_figures import approach_figures
 from analyze.curves.comparison import compare
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
 from analyze.detection.split_evaluator import SplitEvaluator
-from analyze.facts.candidates import Candidate, plan_of, predicted_ways
+from analyze.facts.approaches import OURS, RANDOM_LEVEL
+from analyze.facts.candidates import Candidate, newest_runs, plan_of, predicted_ways
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Found, next_step
 from analyze.facts.sent_parts import parts_of
-from analyze.fused.fused_study import fused_points, study_fused
+from analyze.fused.fused_study import study_fused
+from analyze.measure.approach_cost import costs_of_combinations
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.find_runs import (
@@ -34,7 +37,7 @@ from analyze.measure.find_runs import (
     trained_runs,
 )
 from analyze.measure.level_results import analysis_result
-from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
+from analyze.measure.matrix import Matrix, left_out, matrix_runs, measure_matrix
 from analyze.measure.split import Split, has_cache, open_split
 from analyze.plots.picture_study import level_pictures, worst
 from analyze.report.findings import Findings
@@ -78,23 +81,39 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         folder = Path(stack.enter_context(_scratch_folder(Path(scratch))))
         decoded = DecodedLevels(folder, split.readers, split.num_images, models)
         measured = measured_split(
-            split, newest.result, decoded, models, kept, image_by_image=bool(choosing.folds)
-        )
+            split, newest.result, decoded, models, kept,
+            image_by_image=bool(choosing.folds) or wanted.per_image,
+            is_one_of_two=choosing.split is not None,
+        )  # fmt: skip
         runs, detection = measured.runs, measured.detection
         plan = plan_of(request.config, split.readers)
-        result = analysis_result(split, runs, measured.overhead, detection, plan)
+        shared = measured_runs(
+            split, shared_runs(found, split), decoded, models, kept, more=RANDOM_LEVEL
+        )
+        result = analysis_result(split, runs, measured.overhead, detection, plan, shared)
+        fused = study_fused(found.fused, split, decoded, measured.overhead, detection, models, kept)
+        result = dataclasses.replace(
+            result,
+            combinations=(*result.combinations, *(each.combination for each in fused.result)),
+        )
 
         sensitivity: Found[Sensitivity | None] = Found(None)
         if wanted.sensitivity:
             sensitivity = _sensitivity(split.evaluator, kept)
+        approaches = approach_figures(result)
+        costs = costs_of_combinations(
+            {each.approach: each.combination for each in approaches if each.combination},
+            [each.run for each in (*runs, *shared)], split, models,
+            known={each.combination.name: each.cost for each in fused.result},
+        )  # fmt: skip
+        own_pyramids = [each for each in result.combinations if each.approach in OURS]
         allocations = find_allocations(
-            choosing, measured, result.combinations, wanted.target, models, kept, folder
-        )
+            choosing, measured, own_pyramids, wanted.target, models, kept, folder,
+            per_image=wanted.per_image,
+        )  # fmt: skip
         allocation = next(iter(allocations.result), None)
         of_one_seed = measured.by_seed()[0].runs
         anchors = _anchors(wanted.anchors, split, detection, kept, folder, models.device)
-        fused = study_fused(found.fused, split, decoded, measured.overhead, detection, models, kept)
-        rivals = (*fused_points(fused.result), *anchors.points)
         matrix: Found[Matrix | None] = Found(None)
         if wanted.matrix:
             matrix = _matrix([each.run for each in of_one_seed], found.random, split, models, kept)
@@ -125,11 +144,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                     *matrix.missing,
                     *suggestions.missing,
                 ),
-                combinations=(
-                    *result.combinations,
-                    *(each.combination for each in fused.result),
-                    *chosen,
-                ),
+                combinations=(*result.combinations, *chosen),
                 next_step=next_step(
                     request.split,
                     request.options,
@@ -142,8 +157,10 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
             allocation=allocation,
             other_seeds=allocations.result[1:],
             sensitivity=sensitivity.result,
-            anchors=rivals,
-            comparisons=compare(result, rivals),
+            anchors=anchors.points,
+            comparisons=compare(result, anchors.points),
+            approaches=approaches,
+            approach_costs=costs,
             fused=fused.result,
             matrix=matrix.result,
             suggestions=suggestions.result,
@@ -160,8 +177,17 @@ def models_of(request: AnalysisRequest) -> LoadedModels:
 
 def runs_of(request: AnalysisRequest, split: Split, models: LoadedModels) -> tuple[Candidate, ...]:
     """Return the runs whose levels an analysis compares; raises as `analyze`."""
-    found = trained_runs(_run_folders(request), split.cache, models)
-    return _newest_found(request, found, split).result
+    return _newest_found(request, found_runs(request, split, models), split).result
+
+
+def found_runs(request: AnalysisRequest, split: Split, models: LoadedModels) -> TrainedRuns:
+    """Return all runs that an analysis finds; raises as `analyze`."""
+    return trained_runs(_run_folders(request), split.cache, models)
+
+
+def shared_runs(found: TrainedRuns, split: Split) -> list[Candidate]:
+    """Return the newest models for all levels of each kind, of each of the split's levels."""
+    return [run for run in newest_runs(found.shared) if run.level in split.readers]
 
 
 def _newest_found(
@@ -233,11 +259,11 @@ def _matrix(
 ) -> Found[Matrix | None]:
     try:
         folders = matrix_runs(runs, random_runs, models)
+        notes = left_out(runs)
         if not folders:
-            return Found(None)
-        return Found(
-            measure_matrix(folders, split.readers, split.num_images, split.train, models, kept)
-        )
+            return Found(None, tuple(f"no matrix of models and levels: {note}" for note in notes))
+        matrix = measure_matrix(folders, split.readers, split.num_images, split.train, models, kept)
+        return Found(dataclasses.replace(matrix, notes=(*matrix.notes, *notes)))
     except (CacheError, ConfigError) as error:
         return Found(None, (f"no matrix of models and levels: {error}",))
 

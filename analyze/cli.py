@@ -96,6 +96,10 @@ _PACKAGES = (
     f"fast: {', '.join(FAST_ANCHORS)}; images: those of the image itself; all; none; "
     "your own package.module:name.",
 )
+@click.option(
+    "--per-image", is_flag=True,
+    help="Measure images that choose their runs themselves, within the target's bits.",
+)  # fmt: skip
 @click.option("--matrix", is_flag=True, help="Measure each model on each level.")
 @click.option("--sensitivity", is_flag=True, help="Measure mAP under noise in each level.")
 @click.option(
@@ -132,6 +136,7 @@ def analyze_levels(
     target_mse: float | None,
     cross_fit: int | None,
     choose_on: str | None,
+    per_image: bool,
     anchors: str,
     matrix: bool,
     sensitivity: bool,
@@ -193,6 +198,7 @@ def analyze_levels(
         suggest_lambda=suggest_lambda,
         cross_fit=cross_fit or 0,
         choose_on=choose_on or "",
+        per_image=per_image,
     )
     known_results = Kept(kept or folder.parent / "kept")
     if dry_run:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from analyze.allocation.choice import looked_at_to_choose
 from analyze.allocation.search import most_verified
-from analyze.analysis import models_of, runs_of
-from analyze.facts.candidates import plan_of, runs_by_seed
+from analyze.analysis import found_runs, models_of, runs_of, shared_runs
+from analyze.choosing import open_choosing
+from analyze.facts.candidates import Candidate, plan_of, runs_by_seed
 from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import Part
 from analyze.measure.decoded_levels import DecodedLevels, scratch_bytes
-from analyze.measure.detection_study import DetectionStudy
-from analyze.measure.level_results import first_looked_at, wanted_combinations
-from analyze.measure.split import open_split
+from analyze.measure.detection_study import DetectionStudy, Parts
+from analyze.measure.level_results import first_looked_at, shared_pyramids, wanted_combinations
+from analyze.measure.split import Split, open_split
 from analyze.measure.stage_timing import Forecast, StageTiming
 from analyze.request import AnalysisRequest, Wanted
 from configs.errors import ConfigError
@@ -26,36 +29,60 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
     Raises CacheError without a cache of the split, and as `analyze`; ConfigError without a run.
     """
     models, there = models_of(request), _existing(Path(scratch))
-    with open_split(
-        CacheFolder(request.cache), request.split, request.config,
-        device=models.device, limit=request.limit, classes=request.classes,
-        options=request.options,
-    ) as split:  # fmt: skip
+    cache = CacheFolder(request.cache)
+    with (
+        open_choosing(request, wanted, cache, models.device) as choosing,
+        open_split(
+            cache, request.split, request.config,
+            device=models.device, limit=request.limit, classes=request.classes,
+            options=request.options,
+        ) as split,
+    ):  # fmt: skip
         runs = runs_of(request, split, models)
         if not runs:
             raise ConfigError(
                 f"{request.checkpoints}: no run whose coding could be timed: "
                 f"run train-level --level all{request.options}"
             )
-        detection = None
-        if split.evaluator is not None:
-            decoded = DecodedLevels(there, split.readers, split.num_images, models)
-            detection = DetectionStudy(split, split.evaluator, decoded, kept, models.device)
+        shared = shared_runs(found_runs(request, split, models), split)
         # What a run costs plays no part in which combinations are looked at.
-        part_of = {str(run.folder): Part(kind="run", run=run) for run in runs}
-        plan = plan_of(request.config, split.readers)
-        combinations = first_looked_at(
-            runs, part_of, wanted_combinations(split, runs, part_of, detection, plan)
-        )
-        return StageTiming(split, runs, models, kept).forecast(
-            detection,
-            combinations,
-            num_more=most_verified(wanted.target)
-            * (1 + wanted.cross_fit)
-            * len(runs_by_seed(runs)),
-            most_bytes=scratch_bytes(there, models.device),
-            free_bytes=shutil.disk_usage(there).free,
-        )
+        part_of = {str(run.folder): Part(kind="run", run=run) for run in (*runs, *shared)}
+        num_seeds = len(runs_by_seed(runs))
+        num_own = 2 * wanted.per_image * num_seeds
+        num_verified = most_verified(wanted.target) * (1 + wanted.cross_fit) * num_seeds + num_own
+
+        def of(
+            one: Split,
+            coded: Sequence[Candidate],
+            looked_at: Callable[[DetectionStudy | None], list[Parts]],
+            num_more: int,
+        ) -> Forecast:
+            detection = None
+            if one.evaluator is not None:
+                decoded = DecodedLevels(there, one.readers, one.num_images, models)
+                detection = DetectionStudy(one, one.evaluator, decoded, kept, models.device)
+            return StageTiming(one, coded, models, kept).forecast(
+                detection,
+                looked_at(detection),
+                num_more=num_more,
+                most_bytes=scratch_bytes(there, models.device),
+                free_bytes=shutil.disk_usage(there).free,
+            )
+
+        def own(detection: DetectionStudy | None) -> list[Parts]:
+            plan = plan_of(request.config, split.readers)
+            combined = wanted_combinations(split, runs, part_of, detection, plan)
+            combined += shared_pyramids(split, shared, part_of, detection)
+            return first_looked_at(runs, part_of, combined)
+
+        def evidence(_: DetectionStudy | None) -> list[Parts]:
+            return looked_at_to_choose(split, [part_of[str(run.folder)] for run in runs])
+
+        if choosing.split is None:
+            return of(split, [*runs, *shared], own, num_verified)
+        chosen_on = of(choosing.split, runs, evidence, num_verified)
+        found = of(split, [*runs, *shared], own, num_seeds + num_own)
+        return found.with_choosing(chosen_on, wanted.choose_on)
 
 
 def _existing(folder: Path) -> Path:

@@ -48,6 +48,10 @@ class Wanted:
     choose_on: str = ""
     """Another split, by whose images the allocation is chosen; empty: by those of the split."""
 
+    per_image: bool = False
+    """What images reach that choose their runs themselves, within the target's bits per pixel, or
+    those of the allocation."""
+
     def __post_init__(self) -> None:
         if self.cross_fit and self.choose_on:
             raise ConfigError("--cross-fit and --choose-on: give one of them, not both")

@@ -15,6 +15,7 @@ from configs.options import choose_device, machine_options, run_command, split_n
 # What a command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
 if TYPE_CHECKING:
+    from analyze.image_choice.ways import Ways
     from analyze.streams.ensemble import Ensemble
     from data.cache.cache_folder import CacheFolder
     from train.runs.loaded_models import LoadedModels
@@ -46,11 +47,28 @@ fast_cpu_option = click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Folder that receives one file per image, and an index.",
 )  # fmt: skip
+@click.option(
+    "--per-image", is_flag=True,
+    help="Each image takes of the runs named what is best for it, at one --slope or --target-bpp.",
+)  # fmt: skip
+@click.option(
+    "--candidates", type=click.Path(path_type=Path, dir_okay=False),
+    help="candidates.yaml of an analysis, with --per-image instead of --run.",
+)  # fmt: skip
+@click.option(
+    "--slope", type=click.FloatRange(min=0, min_open=True), metavar="S",
+    help="With --per-image: what a kilobyte less of an image's file may cost in distortion.",
+)  # fmt: skip
+@click.option(
+    "--target-bpp", type=click.FloatRange(min=0, min_open=True), metavar="B",
+    help="With --per-image: the slope at which all files take at most B bits per pixel.",
+)  # fmt: skip
 @fast_cpu_option
 @machine_options
 @run_command
 def compress_features(
     runs: tuple[Path, ...], ensemble: Path | None, features: Path, split: str, out: Path,
+    per_image: bool, candidates: Path | None, slope: float | None, target_bpp: float | None,
     fast_cpu: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Compress a split's features, all levels of an image into one file.
@@ -61,11 +79,16 @@ def compress_features(
     \b
       compress-features --run RUN_DIR --run RUN_DIR .. --features features/kitti --out streams
       compress-features --ensemble ensemble.yaml --features features/kitti --out streams
+      compress-features --per-image --candidates study/candidates.yaml --target-bpp 0.1 ..
     """
     setup_logging(log_level)
     share_cores()
-    check_source(runs, ensemble)
+    check_source(
+        runs, ensemble,
+        per_image=per_image, candidates=candidates, slope=slope, target_bpp=target_bpp,
+    )  # fmt: skip
 
+    from analyze.image_choice.per_image_compression import compress_per_image
     from analyze.streams.compression import compress_cache
     from analyze.streams.streams_index import FILE_NAME
     from data.cache.cache_folder import CacheFolder
@@ -76,8 +99,13 @@ def compress_features(
     models = LoadedModels(choose_device(device), fast_cpu=fast_cpu)
     if not (cache.path / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
-    chosen = _ensemble(runs, ensemble, cache, models)
-    done = compress_cache(cache, chosen, out, models=models)
+    if per_image:
+        done = compress_per_image(
+            cache, _ways(runs, candidates, cache, models), out,
+            slope=slope, target_bits_per_pixel=target_bpp, models=models,
+        )  # fmt: skip
+    else:
+        done = compress_cache(cache, _ensemble(runs, ensemble, cache, models), out, models=models)
     click.echo("\n".join(done.lines()))
     click.echo(f"{(out / FILE_NAME).stat().st_size} bytes of index -> {out / FILE_NAME}")
 
@@ -116,10 +144,36 @@ def decompress_features(
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 
 
-def check_source(runs: tuple[Path, ...], ensemble: Path | None) -> None:
-    """Raise ConfigError unless either runs or an ensemble are given."""
-    if bool(runs) == (ensemble is not None):
-        raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
+def check_source(
+    runs: tuple[Path, ...], ensemble: Path | None, *,
+    per_image: bool, candidates: Path | None, slope: float | None, target_bpp: float | None,
+) -> None:  # fmt: skip
+    """Raise ConfigError unless it is said what to send by, and one slope where images choose."""
+    if not per_image:
+        given = {"--candidates": candidates, "--slope": slope, "--target-bpp": target_bpp}
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{name}: give --per-image, too, or leave it out")
+        if bool(runs) == (ensemble is not None):
+            raise ConfigError("compress-features: give either --run (repeatable) or --ensemble")
+        return
+    if ensemble is not None:
+        raise ConfigError("--ensemble and --per-image: an ensemble leaves no choice: give one")
+    if bool(runs) == (candidates is not None):
+        raise ConfigError("--per-image: give either --run (repeatable) or --candidates")
+    if (slope is None) == (target_bpp is None):
+        raise ConfigError("--per-image: give one of --slope and --target-bpp")
+
+
+def _ways(
+    runs: tuple[Path, ...], candidates: Path | None, cache: CacheFolder, models: LoadedModels
+) -> Ways:
+    from analyze.image_choice.ways import read_candidates
+    from analyze.image_choice.ways_of_runs import ways_of_runs
+
+    if candidates is not None:
+        return read_candidates(candidates)
+    return ways_of_runs(runs, cache.manifest, models)
 
 
 def _ensemble(

@@ -9,7 +9,9 @@ from analyze.allocation.choice import MeasuredSplit, choose, chosen_parts, evide
 from analyze.allocation.cross_fit import CrossFit, cross_fit
 from analyze.allocation.image_evidence import ImageEvidence
 from analyze.allocation.lagrangian import Allocated
+from analyze.allocation.per_image_allocation import PerImageFinding
 from analyze.allocation.search import Allocation, Target
+from analyze.allocation.weighed_ways import WeighedWays, weighed_ways
 from analyze.curves.bjontegaard import RateMap, Saving, saving
 from analyze.facts.candidates import Candidate, learner_labels
 from analyze.facts.results import ChosenBy, Combination, Found
@@ -41,12 +43,17 @@ class AllocationFinding:
     """Level -> what the ensemble sends of it."""
     shared_bits_per_pixel: float
     """Of the files' own headers, which no level is charged with, on the images that chose."""
+    weighed: WeighedWays
+    """All that could be sent, from which images can choose themselves."""
     cross_fit: CrossFit | None = None
+    per_image: PerImageFinding | None = None
 
     @property
     def combinations(self) -> tuple[Combination, ...]:
         """Return all that was measured of it."""
-        return (self.combination,) if self.cross_fit is None else (self.combination, self.honest)
+        found = (self.combination,) if self.cross_fit is None else (self.combination, self.honest)
+        own = self.per_image
+        return found if own is None else (*found, own.alike, own.combination)
 
     @property
     def honest(self) -> Combination:
@@ -80,7 +87,9 @@ def allocate(
         return Found(None, (
             f"no allocation: a target of mAP needs boxes{where}: use --target-bpp or --target-mse",
         ))  # fmt: skip
-    found = choose(evidence_of_all(chosen_on), target)
+    evidence = evidence_of_all(chosen_on)
+    found = choose(evidence, target)
+    by_folder = {str(each.run.folder): each.run for each in runs}
     parts = chosen_parts(found.combination, parts_of(runs))
     chosen_by = ChosenBy(
         split=chosen_on.split.manifest.split,
@@ -102,11 +111,10 @@ def allocate(
             allocation=found,
             combination=chosen,
             saving=_saving(pyramids, chosen),
-            ensemble=_ensemble(
-                found.combination, {str(each.run.folder): each.run for each in runs}
-            ),
+            ensemble=_ensemble(found.combination, by_folder),
             parts=parts,
             shared_bits_per_pixel=chosen_on.overhead.shared,
+            weighed=weighed_ways(evidence.options(), by_folder, evidence.shares),
         )
     )
 

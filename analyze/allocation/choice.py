@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from analyze.allocation.lagrangian import Allocated, Cost, Option, map_drop_cost
 from analyze.allocation.search import Allocation, Target, search
 from analyze.curves.rate_quality import rising
 from analyze.facts.candidates import Candidate, learner_labels, runs_by_seed
+from analyze.facts.contextual_runs import beside_labels
 from analyze.facts.sent_parts import DERIVED, DROPPED, MeasuredRun, Part, RunCost
 from analyze.measure.detection_study import DetectionStudy, Parts
 from analyze.measure.split import Split
@@ -59,12 +60,7 @@ class Evidence:
     def options(self) -> list[Option]:
         """Return all that can be sent for each level, with what that costs on these images."""
         options: list[Option] = []
-        labels = learner_labels(each.run for each in self.runs)
-        names = {
-            each.run.folder: f"lambda {each.run.lmbda:.3g}"
-            + (f", {labels[each.run.model]}" if labels[each.run.model] else "")
-            for each in self.runs
-        }
+        names = option_names([each.run for each in self.runs])
         for level, source in sorted(self.sources.items()):
             own = [each for each in self.runs if each.run.level == level]
             dropped_mse = self.dropped_mse[level]
@@ -101,6 +97,17 @@ class Evidence:
                     if option.level == source and option.kind == "run"
                 ]  # fmt: skip
         return options
+
+
+def option_names(runs: Sequence[Candidate]) -> dict[Path, str]:
+    """Return `Candidate.folder` -> lambda, learner and context: runs of one seed differ in it."""
+    learners, beside = learner_labels(runs), beside_labels(runs)
+    return {
+        run.folder: ", ".join(
+            filter(None, (f"lambda {run.lmbda:.3g}", learners[run.model], beside[run.folder]))
+        )
+        for run in runs
+    }
 
 
 def _beside(run: Candidate, names: Mapping[Path, str]) -> tuple[int, str] | None:
@@ -145,8 +152,7 @@ def evidence_of_all(measured: MeasuredSplit) -> Evidence:
     """Return what all analysed images of a split tell."""
     split, detection = measured.split, measured.detection
     if detection is not None:
-        alone = [{each.run.level: each.part} for each in measured.runs]
-        detection.prepare([{}, *alone, *({level: DROPPED} for level in split.readers)])
+        detection.prepare(looked_at_to_choose(split, [each.part for each in measured.runs]))
     return Evidence(
         sources={level: reader.info.derived_from for level, reader in split.readers.items()},
         runs=tuple(each.cost for each in measured.runs),
@@ -155,6 +161,12 @@ def evidence_of_all(measured: MeasuredSplit) -> Evidence:
         dropped_mse={level: dropped_error(split, level) for level in split.readers},
         drop=drop_on_all(detection),
     )
+
+
+def looked_at_to_choose(split: Split, parts: Iterable[Part]) -> list[Parts]:
+    """Return all combinations that are evidence: each run alone, and each level gone."""
+    alone: list[Parts] = [{part.run.level: part} for part in parts if part.run is not None]
+    return [{}, *alone, *({level: DROPPED} for level in split.readers)]
 
 
 def dropped_error(split: Split, level: int) -> float:

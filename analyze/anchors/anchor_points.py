@@ -18,8 +18,7 @@ class AnchorPoint:
     """What tables call the anchor."""
     point: str
     levels: dict[int, AnchorMeasurement]
-    """Every cached level, those in `derived` too; empty where the image is coded instead, or all
-    levels in one."""
+    """Every cached level, those in `derived` too; empty where the image is coded instead."""
     derived: tuple[int, ...]
     """Levels that the decoder computes from another one: neither sent nor counted in the rates."""
     bits_per_pixel: float
@@ -31,8 +30,6 @@ class AnchorPoint:
     images; None where it cannot be run."""
     is_image: bool = False
     """The image is coded instead of its features."""
-    is_fused: bool = False
-    """A trained codec of all levels in one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -138,12 +138,12 @@ def level_curve(rows: Iterable[LevelRow], level: int, name: str) -> Curve:
 def anchor_level_curves(points: Iterable[AnchorPoint], level: int) -> tuple[Curve, ...]:
     """Return a curve of PSNR for each anchor at a level; one more for each with an ideal rate.
 
-    An anchor that codes images, or all levels in one, has none.
+    An anchor that codes images has none.
     """
     real: dict[str, list[CurvePoint]] = {}
     ideal: dict[str, list[CurvePoint]] = {}
     for point in points:
-        if not point.levels:
+        if point.is_image:
             continue
         found = point.levels[level]
         real.setdefault(point.title, []).append(

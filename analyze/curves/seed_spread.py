@@ -38,7 +38,7 @@ def spread_over_seeds(result: AnalysisResult) -> tuple[SeedSpread, ...]:
     runs: dict[tuple[int, str, float], list[LevelRow]] = {}
     for row, run in measured(result):
         if row.seed is not None:
-            runs.setdefault((row.facts.level, row.learner, run.lmbda), []).append(row)
+            runs.setdefault((row.facts.level, row.curve, run.lmbda), []).append(row)
     return tuple(
         _of_runs(f"level {level}, lambda {lmbda:.3g}" + (f", {by}" if by else ""), rows)
         for (level, by, lmbda), rows in runs.items()

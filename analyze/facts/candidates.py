@@ -14,6 +14,9 @@ from configs.schema.training import ModelConfig
 
 COARSE_TO_FINE = "coarse to fine"
 
+Kind = tuple[tuple[str, float, int, int], ...]
+"""Learner, lambda, level and seed of a run, and of each of its chain."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedLevel:
@@ -46,6 +49,8 @@ class Candidate:
     """
     is_predicted: bool = False
     """Nothing is sent of its level."""
+    num_levels: int = 1
+    """Those that its model serves: of one for several levels there is a candidate for each."""
     own_folder: Path | None = None
     """The run's own, where it is one of several ways to take the run: `folder` is then a name below
     it, of no folder."""
@@ -95,11 +100,14 @@ def predicted_ways(run: Candidate) -> list[Candidate]:
 def learner(config: Config) -> str:
     """Return the model, with what it minimises unless that is the MSE: such runs do not compare.
 
-    Nor do those that see the decoded coarser level compare with those that code alone. The model is
-    its name and its options, without a space: `my_codecs:Smoothed(kernel=5)`.
+    Nor do those that see the decoded coarser level compare with those that code alone, or those
+    that serve several runs of it with those that serve one. The model is its name and its options,
+    without a space: `my_codecs:Smoothed(kernel=5)`.
     """
-    learnt_by = config.training.learnt_by
+    learnt_by, num_contexts = config.training.learnt_by, len(config.training.context)
     beside = "" if config.model.context is None else f" {COARSE_TO_FINE}"
+    if beside and num_contexts > 1:
+        beside += f" for {num_contexts} contexts"
     return _model(config.model) + ("" if learnt_by == "mse" else f" {learnt_by}") + beside
 
 
@@ -160,15 +168,32 @@ def planned_learner(plan: Sequence[PlannedLevel], labels: Mapping[str, str] | No
     return ", ".join(f"{name} at {' and '.join(at)}" for name, at in levels.items())
 
 
-def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Keep one run per model, level, lambda and seed, ordered by model, lambda, level, seed.
+def kind_of(run: Candidate) -> Kind:
+    """Return what runs have in common of which the newest counts: their chains', too."""
+    return tuple((each.model, each.lmbda, each.level, each.seed) for each in run.whole)
 
-    Run folders are named after the time of their start, so the last name is the newest.
+
+def newest_runs(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Keep one run per model, level, lambda, seed and chain, ordered by these.
+
+    Run folders are named after the time of their start, so the last name is the newest. A run whose
+    context is not kept gives way to one whose is.
     """
-    newest: dict[tuple[str, float, int, int], Candidate] = {}
-    for run in sorted(candidates, key=lambda run: run.folder.name):
-        newest[(run.model, run.lmbda, run.level, run.seed)] = run
-    return [newest[key] for key in sorted(newest)]
+    newest: dict[Kind, Candidate] = {}
+
+    def is_beside_kept(run: Candidate) -> bool:
+        return run.context is None or newest.get(kind_of(run.context)) == run.context
+
+    for run in sorted(candidates, key=lambda run: (-run.level, run.model_folder.name)):
+        held = newest.get(kind_of(run))
+        if held is None or is_beside_kept(run) or not is_beside_kept(held):
+            newest[kind_of(run)] = run
+    useful = {run.model_folder for run in newest.values() if is_beside_kept(run)}
+    return [
+        run
+        for _, run in sorted(newest.items(), key=lambda each: each[0])
+        if is_beside_kept(run) or run.model_folder not in useful
+    ]
 
 
 def runs_by_seed(candidates: Iterable[Candidate]) -> dict[int | None, list[Candidate]]:
@@ -176,14 +201,21 @@ def runs_by_seed(candidates: Iterable[Candidate]) -> dict[int | None, list[Candi
 
     A run that was trained with one seed alone belongs to those of every seed.
     """
-    alike: dict[tuple[str, float, int], list[Candidate]] = {}
+    alike: dict[tuple[tuple[str, float, int], ...], list[Candidate]] = {}
     for run in candidates:
-        alike.setdefault((run.model, run.lmbda, run.level), []).append(run)
-    seeds = sorted({run.seed for runs in alike.values() if len(runs) > 1 for run in runs})
+        kind = tuple((model, lmbda, level) for model, lmbda, level, _ in kind_of(run))
+        alike.setdefault(kind, []).append(run)
+    seeds_of_kind = {kind: {run.seed for run in runs} for kind, runs in alike.items()}
+    seeds = sorted(set().union(*(each for each in seeds_of_kind.values() if len(each) > 1)))
     if not seeds:
         return {None: [run for runs in alike.values() for run in runs]}
     return {
-        seed: [run for runs in alike.values() for run in runs if len(runs) == 1 or run.seed == seed]
+        seed: [
+            run
+            for kind, runs in alike.items()
+            for run in runs
+            if len(seeds_of_kind[kind]) == 1 or run.seed == seed
+        ]
         for seed in seeds
     }
 

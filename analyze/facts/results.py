@@ -73,6 +73,16 @@ class LevelRow:
     """Of the weights; empty without a run."""
     seed: int | None = None
     """Where there are runs that differ in it only."""
+    beside: str = ""
+    """Beside which coarser run it is measured, where runs of the level differ in it only."""
+    beside_run: str = ""
+    """Folder, or name below it, of the run of the coarser level that it sees; empty: it sees none.
+    """
+
+    @property
+    def curve(self) -> str:
+        """Return what tells its curve from others of its level; empty where there is one."""
+        return ", ".join(filter(None, (self.learner, self.beside)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +96,8 @@ class ChosenBy:
     num_measured: int
     num_folds: int = 0
     """Cross-fitted if more than 0: no image chose what was measured on it."""
+    is_per_image: bool = False
+    """Each image chose for itself, without boxes; `split` is that of which the weights are."""
 
     @property
     def is_same(self) -> bool:
@@ -95,6 +107,8 @@ class ChosenBy:
     @property
     def text(self) -> str:
         """Return the same in words."""
+        if self.is_per_image:
+            return f"each image for itself, by weights of errors that {self.split} tells"
         if self.num_folds:
             return f"cross-fitted over {self.num_folds} folds"
         if self.is_same:
@@ -126,6 +140,12 @@ class Combination:
     """Of its runs, where there are runs that differ in it only."""
     over_seeds: str = ""
     """The name without the seed, which those of the other seeds share."""
+    approach: str = ""
+    """How its models share the levels: see `analyze.facts.approaches`."""
+    mse: float | None = None
+    """Of whole pyramids, over the values of all levels, in the features' own units.
+
+    A derived level counts with its source's; None where it is of no run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +185,8 @@ class AnalysisResult:
     """If not empty, the only ones that were to be evaluated."""
     num_pixels: int = 0
     """Of the original images."""
+    num_positions: int = 0
+    """Of the maps of all levels."""
     num_input_pixels: int = 0
     """Of the same images as the detector resizes them, before padding; 0: not known."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from analyze.facts.candidates import (
@@ -43,7 +44,8 @@ def pyramids(
     Plans are those of the runs' configurations, and `plan`. If nothing is complete: each level's
     best run, of the smallest validation loss. `optional` levels may lack: a decoder can derive
     them. Empty when some other level has no run at all. Contextual runs stand beside their own
-    chain alone: a pyramid of one learner is that of its finest level's run.
+    chain alone: a pyramid of one learner is that of its finest level's run, of several chains the
+    one of the same lambda.
     """
 
     def is_whole(runs: Mapping[int, Candidate]) -> bool:
@@ -53,10 +55,12 @@ def pyramids(
         )
 
     required = set(levels) - set(optional)
-    alike: dict[tuple[str, float], dict[int, Candidate]] = {}
+    there = {run.folder for run in candidates}
+    usable = [run for run in candidates if there.issuperset(each.folder for each in run.chain)]
+    alike: dict[tuple[str, float], list[Candidate]] = {}
     best: dict[int, Candidate] = {}
-    for candidate in candidates:
-        alike.setdefault((candidate.model, candidate.lmbda), {})[candidate.level] = candidate
+    for candidate in usable:
+        alike.setdefault((candidate.model, candidate.lmbda), []).append(candidate)
         held = best.get(candidate.level)
         if held is None or candidate.best_validation_loss < held.best_validation_loss:
             best[candidate.level] = candidate
@@ -72,10 +76,10 @@ def pyramids(
     complete = [
         pyramid(f"{lmbda:.3g}", runs, model, lmbda=_only({run.lmbda for run in runs.values()}))
         for (model, lmbda), of_kind in sorted(alike.items())
-        if is_whole(runs := _with_chain(of_kind))
+        if is_whole(runs := _with_chain(_nearest(of_kind, partial(_is_of, lmbda))))
     ]
     for each in dict.fromkeys([*(run.plan for run in candidates), plan]):
-        runs = planned_runs(each, candidates)
+        runs = planned_runs(each, usable)
         if each and is_whole(runs):
             of_levels = [planned.lmbda for planned in each if planned.level in levels]
             complete.append(
@@ -98,6 +102,28 @@ def _with_chain(runs: Mapping[int, Candidate]) -> dict[int, Candidate]:
     return dict(runs) if finest.context is None else {each.level: each for each in finest.whole}
 
 
+def _nearest(
+    candidates: Iterable[Candidate], is_own: Callable[[Candidate], bool]
+) -> dict[int, Candidate]:
+    """Return level -> one of the candidates, that whose chain `is_own` from its first run on.
+
+    Those of the coarser levels are of the finest one's chain, as far as they are candidates.
+    """
+    candidates = list(candidates)
+    nearest: dict[int, Candidate] = {}
+    for level in sorted({run.level for run in candidates}):
+        own = [run for run in candidates if run.level == level]
+        best = max(own, key=lambda run: [is_own(each) for each in run.chain])
+        for run in best.whole:
+            if run in candidates:
+                nearest.setdefault(run.level, run)
+    return nearest
+
+
+def _is_of(lmbda: float, run: Candidate) -> bool:
+    return run.lmbda == lmbda
+
+
 def _only(lambdas: Collection[float]) -> float | None:
     return next(iter(lambdas)) if len(lambdas) == 1 else None
 
@@ -110,7 +136,11 @@ def planned_runs(
     A study leaves a level that is trained already to the run that it finds.
     """
     wanted = {(each.level, each.learner, each.lmbda) for each in plan}
-    return {run.level: run for run in candidates if (run.level, run.model, run.lmbda) in wanted}
+
+    def is_wanted(run: Candidate) -> bool:
+        return (run.level, run.model, run.lmbda) in wanted
+
+    return _nearest(filter(is_wanted, candidates), is_wanted)
 
 
 def pyramids_of_seeds(

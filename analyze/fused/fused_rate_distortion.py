@@ -14,11 +14,11 @@ import numpy as np
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Measurement, psnr_db
+from analyze.file_format.image_file import ImageFile, pack, unpack
 from analyze.maps.map_source import DecodedMaps
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.split import Split
 from analyze.streams.fused_levels import FusedLevels
-from analyze.streams.image_file import ImageFile, pack, unpack
 from analyze.streams.level_file import bytes_in_pyramid, model_id
 from data.system.threads import per_image
 from train.codecs.fused_pyramid import FusedPyramid

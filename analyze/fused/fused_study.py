@@ -1,7 +1,7 @@
 """Runs that code all levels in one, over a split: real bits, errors by level, detection.
 
-They are rivals of a codec for each level: points of a curve to compare with, and lines of their own
-beside whole pyramids. Nothing is allocated among their levels, which are sent together or not.
+They are whole pyramids, one of the ways to code them. Nothing is allocated among their levels,
+which are sent together or not.
 """
 
 from __future__ import annotations
@@ -10,25 +10,21 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
-from analyze.anchors.anchor_points import AnchorPoint
+from analyze.facts.approaches import FUSED
 from analyze.facts.candidates import Candidate, learner
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Combination, Found, Measurement
 from analyze.facts.sent_parts import DERIVED, Combined, Part
 from analyze.fused.fused_rate_distortion import fused_codec, measured_levels
+from analyze.measure.approach_cost import ApproachCost, cost_of_fused
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
-from analyze.measure.level_results import combination
-from analyze.measure.model_cost import ModelCost, fused_cost
+from analyze.measure.level_results import combination, pyramid_mse
 from analyze.measure.split import Split
 from analyze.streams.unsent_levels import Overhead
 from train.runs.checkpoint import RunInfo
 from train.runs.loaded_models import LoadedModels
-from train.runs.run_record import RunRecord
-
-FUSED_NAME = "fused"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +41,7 @@ class FusedFinding:
     times are of all levels together."""
     combination: Combination
     """All levels of the split: what can be derived is not sent."""
-    cost: ModelCost
-    """For each position of the finest level."""
-    training_s: float
+    cost: ApproachCost
 
 
 def study_fused(
@@ -83,6 +77,8 @@ def study_fused(
             if _kind(models.info(other)) == _kind(info)
         }
         combined = _combined(info, runs, levels, derived, with_seed=len(seeds) > 1)
+        mse_of = {str(run.folder): levels[level].mse for level, run in runs.items()}
+        codec, finest = fused_codec(folder, models), split.readers[info.levels[0]]
         found.append(
             FusedFinding(
                 run=str(folder),
@@ -90,40 +86,14 @@ def study_fused(
                 seed=info.config.training.seed,
                 title=_title(info),
                 levels=levels,
-                combination=_with_detection(combined, overhead, detection, str(folder)),
-                cost=fused_cost(fused_codec(folder, models)),
-                training_s=RunRecord.load(folder).seconds,
+                combination=dataclasses.replace(
+                    _with_detection(combined, overhead, detection, str(folder)),
+                    mse=pyramid_mse(split, combined.parts, mse_of),
+                ),
+                cost=cost_of_fused(folder, codec, finest),
             )
         )
     return Found(tuple(found), tuple(missing))
-
-
-def fused_points(findings: Iterable[FusedFinding]) -> tuple[AnchorPoint, ...]:
-    """Return the runs as points of curves to compare with; those of several seeds as their mean."""
-    alike: dict[tuple[str, float], list[FusedFinding]] = {}
-    for each in findings:
-        if each.combination.bits_per_pixel is not None:
-            alike.setdefault((each.title, each.lmbda), []).append(each)
-    return tuple(_point(title, lmbda, of_kind) for (title, lmbda), of_kind in alike.items())
-
-
-def _point(title: str, lmbda: float, of_kind: Sequence[FusedFinding]) -> AnchorPoint:
-    combinations = [each.combination for each in of_kind]
-    found = [each.accuracy for each in combinations if each.accuracy is not None]
-    several = f", mean of {len(of_kind)} seeds" if len(of_kind) > 1 else ""
-    return AnchorPoint(
-        anchor=FUSED_NAME,
-        title=title,
-        point=f"lambda {lmbda:.3g}{several}",
-        levels={},
-        derived=tuple(level for level, how in combinations[0].parts.items() if how == DERIVED.kind),
-        bits_per_pixel=fmean(each.bits_per_pixel or 0.0 for each in combinations),
-        ideal_bits_per_pixel=None,
-        accuracy=dataclasses.replace(found[0], map=fmean(each.map for each in found))
-        if found
-        else None,
-        is_fused=True,
-    )
 
 
 def _newest(folders: Iterable[Path], models: LoadedModels) -> list[Path]:
@@ -141,7 +111,7 @@ def _kind(info: RunInfo) -> tuple[str, float]:
 
 def _title(info: RunInfo) -> str:
     learnt_by = info.config.training.learnt_by
-    return FUSED_NAME if learnt_by == "mse" else f"{FUSED_NAME}, {learnt_by}"
+    return FUSED if learnt_by == "mse" else f"{FUSED}, {learnt_by}"
 
 
 def _candidates(folder: Path, info: RunInfo) -> dict[int, Candidate]:
@@ -186,6 +156,7 @@ def _combined(
         parts={**parts, **dict.fromkeys(not_sent, DERIVED)},
         lmbda=info.lmbda,
         learner=_title(info),
+        is_planned=True,
         seed=seed,
     )
 
@@ -193,7 +164,7 @@ def _combined(
 def _with_detection(
     combined: Combined, overhead: Overhead, detection: DetectionStudy | None, folder: str
 ) -> Combination:
-    title = combined.learner or FUSED_NAME
+    title = combined.learner or FUSED
     found = combination(combined, {title: title}, overhead, detection)
     # A run's own folder, in place of the names of its levels.
     parts = {

@@ -98,7 +98,7 @@ class DecodedLevels:
 
     def _decode(self, run: Candidate, maps: DecodedMaps, images: range) -> None:
         """Fill `maps` by the codec's forward, which gives what its bitstreams decode to."""
-        codec, device = self._models.codec(run.model_folder), self._models.device
+        codec, device = self._models.codec(run.model_folder, level=run.level), self._models.device
         reader = self._readers[run.level]
         chain = ContextChain(run, self._readers, self._models)
         fused = self._models.info(run.model_folder).levels if run.is_fused else ()

@@ -86,7 +86,8 @@ class DetectionStudy:
     def _run(self, combinations: Sequence[Parts]) -> None:
         runs = [part.run for parts in combinations for part in parts.values() if part.run]
         if len(combinations) > 1:
-            _LOG.info("detection on %d combinations", len(combinations))
+            split = self._split.manifest.split
+            _LOG.info("detection on %d combinations of %s", len(combinations), split)
         found: list[Results] = [{} for _ in combinations]
         for images in self._decoded.pieces(runs):
             together = self.results_of(combinations, self._decoded.of(runs, images), images)
@@ -162,6 +163,33 @@ class DetectionStudy:
         evaluation = self._evaluator.evaluate(found)
         accuracy = self._against_original(evaluation, map_draws(evaluation.matches))
         return accuracy, _known_aps(evaluation)
+
+    def each_image(self, choices: Sequence[tuple[Parts, Sequence[int]]]) -> tuple[Accuracy, Aps]:
+        """Return the same of combinations that hold for some images each, by places in the split.
+
+        The heads see an image with its own combination only.
+        """
+        names = [(_name(parts), [*images]) for parts, images in choices]
+        key = self._key(tuple(sorted({part for name, _ in names for part in name})))
+        key["by_image"] = sorted([list(map(list, name)), images] for name, images in names)
+        if (kept := self._kept.get(key)) is not None:
+            found = Detections.from_arrays(kept.arrays)
+        else:
+            found = Detections.of(dict(sorted(self._mixed(choices).items())))
+            self._kept.put(key, {}, found.arrays())
+        evaluation = self._evaluator.evaluate(found)
+        accuracy = self._against_original(evaluation, map_draws(evaluation.matches))
+        return accuracy, _known_aps(evaluation)
+
+    def _mixed(self, choices: Sequence[tuple[Parts, Sequence[int]]]) -> Results:
+        runs = [part.run for parts, _ in choices for part in parts.values() if part.run]
+        found: Results = {}
+        for images in self._decoded.pieces(runs):
+            maps = self._decoded.of(runs, images)
+            for parts, chosen in choices:
+                here = [image for image in chosen if image in images]
+                found.update(self.results_of([parts], maps, here)[0])
+        return found
 
     def evaluation(self, parts: Parts) -> Evaluation:
         """Return the figures and the matches of boxes behind them."""

@@ -10,11 +10,13 @@ from pathlib import Path
 from analyze.facts.candidates import (
     Candidate,
     codec_code,
+    kind_of,
     learner,
     learner_labels,
     newest_runs,
     plan_of,
 )
+from analyze.facts.contextual_runs import beside_each
 from analyze.facts.results import AnalysisResult, Found, LevelRow
 from analyze.measure.split import level_facts, missing_cache
 from analyze.streams.unsent_levels import training_cache
@@ -29,11 +31,15 @@ from train.runs.run_record import RANDOM
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRuns:
-    """Runs of one level each, and runs of `--level random` and `--level fused`."""
+    """Runs of one level each, a contextual one beside each of its own; the others by their kind."""
 
     special: tuple[Candidate, ...]
     random: tuple[Path, ...]
+    """Runs of `--level random`."""
+    shared: tuple[Candidate, ...] = ()
+    """The same, a candidate for each level that they serve."""
     fused: tuple[Path, ...] = ()
+    """Runs of `--level fused`."""
     missing: tuple[str, ...] = ()
     """Why contextual runs are left out."""
 
@@ -58,7 +64,7 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
     Raises ConfigError for a damaged one, CacheError for one whose features came from another
     detector than this cache's.
     """
-    special, random, fused = [], [], []
+    special, random, shared, fused = [], [], [], []
     for folder in folders:
         run = models.info(folder)
         _require_same_detector(run, folder, cache)
@@ -66,49 +72,65 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
             fused.append(folder)
         elif len(run.levels) > 1:
             random.append(folder)
-        else:
-            special.append(
-                Candidate(
-                    folder=folder,
-                    level=run.level,
-                    lmbda=run.lmbda,
-                    best_validation_loss=run.best_validation_loss,
-                    model=learner(run.config),
-                    model_sha256=run.model_sha256,
-                    code=codec_code(run.config.model),
-                    plan=plan_of(run.config),
-                    seed=run.config.training.seed,
+            shared += [
+                replace(
+                    _candidate(run, folder / f"level_{level}", level),
+                    num_levels=len(run.levels), own_folder=folder,
                 )
-            )
+                for level in run.levels
+            ]  # fmt: skip
+        else:
+            special.append(_candidate(run, folder, run.level))
     linked, missing = _beside_their_contexts(special, models)
-    return TrainedRuns(special=linked, random=tuple(random), fused=tuple(fused), missing=missing)
+    return TrainedRuns(
+        special=linked, random=tuple(random), shared=tuple(shared), fused=tuple(fused),
+        missing=missing,
+    )  # fmt: skip
+
+
+def _candidate(run: RunInfo, folder: Path, level: int) -> Candidate:
+    return Candidate(
+        folder=folder,
+        level=level,
+        lmbda=run.lmbda,
+        best_validation_loss=run.best_validation_loss,
+        model=learner(run.config),
+        model_sha256=run.model_sha256,
+        code=codec_code(run.config.model),
+        plan=plan_of(run.config),
+        seed=run.config.training.seed,
+    )
 
 
 def _beside_their_contexts(
     runs: Sequence[Candidate], models: LoadedModels
 ) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
-    """Return runs with the one that each sees, in the same order, and why some are left out.
+    """Return runs with what each sees, in the same order, and why some are left out.
 
-    Of several that a run was trained beside it is the first that is there.
+    One that was trained beside several is there beside each of them that is, and beside each of
+    the ways in which that one is there.
     """
-    linked: dict[Path, Candidate] = {}
+    linked: dict[Path, list[Candidate]] = {}
     missing: list[str] = []
     for run in sorted(runs, key=attrgetter("level"), reverse=True):
         info = models.info(run.folder)
         if info.config.model.context is None:
-            linked[run.folder] = run
+            linked[run.folder] = [run]
             continue
-        there = {each.model_sha256: each for each in linked.values() if each.level > run.level}
-        known = [there[sha256] for sha256 in info.context if sha256 in there]
+        there = {
+            ways[0].model_sha256: ways for ways in linked.values() if ways[0].level > run.level
+        }
+        known = [way for sha256 in info.context for way in there.get(sha256, ())]
         if known:
-            linked[run.folder] = replace(run, context=known[0])
+            linked[run.folder] = beside_each(run, known)
             continue
         missing.append(
             f"{run.folder} is left out: it sees the coarser level as decoded by "
             f"{info.context_in_words}, which is not among the runs: name that run, too, or the "
             "folder that holds it"
         )
-    return tuple(linked[run.folder] for run in runs if run.folder in linked), tuple(missing)
+    found = [way for run in runs for way in linked.get(run.folder, ())]
+    return tuple(found), tuple(missing)
 
 
 def newest_of_levels(
@@ -138,13 +160,16 @@ def newest_of_levels(
 
 def left_out_lines(named: Collection[Candidate], taken: Collection[Candidate]) -> tuple[str, ...]:
     """Say which of the named runs a newer one of the same level, lambda and learner replaces."""
-    kind = attrgetter("level", "lmbda", "model", "seed")
-    newest = {kind(run): run.folder for run in taken}
-    return tuple(
-        f"{run.folder} is left out: {newest[kind(run)]} is of the same level, lambda, model, "
-        "distortion and seed, and newer: analyse it by itself, with another --report"
+    newest = {kind_of(run): run.model_folder for run in taken}
+    left_out = {
+        run.model_folder: newest[kind_of(run)]
         for run in named
-        if newest.get(kind(run), run.folder) != run.folder
+        if run.model_folder not in newest.values() and kind_of(run) in newest
+    }
+    return tuple(
+        f"{folder} is left out: {newer} is of the same level, lambda, model, distortion, seed and "
+        "context, and newer: analyse it by itself, with another --report"
+        for folder, newer in left_out.items()
     )
 
 

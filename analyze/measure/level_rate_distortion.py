@@ -192,15 +192,17 @@ def measured_run(
     kept: Kept,
     *,
     image_by_image: bool = False,
+    name: str = "",
 ) -> MeasuredRun:
     """Return a run with its rate and distortion over the split, from real bitstreams.
 
     `kept` is asked first; what it holds was measured on the same weights, own code and cache. What
     is measured leaves its maps in `decoded`, where detection finds them. With `image_by_image`
-    each image's costs are there, too: earlier versions kept the sums alone.
+    each image's costs are there, too: earlier versions kept the sums alone. `name` is what the log
+    calls it, as others may share its level and lambda.
     """
     key = _key(run, split, models)
-    name = f"level {run.level}, lambda {run.lmbda:.3g}"
+    name = name or f"level {run.level}, lambda {run.lmbda:.3g}"
     found = kept.get(key)
     if found is not None and (found.arrays or not image_by_image):
         _LOG.info("%s: measured before", name)
@@ -208,7 +210,7 @@ def measured_run(
         costs = ImageCosts(**found.arrays) if found.arrays else None
         return MeasuredRun(run=run, measurement=measurement, of_images=costs)
     measurement, of_images = measure_level(
-        models.codec(run.model_folder),
+        models.codec(run.model_folder, level=run.level),
         models.info(run.model_folder),
         split.readers[run.level],
         range(split.num_images),

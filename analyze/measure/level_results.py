@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from analyze.facts.approaches import RANDOM_LEVEL, approach_of
 from analyze.facts.candidates import Candidate, PlannedLevel, learner_labels, seeds_of
+from analyze.facts.contextual_runs import beside_labels
 from analyze.facts.results import AnalysisResult, Combination, LevelFacts, LevelRow
 from analyze.facts.sent_parts import (
     Combined,
@@ -29,18 +32,24 @@ def analysis_result(
     overhead: Overhead,
     detection: DetectionStudy | None,
     plan: tuple[PlannedLevel, ...] = (),
+    shared: Sequence[MeasuredRun] = (),
 ) -> AnalysisResult:
     """Return what each run reaches alone and what whole pyramids reach.
 
-    `plan` is of the analysis' own configuration: its pyramid counts, too. `detection` is None where
-    no mAP can be had; nothing is derived then either.
+    `plan` is of the analysis' own configuration: its pyramid counts, too. `shared` are runs of
+    models for all levels, which make pyramids and nothing else. `detection` is None where no mAP
+    can be had; nothing is derived then either.
     """
     manifest, facts = split.manifest, split.facts()
-    candidates = [each.run for each in runs]
-    wanted = wanted_combinations(split, candidates, parts_of(runs), detection, plan)
+    candidates, of_shared = [each.run for each in runs], [each.run for each in shared]
+    part_of = parts_of([*runs, *shared])
+    wanted = wanted_combinations(split, candidates, part_of, detection, plan)
+    wanted += shared_pyramids(split, of_shared, part_of, detection)
     if detection:
-        detection.prepare(first_looked_at(candidates, parts_of(runs), wanted))
+        detection.prepare(first_looked_at(candidates, part_of, wanted))
+    mse_of = {str(each.run.folder): each.measurement.mse for each in (*runs, *shared)}
     labels, seeds = learner_labels(candidates), seeds_of(candidates)
+    beside = beside_labels(candidates)
     rows = [
         LevelRow(
             facts=facts[each.run.level],
@@ -49,6 +58,8 @@ def analysis_result(
             learner=labels[each.run.model],
             model_sha256=each.run.model_sha256,
             seed=seeds[each.run.folder],
+            beside=beside[each.run.folder],
+            beside_run="" if each.run.context is None else str(each.run.context.folder),
         )
         for each in runs
     ]
@@ -59,12 +70,22 @@ def analysis_result(
         num_images=split.num_images,
         rows=_with_untrained(rows, facts),
         original=detection.accuracy({}) if detection else None,
-        combinations=tuple(combination(each, labels, overhead, detection) for each in wanted),
+        combinations=tuple(
+            replace(
+                combination(each, labels | _shared_labels(of_shared), overhead, detection),
+                mse=pyramid_mse(split, each.parts, mse_of),
+            )
+            for each in wanted
+        ),
         cache_fingerprint=manifest.fingerprint,
         classes=detection.classes() if detection else (),
         class_ap=detection.class_ap({}) if detection else (),
         only_classes=split.only_classes,
         num_pixels=split.num_pixels,
+        num_positions=sum(
+            int(reader.shapes[: split.num_images, :2].prod(axis=1).sum())
+            for reader in split.readers.values()
+        ),
         num_input_pixels=split.num_input_pixels,
     )
 
@@ -85,6 +106,48 @@ def wanted_combinations(
         return wanted
     sources = {level: each.source_level for level, each in derivable.items()}
     return wanted + one_level_gone(levels, sources)
+
+
+def shared_pyramids(
+    split: Split,
+    candidates: Sequence[Candidate],
+    part_of: Mapping[str, Part],
+    detection: DetectionStudy | None,
+) -> list[Combined]:
+    """Return the pyramids that models for all levels make, each of one model."""
+    derivable = detection.derivations if detection else {}
+    whole = pyramids_of_seeds(candidates, sorted(split.readers), derivable)
+    return [
+        replace(each, name=f"{each.name}, {RANDOM_LEVEL}")
+        for each in sent_pyramids(whole, part_of, derivable)
+        if each.is_planned
+    ]
+
+
+def _shared_labels(candidates: Iterable[Candidate]) -> dict[str, str]:
+    return {
+        model: ", ".join(filter(None, (RANDOM_LEVEL, label)))
+        for model, label in learner_labels(candidates).items()
+    }
+
+
+def pyramid_mse(
+    split: Split, parts: Mapping[int, Part], mse_of: Mapping[str, float]
+) -> float | None:
+    """Return the error over the values of all levels; None where one is of no run's.
+
+    `mse_of` is `Candidate.folder` -> the error of its level.
+    """
+    total = 0.0
+    for level, facts in split.facts().items():
+        source = split.readers[level].info.derived_from
+        part = parts.get(level)
+        if part is not None and part.kind == "derived" and source is not None:
+            part = parts.get(source)
+        if part is None or part.run is None:
+            return None
+        total += facts.share * mse_of[str(part.run.folder)]
+    return total
 
 
 def first_looked_at(
@@ -126,6 +189,7 @@ def combination(
         if combined.seed is None
         else combined.name.replace(f", seed {combined.seed}", "", 1),
         class_ap=detection.class_ap(combined.parts) if detection else (),
+        approach=approach_of(part.run for part in combined.parts.values() if part.run is not None),
     )
 
 

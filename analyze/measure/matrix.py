@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +116,15 @@ def matrix_runs(
     chosen = largest[len(largest) // 2]
     rows = [folder for _, folder in sorted(special.get(chosen, {}).items())]
     return (*rows, whole[chosen]) if chosen in whole else tuple(rows)
+
+
+def left_out(runs: Iterable[Candidate]) -> tuple[str, ...]:
+    """Say of which levels runs are no rows, as they see the coarser level."""
+    levels = sorted({run.level for run in runs if run.context is not None})
+    if not levels:
+        return ()
+    which = ", ".join(map(str, levels))
+    return (f"runs of level {which} that see the coarser level are left out: they code no other",)
 
 
 def measure_matrix(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.reading.level_reader import LevelReader
 from train.codecs.fused_pyramid import FusedPyramid
+from train.codecs.layers.context_path import Context
+from train.codecs.layers.transforms import ContextSize
 from train.codecs.level_codec import LevelCodec
 
 
@@ -23,6 +26,8 @@ class ModelCost:
     """Multiply-accumulates of compress: convolutions and matrix products, entropy coding left out.
     """
     decoder_macs_per_position: float
+    seen_macs_per_position: float
+    """The encoder's where a finer level sees this one: with what the decoder will have of it."""
     storage_bytes: int
     """Weights and standardisation as they are stored; coding tables follow from the weights."""
 
@@ -40,23 +45,28 @@ class PyramidCost:
 
 
 def model_cost(codec: LevelCodec) -> ModelCost:
-    """Count a codec that is ready to code; it is run once, on a small map of zeros.
+    """Count a codec that is ready to code; it is run on a small map of zeros.
 
     torch's FlopCounterMode counts two operations for a multiply-accumulate, and nothing for
     elementwise ones: GDN's division and roots, rounding. These are the model's own, layer by layer:
     train.codecs.fast.fast_transforms needs a third of them on large maps.
     """
-    side = 4 * codec.stride  # latents of 4x4 positions: no padding in a hyperprior either
+    # Latents of 4x4 positions at least: no padding in a hyperprior either.
+    seen = codec.size.context
+    side = math.lcm(4 * codec.stride, 1 if seen is None else seen.trail_stride)
     x = torch.zeros(1, codec.size.num_channels, side, side, device=codec.mean.device)
+    context = () if seen is None else (_empty_context(seen, x),)
     kept_way, codec.layer_by_layer = codec.layer_by_layer, True
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as encoder:
-            coded = codec.compress(x)
+            coded = codec.compress(x, *context)
         with torch.no_grad(), FlopCounterMode(display=False) as decoder:
-            codec.decompress(coded["strings"], coded["shape"], coded["size"])
+            codec.decompress(coded["strings"], coded["shape"], coded["size"], *context)
+        with torch.no_grad(), FlopCounterMode(display=False) as seen_encoder:
+            codec.compress_for_finer(x, *context)
     finally:
         codec.layer_by_layer = kept_way
-    return _cost(codec, encoder, decoder, side)
+    return _cost(codec, encoder, decoder, seen_encoder, side)
 
 
 def fused_cost(codec: FusedPyramid) -> ModelCost:
@@ -72,19 +82,40 @@ def fused_cost(codec: FusedPyramid) -> ModelCost:
         coded = codec.compress(maps)
     with torch.no_grad(), FlopCounterMode(display=False) as decoder:
         codec.decompress(**coded)
-    return _cost(codec, encoder, decoder, side)
+    return _cost(codec, encoder, decoder, encoder, side)  # no level sees it
 
 
 def _cost(
-    codec: LevelCodec, encoder: FlopCounterMode, decoder: FlopCounterMode, side: int
+    codec: LevelCodec,
+    encoder: FlopCounterMode,
+    decoder: FlopCounterMode,
+    seen_encoder: FlopCounterMode,
+    side: int,
 ) -> ModelCost:
     kept = [*codec.parameters(), codec.mean, codec.std]
     return ModelCost(
         parameters=sum(parameter.numel() for parameter in codec.parameters()),
         encoder_macs_per_position=encoder.get_total_flops() / 2 / side**2,
         decoder_macs_per_position=decoder.get_total_flops() / 2 / side**2,
+        seen_macs_per_position=seen_encoder.get_total_flops() / 2 / side**2,
         storage_bytes=sum(tensor.numel() * tensor.element_size() for tensor in kept),
     )
+
+
+def _empty_context(seen: ContextSize, x: torch.Tensor) -> Context:
+    side = int(x.shape[-1])
+
+    def zeros(channels: int, stride: int) -> torch.Tensor:
+        return x.new_zeros(1, channels, side // stride, side // stride)
+
+    return Context(
+        zeros(seen.num_channels, seen.stride), zeros(seen.trail_channels, seen.trail_stride)
+    )
+
+
+def positions_per_image(reader: LevelReader, stride: int) -> float:
+    """Return a level's positions, padded to the codec's `stride`, mean over images."""
+    return float(np.prod(_padded(reader, stride), axis=1).mean())
 
 
 def pyramid_cost(
@@ -99,7 +130,7 @@ def pyramid_cost(
     """
     used = set(model_of.values())
     positions = {
-        level: float(np.prod(_padded(readers[level], strides[name]), axis=1).mean())
+        level: positions_per_image(readers[level], strides[name])
         for level, name in model_of.items()
     }
     return PyramidCost(

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Stage:
     """How often all images pass through it."""
     seconds_each: float
     """Mean of an image, each time."""
+    num_images: int | None = None
+    """None: as many as the forecast is of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +62,24 @@ class Forecast:
     @property
     def seconds(self) -> float:
         """Expected duration of all stages."""
-        return sum(each.times * each.seconds_each for each in self.stages) * self.num_images
+        return sum(self._seconds(each) for each in self.stages)
+
+    def _seconds(self, stage: Stage) -> float:
+        return stage.times * stage.seconds_each * (stage.num_images or self.num_images)
+
+    def with_choosing(self, other: Forecast, split: str) -> Forecast:
+        """Return it with what another split takes, whose images choose the allocation."""
+        stages = (
+            replace(each, name=f"{each.name}, {split}", num_images=other.num_images)
+            for each in other.stages
+        )
+        return replace(
+            self,
+            stages=(*self.stages, *stages),
+            scratch_bytes=self.scratch_bytes + other.scratch_bytes,
+            memory_bytes=max(self.memory_bytes, other.memory_bytes),
+            gpu_bytes=None if self.gpu_bytes is None else max(self.gpu_bytes, other.gpu_bytes or 0),
+        )
 
     @property
     def fits(self) -> bool:
@@ -72,10 +91,9 @@ class Forecast:
         width = max([len("stage"), *(len(each.name) for each in self.stages)])
         lines = [f"{'stage':<{width}} {'images':>7} {'times':>5} {'ms each':>9} {'total':>8}"]
         for each in self.stages:
-            total = each.times * each.seconds_each * self.num_images
             lines.append(
-                f"{each.name:<{width}} {self.num_images:>7} {each.times:>5} "
-                f"{each.seconds_each * 1e3:>9.2f} {_duration(total):>8}"
+                f"{each.name:<{width}} {each.num_images or self.num_images:>7} {each.times:>5} "
+                f"{each.seconds_each * 1e3:>9.2f} {_duration(self._seconds(each)):>8}"
             )
         if not self.stages:
             lines = ["all that codecs and heads would compute was kept by an earlier analysis"]
@@ -174,7 +192,7 @@ class StageTiming:
         few = self._few(_MOST_TIMED)
         for (level, model), runs in sorted(alike.items()):
             folder = runs[0].model_folder
-            codec, info = self._models.codec(folder), self._models.info(folder)
+            codec, info = self._models.codec(folder, level=level), self._models.info(folder)
             reader = self._split.readers[level]
             began = time.perf_counter()
             chain = ContextChain(runs[0], self._split.readers, self._models)
@@ -242,7 +260,8 @@ class StageTiming:
         )  # fmt: skip
 
     def _decoded(self, run: Candidate, few: Sequence[int]) -> _InMemory:
-        codec, device = self._models.codec(run.model_folder), self._models.device
+        codec = self._models.codec(run.model_folder, level=run.level)
+        device = self._models.device
         reader, held = self._split.readers[run.level], _InMemory()
         chain = ContextChain(run, self._split.readers, self._models)
 

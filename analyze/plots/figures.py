@@ -150,18 +150,18 @@ def _rate_distortion(axes: Axes, result: AnalysisResult, theme: Theme) -> None:
     points = measured(result)
     lines: dict[tuple[int, str], list[Measurement]] = defaultdict(list)
     for row, run in points:
-        lines[row.facts.level, row.learner].append(run)
-    learners = list(dict.fromkeys(row.learner for row, _ in points))
-    for (level, learner), runs in sorted(lines.items()):
+        lines[row.facts.level, row.curve].append(run)
+    curves = list(dict.fromkeys(row.curve for row, _ in points))
+    for (level, curve), runs in sorted(lines.items()):
         runs.sort(key=lambda run: run.real_bpp)
-        color, place = COLORS[level % len(COLORS)], learners.index(learner)
+        color, place = COLORS[level % len(COLORS)], curves.index(curve)
         marker = _LEARNER_MARKERS[place % len(_LEARNER_MARKERS)]
         psnr = [run.psnr_db for run in runs]
         real = [run.real_bpp for run in runs]
         estimated = [run.estimated_bpp for run in runs]
         axes.plot(
             real, psnr, marker, linestyle="--" if place else "-", color=color, markersize=6,
-            label=f"level {level}" + (f", {learner}" if learner else ""),
+            label=f"level {level}" + (f", {curve}" if curve else ""),
         )  # fmt: skip
         axes.plot(estimated, psnr, marker, color=color, fillstyle="none", markersize=9)
     axes.set_xlabel("bits per feature position")

@@ -66,7 +66,7 @@ def level_pictures(
     indices = range(min(_NUM_IMAGES, split.num_images))
     pictures = []
     for level, run in sorted(runs.items()):
-        codec, maps = models.codec(run.folder), decoded.first_of(run)
+        codec, maps = models.codec(run.model_folder, level=level), decoded.first_of(run)
         chain = ContextChain(run, split.readers, models)
         pictures.append(_of_level(run, codec, chain, split.readers[level], maps, indices))
     return tuple(pictures)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from analyze.report.finding_tables import allocation_table, fold_table
+from analyze.allocation.per_image_allocation import PerImageFinding
+from analyze.report.finding_tables import (
+    allocation_table,
+    fold_table,
+    per_image_table,
+    taken_table,
+)
 from analyze.report.findings import Findings, how_chosen, over_seeds
 from analyze.report.page import Block, PageSection, Paragraph, TableBlock
 
@@ -35,7 +41,7 @@ def allocation_section(findings: Findings) -> PageSection | None:
         TableBlock(name="allocation", table=allocation_table(found)),
         Paragraph(
             text="Levels' figures are of the images that chose. Written to ensemble.yaml beside "
-            "this page."
+            "this page, and all ways to send a level to candidates.yaml."
         ),
     ]
     if found.cross_fit is not None:
@@ -46,7 +52,24 @@ def allocation_section(findings: Findings) -> PageSection | None:
             ),
             TableBlock(name="cross_fit", table=fold_table(found.cross_fit)),
         ]
+    if found.per_image is not None:
+        blocks += per_image_blocks(found.per_image)
     return PageSection(title="Allocation", blocks=tuple(blocks))
+
+
+def per_image_blocks(found: PerImageFinding) -> list[Block]:
+    """Return what images reach that choose themselves, and what they take."""
+    return [
+        Paragraph(
+            text="Image by image: each takes what is best for itself at a slope of "
+            f"{found.slope:.4g} of {found.distortion} by kilobyte, the least at which all files "
+            "keep within the target's bits or, without such a target, the allocation's. An image's "
+            "choice needs no boxes, and so no cross-fitting; the weights of errors and the slope "
+            "are of all images."
+        ),
+        TableBlock(name="per_image", table=per_image_table(found)),
+        TableBlock(name="per_image_ways", table=taken_table(found.taken)),
+    ]
 
 
 def sentence(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from analyze.allocation.allocate import AllocationFinding
 from analyze.allocation.cross_fit import CrossFit
+from analyze.allocation.per_image_allocation import PerImageFinding, WayTaken
 from analyze.anchors.anchor_points import AnchorPoint
 from analyze.curves.bjontegaard import BdResult
 from analyze.curves.comparison import Comparison
@@ -51,6 +52,32 @@ def allocation_table(found: AllocationFinding) -> Table:
         ("level", "sent_as", "bits_per_pixel", "mse", "map_drop"),
         ("{}", "{}", "{:.4g}", "{:.4g}", "{:.4f}"),
         lines,
+    )
+
+
+def per_image_table(found: PerImageFinding) -> Table:
+    """Return one choice for all images at a slope, and each image's own."""
+    rows = [(found.alike, found.alike_mse), (found.combination, found.mse)]
+    lines: list[tuple[Value, ...]] = [
+        (each.name, each.bits_per_pixel, mse)
+        + ((accuracy.map, accuracy.drop) if (accuracy := each.accuracy) else (None, None))
+        for each, mse in rows
+    ]
+    return plain_table(
+        ("", "bits/px", "MSE", "mAP", "drop"),
+        ("chosen", "bits_per_pixel", "mse", "map", "map_drop"),
+        ("{}", "{:.4g}", "{:.4g}", "{:.4f}", "{:.4f}"),
+        lines,
+    )
+
+
+def taken_table(taken: Sequence[WayTaken]) -> Table:
+    """Return how many images send each level in which way."""
+    return plain_table(
+        ("level", "sent as", "images"),
+        ("level", "sent_as", "images"),
+        ("{}", "{}", "{}"),
+        [(each.level, each.sent_as, each.num_images) for each in taken],
     )
 
 

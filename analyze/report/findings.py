@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from analyze.allocation.allocate import AllocationFinding
 from analyze.allocation.next_lambdas import Suggestion
 from analyze.anchors.anchor_points import AnchorPoint
+from analyze.curves.approach_figures import ApproachFigures
 from analyze.curves.comparison import Comparison
 from analyze.curves.rate_quality import Curve
 from analyze.curves.seed_spread import Spread, alike, spread_of
 from analyze.detection.sensitivity import Sensitivity
 from analyze.facts.results import AnalysisResult, Combination
 from analyze.fused.fused_study import FusedFinding
+from analyze.measure.approach_cost import ApproachCost
 from analyze.measure.find_runs import TrainedRun
 from analyze.measure.matrix import Matrix
 from analyze.plots.curve_plots import PlotPoint, Series
@@ -33,8 +35,12 @@ class Findings:
     sensitivity: Sensitivity | None = None
     anchors: tuple[AnchorPoint, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    approaches: tuple[ApproachFigures, ...] = ()
+    """All four ways; empty where nothing makes a whole pyramid."""
+    approach_costs: Mapping[str, ApproachCost] = field(default_factory=dict)
+    """Way -> what its combination takes; those without one lack."""
     fused: tuple[FusedFinding, ...] = ()
-    """Runs of all levels in one; `anchors` holds their points too."""
+    """Runs of all levels in one; their combinations are among the result's."""
     matrix: Matrix | None = None
     suggestions: tuple[Suggestion, ...] = ()
     level_pictures: tuple[LevelPictures, ...] = ()
@@ -47,13 +53,15 @@ def map_series(findings: Findings) -> list[Series]:
     """Return mAP against bits per pixel: planned pyramids, all sent and derived, anchors."""
     result = findings.result
     whole = [each for each in result.combinations if each.is_planned]
+    learners = dict.fromkeys((each.approach, each.learner) for each in whole)
     series = []
-    for learner in dict.fromkeys(each.learner for each in whole):
-        own = [each for each in whole if each.learner == learner]
+    for kind in learners:
+        own = [each for each in whole if (each.approach, each.learner) == kind]
         sent = [each for each in own if "derived" not in each.parts.values()]
         derived = [each for each in own if "derived" in each.parts.values()]
         for name, combinations in (("all levels sent", sent), ("coarsest derived", derived)):
-            title = f"{name}, {learner}" if learner else name
+            told = _told_apart(*kind, learners)
+            title = f"{name}, {told}" if told else name
             points = tuple(_points(combinations))
             series.append(Series(name=title, points=points, style="ours"))
     anchors = [
@@ -63,6 +71,14 @@ def map_series(findings: Findings) -> list[Series]:
         for curve in each.anchors
     ]
     return series + anchors
+
+
+def _told_apart(approach: str, learner: str, kinds: Collection[tuple[str, str]]) -> str:
+    """Return what a curve of whole pyramids is called beside those of the other kinds."""
+    if approach in learner or len({each for each, _ in kinds}) == 1:
+        return learner
+    is_only = sum(each == approach for each, _ in kinds) == 1
+    return approach if is_only else f"{approach}, {learner}"
 
 
 def level_series(findings: Findings) -> list[tuple[int, list[Series]]]:

@@ -15,6 +15,7 @@ import numpy as np
 from analyze.allocation.allocate import AllocationFinding
 from analyze.curves.seed_spread import spread_over_seeds
 from analyze.detection.sensitivity import weights_text
+from analyze.image_choice.ways import candidates_text
 from analyze.report.findings import Findings, how_chosen
 from analyze.report.input_rates import pixel_ratio, with_input_keys
 from analyze.report.page import Page, page_html, page_markdown, plots_of, tables_of
@@ -67,6 +68,7 @@ def _files(page: Page, findings: Findings, folder: Path) -> dict[str, str | byte
         files["ensemble.yaml"] = ensemble_text(
             findings.allocation.ensemble, folder, note=findings.allocation.combination.name
         )
+        files["candidates.yaml"] = candidates_text(findings.allocation.weighed.ways, folder)
     if findings.sensitivity is not None:
         files["channel_weights.json"] = weights_text(findings.sensitivity)
     files["report.md"] = page_markdown(page, _PLOTS)
@@ -113,6 +115,14 @@ def _json(findings: Findings, provenance: ReportOrigin, files: list[str]) -> str
         "seeds": [dataclasses.asdict(each) for each in spread_over_seeds(findings.result)],
         "anchors": [dataclasses.asdict(each) for each in findings.anchors],
         "comparisons": [dataclasses.asdict(each) for each in findings.comparisons],
+        "approaches": [
+            {
+                **dataclasses.asdict(each),
+                "cost": (cost := findings.approach_costs.get(each.approach))
+                and dataclasses.asdict(cost),
+            }
+            for each in findings.approaches
+        ],
         "matrix": findings.matrix and dataclasses.asdict(findings.matrix),
         "sensitivity": sensitivity and dataclasses.asdict(sensitivity),
         "worst_images": worst and {
@@ -155,6 +165,7 @@ def _allocation(found: AllocationFinding | None) -> dict[str, Any] | None:
         "saving": dataclasses.asdict(found.saving),
         "how_chosen": how_chosen(found),
         "cross_fit": found.cross_fit and dataclasses.asdict(found.cross_fit),
+        "per_image": found.per_image and dataclasses.asdict(found.per_image),
     }
 
 

@@ -14,8 +14,6 @@ from analyze.report.classes import class_section
 from analyze.report.finding_tables import (
     anchor_table,
     bd_table,
-    cost_table,
-    matrix_table,
     seed_table,
     sensitivity_table,
     trained_table,
@@ -29,6 +27,7 @@ from analyze.report.findings import (
     level_series,
     map_series,
 )
+from analyze.report.four_ways import fused_section, matrix_section, ways_section
 from analyze.report.input_rates import pixel_ratio, section_with_input_rates
 from analyze.report.page import (
     Block,
@@ -41,7 +40,7 @@ from analyze.report.page import (
     TableBlock,
     Terms,
 )
-from analyze.report.rivals import equal_map_table, fused_section
+from analyze.report.rivals import equal_map_table
 from analyze.report.tables import detection_table, level_table
 
 _DEFINITIONS = (
@@ -97,8 +96,9 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
         allocation_section(findings),
         _curves(findings),
         _anchors(findings),
+        ways_section(findings),
         fused_section(findings),
-        _matrix(findings),
+        matrix_section(findings),
         _sensitivity(findings),
         _suggestions(findings),
         _worst(findings),
@@ -191,31 +191,14 @@ def _anchors(findings: Findings) -> PageSection | None:
                 text="Codecs without training, fitted to the train cache, coded to real bytes; "
                 "levels that can be derived are not sent. Image: the image is sent instead of its "
                 "features, at its original size or as the detector resizes it, and the whole "
-                "detector runs on it. Fused: trained, one latent for all levels. BD-rate: bits "
-                "that ours need more than the anchor at equal quality (negative: fewer); BD "
-                "quality: what ours has more at equal bits (Bjøntegaard 2001, PCHIP)."
+                "detector runs on it. BD-rate: bits that ours need more than "
+                "the anchor at equal quality (negative: fewer); BD quality: what ours has more at "
+                "equal bits (Bjøntegaard 2001, PCHIP)."
             ),
             TableBlock(name="bd", table=bd_table(findings.comparisons)),
             TableBlock(name="anchors", table=anchor_table(findings.anchors)),
         ),
     )
-
-
-def _matrix(findings: Findings) -> PageSection | None:
-    matrix = findings.matrix
-    if matrix is None:
-        return None
-    blocks: list[Block] = [
-        Paragraph(
-            text="Loss (MSE + lambda * estimated BPP) of each model on each level; on a level that "
-            "it was not trained for, a model gets that level's standardisation."
-        ),
-        TableBlock(name="matrix", table=matrix_table(matrix)),
-        TableBlock(name="model_costs", table=cost_table(matrix)),
-    ]
-    if matrix.notes:
-        blocks.append(Lines(lines=matrix.notes))
-    return PageSection(title="Specific against random", blocks=tuple(blocks))
 
 
 def _sensitivity(findings: Findings) -> PageSection | None:
@@ -275,7 +258,8 @@ def _levels(findings: Findings) -> Iterable[PageSection]:
 def _origin(findings: Findings, provenance: ReportOrigin) -> PageSection:
     runs = tuple(
         (
-            f"level {row.facts.level}, lambda {run.lmbda:.3g}",
+            f"level {row.facts.level}, lambda {run.lmbda:.3g}"
+            + (f", {row.beside}" if row.beside else ""),
             f"{run.run} (model {row.model_sha256[:16]})",
         )
         for row, run in measured(findings.result)

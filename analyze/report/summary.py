@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from analyze.anchors.anchor_points import AnchorPoint
 from analyze.curves.seed_spread import alike
 from analyze.facts.results import AnalysisResult, Combination
 from analyze.report.finding_tables import plain_table, trained_table
 from analyze.report.findings import Findings, how_chosen, over_seeds
 from analyze.report.input_rates import pixel_ratio, with_input_rates
-from analyze.report.rivals import cheapest_rival, ours, sent_whole
+from analyze.report.rivals import (
+    RivalPoint,
+    anchor_rivals,
+    approach_rivals,
+    cheapest_rival,
+    our_approach,
+    ours,
+    sent_whole,
+)
 from analyze.report.tables import Table, Value, level_table, plain_text
 
 _MOST_PYRAMIDS = 6
@@ -40,12 +47,17 @@ def summary(findings: Findings) -> str:
     if len(shown) < len(groups):
         lines.append((f"{len(groups) - len(shown)} more lambdas in the report", *[None] * 3))
     if found is not None:
-        lines += [_line([each]) for each in found.combinations]
+        compared = None if found.per_image is None else found.per_image.alike
+        lines += [_line([each]) for each in found.combinations if each is not compared]
     mine = ours(findings)
     assert mine is not None, "there are pyramids, or an allocation"
-    kinds = {"anchor": (False, False), "model of all levels": (False, True), "image": (True, False)}
-    for what, kind in kinds.items():
-        points = [each for each in findings.anchors if (each.is_image, each.is_fused) == kind]
+    own = our_approach(findings)
+    ways = [each for each in approach_rivals(findings, mine) if each.title != own]
+    anchors, images = (
+        anchor_rivals(each for each in findings.anchors if each.is_image == is_image)
+        for is_image in (False, True)
+    )
+    for what, points in (("other way", ways), ("anchor", anchors), ("image", images)):
         if (rival := cheapest_rival(points, mine)) is not None:
             lines.append(_rival_line(what, rival, mine, result))
     table = f"{head}\n{plain_text(with_input_rates(_table(lines), pixel_ratio(result)))}"
@@ -64,14 +76,13 @@ def _some_of(pyramids: list[list[Combination]]) -> list[list[Combination]]:
 
 
 def _rival_line(
-    what: str, rival: AnchorPoint, ours: Combination, result: AnalysisResult
+    what: str, rival: RivalPoint, ours: Combination, result: AnalysisResult
 ) -> tuple[Value, ...]:
     name = f"cheapest {what} of that mAP: {rival.title.removeprefix('image, ')}, {rival.point}"
     if ours.bits_per_pixel:
         name += f" ({rival.bits_per_pixel / ours.bits_per_pixel:.1f} times the bits)"
-    assert rival.accuracy is not None  # `cheapest_rival` compared it
-    drop = result.original.map - rival.accuracy.map if result.original else None
-    return name, rival.bits_per_pixel, rival.accuracy.map, drop
+    drop = result.original.map - rival.map if result.original else None
+    return name, rival.bits_per_pixel, rival.map, drop
 
 
 def _original(result: AnalysisResult) -> tuple[Value, ...]:

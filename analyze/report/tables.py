@@ -88,6 +88,7 @@ _LEVEL_COLUMNS = {
 # Between lambda and resolution, where runs differ in it.
 _SEED = _Column(title="seed", value=lambda row: row.seed)
 _LEARNER = _Column(title="by", value=lambda row: row.learner)
+_BESIDE = _Column(title="beside", value=lambda row: row.beside.removeprefix("beside ") or None)
 # In the file alone: they would make the table too wide to read.
 _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
     "map_50": lambda row: row.alone.map_50 if row.alone else None,
@@ -102,6 +103,8 @@ _CSV_ONLY: dict[str, Callable[[LevelRow], Value]] = {
     "run": _of_run("run"),
     "model_sha256": lambda row: row.model_sha256,
     "seed": lambda row: row.seed,
+    "beside": lambda row: row.beside,
+    "beside_run": lambda row: row.beside_run,
 }
 
 
@@ -113,6 +116,8 @@ def level_table(result: AnalysisResult) -> Table:
     """Return one line per level and run."""
     columns = list(_LEVEL_COLUMNS.values())
     told = list(columns)
+    if any(row.beside for row in result.rows):
+        told.insert(2, _BESIDE)
     if any(row.learner for row in result.rows):
         told.insert(2, _LEARNER)
     if any(row.seed is not None for row in result.rows):
@@ -138,12 +143,15 @@ def detection_table(result: AnalysisResult) -> Table:
     ]
     lines += [(each.name, each.bits_per_pixel, each.accuracy) for each in result.combinations]
     table = accuracy_table("features", lines)
-    chosen_by = [each.chosen_by.text if each.chosen_by else None for each in result.combinations]
+    more: list[tuple[Value, ...]] = [
+        (each.chosen_by.text if each.chosen_by else None, each.approach or None, each.mse)
+        for each in result.combinations
+    ]
     return replace(
         table,
-        names=(*table.names, "chosen_by"),
+        names=(*table.names, "chosen_by", "approach", "mse"),
         values=tuple(
-            (*line, text) for line, text in zip(table.values, [None, *chosen_by], strict=True)
+            (*line, *own) for line, own in zip(table.values, [(None,) * 3, *more], strict=True)
         ),
     )
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from analyze.file_format.image_file import ImageFile, section_bytes, unpack
 from analyze.streams.ensemble import DroppedLevel, Ensemble, ModelLevel
-from analyze.streams.image_file import section_bytes, unpack
 from analyze.streams.pyramid_codec import PyramidCodec
-from analyze.streams.streams_index import FILE_NAME, StreamsIndex, image_path
+from analyze.streams.streams_index import (
+    FILE_NAME,
+    AnyIndex,
+    StreamsIndex,
+    image_path,
+    load_index,
+)
 from analyze.streams.unsent_levels import KnownMeans, training_cache
 from configs.errors import CacheError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
@@ -71,12 +79,26 @@ class Compressed:
         ]
 
 
+class ImageCoder(Protocol):
+    """What makes an image's file of its maps."""
+
+    device: str
+
+    def encode(
+        self, maps: Mapping[int, NDArray[Any]], *, image_id: int, image_hw: tuple[int, int]
+    ) -> bytes:
+        """Return the file of one image's maps, float [H, W, C] of every level."""
+
+    def require_own(self, image: ImageFile, source: str) -> None:
+        """Raise CacheError unless these models wrote the file."""
+
+
 def refuse_other_detector_runs(
-    ensemble: Ensemble, cache: CacheFolder, models: LoadedModels
+    runs: Iterable[Path], cache: CacheFolder, models: LoadedModels
 ) -> None:
     """Raise CacheError if a run was trained on another detector's features than the cache's."""
     made_by = cache.manifest.detector["weights_sha256"]
-    for run in {how.run for how in ensemble.levels.values() if isinstance(how, ModelLevel)}:
+    for run in sorted(set(runs)):
         trained_on = models.info(run).detector_weights_sha256
         if trained_on != made_by:
             raise CacheError(
@@ -105,21 +127,34 @@ def compress_cache(
     manifest = cache.manifest
     manifest.require_whole_maps()
     ensemble.require_levels(manifest.levels)
-    refuse_other_detector_runs(ensemble, cache, models)
+    ways = ensemble.levels
+    runs = [how.run for how in ways.values() if isinstance(how, ModelLevel)]
+    refuse_other_detector_runs(runs, cache, models)
     known = KnownMeans(cache, training_cache(cache))
-    means = {
-        level: known.of(level)
-        for level, how in ensemble.levels.items()
-        if isinstance(how, DroppedLevel)
-    }
+    means = {level: known.of(level) for level, how in ways.items() if isinstance(how, DroppedLevel)}
     codec = PyramidCodec(ensemble, means, models)
     index = StreamsIndex(
         ensemble=ensemble, ensemble_id=codec.ensemble_id, means=means, manifest=manifest
     )
+    return write_streams(cache, out, lambda readers: (index, codec), show_progress=show_progress)
+
+
+def write_streams(
+    cache: CacheFolder,
+    out: Path,
+    prepare: Callable[[Mapping[int, LevelReader]], tuple[AnyIndex, ImageCoder]],
+    *,
+    show_progress: bool,
+) -> Compressed:
+    """Write the index and those files that are not there; `prepare` gives the index and the coder.
+
+    It may write into `out`, too, which is held against other processes. Raises CacheError as
+    `compress_cache`.
+    """
     with ExitStack() as stack:
         readers = {
             info.index: stack.enter_context(LevelReader(cache, info.index))
-            for info in manifest.levels
+            for info in cache.manifest.levels
         }
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -129,6 +164,7 @@ def compress_cache(
                     waiting=lambda: _LOG.info("%s: another process writes here: waiting", out),
                 )
             )
+            index, codec = prepare(readers)
             _settle(out, index, cache.path)
             return _compress(readers, codec, out, show_progress=show_progress)
         except OSError as error:
@@ -138,10 +174,10 @@ def compress_cache(
             ) from error
 
 
-def _settle(out: Path, index: StreamsIndex, cache: Path) -> None:
+def _settle(out: Path, index: AnyIndex, cache: Path) -> None:
     """Make `out` hold this index; CacheError if it holds another one's files."""
     if (out / FILE_NAME).exists():
-        difference = index.difference_from(StreamsIndex.load(out))
+        difference = index.difference_from(load_index(out))
         if difference is not None:
             raise CacheError(
                 f"{out}: holds features compressed otherwise ({difference}): "
@@ -161,7 +197,7 @@ def _settle(out: Path, index: StreamsIndex, cache: Path) -> None:
 
 
 def _compress(
-    readers: Mapping[int, LevelReader], codec: PyramidCodec, out: Path, *, show_progress: bool
+    readers: Mapping[int, LevelReader], codec: ImageCoder, out: Path, *, show_progress: bool
 ) -> Compressed:
     manifest = next(iter(readers.values())).manifest
     level_bytes = dict.fromkeys(readers, 0)
@@ -171,10 +207,7 @@ def _compress(
         """Return an image's file, and whether it had to be written."""
         sample = manifest.samples[number]
         path = image_path(out, sample.image_id)
-        sizes_hw = {
-            level: manifest.sample_shape(level, sample.bucket)[:2]
-            for level in codec.ensemble.levels
-        }
+        sizes_hw = {level: manifest.sample_shape(level, sample.bucket)[:2] for level in readers}
         there = _whole_file(path, codec, sample.image_id, sizes_hw)
         if there is not None:
             return there, False
@@ -208,7 +241,7 @@ def _compress(
 
 
 def _whole_file(
-    path: Path, codec: PyramidCodec, image_id: int, sizes_hw: Mapping[int, tuple[int, int]]
+    path: Path, codec: ImageCoder, image_id: int, sizes_hw: Mapping[int, tuple[int, int]]
 ) -> bytes | None:
     """Return the bytes of this image's file if an earlier call has written it, and it is whole."""
     try:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from analyze.file_format.image_file import unpack
 from analyze.streams.ensemble import DerivedLevel, Ensemble, EnsembleLevel, ModelLevel
-from analyze.streams.image_file import unpack
+from analyze.streams.per_image_codec import PerImageCodec, models_id
 from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
-from analyze.streams.streams_index import StreamsIndex, image_path
+from analyze.streams.streams_index import AnyIndex, StreamsIndex, image_path, load_index
 from configs.errors import CacheError, ConfigError
 from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
@@ -41,20 +42,20 @@ class Decompressed:
     num_new_images: int
 
 
-def decoded_manifest(index: StreamsIndex) -> Manifest:
+def decoded_manifest(index: AnyIndex) -> Manifest:
     """Return the decoded cache's manifest: the original's, and where it was decoded from.
 
-    A level that had a model of its own is no longer exactly another one subsampled.
+    A level that had a model of its own, of any image, is no longer exactly another one subsampled.
     """
-    ways = index.ensemble.levels
+    ways = index.ensemble.levels if isinstance(index, StreamsIndex) else {}
     levels = [
         level
-        if isinstance(ways[level.index], DerivedLevel)
+        if isinstance(ways.get(level.index), DerivedLevel)
         else dataclasses.replace(level, derived_from=None)
         for level in index.manifest.levels
     ]
-    origin = f"models {index.ensemble_id.hex()} of cache {index.manifest.fingerprint[:16]}"
-    return decoded_plan(index.manifest, levels, origin, decoded_dtype(index.manifest.dtype))
+    dtype = decoded_dtype(index.manifest.dtype)
+    return decoded_plan(index.manifest, levels, index.origin, dtype)
 
 
 def find_runs_again(ensemble: Ensemble, checkpoints: Path | None, models: LoadedModels) -> Ensemble:
@@ -69,7 +70,7 @@ def find_runs_again(ensemble: Ensemble, checkpoints: Path | None, models: Loaded
         if isinstance(how, ModelLevel):
             sha256 = how.model_sha256
             if sha256 not in found:
-                found[sha256] = _folder_of(how, checkpoints, level, models)
+                found[sha256] = _folder_of(how, checkpoints, f"level {level}", models)
             how = dataclasses.replace(how, run=found[sha256])
         levels[level] = how
     return Ensemble(levels)
@@ -91,13 +92,9 @@ def decompress_folder(
     is not found.
     """
     folder, out, models = Path(folder), Path(out), models or LoadedModels()
-    index = StreamsIndex.load(folder)
-    below = None if checkpoints is None else Path(checkpoints)
-    ensemble = find_runs_again(index.ensemble, below, models)
-    if ensemble_id(ensemble, index.means) != index.ensemble_id:
-        raise CacheError(f"{folder}: the index is damaged: its models are not those of its id")
+    index = load_index(folder)
+    codec = _codec_of(index, folder, None if checkpoints is None else Path(checkpoints), models)
     manifest = decoded_manifest(index)
-    codec = PyramidCodec(ensemble, index.means, models)
     cache = out / manifest.split
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -112,11 +109,32 @@ def decompress_folder(
     return Decompressed(cache=cache, num_images=len(manifest.samples), num_new_images=num_new)
 
 
+def _codec_of(
+    index: AnyIndex, folder: Path, checkpoints: Path | None, models: LoadedModels
+) -> PyramidCodec | PerImageCodec:
+    """Return what decodes all files of a folder; raises as `decompress_folder`."""
+    damaged = f"{folder}: the index is damaged: its models are not those of its id"
+    if isinstance(index, StreamsIndex):
+        ensemble = find_runs_again(index.ensemble, checkpoints, models)
+        if ensemble_id(ensemble, index.means) != index.ensemble_id:
+            raise CacheError(damaged)
+        return PyramidCodec(ensemble, index.means, models)
+    if models_id(index.models, index.means) != index.models_id:
+        raise CacheError(damaged)
+    found = [
+        dataclasses.replace(
+            each, run=_folder_of(each, checkpoints, f"model {number} of {folder}", models)
+        )
+        for number, each in enumerate(index.models)
+    ]
+    return PerImageCodec(found, index.means, models)
+
+
 def _decode(
     folder: Path,
     cache: Path,
     manifest: Manifest,
-    codec: PyramidCodec,
+    codec: PyramidCodec | PerImageCodec,
     log: CommitLog,
     *,
     show_progress: bool,
@@ -146,7 +164,7 @@ def _decode(
 
 
 def _decode_image(
-    folder: Path, manifest: Manifest, codec: PyramidCodec, number: int
+    folder: Path, manifest: Manifest, codec: PyramidCodec | PerImageCodec, number: int
 ) -> dict[int, list[Tensor]]:
     """Return {level: [float32 [H, W, C]]} of one image, within the range of the cache's dtype."""
     sample = manifest.samples[number]
@@ -185,7 +203,7 @@ def _best_models(checkpoints: Path) -> list[Path]:
         ) from None
 
 
-def _folder_of(how: ModelLevel, checkpoints: Path | None, level: int, models: LoadedModels) -> Path:
+def _folder_of(how: ModelLevel, checkpoints: Path | None, what: str, models: LoadedModels) -> Path:
     is_there = (how.run / BEST_NAME).is_file()
     if is_there and models.info(how.run).model_sha256 == how.model_sha256:
         return how.run
@@ -196,7 +214,7 @@ def _folder_of(how: ModelLevel, checkpoints: Path | None, level: int, models: Lo
             if path.is_file() and _hash_of(path.parent, models) == how.model_sha256:
                 return path.parent
     raise ConfigError(
-        f"level {level}: its model {how.model_sha256[:12]} is neither in {how.run} nor below "
+        f"{what}: its model {how.model_sha256[:12]} is neither in {how.run} nor below "
         f"{checkpoints if checkpoints is not None else '--checkpoints (not given)'}: "
         "name the folder that holds the runs with --checkpoints"
     )

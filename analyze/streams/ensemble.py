@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -192,8 +193,7 @@ def plain_levels(ensemble: Ensemble, folder: Path) -> dict[int, Any]:
     plain: dict[int, Any] = {}
     for level, how in sorted(ensemble.levels.items()):
         if isinstance(how, ModelLevel):
-            run = os.path.relpath(how.run.resolve(), folder.resolve())
-            plain[level] = {"run": run, "model_sha256": how.model_sha256, "lambda": how.lmbda}
+            plain[level] = plain_model(how, folder)
             if isinstance(how, PredictedLevel | FusedLevel):
                 plain[level][_PREDICTED if isinstance(how, PredictedLevel) else _FUSED] = True
         elif isinstance(how, DerivedLevel):
@@ -203,6 +203,27 @@ def plain_levels(ensemble: Ensemble, folder: Path) -> dict[int, Any]:
     return plain
 
 
+def plain_model(how: ModelLevel, folder: Path) -> dict[str, Any]:
+    """Return what a file in `folder` says of a model."""
+    run = os.path.relpath(how.run.resolve(), folder.resolve())
+    return {"run": run, "model_sha256": how.model_sha256, "lambda": how.lmbda}
+
+
+def parse_model(how: Any, path: Path) -> CodedLevel:
+    """Return what `plain_model` wrote in the file `path`; ConfigError if it is something else."""
+    keys = how.keys() if isinstance(how, dict) else set()
+    if keys == _RUN_KEYS and isinstance(how["run"], str):
+        sha256, lmbda = how["model_sha256"], how["lambda"]
+        is_hash = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
+        is_weight = type(lmbda) in (int, float) and isfinite(lmbda)
+        if is_hash and is_weight and "\0" not in how["run"]:
+            return CodedLevel(run=path.parent / how["run"], model_sha256=sha256, lmbda=float(lmbda))
+    raise ConfigError(
+        f"{path}: expected a model: `{{run: <folder>, model_sha256: <64 hexadecimal digits>, "
+        "lambda: <number>}`"
+    )
+
+
 def _parse_level(how: Any, path: Path, level: int) -> EnsembleLevel:
     if how == _DROPPED:
         return DroppedLevel()
@@ -210,12 +231,10 @@ def _parse_level(how: Any, path: Path, level: int) -> EnsembleLevel:
     if keys == {"derived_from"} and type(how["derived_from"]) is int:
         return DerivedLevel(source=how["derived_from"])
     way = _way(how) if keys >= _RUN_KEYS else None
-    if way is not None and isinstance(how["run"], str):
-        sha256, lmbda = how["model_sha256"], how["lambda"]
-        is_hash = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
-        is_weight = type(lmbda) in (int, float) and isfinite(lmbda)
-        if is_hash and is_weight and "\0" not in how["run"]:
-            return way(run=path.parent / how["run"], model_sha256=sha256, lmbda=float(lmbda))
+    if way is not None:
+        with suppress(ConfigError):  # what stands below says more
+            model = parse_model({key: how[key] for key in _RUN_KEYS}, path)
+            return way(run=model.run, model_sha256=model.model_sha256, lmbda=model.lmbda)
     raise ConfigError(
         f"{path}: level {level}: expected `dropped`, `{{derived_from: <level>}}` or "
         "`{run: <folder>, model_sha256: <64 hexadecimal digits>, lambda: <number>}`, there with "

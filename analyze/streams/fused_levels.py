@@ -9,9 +9,9 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
+from analyze.file_format.section_heads import Kind, Section
 from analyze.maps.map_source import as_batch
 from analyze.streams.ensemble import CodedLevel, Ensemble, FusedLevel
-from analyze.streams.image_file import Kind, Section
 from configs.errors import CacheError, ConfigError
 from train.codecs.fused_pyramid import FusedPyramid
 from train.runs.loaded_models import LoadedModels

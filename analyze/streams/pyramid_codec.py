@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analyze.file_format.image_file import ID_BYTES, ImageFile, pack, unpack
+from analyze.file_format.section_heads import Kind, Section
 from analyze.maps.map_source import as_batch
 from analyze.streams.contexts import context_levels, levels_beside
 from analyze.streams.ensemble import (
@@ -22,7 +25,6 @@ from analyze.streams.ensemble import (
     PredictedLevel,
 )
 from analyze.streams.fused_levels import FusedLevels, fused_levels
-from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, unpack
 from analyze.streams.level_file import (
     SeenLevel,
     decode_sections,
@@ -32,6 +34,7 @@ from analyze.streams.level_file import (
 )
 from configs.errors import CacheError, ConfigError
 from train.codecs.layers.context_path import Context
+from train.codecs.level_codec import LevelCodec
 from train.runs.loaded_models import LoadedModels
 
 
@@ -57,6 +60,18 @@ def ensemble_id(ensemble: Ensemble, means: Mapping[int, NDArray[Any]]) -> bytes:
     return hashlib.sha256("".join(lines).encode()).digest()[:ID_BYTES]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListedModels:
+    """Models from which each image takes its own: their files say which, by number."""
+
+    identity: bytes
+    """Of the whole list; the files carry it in the place of an ensemble's id."""
+    numbers: Mapping[str, int]
+    """SHA-256 of a model -> its place in the list."""
+    codecs: Mapping[tuple[str, int], LevelCodec]
+    """(SHA-256, level) -> the codec of a level that the model serves, ready to code."""
+
+
 class PyramidCodec:
     """An ensemble's models, and the means of its dropped levels, ready to code.
 
@@ -73,11 +88,17 @@ class PyramidCodec:
         ensemble: Ensemble,
         means: Mapping[int, NDArray[Any]],
         models: LoadedModels | None = None,
+        *,
+        listed: ListedModels | None = None,
     ) -> None:
-        """Take the codecs of `models`, on its device; without, they are read, for the CPU."""
+        """Take the codecs of `models`, on its device; without, they are read, for the CPU.
+
+        With `listed` the ensemble is one image's own, of these models, which are ready already.
+        """
         models = models or LoadedModels()
         self.ensemble = ensemble
-        self.ensemble_id = ensemble_id(ensemble, means)
+        self.ensemble_id = ensemble_id(ensemble, means) if listed is None else listed.identity
+        self._listed = listed
         self._means = means
         self.device = models.device
         for level, how in ensemble.levels.items():
@@ -85,7 +106,9 @@ class PyramidCodec:
                 _require_model(how, level, models)
         self._fused = fused_levels(ensemble, models)
         self._codecs = {
-            level: models.codec(how.run, level=level)
+            level: loaded_codec(how, level, models)
+            if listed is None
+            else listed.codecs[how.model_sha256, level]
             for level, how in ensemble.levels.items()
             if isinstance(how, CodedLevel | PredictedLevel)
         }
@@ -101,7 +124,9 @@ class PyramidCodec:
         for each in self._fused:
             fused |= each.sections(maps)
         sections = [
-            fused[level] if level in fused else self._section(level, maps[level], there)
+            fused[level]
+            if level in fused
+            else self._named(self._section(level, maps[level], there))
             for level in sorted(self.ensemble.levels, reverse=True)
         ]
         return pack(
@@ -110,6 +135,7 @@ class PyramidCodec:
                 image_id=image_id,
                 image_hw=image_hw,
                 sections=tuple(reversed(sections)),
+                is_per_image=self._listed is not None,
             )
         )
 
@@ -182,6 +208,13 @@ class PyramidCodec:
         section, there[level] = encode_section(codec, maps, level=level, beside=beside)
         return section
 
+    def _named(self, section: Section) -> Section:
+        """Return a section that says which of the listed models is its own, if there is a list."""
+        how = self.ensemble.levels[section.level]
+        if self._listed is None or not isinstance(how, ModelLevel):
+            return section
+        return replace(section, model=self._listed.numbers[how.model_sha256])
+
     def _decoded(self, section: Section, there: dict[int, Context], source: str) -> NDArray[Any]:
         """Return a level that a model decodes; one that a finer one sees is added to `there`."""
         level = section.level
@@ -215,6 +248,20 @@ class PyramidCodec:
 
 def _is_of(section: Section, fused: FusedLevels) -> bool:
     return section.kind is Kind.FUSED and section.source == fused.levels[0]
+
+
+def loaded_codec(how: ModelLevel, level: int, models: LoadedModels) -> LevelCodec:
+    """Return a level's codec, ready to code.
+
+    ConfigError if the run holds another model, or one that does not code the level by itself.
+    """
+    _require_model(how, level, models)
+    if (info := models.info(how.run)).is_fused:
+        raise ConfigError(
+            f"level {level}: {how.run} codes the levels {list(info.levels)} in one, and none of "
+            "them by itself: name a run of this level"
+        )
+    return models.codec(how.run, level=level)
 
 
 def _require_model(how: ModelLevel, level: int, models: LoadedModels) -> None:

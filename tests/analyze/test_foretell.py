@@ -56,3 +56,12 @@ def test_dry_run_is_an_option_and_makes_no_report_folder(
     result = analyse(study, checkpoints, tmp_path / "report", "--dry-run")
     assert (result.exit_code, result.output) == (0, "about an hour\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_codes_each_run_on_the_split_that_chooses_too(
+    study: TinyStudy, checkpoints: Path, tmp_path: Path
+) -> None:
+    wanted = Wanted(target=Target(kind="mse", value=1.0), choose_on="train")
+    forecast = foretell(request_of(study, checkpoints, limit=1), wanted, tmp_path, Kept(None))
+    coded = [each.name for each in forecast.stages if each.name.startswith("coding")]
+    assert [name.endswith(", train") for name in coded] == [False] * 5 + [True] * 5

@@ -79,7 +79,8 @@ def test_a_command_that_a_page_shows_can_be_typed(words: list[str]) -> None:
         anchors_of(given["anchors"])
         target_of(given["target_bpp"], given["target_map_drop"], given["target_mse"])
     elif name == "compress-features":
-        check_source(given["runs"], given["ensemble"])
+        asked = ("runs", "ensemble", "per_image", "candidates", "slope", "target_bpp")
+        check_source(**{each: given[each] for each in asked})
     elif name == "train-level" and given["resume"] in ("auto", "never"):
         level_of(str(given["level"]).replace("$SLURM_ARRAY_TASK_ID", "0"))
 

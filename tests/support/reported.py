@@ -32,7 +32,7 @@ def reported(
         result = analyse(
             study, checkpoints, parent / "report", "--kept", str(parent / "kept"),
             "--anchors", "uniform,float16", "--matrix", "--sensitivity", "--suggest-lambda",
-            "--target-bpp", "1000", "--cross-fit", "3",
+            "--target-bpp", "1000", "--cross-fit", "3", "--per-image",
         )  # fmt: skip
     assert result.exit_code == 0, result.output
     return Reported(

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from configs.errors import ConfigError
+from configs.schema.config import Config
 from configs.schema.training import ContextConfig
 from data.cache.cache_folder import CacheFolder
 from train.context.context_runs import context_size, runs_beside
@@ -33,18 +34,11 @@ def from_coarse_to_fine(jobs: Sequence[Job], level: int | str | None) -> list[Jo
     """
     if level != "all":
         raise ConfigError("--coarse-to-fine: trains all levels: use it with --level all")
-    training = jobs[0].config.training
-    clashing = {
-        "--context (training.context)": training.context,
-        "--warm-start (training.warm_start)": training.warm_start,
-        "--init-from (training.init_from)": training.init_from,
-    }
-    for option, given in clashing.items():
-        if given:
-            raise ConfigError(
-                f"--coarse-to-fine: each run has its own place in a chain of levels: leave out "
-                f"{option}, or train level by level with --context"
-            )
+    if (setting := next(_clashing(jobs[0].config), None)) is not None:
+        raise ConfigError(
+            f"--coarse-to-fine: each run has its own place in a chain of levels: leave out "
+            f"{setting}, or train level by level with --context"
+        )
     derived = {
         info.index: info.derived_from
         for info in CacheFolder.of(jobs[0].train_cache).manifest.levels
@@ -58,6 +52,19 @@ def from_coarse_to_fine(jobs: Sequence[Job], level: int | str | None) -> list[Jo
         for job in jobs
         if job.level not in derived
     ]
+
+
+def _clashing(config: Config) -> Iterator[str]:
+    """Yield the settings, common ones and single levels', that say what a run begins from."""
+    options = {
+        "context": "--context (training.context)",
+        "warm_start": "--warm-start (training.warm_start)",
+        "init_from": "--init-from (training.init_from)",
+    }
+    yield from (name for key, name in options.items() if getattr(config.training, key))
+    for level, own in sorted(config.levels.items()):
+        given = own.given().get("training", {})
+        yield from (f"levels.{level}.training.{key}" for key in options if given.get(key))
 
 
 def lines_of_dry_run(jobs: Sequence[Job], *, go_on: bool = True) -> list[str]:

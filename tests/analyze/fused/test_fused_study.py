@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from analyze.choosing import measured_split
-from analyze.curves.comparison import compare
-from analyze.curves.rate_quality import anchor_level_curves
+from analyze.curves.approach_figures import approach_curves
+from analyze.curves.comparison import BY_APPROACH, compare
+from analyze.facts.approaches import FUSED, SPECIFIC
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import AnalysisResult
-from analyze.fused.fused_study import FusedFinding, fused_points, study_fused
+from analyze.fused.fused_study import FusedFinding, study_fused
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.find_runs import run_folders, trained_runs
 from analyze.measure.split import open_split
@@ -29,6 +30,7 @@ from tests.support.tiny_study import TinyStudy
 from train.loop.job import Job
 from train.loop.run import train_level
 from train.runs.loaded_models import LoadedModels
+from train.runs.run_record import RunRecord
 
 
 def fused_job(study: TinyStudy, out: Path, *, lmbda: float = 0.01, seed: int = 0) -> Job:
@@ -58,7 +60,7 @@ def studied(
         cache, "val", study.config, device="cpu", limit=None, classes=(), options=""
     ) as split:
         found = trained_runs(runs, split.cache, models)
-        assert (found.special, found.random) == ((), ())
+        assert (found.special, found.random, found.shared) == ((), (), ())
         decoded = DecodedLevels(scratch, split.readers, split.num_images, models)
         measured = measured_split(split, [], decoded, models, kept)
         fused = study_fused(
@@ -121,28 +123,27 @@ def test_each_run_is_a_line_and_those_of_several_seeds_are_one_point(
     assert {each.combination.over_seeds for each in findings[1:]} == {
         "all levels fused, lambda 0.01, level 4 derived"
     }
-    assert not any(each.combination.is_planned for each in findings), "no pyramid of ours"
-    one, mean = fused_points(findings)
-    assert (one.title, one.point, one.derived) == ("fused", "lambda 0.001", (4,))
-    assert mean.point == "lambda 0.01, mean of 2 seeds"
+    assert all(each.combination.is_planned for each in findings), "points of their way's curve"
+    assert {each.combination.approach for each in findings} == {FUSED}
+    points = approach_curves(each.combination for each in findings)[FUSED].points
+    assert {point.label for point in points} == {
+        "all levels fused, lambda 0.001, level 4 derived",
+        "all levels fused, lambda 0.01, level 4 derived",
+    }
     of_seeds = [each.combination.bits_per_pixel or 0.0 for each in findings[1:]]
-    assert mean.bits_per_pixel == pytest.approx(sum(of_seeds) / 2)
-    assert mean.accuracy is not None and one.accuracy is not None
-    assert anchor_level_curves([one, mean], 0) == (), "its bits are of no single level"
+    assert sum(of_seeds) / 2 in [pytest.approx(point.bits_per_pixel) for point in points]
 
 
-def test_pyramids_of_ours_are_compared_with_it(
-    findings: tuple[FusedFinding, ...],
-) -> None:
+def test_pyramids_of_ours_are_compared_with_it(findings: tuple[FusedFinding, ...]) -> None:
     pyramid = replace(
-        findings[0].combination, name="all levels, lambda 1", is_planned=True, learner=""
+        findings[0].combination, name="all levels, lambda 1", learner="", approach=SPECIFIC
     )
     result = AnalysisResult(
         dataset="", split="", detector="", num_images=3, rows=(), original=None,
-        combinations=(pyramid,),
+        combinations=(pyramid, *(each.combination for each in findings)),
     )  # fmt: skip
-    (comparison,) = compare(result, fused_points(findings))
-    assert [delta.anchor for delta in comparison.deltas] == ["fused"]
+    (comparison,) = (each for each in compare(result, ()) if each.what == BY_APPROACH)
+    assert [delta.anchor for delta in comparison.deltas] == [FUSED]
 
 
 def test_maps_that_had_to_go_are_decoded_again_as_they_were(
@@ -177,6 +178,25 @@ def test_the_report_shows_runs_of_all_levels_beside_the_others(
     with (report / "detection.csv").open() as file:
         names = [row["features"] for row in csv.DictReader(file)]
     assert "all levels fused, lambda 0.001, level 4 derived" in names
+
+
+def test_the_four_ways_have_its_figures_and_what_it_takes(
+    runs: list[Path], report: Path, findings: tuple[FusedFinding, ...]
+) -> None:
+    with (report / "four_ways.csv").open() as file:
+        ways = {row["figure"]: row["fused"] for row in csv.DictReader(file)}
+    finding = findings[0]
+    assert float(ways["bits_per_pixel"]) <= max(
+        each.combination.bits_per_pixel or 0.0 for each in findings
+    )
+    assert float(ways["mse"]) in [pytest.approx(each.combination.mse) for each in findings]
+    assert float(ways["loss"]) > float(ways["mse"])
+    assert (ways["models"], ways["decoded_bytes"]) == ("1", "0")
+    assert int(ways["parameters"]) == finding.levels[0].num_parameters
+    assert float(ways["encoder_macs_per_image"]) == finding.cost.encoder_macs_per_image > 0
+    assert float(ways["decoder_macs_per_image"]) == finding.cost.decoder_macs_per_image > 0
+    seconds = [RunRecord.load(run).seconds for run in runs]
+    assert float(ways["training_seconds"]) in [pytest.approx(each) for each in seconds]
 
 
 def test_a_single_level_is_not_asked_of_it(runs: list[Path]) -> None:

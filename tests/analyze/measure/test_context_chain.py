@@ -15,6 +15,7 @@ from analyze.analysis import runs_of
 from analyze.choosing import measured_split
 from analyze.facts.candidates import predicted_ways
 from analyze.facts.kept_results import Kept
+from analyze.file_format.image_file import section_bytes, unpack
 from analyze.maps.map_source import as_batch
 from analyze.measure.context_chain import ContextChain
 from analyze.measure.decoded_levels import DecodedLevels
@@ -31,7 +32,6 @@ from analyze.streams.ensemble import (
     PredictedLevel,
     ensemble_of_runs,
 )
-from analyze.streams.image_file import section_bytes, unpack
 from analyze.streams.pyramid_codec import PyramidCodec
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
@@ -101,22 +101,24 @@ def test_results_are_kept_for_the_very_chain_that_a_run_was_measured_beside(
 ) -> None:
     models = LoadedModels()
     other = make_run(tmp_path / "other" / "run_1", study, 3, name=MODEL, seed=7)
-    # The one that is named first is its context where both are there.
     fine = make_run(tmp_path / "fine" / "run_1", study, 2, name=MODEL, beside=[runs[3], other])
     kept, scratch = Kept(tmp_path / "kept"), tmp_path / "scratch"
     scratch.mkdir()
     with opened(study) as split:
         decoded = DecodedLevels(scratch, split.readers, split.num_images, models)
-        figures = []
-        for beside in ([runs[3], other], [other], [runs[3]]):
-            (found,) = (
+        figures = {}
+        for beside in ([other], [runs[3]], [runs[3], other]):
+            found = [
                 each
                 for each in trained_runs([fine, *beside], split.cache, models).special
                 if each.level == 2
-            )
-            assert found.context is not None and found.context.folder == beside[0]
-            figures.append(measured_run(found, split, decoded, models, kept).measurement.mse)
-    assert figures[0] == figures[2] != figures[1]
+            ]
+            assert [each.context.folder for each in found if each.context] == beside
+            assert {each.model_folder for each in found} == {fine}
+            maps = [measured_run(each, split, decoded, models, kept).measurement for each in found]
+            for context, measurement in zip(beside, maps, strict=True):
+                assert figures.setdefault(context, measurement.mse) == measurement.mse
+    assert len(set(figures.values())) == 2
     assert sum(path.is_file() for path in (tmp_path / "kept").rglob("*.npz")) == 2
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import analyze.measure.matrix
 from analyze.facts.candidates import Candidate, PlannedLevel
 from analyze.facts.kept_results import Kept
-from analyze.measure.matrix import Matrix, matrix_runs, measure_matrix
+from analyze.measure.matrix import Matrix, left_out, matrix_runs, measure_matrix
 from analyze.measure.model_cost import model_cost
 from configs.errors import CacheError
 from configs.schema.training import ModelConfig
@@ -228,6 +228,15 @@ def test_without_a_train_cache_there_is_no_matrix(
 ) -> None:
     with pytest.raises(CacheError, match="run extract-features --split train"):
         measure_matrix(runs, readers, 1, tmp_path / "train", LoadedModels(), Kept(None))
+
+
+def test_runs_that_see_the_coarser_level_are_no_rows_and_a_line_says_so() -> None:
+    alone = Candidate(folder=Path("a"), level=2, lmbda=0.1, best_validation_loss=1.0)
+    seeing = dataclasses.replace(alone, folder=Path("b"), level=1, context=alone)
+    assert matrix_runs([alone, seeing], [], LoadedModels()) == (alone.folder,)
+    (line,) = left_out([alone, seeing])
+    assert line.startswith("runs of level 1 that see the coarser level are left out")
+    assert left_out([alone]) == ()
 
 
 def test_rows_are_of_the_lambda_that_the_random_model_has(runs: list[Path]) -> None:

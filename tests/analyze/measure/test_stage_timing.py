@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analyze.measure.stage_timing import Forecast, Stage
 
 FORECAST = Forecast(
@@ -27,6 +29,15 @@ def test_table_has_each_stage_and_the_sum() -> None:
         "scratch space: 16.000 GB of 17.0 GB free: fits",
         "memory: 2.00 GB, as measured",
     ]
+
+
+def test_stages_of_the_split_that_chooses_have_its_images_and_its_name() -> None:
+    both = FORECAST.with_choosing(replace(FORECAST, num_images=10, scratch_bytes=10**9), "train")
+    assert both.seconds == (3 * 0.25 + 0.5) * 5010
+    assert both.scratch_bytes == 17 * 10**9
+    lines = both.table().splitlines()
+    assert lines[1].split()[:4] == ["coding,", "level", "0", "5000"]
+    assert lines[3].split()[:5] == ["coding,", "level", "0,", "train", "10"]
 
 
 def test_table_says_what_to_do_where_there_is_no_room_or_nothing_to_do() -> None:

@@ -67,16 +67,3 @@ def test_summary_ends_with_the_cheapest_anchor_and_the_cheapest_image() -> None:
     *_, features, images = summary(findings(pyramid(0.1, 0.2, 0.6), anchors=points)).splitlines()
     assert "cheapest anchor of that mAP: KLT over channels, step 2 (15.0 times" in features
     assert "cheapest image of that mAP: AV1, CRF 46 (2.0 times the bits)" in images
-
-
-def test_a_model_of_all_levels_is_a_rival_of_its_own() -> None:
-    fused = replace(
-        image("lambda 0.01", 0.3, 0.65, "fused"), anchor="fused", is_image=False, is_fused=True
-    )
-    found = findings(pyramid(0.1, 0.2, 0.6), anchors=(anchor("step 1", 9, 0.69), fused))
-    assert [line[:3] for line in lines_of(found)[1:]] == [
-        ("fused", "lambda 0.01", 0.3), ("KLT over channels", "step 1", 9),
-    ]  # fmt: skip
-    text = summary(found)
-    assert "cheapest model of all levels of that mAP: fused, lambda 0.01 (1.5 times" in text
-    assert "cheapest anchor of that mAP: KLT over channels, step 1" in text

@@ -10,10 +10,12 @@ from analyze.allocation.allocate import AllocationFinding
 from analyze.allocation.cross_fit import CrossFit, Fold
 from analyze.allocation.lagrangian import Allocated, Option
 from analyze.allocation.search import Allocation, Target
+from analyze.allocation.weighed_ways import WeighedWays
 from analyze.anchors.anchor_points import AnchorPoint
 from analyze.curves.bjontegaard import Saving
 from analyze.facts.results import AnalysisResult, ChosenBy, Combination, LevelFacts, LevelRow
 from analyze.facts.sent_parts import DROPPED
+from analyze.image_choice.ways import Ways
 from analyze.plots.curve_plots import PlotPoint
 from analyze.report.chosen_allocation import allocation_section
 from analyze.report.findings import Findings, chosen_point
@@ -107,6 +109,7 @@ def allocated(chosen_by: ChosenBy, bits: float, value: float) -> AllocationFindi
         allocation=allocation, combination=chosen, ensemble=Ensemble({0: DroppedLevel()}),
         saving=Saving(fraction=None, same_lambda_bits_per_pixel=None, why="not"),
         parts={0: DROPPED}, shared_bits_per_pixel=0.0,
+        weighed=WeighedWays(ways=Ways((), "mAP"), runs=()),
     )  # fmt: skip
 
 

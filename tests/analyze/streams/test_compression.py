@@ -30,7 +30,7 @@ from analyze.streams.ensemble import (
     write_ensemble,
 )
 from analyze.streams.pyramid_codec import PyramidCodec
-from analyze.streams.streams_index import FILE_NAME, StreamsIndex
+from analyze.streams.streams_index import FILE_NAME, StreamsIndex, load_index
 from configs.errors import CacheError, ConfigError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
 from data.cache.manifest import Manifest
@@ -93,7 +93,7 @@ def test_second_compression_of_a_folder_waits_for_the_first(
     left = out / "images" / "3.fpn.0123456789ab.part"
     left.write_bytes(b"of a process that was killed")
     caplog.set_level("INFO")
-    ensemble = StreamsIndex.load(sent.streams).ensemble
+    ensemble = load_index(sent.streams).ensemble
     with ThreadPoolExecutor(1) as pool:
         with held(out / "compressing.lock"):
             second = pool.submit(compress_cache, sent.study.val_cache, ensemble, out)
@@ -332,7 +332,7 @@ def test_name_in_a_received_index_is_one_component_of_a_path(
     sent: Sent, tmp_path: Path, key: str, name: str
 ) -> None:
     with pytest.raises(CacheError, match=rf"is damaged \({key}: "):
-        StreamsIndex.load(forged(sent.streams, tmp_path / "streams", **{key: name}))
+        load_index(forged(sent.streams, tmp_path / "streams", **{key: name}))
 
 
 def test_image_id_in_a_received_index_is_a_number(sent: Sent, tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_image_id_in_a_received_index_is_a_number(sent: Sent, tmp_path: Path) ->
     path: Any = "../../x"
     samples = (replace(first, image_id=path), *others)
     with pytest.raises(CacheError, match=r"is damaged \(samples\.0\.image_id: "):
-        StreamsIndex.load(forged(sent.streams, tmp_path / "streams", samples=samples))
+        load_index(forged(sent.streams, tmp_path / "streams", samples=samples))
 
 
 def test_run_whose_folder_is_no_utf_8_stands_in_an_ensemble(tmp_path: Path) -> None:

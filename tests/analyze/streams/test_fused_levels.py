@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from analyze.file_format.image_file import pack, unpack
+from analyze.file_format.section_heads import Kind
 from analyze.maps.map_source import as_batch
 from analyze.streams.compression import compress_cache
 from analyze.streams.decompression import decompress_folder
@@ -23,7 +25,7 @@ from analyze.streams.ensemble import (
     read_ensemble,
     write_ensemble,
 )
-from analyze.streams.image_file import Kind, pack, unpack
+from analyze.streams.per_image_codec import PerImageCodec
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import image_path
 from configs.errors import CacheError, ConfigError
@@ -113,6 +115,8 @@ def test_a_fused_model_codes_all_of_its_levels_or_none(
     stored = CacheFolder(fused.features / "val").manifest.levels
     with pytest.raises(ConfigError, match="both serve level 1: name one"):
         ensemble_of_runs([fused.run, single], stored, models)
+    with pytest.raises(ConfigError, match="none of them by itself: name a run of this level"):
+        PerImageCodec([coded], {1: np.zeros(256, np.float32)}, models)
 
 
 def test_damage_in_the_payload_is_named_for_all_levels(fused: Fused, models: LoadedModels) -> None:

@@ -153,6 +153,14 @@ def test_chains_are_of_one_lambda_and_from_the_coarsest_level_on(
         (("--init-from", "somewhere"), "leave out --init-from"),
         (("--context", "somewhere"), "--context: is for one level: name that"),
         (("--set", "training.context=[somewhere]"), "leave out --context (training.context)"),
+        (
+            ("--set", "levels.1.training.init_from=somewhere"),
+            "leave out levels.1.training.init_from, or train level by level",
+        ),
+        (
+            ("--set", "levels.0.training.context=[somewhere]"),
+            "leave out levels.0.training.context,",
+        ),
     ],
 )
 def test_what_does_not_go_with_coarse_to_fine_is_refused(

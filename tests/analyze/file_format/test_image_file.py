@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyze.streams.image_file import (
-    MAX_POSITIONS,
-    ImageFile,
-    Kind,
-    Section,
-    pack,
-    section_bytes,
-    unpack,
-)
+from analyze.file_format.image_file import ImageFile, pack, section_bytes, unpack
+from analyze.file_format.section_heads import MAX_POSITIONS, Kind, Section
 from configs.errors import CacheError
 
 SIDES = st.integers(min_value=1, max_value=2000)
@@ -74,13 +67,25 @@ def beside_coarser_levels(draw: st.DrawFn, found: list[Section]) -> list[Section
     return chained
 
 
-IMAGES = st.builds(
-    ImageFile,
-    ensemble_id=st.binary(min_size=8, max_size=8),
-    image_id=st.integers(min_value=0, max_value=2**40),
-    image_hw=st.tuples(SIDES, SIDES),
-    sections=sections(),
-)
+@st.composite
+def images(draw: st.DrawFn) -> ImageFile:
+    found = draw(sections())
+    is_per_image = not any(each.kind is Kind.FUSED for each in found) and draw(st.booleans())
+    if is_per_image:
+        models = st.integers(0, 255)
+        found = tuple(
+            replace(each, model=draw(models)) if each.kind.has_model else each for each in found
+        )
+    return ImageFile(
+        ensemble_id=draw(st.binary(min_size=8, max_size=8)),
+        image_id=draw(st.integers(min_value=0, max_value=2**40)),
+        image_hw=draw(st.tuples(SIDES, SIDES)),
+        sections=found,
+        is_per_image=is_per_image,
+    )
+
+
+IMAGES = images()
 
 
 def pyramid(payload: bytes = b"payload") -> ImageFile:
@@ -147,6 +152,17 @@ def test_file_without_context_is_to_the_byte_what_version_2_wrote() -> None:
     assert unpack(of_version_2) == pyramid()
     of_version_3 = resealed(of_version_2[:4] + b"\x03" + of_version_2[5:-4])
     assert unpack(of_version_3) == pyramid()
+
+
+def test_choice_of_its_own_costs_an_image_a_byte_for_each_model() -> None:
+    sections = [
+        replace(each, model=each.level) if each.kind.has_model else each
+        for each in pyramid().sections
+    ]
+    chosen = replace(pyramid(), sections=tuple(sections), is_per_image=True)
+    assert len(pack(chosen)) == len(pack(pyramid())) + 4
+    assert section_bytes(chosen)[0] == section_bytes(pyramid())[0] + 1
+    assert unpack(pack(chosen)) == chosen
 
 
 @pytest.mark.parametrize(
