@@ -52,7 +52,7 @@ def _windows_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def decoded_within(folder: Path, most_bytes: int, monkeypatch: Any) -> DecodedLevels:
     monkeypatch.setattr(decoded_levels, "scratch_bytes", lambda *_: most_bytes)
-    models = SimpleNamespace(device="cpu", codec=lambda _: ready_codec())
+    models = SimpleNamespace(device="cpu", codec=lambda *_, **__: ready_codec())
     return DecodedLevels(folder, READERS, NUM_IMAGES, cast(LoadedModels, models))
 
 
