@@ -18,6 +18,7 @@ from analyze.facts.results import AnalysisResult
 from analyze.fused.fused_study import FusedFinding, study_fused
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.find_runs import run_folders, trained_runs
+from analyze.measure.model_cost import positions_per_image
 from analyze.measure.split import open_split
 from analyze.streams.compression import compress_cache
 from analyze.streams.decompression import decompress_folder
@@ -27,6 +28,7 @@ from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
 from tests.support.analysis import analyse
 from tests.support.tiny_study import TinyStudy
+from train.codecs.fused_pyramid import FusedPyramid
 from train.loop.job import Job
 from train.loop.run import train_level
 from train.runs.loaded_models import LoadedModels
@@ -197,6 +199,31 @@ def test_the_four_ways_have_its_figures_and_what_it_takes(
     assert float(ways["decoder_macs_per_image"]) == finding.cost.decoder_macs_per_image > 0
     seconds = [RunRecord.load(run).seconds for run in runs]
     assert float(ways["training_seconds"]) in [pytest.approx(each) for each in seconds]
+
+
+def test_decoder_takes_as_many_operations_as_are_counted_by_hand(
+    study: TinyStudy, runs: list[Path], findings: tuple[FusedFinding, ...]
+) -> None:
+    codec = LoadedModels().codec(runs[0])
+    assert isinstance(codec, FusedPyramid)
+    inner, latents, stages = codec.size.n_hidden, codec.size.n_channels, codec.size.stages
+    # Of a position of the finest level: 5x5 from each grid to the next finer one, and GDN there.
+    by_hand = sum(
+        (25 * inner * (inner if stage else latents) + 4 * inner**2) / 4 ** (stages - stage)
+        for stage in range(stages)
+    )
+    by_hand += sum(
+        inner * channels / stride**2
+        for channels, stride in zip(
+            codec.pyramid.num_channels, codec.pyramid.strides, strict=True
+        )
+    )  # fmt: skip
+    first, _, second, _, third = codec.h_s
+    for layer, grid in ((first, stages + 2), (second, stages + 1), (third, stages)):
+        by_hand += layer.weight.numel() / 4**grid
+    with LevelReader(CacheFolder(study.val_cache), 0) as reader:
+        positions = positions_per_image(reader, codec.stride)
+    assert findings[0].cost.decoder_macs_per_image == pytest.approx(positions * by_hand)
 
 
 def test_a_single_level_is_not_asked_of_it(runs: list[Path]) -> None:
