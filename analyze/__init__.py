@@ -3,8 +3,8 @@
     from analyze import AnalysisRequest, Kept, Target, Wanted, analyze
 
 May import: analyze.allocation, analyze.anchors, analyze.curves, analyze.detection, analyze.facts,
-analyze.image_choice, analyze.measure, analyze.plots, analyze.report, analyze.streams, configs,
-configs.schema, data.cache, data.system, train.runs.
+analyze.fused, analyze.image_choice, analyze.measure, analyze.plots, analyze.report,
+analyze.streams, configs, configs.schema, data.cache, data.system, train.runs.
 """
 
 from typing import TYPE_CHECKING

@@ -24,6 +24,7 @@ from analyze.facts.candidates import Candidate, newest_runs, plan_of, predicted_
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Found, next_step
 from analyze.facts.sent_parts import parts_of
+from analyze.fused.fused_study import study_fused
 from analyze.measure.approach_cost import costs_of_combinations
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
@@ -91,6 +92,11 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
             split, shared_runs(found, split), decoded, models, kept, more=RANDOM_LEVEL
         )
         result = analysis_result(split, runs, measured.overhead, detection, plan, shared)
+        fused = study_fused(found.fused, split, decoded, measured.overhead, detection, models, kept)
+        result = dataclasses.replace(
+            result,
+            combinations=(*result.combinations, *(each.combination for each in fused.result)),
+        )
 
         sensitivity: Found[Sensitivity | None] = Found(None)
         if wanted.sensitivity:
@@ -99,6 +105,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         costs = costs_of_combinations(
             {each.approach: each.combination for each in approaches if each.combination},
             [each.run for each in (*runs, *shared)], split, models,
+            known={each.combination.name: each.cost for each in fused.result},
         )  # fmt: skip
         own_pyramids = [each for each in result.combinations if each.approach in OURS]
         allocations = find_allocations(
@@ -134,6 +141,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
                     *sensitivity.missing,
                     *allocations.missing,
                     *anchors.missing,
+                    *fused.missing,
                     *matrix.missing,
                     *suggestions.missing,
                 ),
@@ -154,6 +162,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
             comparisons=compare(result, anchors.points),
             approaches=approaches,
             approach_costs=costs,
+            fused=fused.result,
             matrix=matrix.result,
             suggestions=suggestions.result,
             level_pictures=level_pictures(shown, split, decoded, models),

@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 @click.command(name="train-level")
 @click.option(
-    "--level", metavar="0..4|all|random",
-    help="FPN level to train, all of them one by one, or one model on randomly drawn levels.",
+    "--level", metavar="0..4|all|random|fused",
+    help="FPN level to train, all one by one, or one model: on random levels, or of all fused.",
 )  # fmt: skip
 @training_splits("Split to validate on.")
 @click.option(
@@ -108,6 +108,7 @@ def train_level(
       train-level --level all --lambda 0.01 --lambda 0.03 --jobs 2
       train-level --level all --config mine.yaml,per_level
       train-level --level random
+      train-level --level fused
       train-level --level all --coarse-to-fine
       train-level --level 1 --context checkpoints/..._level_2/run_...
       torchrun --no-python --nproc-per-node 2 train-level --level 0
@@ -184,13 +185,14 @@ def train_level(
 
 
 def level_of(text: str | None) -> int | str:
-    """Return what --level asks of new runs: a number, "all" or "random". ConfigError otherwise."""
+    """Return what --level asks of new runs: a number, or a word as it is. ConfigError otherwise."""
+    words = "all, random, or fused"
     if text is None:
-        raise ConfigError("--level: say which: 0 to 4, all, or random")
-    if text in ("all", "random"):
+        raise ConfigError(f"--level: say which: 0 to 4, {words}")
+    if text in ("all", "random", "fused"):
         return text
     if not text.isdecimal():
-        raise ConfigError(f"--level {text}: use a level's number (0 is the finest), all, or random")
+        raise ConfigError(f"--level {text}: use a level's number (0 is the finest), {words}")
     return int(text)
 
 

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from analyze.streams.image_file import ID_BYTES, Kind, Section
+from analyze.file_format.image_file import ID_BYTES
+from analyze.file_format.section_heads import Kind, Section
 from analyze.streams.level_file import pack_level, unpack_level
 from data.reading.level_reader import LevelReader
 

@@ -29,6 +29,8 @@ OURS = (SPECIFIC, COARSE_TO_FINE)
 def approach_of(runs: Iterable[Candidate]) -> str:
     """Return how these runs code a pyramid together; empty without a run."""
     runs = list(runs)
+    if any(run.is_fused for run in runs):
+        return FUSED
     if any(run.context is not None for run in runs):
         return COARSE_TO_FINE
     if any(run.num_levels > 1 for run in runs):

@@ -54,6 +54,9 @@ class Candidate:
     own_folder: Path | None = None
     """The run's own, where it is one of several ways to take the run: `folder` is then a name below
     it, of no folder."""
+    is_fused: bool = False
+    """Its model codes its level together with others, and `folder` is a name for this one of them.
+    """
 
     @property
     def model_folder(self) -> Path:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from analyze.facts.kept_results import Kept
+from analyze.file_format.image_file import ImageFile
 from analyze.image_choice.chain_choice import WayCosts, choose, slope_for
 from analyze.image_choice.way_costs import WayMeter
 from analyze.image_choice.ways import Ways, plain_ways
 from analyze.streams.compression import Compressed, refuse_other_detector_runs, write_streams
 from analyze.streams.ensemble import ModelLevel
-from analyze.streams.image_file import ImageFile
 from analyze.streams.per_image_codec import PerImageCodec
 from analyze.streams.streams_index import FILE_NAME, PerImageIndex, load_index
 from analyze.streams.unsent_levels import KnownMeans, overhead, training_cache

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analyze.file_format.image_file import section_size
+from analyze.file_format.section_heads import Kind, Section
 from analyze.image_choice.chain_choice import WayCosts
 from analyze.image_choice.ways import Way, Ways
 from analyze.maps.map_source import as_batch
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, ModelLevel
-from analyze.streams.image_file import Kind, Section, section_size
 from analyze.streams.level_file import (
     SeenLevel,
     decode_sections,

@@ -27,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from analyze.file_format.section_heads import MAX_MODELS
 from analyze.streams.ensemble import (
     CodedLevel,
     DerivedLevel,
@@ -38,7 +39,6 @@ from analyze.streams.ensemble import (
     parse_model,
     plain_model,
 )
-from analyze.streams.image_file import MAX_MODELS
 from configs.config_files import read_yaml
 from configs.errors import ConfigError
 from data.cache.manifest_parts import LevelInfo

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from analyze.facts.candidates import Candidate
 from analyze.facts.results import Combination
-from analyze.measure.model_cost import ModelCost, model_cost, positions_per_image
+from analyze.measure.model_cost import ModelCost, fused_cost, model_cost, positions_per_image
 from analyze.measure.split import Split, has_cache
 from configs.errors import CacheError, ConfigError
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
+from train.codecs.fused_pyramid import FusedPyramid
 from train.context.decoded_plan import decoded_bytes
 from train.runs.loaded_models import LoadedModels
 from train.runs.run_record import RunRecord
@@ -42,11 +43,18 @@ def costs_of_combinations(
     candidates: Iterable[Candidate],
     split: Split,
     models: LoadedModels,
+    known: Mapping[str, ApproachCost],
 ) -> dict[str, ApproachCost]:
-    """Return name -> what a whole pyramid of some of the candidates takes."""
+    """Return name -> what a whole pyramid of some of the candidates takes.
+
+    `known` is `Combination.name` -> cost of those of other runs.
+    """
     by_name = {str(run.folder): run for run in candidates}
     costs = {}
     for name, each in combinations.items():
+        if each.name in known:
+            costs[name] = known[each.name]
+            continue
         runs = {level: by_name[part] for level, part in each.parts.items() if part in by_name}
         costs[name] = approach_cost(runs, split.readers, split.cache, models)
     return costs
@@ -81,6 +89,23 @@ def approach_cost(
         encoder_macs_per_image=encoder,
         decoder_macs_per_image=decoder,
         training_seconds=_training_seconds(codecs),
+    )
+
+
+def cost_of_fused(folder: Path, codec: FusedPyramid, finest: LevelReader) -> ApproachCost:
+    """Return the cost of a pyramid by a run of all levels in one; `finest` is the finest of them.
+
+    Its codec is run once, on small maps.
+    """
+    cost, positions = fused_cost(codec), positions_per_image(finest, codec.stride)
+    return ApproachCost(
+        models=1,
+        parameters=cost.parameters,
+        weight_bytes=cost.storage_bytes,
+        decoded_bytes=0,
+        encoder_macs_per_image=positions * cost.encoder_macs_per_position,
+        decoder_macs_per_image=positions * cost.decoder_macs_per_position,
+        training_seconds=_training_seconds([folder]),
     )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from analyze.facts.candidates import Candidate
+from analyze.file_format.section_heads import Section
 from analyze.maps.equal_maps import Batch, on_device
-from analyze.streams.image_file import Section
 from analyze.streams.level_file import SeenLevel, encode_sections, predicted_section
 from data.reading.level_reader import LevelReader
 from train.codecs.layers.context_path import Context

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from analyze.facts.candidates import Candidate
-from analyze.maps.equal_maps import WINDOW, Batch, batches, on_host
+from analyze.maps.equal_maps import WINDOW, Batch, batches, on_device, on_host
 from analyze.maps.map_source import DecodedMaps
 from analyze.measure.context_chain import ContextChain
 from data.reading.level_reader import LevelReader
@@ -101,9 +101,14 @@ class DecodedLevels:
         codec, device = self._models.codec(run.model_folder, level=run.level), self._models.device
         reader = self._readers[run.level]
         chain = ContextChain(run, self._readers, self._models)
+        fused = self._models.info(run.model_folder).levels if run.is_fused else ()
 
         def decode(batch: Batch) -> None:
-            x_hat = chain.x_hat(codec, batch)
+            if fused:
+                all_maps = [on_device(self._readers[level], batch, device) for level in fused]
+                x_hat = codec(all_maps)["x_hat"][fused.index(run.level)]
+            else:
+                x_hat = chain.x_hat(codec, batch)
             for index, values in zip(batch, on_host(x_hat, reader.value_dtype), strict=True):
                 maps.write(index, values)
 

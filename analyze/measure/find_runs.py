@@ -25,18 +25,21 @@ from data.cache.cache_folder import CacheFolder
 from train.runs.checkpoint import BEST_NAME, RunInfo
 from train.runs.loaded_models import LoadedModels
 from train.runs.metrics import METRICS_NAME, EpochMetrics, read_rows
-from train.runs.run_folder import find_random_runs, find_runs
+from train.runs.run_folder import find_fused_runs, find_random_runs, find_runs
 from train.runs.run_record import RANDOM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRuns:
-    """Runs of one level each, a contextual one beside each of its own; runs of `--level random`."""
+    """Runs of one level each, a contextual one beside each of its own; the others by their kind."""
 
     special: tuple[Candidate, ...]
     random: tuple[Path, ...]
+    """Runs of `--level random`."""
     shared: tuple[Candidate, ...] = ()
-    """The same runs of random levels, a candidate for each level that they serve."""
+    """The same, a candidate for each level that they serve."""
+    fused: tuple[Path, ...] = ()
+    """Runs of `--level fused`."""
     missing: tuple[str, ...] = ()
     """Why contextual runs are left out."""
 
@@ -45,7 +48,7 @@ def run_folders(checkpoints: Path, run_dirs: Sequence[Path]) -> list[Path]:
     """Return `run_dirs`, or all runs below `checkpoints`; ConfigError for a folder without one."""
     if not run_dirs:
         found = [run.folder for run in find_runs(checkpoints)]
-        return found + find_random_runs(checkpoints)
+        return found + find_random_runs(checkpoints) + find_fused_runs(checkpoints)
     for folder in run_dirs:
         if not (folder / BEST_NAME).is_file():
             raise ConfigError(
@@ -61,11 +64,13 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
     Raises ConfigError for a damaged one, CacheError for one whose features came from another
     detector than this cache's.
     """
-    special, random, shared = [], [], []
+    special, random, shared, fused = [], [], [], []
     for folder in folders:
         run = models.info(folder)
         _require_same_detector(run, folder, cache)
-        if len(run.levels) > 1:
+        if run.is_fused:
+            fused.append(folder)
+        elif len(run.levels) > 1:
             random.append(folder)
             shared += [
                 replace(
@@ -77,7 +82,10 @@ def trained_runs(folders: Iterable[Path], cache: CacheFolder, models: LoadedMode
         else:
             special.append(_candidate(run, folder, run.level))
     linked, missing = _beside_their_contexts(special, models)
-    return TrainedRuns(special=linked, random=tuple(random), shared=tuple(shared), missing=missing)
+    return TrainedRuns(
+        special=linked, random=tuple(random), shared=tuple(shared), fused=tuple(fused),
+        missing=missing,
+    )  # fmt: skip
 
 
 def _candidate(run: RunInfo, folder: Path, level: int) -> Candidate:

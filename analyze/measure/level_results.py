@@ -73,7 +73,7 @@ def analysis_result(
         combinations=tuple(
             replace(
                 combination(each, labels | _shared_labels(of_shared), overhead, detection),
-                mse=_pyramid_mse(split, each.parts, mse_of),
+                mse=pyramid_mse(split, each.parts, mse_of),
             )
             for each in wanted
         ),
@@ -131,10 +131,13 @@ def _shared_labels(candidates: Iterable[Candidate]) -> dict[str, str]:
     }
 
 
-def _pyramid_mse(
+def pyramid_mse(
     split: Split, parts: Mapping[int, Part], mse_of: Mapping[str, float]
 ) -> float | None:
-    """Return the error over the values of all levels; None where one is of no run's."""
+    """Return the error over the values of all levels; None where one is of no run's.
+
+    `mse_of` is `Candidate.folder` -> the error of its level.
+    """
     total = 0.0
     for level, facts in split.facts().items():
         source = split.readers[level].info.derived_from

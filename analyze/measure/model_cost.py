@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.reading.level_reader import LevelReader
+from train.codecs.fused_pyramid import FusedPyramid
 from train.codecs.layers.context_path import Context
 from train.codecs.layers.transforms import ContextSize
 from train.codecs.level_codec import LevelCodec
@@ -55,16 +57,49 @@ def model_cost(codec: LevelCodec) -> ModelCost:
     side = math.lcm(4 * codec.stride, 1 if seen is None else seen.trail_stride)
     x = torch.zeros(1, codec.size.num_channels, side, side, device=codec.mean.device)
     context = () if seen is None else (_empty_context(seen, x),)
-    kept_way, codec.layer_by_layer = codec.layer_by_layer, True
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as encoder:
+    with torch.no_grad(), _layer_by_layer(codec):
+        with FlopCounterMode(display=False) as encoder:
             coded = codec.compress(x, *context)
-        with torch.no_grad(), FlopCounterMode(display=False) as decoder:
+        with FlopCounterMode(display=False) as decoder:
             codec.decompress(coded["strings"], coded["shape"], coded["size"], *context)
-        with torch.no_grad(), FlopCounterMode(display=False) as seen_encoder:
+        with FlopCounterMode(display=False) as seen_encoder:
             codec.compress_for_finer(x, *context)
+    return _cost(codec, encoder, decoder, seen_encoder, side)
+
+
+def fused_cost(codec: FusedPyramid) -> ModelCost:
+    """Count a codec of all levels; a position is one of the finest level, padded to its stride."""
+    side = 4 * codec.stride
+    maps = [
+        torch.zeros(1, channels, side // stride, side // stride, device=codec.mean.device)
+        for channels, stride in zip(
+            codec.pyramid.num_channels, codec.pyramid.strides, strict=True
+        )
+    ]  # fmt: skip
+    with torch.no_grad(), _layer_by_layer(codec):
+        with FlopCounterMode(display=False) as encoder:
+            coded = codec.compress(maps)
+        with FlopCounterMode(display=False) as decoder:
+            codec.decompress(**coded)
+    return _cost(codec, encoder, decoder, encoder, side)  # no level sees it
+
+
+@contextmanager
+def _layer_by_layer(codec: LevelCodec) -> Iterator[None]:
+    kept, codec.layer_by_layer = codec.layer_by_layer, True
+    try:
+        yield
     finally:
-        codec.layer_by_layer = kept_way
+        codec.layer_by_layer = kept
+
+
+def _cost(
+    codec: LevelCodec,
+    encoder: FlopCounterMode,
+    decoder: FlopCounterMode,
+    seen_encoder: FlopCounterMode,
+    side: int,
+) -> ModelCost:
     kept = [*codec.parameters(), codec.mean, codec.std]
     return ModelCost(
         parameters=sum(parameter.numel() for parameter in codec.parameters()),

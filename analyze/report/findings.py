@@ -15,6 +15,7 @@ from analyze.curves.rate_quality import Curve
 from analyze.curves.seed_spread import Spread, alike, spread_of
 from analyze.detection.sensitivity import Sensitivity
 from analyze.facts.results import AnalysisResult, Combination
+from analyze.fused.fused_study import FusedFinding
 from analyze.measure.approach_cost import ApproachCost
 from analyze.measure.find_runs import TrainedRun
 from analyze.measure.matrix import Matrix
@@ -38,6 +39,8 @@ class Findings:
     """All four ways; empty where nothing makes a whole pyramid."""
     approach_costs: Mapping[str, ApproachCost] = field(default_factory=dict)
     """Way -> what its combination takes; those without one lack."""
+    fused: tuple[FusedFinding, ...] = ()
+    """Runs of all levels in one; their combinations are among the result's."""
     matrix: Matrix | None = None
     suggestions: tuple[Suggestion, ...] = ()
     level_pictures: tuple[LevelPictures, ...] = ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from analyze.curves.approach_figures import ApproachFigures
+from analyze.fused.fused_study import FusedFinding
 from analyze.measure.approach_cost import ApproachCost
-from analyze.report.finding_tables import cost_table, matrix_table
+from analyze.report.finding_tables import cost_table, matrix_table, plain_table
 from analyze.report.findings import Findings
 from analyze.report.input_rates import pixel_ratio
 from analyze.report.page import Block, Lines, PageSection, Paragraph, TableBlock
@@ -127,6 +128,61 @@ def _in(value: Value, unit: float) -> Value:
 
 def _of_cost(name: str) -> _Read:
     return lambda _, cost: None if cost is None else getattr(cost, name)
+
+
+def fused_section(findings: Findings) -> PageSection | None:
+    """Return each run of all levels in one, with the error of each level; None without any."""
+    if not findings.fused:
+        return None
+    return PageSection(
+        title="All levels in one",
+        blocks=(
+            Paragraph(
+                text="Each run of train-level --level fused. Bits are of whole files, MSE of each "
+                "level from them, times of all levels together."
+            ),
+            TableBlock(name="fused", table=fused_table(findings.fused)),
+        ),
+    )
+
+
+def fused_table(findings: Sequence[FusedFinding]) -> Table:
+    """Return a line per run of all levels in one: bits, errors level by level, what it takes."""
+    levels = sorted({level for each in findings for level in each.levels})
+    lines: list[tuple[Value, ...]] = [
+        (
+            each.title, each.lmbda, each.seed, each.combination.bits_per_pixel,
+            each.combination.accuracy.map if each.combination.accuracy else None,
+            *(each.levels[level].mse if level in each.levels else None for level in levels),
+            each.cost.parameters, each.cost.encoder_macs_per_image / 1e9,
+            each.cost.decoder_macs_per_image / 1e9, *_times(each),
+            None if each.cost.training_seconds is None else each.cost.training_seconds / 3600,
+            each.run,
+        )
+        for each in findings
+    ]  # fmt: skip
+    return plain_table(
+        (
+            "by", "lambda", "seed", "bits/px", "mAP", *(f"MSE {level}" for level in levels),
+            "parameters", "enc GMAC/image", "dec GMAC/image", "enc ms", "dec ms",
+            "hours of training", "run",
+        ),
+        (
+            "by", "lambda", "seed", "bits_per_pixel", "map",
+            *(f"mse_level_{level}" for level in levels), "parameters", "encoder_gmac_per_image",
+            "decoder_gmac_per_image", "encode_ms", "decode_ms", "training_hours", "run",
+        ),
+        (
+            "{}", "{:.3g}", "{}", "{:.4g}", "{:.4f}", *("{:.4g}" for _ in levels), "{:,}",
+            "{:.3g}", "{:.3g}", "{:.1f}", "{:.1f}", "{:.2f}", "{}",
+        ),
+        lines,
+    )  # fmt: skip
+
+
+def _times(finding: FusedFinding) -> tuple[float, float]:
+    of_all = next(iter(finding.levels.values()))
+    return of_all.encode_ms, of_all.decode_ms
 
 
 def matrix_section(findings: Findings) -> PageSection | None:

@@ -27,7 +27,7 @@ from analyze.report.findings import (
     level_series,
     map_series,
 )
-from analyze.report.four_ways import matrix_section, ways_section
+from analyze.report.four_ways import fused_section, matrix_section, ways_section
 from analyze.report.input_rates import pixel_ratio, section_with_input_rates
 from analyze.report.page import (
     Block,
@@ -97,6 +97,7 @@ def make_page(findings: Findings, provenance: ReportOrigin) -> Page:
         _curves(findings),
         _anchors(findings),
         ways_section(findings),
+        fused_section(findings),
         matrix_section(findings),
         _sensitivity(findings),
         _suggestions(findings),

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from analyze.file_format.image_file import ImageFile, section_bytes, unpack
 from analyze.streams.ensemble import DroppedLevel, Ensemble, ModelLevel
-from analyze.streams.image_file import ImageFile, section_bytes, unpack
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import (
     FILE_NAME,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from analyze.file_format.image_file import unpack
 from analyze.streams.ensemble import DerivedLevel, Ensemble, EnsembleLevel, ModelLevel
-from analyze.streams.image_file import unpack
 from analyze.streams.per_image_codec import PerImageCodec, models_id
 from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
 from analyze.streams.streams_index import AnyIndex, StreamsIndex, image_path, load_index

@@ -8,7 +8,8 @@ levels:
   4: {derived_from: 3}
 ```
 
-Run folders are relative to the file's own folder.
+or one model for several levels, `{run: .., model_sha256: .., lambda: .., fused: true}` at each of
+them. Run folders are relative to the file's own folder.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _DROPPED = "dropped"
 _LEVEL = re.compile(r"[0-9]{1,3}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RUN_KEYS = {"run", "model_sha256", "lambda"}
-_PREDICTED_KEYS = _RUN_KEYS | {"predicted"}
+_PREDICTED, _FUSED = "predicted", "fused"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,15 @@ class PredictedLevel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FusedLevel:
+    """A level that a model codes together with others, in one latent."""
+
+    run: Path
+    model_sha256: str
+    lmbda: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DerivedLevel:
     """A level that is `source`[::2, ::2]: it costs nothing."""
 
@@ -67,7 +77,7 @@ class DroppedLevel:
     """A level that is not sent: the receiver takes each channel's mean."""
 
 
-ModelLevel = CodedLevel | PredictedLevel
+ModelLevel = CodedLevel | PredictedLevel | FusedLevel
 EnsembleLevel = ModelLevel | DerivedLevel | DroppedLevel
 
 
@@ -107,16 +117,18 @@ def ensemble_of_runs(
     that are read already. Raises ConfigError if two runs serve one level, or none.
     """
     models = models or LoadedModels()
-    found: dict[int, tuple[int, CodedLevel]] = {}
+    found: dict[int, tuple[int, CodedLevel | FusedLevel]] = {}
     for run in map(Path, runs):
         info = models.info(run)
-        coded = CodedLevel(run=run, model_sha256=info.model_sha256, lmbda=info.lmbda)
+        # A fused run codes all of its levels, or none: as if it were of each of them alone.
+        way, served = (FusedLevel, 1) if info.is_fused else (CodedLevel, len(info.levels))
+        coded = way(run=run, model_sha256=info.model_sha256, lmbda=info.lmbda)
         for level in info.levels:
-            others, before = found.get(level, (len(info.levels) + 1, coded))
-            if others == len(info.levels):
+            others, before = found.get(level, (served + 1, coded))
+            if others == served:
                 raise ConfigError(f"{before.run} and {run} both serve level {level}: name one")
-            if len(info.levels) < others:
-                found[level] = (len(info.levels), coded)
+            if served < others:
+                found[level] = (served, coded)
     levels: dict[int, EnsembleLevel] = {}
     for stored_level in stored:
         index, source = stored_level.index, stored_level.derived_from
@@ -182,8 +194,8 @@ def plain_levels(ensemble: Ensemble, folder: Path) -> dict[int, Any]:
     for level, how in sorted(ensemble.levels.items()):
         if isinstance(how, ModelLevel):
             plain[level] = plain_model(how, folder)
-            if isinstance(how, PredictedLevel):
-                plain[level]["predicted"] = True
+            if isinstance(how, PredictedLevel | FusedLevel):
+                plain[level][_PREDICTED if isinstance(how, PredictedLevel) else _FUSED] = True
         elif isinstance(how, DerivedLevel):
             plain[level] = {"derived_from": how.source}
         else:
@@ -218,14 +230,24 @@ def _parse_level(how: Any, path: Path, level: int) -> EnsembleLevel:
     keys = how.keys() if isinstance(how, dict) else set()
     if keys == {"derived_from"} and type(how["derived_from"]) is int:
         return DerivedLevel(source=how["derived_from"])
-    is_predicted = keys == _PREDICTED_KEYS and how["predicted"] is True
-    if keys == _RUN_KEYS or is_predicted:
+    way = _way(how) if keys >= _RUN_KEYS else None
+    if way is not None:
         with suppress(ConfigError):  # what stands below says more
             model = parse_model({key: how[key] for key in _RUN_KEYS}, path)
-            way = PredictedLevel if is_predicted else CodedLevel
             return way(run=model.run, model_sha256=model.model_sha256, lmbda=model.lmbda)
     raise ConfigError(
         f"{path}: level {level}: expected `dropped`, `{{derived_from: <level>}}` or "
         "`{run: <folder>, model_sha256: <64 hexadecimal digits>, lambda: <number>}`, there with "
-        "`predicted: true` if nothing is to be sent"
+        "`predicted: true` if nothing is to be sent, or with `fused: true` if its model codes "
+        "several levels in one"
     )
+
+
+def _way(how: dict[str, Any]) -> type[ModelLevel] | None:
+    """Return how a level with a run is sent by what stands there besides it; None: not told so."""
+    more = how.keys() - _RUN_KEYS
+    if not more:
+        return CodedLevel
+    ways: dict[str, type[ModelLevel]] = {_PREDICTED: PredictedLevel, _FUSED: FusedLevel}
+    word = next(iter(more))
+    return ways.get(word) if len(more) == 1 and how[word] is True else None

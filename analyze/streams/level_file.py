@@ -12,15 +12,8 @@ from typing import Any
 
 import torch
 
-from analyze.streams.image_file import (
-    ID_BYTES,
-    ImageFile,
-    Kind,
-    Section,
-    pack,
-    section_size,
-    unpack,
-)
+from analyze.file_format.image_file import ID_BYTES, ImageFile, pack, section_size, unpack
+from analyze.file_format.section_heads import Kind, Section
 from configs.errors import CacheError
 from data.reading.level_reader import LevelReader
 from train.codecs.layers.context_path import Context

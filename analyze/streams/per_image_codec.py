@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from analyze.file_format.image_file import ID_BYTES, ImageFile, unpack
+from analyze.file_format.section_heads import Kind, Section
 from analyze.streams.ensemble import (
     CodedLevel,
     DerivedLevel,
@@ -16,7 +18,6 @@ from analyze.streams.ensemble import (
     EnsembleLevel,
     PredictedLevel,
 )
-from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, unpack
 from analyze.streams.pyramid_codec import ListedModels, PyramidCodec, loaded_codec
 from configs.errors import CacheError, ConfigError
 from train.runs.loaded_models import LoadedModels

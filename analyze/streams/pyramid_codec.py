@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analyze.file_format.image_file import ID_BYTES, ImageFile, pack, unpack
+from analyze.file_format.section_heads import Kind, Section
 from analyze.maps.map_source import as_batch
 from analyze.streams.contexts import context_levels, levels_beside
 from analyze.streams.ensemble import (
@@ -18,10 +20,11 @@ from analyze.streams.ensemble import (
     DroppedLevel,
     Ensemble,
     EnsembleLevel,
+    FusedLevel,
     ModelLevel,
     PredictedLevel,
 )
-from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, unpack
+from analyze.streams.fused_levels import FusedLevels, fused_levels
 from analyze.streams.level_file import (
     SeenLevel,
     decode_sections,
@@ -47,6 +50,8 @@ def ensemble_id(ensemble: Ensemble, means: Mapping[int, NDArray[Any]]) -> bytes:
             lines.append(f"{level} coded {how.model_sha256}\n")
         elif isinstance(how, PredictedLevel):
             lines.append(f"{level} predicted {how.model_sha256}\n")
+        elif isinstance(how, FusedLevel):
+            lines.append(f"{level} fused {how.model_sha256}\n")
         elif isinstance(how, DerivedLevel):
             lines.append(f"{level} derived {how.source}\n")
         else:
@@ -74,7 +79,8 @@ class PyramidCodec:
     what the decoder will have of the coarser level, of the latents that its section was made of.
 
     Raises ConfigError if a run is missing, its best model is not the one that the ensemble names,
-    or a contextual model does not stand beside one that it was trained beside.
+    a contextual model does not stand beside one that it was trained beside, or a fused one does not
+    code all of its levels.
     """
 
     def __init__(
@@ -95,12 +101,16 @@ class PyramidCodec:
         self._listed = listed
         self._means = means
         self.device = models.device
+        for level, how in ensemble.levels.items():
+            if isinstance(how, ModelLevel):
+                _require_model(how, level, models)
+        self._fused = fused_levels(ensemble, models)
         self._codecs = {
             level: loaded_codec(how, level, models)
             if listed is None
             else listed.codecs[how.model_sha256, level]
             for level, how in ensemble.levels.items()
-            if isinstance(how, ModelLevel)
+            if isinstance(how, CodedLevel | PredictedLevel)
         }
         self.contexts = context_levels(ensemble, models)
         """Level -> the coarser level that its contextual model sees."""
@@ -110,8 +120,13 @@ class PyramidCodec:
     ) -> bytes:
         """Return the file of one image's maps, float [H, W, C] of every level."""
         there: dict[int, Context] = {}
+        fused: dict[int, Section] = {}
+        for each in self._fused:
+            fused |= each.sections(maps)
         sections = [
-            self._named(self._section(level, maps[level], there))
+            fused[level]
+            if level in fused
+            else self._named(self._section(level, maps[level], there))
             for level in sorted(self.ensemble.levels, reverse=True)
         ]
         return pack(
@@ -144,11 +159,13 @@ class PyramidCodec:
             raise CacheError(f"{source}: holds maps of other sizes than the index says: {found}")
         maps: dict[int, NDArray[Any]] = {}
         there: dict[int, Context] = {}
+        for each in self._fused:
+            maps |= each.decoded([one for one in image.sections if _is_of(one, each)], source)
         for section in reversed(image.sections):
             if section.kind.has_model:
                 maps[section.level] = self._decoded(section, there, source)
         for section in image.sections:
-            if not section.kind.has_model:
+            if section.kind in (Kind.DERIVED, Kind.DROPPED):
                 maps[section.level] = self._restored(section, maps, source)
         return dict(sorted(maps.items()))
 
@@ -229,21 +246,38 @@ class PyramidCodec:
         return np.broadcast_to(mean, (*section.size_hw, len(mean)))
 
 
+def _is_of(section: Section, fused: FusedLevels) -> bool:
+    return section.kind is Kind.FUSED and section.source == fused.levels[0]
+
+
 def loaded_codec(how: ModelLevel, level: int, models: LoadedModels) -> LevelCodec:
-    """Return a level's codec, ready to code; ConfigError if the run holds another model."""
+    """Return a level's codec, ready to code.
+
+    ConfigError if the run holds another model, or one that does not code the level by itself.
+    """
+    _require_model(how, level, models)
+    if (info := models.info(how.run)).is_fused:
+        raise ConfigError(
+            f"level {level}: {how.run} codes the levels {list(info.levels)} in one, and none of "
+            "them by itself: name a run of this level"
+        )
+    return models.codec(how.run, level=level)
+
+
+def _require_model(how: ModelLevel, level: int, models: LoadedModels) -> None:
     info = models.info(how.run)
     if info.model_sha256 != how.model_sha256:
         raise ConfigError(
             f"{how.run}: its best model is {info.model_sha256[:12]}, the ensemble names "
             f"{how.model_sha256[:12]} for level {level}: name the run that holds it"
         )
-    return models.codec(how.run, level=level)
 
 
 def _kind(how: EnsembleLevel) -> Kind:
     return {
         CodedLevel: Kind.CODED,
         PredictedLevel: Kind.PREDICTED,
+        FusedLevel: Kind.FUSED,
         DerivedLevel: Kind.DERIVED,
         DroppedLevel: Kind.DROPPED,
     }[type(how)]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyze.facts.sent_parts import Part
-from analyze.streams.image_file import ID_BYTES, ImageFile, Kind, Section, pack, section_size
+from analyze.file_format.image_file import ID_BYTES, ImageFile, pack, section_size
+from analyze.file_format.section_heads import Kind, Section
 from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import FILE_NAME, Manifest
 from data.reading.level_reader import LevelReader

@@ -21,6 +21,8 @@ MODEL_NAMES = (
     "mean_scale_hyperprior",
     "joint_autoregressive",
 )
+FUSED_PYRAMID = "fused_pyramid"
+"""The model of `--level fused`, which codes all levels in one."""
 
 
 class ContextConfig(SchemaSection):
@@ -36,13 +38,23 @@ class ContextConfig(SchemaSection):
     """Positions of the level itself for one of those latents."""
 
 
+class PyramidConfig(SchemaSection):
+    """The levels that a fused pyramid codes, finest first; train-level measures them."""
+
+    num_channels: tuple[Positive, ...]
+    """Channels of each level."""
+    strides: tuple[Positive, ...]
+    """Positions of the finest level, in each direction, for one of each level."""
+
+
 class ModelConfig(SchemaSection):
     """The codec of one level."""
 
-    name: Annotated[str, ours_or_own(*MODEL_NAMES)] = MODEL_NAMES[0]
+    name: Annotated[str, ours_or_own(*MODEL_NAMES, FUSED_PYRAMID)] = MODEL_NAMES[0]
     """How latents are coded: one density per channel; a Gaussian for each latent, from side
-    information (its scale; its scale and mean); or from side information and earlier latents. Or a
-    codec of your own, `package.module:Class` (see train.codecs.level_codec)."""
+    information (its scale; its scale and mean); or from side information and earlier latents.
+    fused_pyramid: one latent for all levels (--level fused). Or a codec of your own,
+    `package.module:Class` (see train.codecs.level_codec)."""
     options: dict[str, Any] = Field(default={})
     """Settings of a codec of your own: keyword arguments of its class."""
     stages: Annotated[int, Field(strict=True, ge=1, le=4)] = 4
@@ -57,6 +69,8 @@ class ModelConfig(SchemaSection):
     context: ContextConfig | None = None
     """What it sees of the decoded coarser levels; None: it codes its level alone. Not to be written
     by hand: train-level measures it."""
+    pyramid: PyramidConfig | None = None
+    """Of fused_pyramid: the levels that it codes. Not to be written by hand either."""
     fast_cpu: Literal["auto", "never"] = "auto"
     """auto: on a CPU, analysis and real coding run g_a and g_s by Winograd's algorithm where they
     are our layers, two to three times as fast. never: always as torch runs them. The same model
@@ -66,7 +80,7 @@ class ModelConfig(SchemaSection):
     @classmethod
     def _ours_have_none(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         name = info.data.get("name", "")
-        if options and name in MODEL_NAMES:
+        if options and name in (*MODEL_NAMES, FUSED_PYRAMID):
             raise ValueError(f"{name} has no options, as a codec of your own may: remove them")
         return options
 

@@ -50,7 +50,10 @@ class _Untrained(LoadedModels):
                 codec.g_a[-1].weight.mul_(30)  # type: ignore[index, union-attr]
             known = () if context is None else (f"{level + 1:064x}",)
             info = SimpleNamespace(
-                model_sha256=f"{level:064x}", context=known, config=SimpleNamespace(model=model)
+                model_sha256=f"{level:064x}",
+                context=known,
+                config=SimpleNamespace(model=model),
+                is_fused=False,
             )
             self.made[Path(str(level))] = info, ready_to_code(codec, "cpu")
             if coarse_to_fine:

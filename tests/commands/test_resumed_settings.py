@@ -163,7 +163,7 @@ def test_run_whose_cache_was_made_otherwise_is_told_so_and_no_cache_is_to_be_rep
             "has 20 epochs behind it: --epochs 19 would be fewer",
         ),
         (("--resume", "RUN", "--lambda", "3"), "is a run of level 1, lambda 0.001: leave out"),
-        ((), "--level: say which: 0 to 4, all, or random"),
+        ((), "--level: say which: 0 to 4, all, random, or fused"),
     ],
 )
 def test_wrong_use_of_resume_is_one_line(

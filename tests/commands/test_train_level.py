@@ -115,7 +115,7 @@ def test_level_that_is_not_stored_names_those_that_are(study: TinyStudy) -> None
 @pytest.mark.parametrize("level", ["fine", "-1", "1.5", "²", ""])
 def test_level_that_is_no_number_is_refused(study: TinyStudy, level: str) -> None:
     line = the_line(call(study, "--level", level))
-    assert line == f"--level {level}: use a level's number (0 is the finest), all, or random"
+    assert line == f"--level {level}: use a level's number (0 is the finest), all, random, or fused"
 
 
 def test_wrong_number_of_channels_says_what_to_set(study: TinyStudy) -> None:

@@ -69,10 +69,10 @@ def test_a_mistyped_option_is_refused_before_anything_heavy_is_loaded(command: s
             "analyze-levels --target-bpp 1 --target-mse 1",
             "--target-bpp, --target-map-drop and --target-mse: give one of them, not several",
         ),
-        ("train-level", "--level: say which: 0 to 4, all, or random"),
+        ("train-level", "--level: say which: 0 to 4, all, random, or fused"),
         (
             "train-level --level fine",
-            "--level fine: use a level's number (0 is the finest), all, or random",
+            "--level fine: use a level's number (0 is the finest), all, random, or fused",
         ),
         (
             "train-level --level 0 --lambda nan",

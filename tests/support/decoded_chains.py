@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from analyze.streams.image_file import unpack
+from analyze.file_format.image_file import unpack
 from analyze.streams.level_file import decode_sections
 from train.codecs.layers.context_path import Context
 from train.runs.loaded_models import LoadedModels

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from analyze.file_format.image_file import unpack
 from analyze.streams.ensemble import read_ensemble
-from analyze.streams.image_file import unpack
 from analyze.streams.pyramid_codec import PyramidCodec
 from configs.errors import CacheError
 

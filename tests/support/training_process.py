@@ -23,6 +23,18 @@ from train.cli import train_level
 _OF_TIME = {"seconds", "epoch_seconds", "epoch_waited", "steps_per_s", "data_wait_share"}
 
 
+class Asked:
+    """A signal that comes after so many questions."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    @property
+    def received(self) -> int | None:
+        self._left -= 1
+        return 15 if self._left < 0 else None
+
+
 def options_of(study: TinyStudy, out: Path, *more: str) -> list[str]:
     """Options of train-level on the study, its runs below `out`."""
     return [

@@ -11,10 +11,11 @@ from pathlib import Path
 from configs.schema.config import Config
 from data.reading.level_reader import LevelReader
 from data.reading.whole_maps import whole_map_batches
+from train.codecs.fused_pyramid import FusedPyramid
 from train.loop.job import Caches, level_weights
 from train.loop.loss_watch import DivergedError, rate_collapsed, warn_of_collapse
 from train.loop.session import Session, step_scheduler
-from train.loop.validation import Validation, mean_validation, validate
+from train.loop.validation import Validation, mean_validation, validate, validate_pyramid
 from train.machine.distributed import World
 from train.machine.interruption import clear_out_of_memory
 from train.objective.catalogue import weights_of
@@ -50,7 +51,7 @@ class EpochEnd:
         self._record = record
         self._caches = caches
         self._world = world
-        self._weights = level_weights(config, len(caches.levels))
+        self._weights = _weights(config, session, len(caches.levels))
         self.distortions = distortions
         """Of each level's train cache."""
         self._of_val = [
@@ -132,6 +133,14 @@ class EpochEnd:
 
     def _validate(self, between_batches: Callable[[], None]) -> list[Validation]:
         codec, settings = self._session.codec, self._config.training
+        if isinstance(codec, FusedPyramid):
+            finest = self._caches.val[0]
+            with clear_out_of_memory(_whole_maps_need_less(finest)):
+                return validate_pyramid(
+                    codec, finest, settings.batch_size, settings.lmbda, self._session.device,
+                    distortions=self._of_val, beside=self._caches.beside.val,
+                    between_batches=between_batches,
+                )  # fmt: skip
         parts = []
         for row, reader in enumerate(self._caches.val):
             codec.use_level(row)
@@ -170,18 +179,23 @@ class EpochEnd:
         for row, (level, part) in enumerate(zip(self._caches.levels, parts, strict=True)):
             if self._fixed:
                 session.codec.use_level(row)
-                reader = self._caches.val[row]
+                # A fused pyramid is read as its finest level, with the others beside it.
+                is_fused = isinstance(session.codec, FusedPyramid)
+                reader = self._caches.val[0 if is_fused else row]
                 files = [sample.file for sample in reader.manifest.samples]
                 # Read anew: they may be many.
                 beside = self._caches.beside
                 maps = whole_map_batches(reader, 1, self._fixed, beside.val)
                 folder = self._folder / "level_analysis" / f"level_{level}" / f"lambda_{lmbda:g}"
                 batches = map(beside.in_context, maps)
-                picture = analyse_samples(folder, metrics.epoch, session.codec, batches, files)
+                picture = analyse_samples(
+                    folder, metrics.epoch, session.codec, batches, files, row=row
+                )
                 self._log.add_picture(f"features/level_{level}", picture, metrics.epoch)
             if len(parts) > 1:
                 self._add_level_row(metrics.epoch, level, part)
-            self._tell_of_collapse(row, part)
+            if row == 0 or not isinstance(session.codec, FusedPyramid):
+                self._tell_of_collapse(row, part)
 
     def _tell_of_collapse(self, row: int, part: Validation) -> None:
         settings, collapsed = self._config.training, self._session.progress.collapsed
@@ -200,6 +214,13 @@ class EpochEnd:
         rows = [row for row in before if (int(row[0]), int(row[1])) < (epoch, level)]
         rows.append([str(epoch), str(level), *(f"{v!r}" for v in (part.loss, part.mse, part.bpp))])
         write_rows(path, [_LEVELS_HEADER, *rows])
+
+
+def _weights(config: Config, session: Session, num_levels: int) -> Sequence[float]:
+    """Return what each level counts: as often as it is drawn; in a fused pyramid, all alike."""
+    if isinstance(session.codec, FusedPyramid):
+        return [1.0] * num_levels
+    return level_weights(config, num_levels)
 
 
 def _whole_maps_need_less(reader: LevelReader) -> str:

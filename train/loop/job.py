@@ -7,14 +7,17 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
 from configs.trusted_code import Trust, trusted_code
 from data.cache.cache_folder import CacheFolder
+from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream
 from data.reading.mixed_stream import MixedLevelStream
@@ -23,18 +26,24 @@ from train.codecs.catalogue import build_codec
 from train.codecs.level_codec import LevelCodec
 from train.context.beside import Beside, open_beside
 from train.context.context_runs import context_models, measured_context
+from train.context.pyramid_levels import (
+    coded_levels,
+    fused_config,
+    levels_beside,
+    refuse_fused_model,
+)
 from train.machine.distributed import World
 from train.objective.catalogue import boxes_fingerprint, weights_fingerprint
 from train.runs.loaded_models import LoadedModels
 from train.runs.run_folder import code_fingerprints, context_fingerprint, run_parent
-from train.runs.run_record import RANDOM, RunKeys
+from train.runs.run_record import FUSED, RANDOM, RunKeys
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One run to train: `level` is a number or `random`; `out` replaces the folder of the runs.
+    """One run to train: `level` is a number, `random` or `fused`; `out` replaces the runs' folder.
 
     `resume`: a run folder to go on with; `continues`: a finished one with fewer epochs, of which a
     copy goes on; `warm_start`: one whose best model to begin from. `chain`: of those of one
@@ -67,10 +76,11 @@ class Job:
     def settled(self) -> Job:
         """Return the job with the settings of its level, where the configuration has `levels`.
 
-        Of a job with `training.context` they say what its codec sees of it. Raises ConfigError if
-        `levels` names one that there is not, or as `measured_context` does.
+        Of a job with `training.context` they say what its codec sees of it, of a fused pyramid the
+        levels that it codes. Raises ConfigError if `levels` names one that there is not, or as
+        `measured_context` and `measured_pyramid` do.
         """
-        return self._of_its_level()._beside_its_context()
+        return self._of_its_level()._of_all_levels()._beside_its_context()
 
     def beside(self, run: Path) -> Job:
         """Return the job with that run as its context."""
@@ -83,6 +93,14 @@ class Job:
 
     def _models(self) -> LoadedModels:
         return LoadedModels(trust_code=self.trusted)
+
+    def _of_all_levels(self) -> Job:
+        """Return the job of a fused pyramid with the levels that it codes, others as they are."""
+        if self.level == FUSED:
+            manifest = CacheFolder.of(self.train_cache).manifest
+            return replace(self, config=fused_config(self.config, manifest))
+        refuse_fused_model(self.config)
+        return self
 
     def _beside_its_context(self) -> Job:
         settings, model = self.config.training, self.config.model
@@ -110,8 +128,10 @@ class Job:
     def _of_its_level(self) -> Job:
         if not self.config.levels:
             return self
-        if self.level == RANDOM:
-            log.warning("levels: what single levels have of their own is not for --level random")
+        if self.level in (RANDOM, FUSED):
+            log.warning(
+                "levels: what single levels have of their own is not for --level %s", self.level
+            )
             return replace(self, config=self.config.model_copy(update={"levels": {}}))
         held = [each.index for each in CacheFolder.of(self.train_cache).manifest.levels]
         unknown = sorted(set(self.config.levels) - set(held))
@@ -163,11 +183,7 @@ def open_caches(job: Job, between_batches: Callable[[], None] = lambda: None) ->
     ConfigError if the settings do not fit them.
     """
     train_cache, val_cache = CacheFolder.of(job.train_cache), CacheFolder.of(job.val_cache)
-    levels = (
-        [level.index for level in train_cache.manifest.levels]
-        if job.level == RANDOM
-        else [int(job.level)]
-    )
+    levels = _levels_of(job, train_cache.manifest)
     with ExitStack() as stack:
 
         def opened(cache: CacheFolder) -> list[LevelReader]:
@@ -185,7 +201,15 @@ def open_caches(job: Job, between_batches: Callable[[], None] = lambda: None) ->
                 between_batches=between_batches,
             )  # fmt: skip
             caches = replace(caches, beside=stack.enter_context(beside))
+        if job.level == FUSED:
+            caches = replace(caches, beside=levels_beside(caches.train, caches.val))
         yield caches
+
+
+def _levels_of(job: Job, manifest: Manifest) -> list[int]:
+    if job.level == RANDOM:
+        return [level.index for level in manifest.levels]
+    return coded_levels(manifest) if job.level == FUSED else [int(job.level)]
 
 
 def refuse_unfit(caches: Caches, config: Config) -> None:
@@ -198,15 +222,21 @@ def make_codec(job: Job, caches: Caches) -> LevelCodec:
     """Return the untrained codec; its weights depend on `training.seed` alone."""
     torch.manual_seed(job.config.training.seed)
     statistics = [reader.statistics for reader in caches.train]
-    codec = build_codec(job.config.model, caches.train[0].info.num_channels, len(statistics))
+    num_channels = max(reader.info.num_channels for reader in caches.train)
+    codec = build_codec(job.config.model, num_channels, len(statistics))
     codec.set_standardisation(
-        np.stack([level.mean for level in statistics]),
-        np.stack([level.variance for level in statistics]),
+        _stacked([level.mean for level in statistics], num_channels),
+        _stacked([level.variance for level in statistics], num_channels),
     )
     if (coarser := caches.beside.coarser) is not None:
         codec.beside.set_standardisation(coarser.mean, coarser.variance)
     codec.to(job.device, memory_format=torch.channels_last)
     return codec
+
+
+def _stacked(rows: Sequence[NDArray[Any]], length: int) -> NDArray[Any]:
+    """Return one row for each level, float64 [S, length]; zeros where a level has fewer values."""
+    return np.stack([np.pad(row, (0, length - len(row))) for row in rows])
 
 
 def stream_settings(job: Job) -> tuple[Hashable, ...]:
@@ -227,7 +257,9 @@ def stream_settings(job: Job) -> tuple[Hashable, ...]:
 def make_stream(job: Job, caches: Caches, world: World) -> LevelStream | MixedLevelStream:
     """Return the training batches, this rank's part of each."""
     settings, on_gpu = job.config.training, job.device.startswith("cuda")
-    maps = resident_maps(caches.train, settings.resident, job.device)
+    # A fused pyramid is one stream: of the finest level, the others beside it.
+    readers = caches.train[:1] if job.level == FUSED else caches.train
+    maps = resident_maps(readers, settings.resident, job.device)
     streams = [
         LevelStream(
             reader, batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed,
@@ -235,7 +267,7 @@ def make_stream(job: Job, caches: Caches, world: World) -> LevelStream | MixedLe
             read_ahead=on_gpu, rank=world.rank, num_ranks=world.size, resident=resident,
             beside=caches.beside.train,
         )
-        for reader, resident in zip(caches.train, maps, strict=True)
+        for reader, resident in zip(readers, maps, strict=True)
     ]  # fmt: skip
     if job.level != RANDOM:
         return streams[0]
@@ -267,7 +299,8 @@ def _check(reader: LevelReader, val_reader: LevelReader, config: Config) -> None
             )
     val_reader.manifest.require_whole_maps()
     expected = config.model.fpn_channels_per_level
-    if reader.info.num_channels != expected:
+    measured = config.model.pyramid is not None  # level by level, so that they may differ
+    if reader.info.num_channels != expected and not measured:
         raise ConfigError(
             f"model.fpn_channels_per_level is {expected}, level {reader.info.index} of the cache "
             f"has {reader.info.num_channels}: set it to that"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from configs.errors import ConfigError
 from data.system.stop_signals import StopSignals
 from train.codecs.level_codec import LevelCodec
 from train.loop.beginning import open_folder, refuse_other_kind, take_up
@@ -34,7 +35,7 @@ from train.machine.interruption import (
 from train.objective.catalogue import distortions
 from train.objective.rate_distortion import AnyDistortion
 from train.runs.run_folder import locked
-from train.runs.run_record import ALL_DONE
+from train.runs.run_record import ALL_DONE, FUSED
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def training(
     number of threads of its own: the caller sees to that (`train.machine.own_state`).
     """
     job = job.settled()
+    if job.level == FUSED and world.size > 1:
+        raise ConfigError("--level fused: is trained in one process: run it without torchrun")
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # for the run after this
         stack.enter_context(clear_out_of_memory(batches_need_less(job.config.training)))

@@ -19,12 +19,15 @@ from tqdm import tqdm
 from configs.log_setup import bar_interval_s
 from configs.schema.training import TrainingConfig
 from data.reading.level_stream import Batch
+from train.codecs.fused_pyramid import FusedPyramid
 from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
+from train.loop.cutmix import cutmix
 from train.loop.feeding import BatchRequest, Given
 from train.loop.loss_watch import LossWatch
 from train.loop.session import Session
 from train.machine.distributed import World
+from train.objective.pyramid_loss import pyramid_rate_distortion
 from train.objective.rate_distortion import (
     AnyDistortion,
     has_padding,
@@ -33,54 +36,6 @@ from train.objective.rate_distortion import (
     squared_error_of_whole,
     trained_by,
 )
-
-
-def cutmix(
-    maps: Sequence[Tensor], sizes: Tensor, probability: float, *,
-    first_row: int, batch_rows: int, strides: Sequence[int] = (1,),
-) -> list[Tensor]:  # fmt: skip
-    """Return maps [B, C, H, W], some with a part of their neighbour's; `maps` stay as they are.
-
-    CutMix (Yun et al., ICCV 2019) for feature maps, which stay where they are in the frame. A codec
-    learns which features come together in an image, and of few images too much of that. A map of
-    which a part is another image's has real features at their real places, in a company that none
-    of the images has.
-
-    Rows 2k and 2k + 1 are neighbours; the last row of an odd number has none. A seam at a random
-    place runs across the map or down it; on one side of it, within both maps' real `sizes` int64
-    [B, 2] on the CPU, lies the neighbour's part. The maps are the rows from `first_row` on of a
-    batch of `batch_rows`, for all of which is drawn, so that ranks agree; a neighbour that another
-    rank has is none.
-
-    Behind the level's own maps come those of its context, with their `strides` in its positions:
-    the same parts are taken of them, whose edges are then multiples of all strides.
-    """
-    draws = torch.rand(
-        batch_rows, 4, dtype=torch.float64
-    )  # on the CPU: the device is not waited for
-    step = math.lcm(*strides)
-    mixed = [each.clone() for each in maps]
-    for row in range(len(sizes)):
-        neighbour = ((first_row + row) ^ 1) - first_row
-        chance, direction, side, place = draws[first_row + row].tolist()
-        if chance >= probability or not 0 <= neighbour < len(sizes):
-            continue
-        dim = int(direction < 0.5)
-        shared = [
-            mine if mine == its else min(mine, its) // step * step
-            for mine, its in zip(sizes[row].tolist(), sizes[neighbour].tolist(), strict=True)
-        ]
-        num_places = -(-shared[dim] // step)
-        if num_places < 2:
-            continue
-        seam = step * (1 + int(place * (num_places - 1)))
-        part = [(0, shared[0]), (0, shared[1])]
-        part[dim] = (0, seam) if side < 0.5 else (seam, shared[dim])
-        for each, original, stride in zip(mixed, maps, strides, strict=True):
-            where = (slice(None), *(slice(a // stride, -(-b // stride)) for a, b in part))
-            each[row][where] = original[neighbour][where]
-    return mixed
-
 
 log = logging.getLogger(__name__)
 
@@ -205,26 +160,16 @@ class Step:
         """Make the step; return loss, MSE, BPP, auxiliary loss and gradient norm, float32 [5].
 
         `weight`: 0 if `x` only stands in for a rank's part of a batch, otherwise 1. `beside`: maps
-        and trail of the context, if the codec sees one.
+        and trail of the context, if the codec sees one; the other levels of a fused pyramid.
         """
         session, codec = self._session, self._session.codec
         session.optimizer.zero_grad(set_to_none=True)
         session.aux_optimizer.zero_grad(set_to_none=True)
-        distortion = self._distortions[row]
-        if type(codec).forward is not LevelCodec.forward:
-            # A forward of one's own is promised that, and takes nothing besides but a context.
-            x, *beside_x = (each.float() for each in (x, *beside))
-            context = Context.of(beside_x, x.device)
-            output = session.model(x) if context is None else session.model(x, context=context)
-        else:
-            # Measured by the codec, which need not write x_hat to memory for it.
-            is_measured = is_whole and distortion is square_error
-            measure = squared_error_of_whole if is_measured else None
-            output = session.model(x, measure, Context.of(beside, x.device))
-        loss, mse, bpp = rate_distortion(
-            output, x, batch.sizes, self._lmbda, distortion=distortion,
-            positions=batch.batch_positions, batch=batch,
-        )  # fmt: skip
+        loss, mse, bpp = (
+            self._of_all_levels(batch, x, *beside)
+            if isinstance(codec, FusedPyramid)
+            else self._of_a_level(row, batch, is_whole, x, *beside)
+        )
         # The ranks' gradients are averaged; each rank's loss is its part of the batch's sum.
         (loss * weight * self._world.size).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
@@ -236,9 +181,43 @@ class Step:
         figures = torch.stack([value.detach() for value in (loss, mse, bpp)]) * weight
         return torch.cat([figures, torch.stack([aux.detach(), norm.detach()])])
 
+    def _of_all_levels(self, batch: Batch, *maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, MSE and BPP of a fused pyramid."""
+        session = self._session
+        return pyramid_rate_distortion(
+            session.model(maps), maps, batch.sizes, _strides(session.codec), self._lmbda,
+            self._distortions,
+        )  # fmt: skip
+
+    def _of_a_level(
+        self, row: int, batch: Batch, is_whole: bool, x: Tensor, *beside: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, MSE and BPP of a codec of single levels."""
+        session, codec = self._session, self._session.codec
+        distortion = self._distortions[row]
+        if type(codec).forward is not LevelCodec.forward:
+            # A forward of one's own is promised that, and takes nothing besides but a context.
+            x, *beside_x = (each.float() for each in (x, *beside))
+            context = Context.of(beside_x, x.device)
+            output = session.model(x) if context is None else session.model(x, context=context)
+        else:
+            # Measured by the codec, which need not write x_hat to memory for it.
+            is_measured = is_whole and distortion is square_error
+            measure = squared_error_of_whole if is_measured else None
+            output = session.model(x, measure, Context.of(beside, x.device))
+        return rate_distortion(
+            output, x, batch.sizes, self._lmbda, distortion=distortion,
+            positions=batch.batch_positions, batch=batch,
+        )  # fmt: skip
+
 
 def _strides(codec: LevelCodec) -> tuple[int, ...]:
-    """Return the strides, in a level's positions, of its maps and of its context's two."""
+    """Return the strides, in a level's positions, of its maps and of its context's two.
+
+    Of a fused pyramid, those of all its levels.
+    """
+    if codec.size.pyramid is not None:
+        return codec.size.pyramid.strides
     size = codec.size.context
     return (1,) if size is None else (1, size.stride, size.trail_stride)
 

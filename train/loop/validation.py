@@ -12,10 +12,12 @@ from data.reading.companion import Companion
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch
 from data.reading.whole_maps import whole_map_batches
+from train.codecs.fused_pyramid import FusedPyramid
 from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
 from train.context.beside import as_read
 from train.machine.distributed import ALONE, World
+from train.objective.pyramid_loss import pyramid_sums
 from train.objective.rate_distortion import (
     AnyDistortion,
     distorted_sums,
@@ -90,8 +92,58 @@ def validate(
     )
 
 
+@torch.inference_mode()
+def validate_pyramid(
+    codec: FusedPyramid,
+    reader: LevelReader,
+    batch_size: int,
+    lmbda: float,
+    device: str,
+    *,
+    distortions: Sequence[AnyDistortion],
+    beside: Sequence[Companion],
+    between_batches: Callable[[], None] = lambda: None,
+) -> list[Validation]:
+    """Evaluate a fused pyramid on whole maps of the whole split, level by level.
+
+    The bits, and so BPP, are those of all levels, per position of the finest. `between_batches` may
+    raise to stop, as in `validate`.
+    """
+    codec.eval()
+    levels = len(codec.pyramid.strides)
+    sums = torch.zeros(2, levels, dtype=torch.float64, device=device)
+    bits = torch.zeros((), dtype=torch.float64, device=device)
+    channel_bits = torch.zeros(codec.num_latent_channels, dtype=torch.float64, device=device)
+    positions, latent_positions = [0] * levels, 0
+    for batch in whole_map_batches(reader, batch_size, beside=beside):
+        between_batches()
+        maps = [each.to(device).float() for each in (batch.features, *batch.beside)]
+        output = codec(maps)
+        found = pyramid_sums(output, maps, batch.sizes, codec.pyramid.strides, distortions)
+        sums += torch.stack([torch.stack(found.distorted), torch.stack(found.squared)])
+        bits += found.bits
+        positions = [a + b for a, b in zip(positions, found.positions, strict=True)]
+        y = output["likelihoods"]["y"]
+        channel_bits -= y.log2().sum((0, 2, 3))
+        latent_positions += y.shape[0] * y.shape[2] * y.shape[3]
+    bpp = float(bits) / positions[0]
+    values = [
+        count * channels
+        for count, channels in zip(positions, codec.pyramid.num_channels, strict=True)
+    ]
+    return [
+        Validation(
+            loss=distorted / count + lmbda * bpp,
+            mse=squared / count,
+            bpp=bpp,
+            channel_bits=(channel_bits.cpu() / latent_positions).float(),
+        )
+        for distorted, squared, count in zip(*sums.tolist(), values, strict=True)
+    ]
+
+
 def mean_validation(parts: Sequence[Validation], weights: Sequence[float]) -> Validation:
-    """Return the weighted mean over levels, for a codec that serves several."""
+    """Return the weighted mean over levels, for a codec that serves or codes several."""
     shares = [weight / sum(weights) for weight in weights]
     pairs = list(zip(parts, shares, strict=True))
     channel_bits = torch.stack([part.channel_bits * share for part, share in pairs]).sum(0)

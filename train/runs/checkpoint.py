@@ -65,11 +65,17 @@ class RunInfo:
     """
 
     @property
+    def is_fused(self) -> bool:
+        """Whether it codes its levels all in one (--level fused), not each by itself."""
+        return self.config.model.pyramid is not None
+
+    @property
     def level(self) -> int:
         """The level of a codec that serves one; ConfigError if it serves several."""
         if len(self.levels) > 1:
+            of = "fused" if self.is_fused else "random"
             raise ConfigError(
-                f"a model of the levels {list(self.levels)} (--level random) where one of a single "
+                f"a model of the levels {list(self.levels)} (--level {of}) where one of a single "
                 "level is needed: name a run of train-level --level 0 to 4"
             )
         return self.levels[0]

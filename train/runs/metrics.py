@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from configs.given_files import regular
 from data.reading.level_stream import Batch
 from data.system.atomic_files import encoded, write_atomically
+from train.codecs.fused_pyramid import FusedPyramid
 from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
@@ -193,18 +194,27 @@ def write_summary(
 
 
 def analyse_samples(
-    folder: Path, epoch: int, codec: LevelCodec, batches: Iterable[Batch], files: list[str]
-) -> NDArray[Any]:
-    """Write epoch_<n>.json and .png of the fixed val samples; return the picture [h, w, 3]."""
+    folder: Path, epoch: int, codec: LevelCodec, batches: Iterable[Batch], files: list[str],
+    *, row: int = 0,
+) -> NDArray[Any]:  # fmt: skip
+    """Write epoch_<n>.json and .png of the fixed val samples; return the picture [h, w, 3].
+
+    Of a fused pyramid, those of its level number `row`; its bits are then those of all levels.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     device = codec.mean.device
     entries, rows = [], []
     for batch in batches:
         x = batch.features.to(device).float()  # half the bytes to a GPU
         with torch.inference_mode():
-            context = Context.of(batch.beside, device)
-            output = codec(x) if context is None else codec(x, context=context)
-        x_hat = output["x_hat"]
+            if isinstance(codec, FusedPyramid):
+                maps = [x, *(each.to(device).float() for each in batch.beside)]
+                output = codec(maps)
+                x, x_hat = maps[row], output["x_hat"][row]
+            else:
+                context = Context.of(batch.beside, device)
+                output = codec(x) if context is None else codec(x, context=context)
+                x_hat = output["x_hat"]
         bits = rate_bits(output["likelihoods"])
         for number, index in enumerate(batch.indices.tolist()):
             original, decoded = x[number], x_hat[number]

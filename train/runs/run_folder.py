@@ -19,7 +19,7 @@ from configs.schema.config import Config
 from data.system.atomic_files import remove_leftovers, write_atomically
 from data.system.locks import held
 from train.runs.checkpoint import BEST_NAME, LAST_NAME
-from train.runs.run_record import RANDOM, RECORD_NAME, RunKeys, RunRecord
+from train.runs.run_record import FUSED, RANDOM, RECORD_NAME, RunKeys, RunRecord
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Run:
 
 
 def run_parent(config: Config, level: int | str, out: Path | None) -> Path:
-    """Return the folder in which the runs of a level, or of `random`, lie."""
+    """Return the folder in which the runs of a level, or of `random` or `fused`, lie."""
     training = config.training
     save_dir = Path(training.random_level_save_dir if level == RANDOM else training.save_dir)
     if out is not None:
@@ -203,6 +203,11 @@ def find_random_runs(out: Path | str) -> list[Path]:
     """Return the folders of all runs of `--level random` with a best model below `out`."""
     found = Path(out).glob(f"*_random_level_*/run_*/{BEST_NAME}")
     return [path.parent for path in sorted(found)]
+
+
+def find_fused_runs(out: Path | str) -> list[Path]:
+    """Return the folders of all runs of `--level fused` with a best model below `out`."""
+    return [path.parent for path in sorted(Path(out).glob(f"*_level_{FUSED}/run_*/{BEST_NAME}"))]
 
 
 def open_run(folder: Path | str, level: int | None = None) -> Run:

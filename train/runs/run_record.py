@@ -18,13 +18,15 @@ from data.system.atomic_files import write_atomically
 RECORD_NAME = "run.json"
 RANDOM = "random"
 """In place of a level's number: a run of `--level random`."""
+FUSED = "fused"
+"""In place of a level's number: a run of `--level fused`."""
 ALL_DONE = "all epochs done"
 """Why a run is finished that nothing stopped early."""
 
 
 def _level(level: int | str) -> int | str:
     """Return the level of a run, which names its folder; ValueError for what is none."""
-    if level == RANDOM or (type(level) is int and level >= 0):
+    if level in (RANDOM, FUSED) or (type(level) is int and level >= 0):
         return level
     raise ValueError(f"{level!r} is no level")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analyze.file_format.image_file import pack, unpack
 from analyze.image_choice.chain_choice import WayCosts, choose, costs_of
 from analyze.image_choice.per_image_compression import compress_per_image
 from analyze.image_choice.way_costs import WayMeter
@@ -23,7 +24,6 @@ from analyze.streams.ensemble import (
     Ensemble,
     PredictedLevel,
 )
-from analyze.streams.image_file import pack, unpack
 from analyze.streams.per_image_codec import PerImageCodec
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import (

@@ -15,6 +15,7 @@ from analyze.analysis import runs_of
 from analyze.choosing import measured_split
 from analyze.facts.candidates import predicted_ways
 from analyze.facts.kept_results import Kept
+from analyze.file_format.image_file import section_bytes, unpack
 from analyze.maps.map_source import as_batch
 from analyze.measure.context_chain import ContextChain
 from analyze.measure.decoded_levels import DecodedLevels
@@ -31,7 +32,6 @@ from analyze.streams.ensemble import (
     PredictedLevel,
     ensemble_of_runs,
 )
-from analyze.streams.image_file import section_bytes, unpack
 from analyze.streams.pyramid_codec import PyramidCodec
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader

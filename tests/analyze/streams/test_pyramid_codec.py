@@ -19,6 +19,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from analyze.file_format.image_file import section_bytes, unpack
+from analyze.file_format.section_heads import Kind
 from analyze.maps.map_source import as_batch
 from analyze.streams.compression import compress_cache
 from analyze.streams.decompression import decompress_folder
@@ -32,7 +34,6 @@ from analyze.streams.ensemble import (
     read_ensemble,
     write_ensemble,
 )
-from analyze.streams.image_file import Kind, section_bytes, unpack
 from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
 from configs.errors import CacheError, ConfigError
 from data.cache.manifest import Manifest

@@ -16,7 +16,7 @@ from configs.errors import ConfigError
 from tests.support.tiny_study import TinyStudy
 from tests.support.training_process import options_of, rows_without_times
 from train.cli import train_level
-from train.loop.steps import cutmix
+from train.loop.cutmix import cutmix
 from train.runs.run_folder import find_runs
 
 

@@ -18,7 +18,7 @@ from data.reading.transfer import on_device
 from data.reading.whole_maps import whole_map_batches
 from tests.support.context_chain import Chain, other_weights, untrained_run
 from tests.support.context_chain import chain as chain
-from tests.support.training_process import differences, rows_without_times, training_state
+from tests.support.training_process import Asked, differences, rows_without_times, training_state
 from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
 from train.loop.job import make_codec, make_stream, open_caches, stream_settings
@@ -34,18 +34,6 @@ from train.runs.run_folder import difference_of_settings, load_run_config, same_
 from train.runs.run_record import RunRecord
 from train.study.coarse_to_fine import lines_of_dry_run
 from train.study.lock_step import train_together
-
-
-class Asked:
-    """A signal that comes after so many questions."""
-
-    def __init__(self, after: int) -> None:
-        self._left = after
-
-    @property
-    def received(self) -> int | None:
-        self._left -= 1
-        return 15 if self._left < 0 else None
 
 
 @pytest.fixture(scope="module")

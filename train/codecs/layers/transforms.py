@@ -26,10 +26,33 @@ class ContextSize:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PyramidSize:
+    """The levels of a fused pyramid, finest first: channels, and positions of the finest for each.
+
+    ValueError unless each stride is a power of 2 and greater than the one before, the first one 1.
+    """
+
+    num_channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        rising = all(finer < coarser for finer, coarser in pairwise(self.strides))
+        powers = all(stride & (stride - 1) == 0 for stride in self.strides)
+        if self.strides[0] != 1 or not rising or not powers:
+            raise ValueError(f"strides {self.strides}: each has to be a greater power of 2, from 1")
+
+    @property
+    def least_stages(self) -> int:
+        """Stride-2 stages to the coarsest level, and one behind it."""
+        return self.strides[-1].bit_length()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CodecSize:
     """How large a codec is: feature channels, N, M, stride-2 stages, levels that it serves.
 
-    `context`: what it sees of coarser levels; None: nothing.
+    `context`: what it sees of coarser levels; None: nothing. `pyramid`: the levels that a fused
+    pyramid codes, of which `num_channels` is the most that one has.
     """
 
     num_channels: int
@@ -38,6 +61,7 @@ class CodecSize:
     stages: int = 4
     num_levels: int = 1
     context: ContextSize | None = None
+    pyramid: PyramidSize | None = None
 
 
 def pad_to_multiple(values: Tensor, multiple: int) -> Tensor:

@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyze.streams.image_file import (
-    MAX_POSITIONS,
-    ImageFile,
-    Kind,
-    Section,
-    pack,
-    section_bytes,
-    unpack,
-)
+from analyze.file_format.image_file import ImageFile, pack, section_bytes, unpack
+from analyze.file_format.section_heads import MAX_POSITIONS, Kind, Section
 from configs.errors import CacheError
 
 SIDES = st.integers(min_value=1, max_value=2000)
@@ -42,7 +35,20 @@ def sections(draw: st.DrawFn) -> tuple[Section, ...]:
         else:
             source = found[-1].level if kind is Kind.DERIVED else 0
             found.append(Section(level=level, kind=kind, size_hw=size_hw, source=source))
-    return tuple(draw(beside_coarser_levels(found)))
+    return tuple(draw(beside_coarser_levels(draw(fused_into_the_finest(found)))))
+
+
+@st.composite
+def fused_into_the_finest(draw: st.DrawFn, found: list[Section]) -> list[Section]:
+    """The sections, or with some of the coded ones fused into the finest of these."""
+    chosen = [each for each in found if each.kind is Kind.CODED and draw(st.booleans())]
+    if not chosen or found[-1].level > 31 or draw(st.booleans()):
+        return found
+    finest = chosen[0]
+    fused = {each.level: replace(each, kind=Kind.FUSED, source=finest.level) for each in chosen}
+    for level in fused.keys() - {finest.level}:
+        fused[level] = replace(fused[level], stages=0, payloads=())
+    return [fused.get(each.level, each) for each in found]
 
 
 @st.composite
@@ -63,7 +69,8 @@ def beside_coarser_levels(draw: st.DrawFn, found: list[Section]) -> list[Section
 
 @st.composite
 def images(draw: st.DrawFn) -> ImageFile:
-    found, is_per_image = draw(sections()), draw(st.booleans())
+    found = draw(sections())
+    is_per_image = not any(each.kind is Kind.FUSED for each in found) and draw(st.booleans())
     if is_per_image:
         models = st.integers(0, 255)
         found = tuple(
@@ -104,6 +111,19 @@ def chained() -> ImageFile:
         *others,
     )
     return replace(pyramid(), sections=sections)
+
+
+def fused() -> ImageFile:
+    """The same pyramid, its first four levels coded in one."""
+    first, *others, pool = pyramid().sections
+    return replace(
+        pyramid(),
+        sections=(
+            replace(first, kind=Kind.FUSED, source=0),
+            *(replace(each, kind=Kind.FUSED, stages=0, payloads=()) for each in others),
+            pool,
+        ),
+    )
 
 
 def resealed(body: bytes | bytearray) -> bytes:
@@ -166,6 +186,31 @@ def test_version_2_knows_no_context() -> None:
     data = pack(chained())
     with pytest.raises(CacheError, match="its version knows no context"):
         unpack(resealed(data[:4] + b"\x02" + data[5:-4]))
+
+
+def test_fused_levels_cost_three_bytes_beside_the_one_that_has_the_payloads() -> None:
+    assert section_bytes(fused()) == {0: 7 + 7, 1: 3, 2: 3, 3: 3, 4: 3}
+    data = pack(fused())
+    assert data[4] == 5
+    assert unpack(data) == fused()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({1: {"source": 3}}, "level 1 is fused into level 3, which holds no others"),
+        ({2: {"source": 1}}, "level 2 is fused into level 1, which holds no others"),
+        ({1: {"stages": 2}}, "a level without model has a model's facts"),
+        ({1: {"context": 2}}, "a level without model has a model's facts"),
+        ({0: {"context": 2}}, "level 0 is fused with others, and has a context"),
+    ],
+)
+def test_fused_level_that_no_payload_holds_is_refused(
+    changes: dict[int, dict[str, int]], problem: str
+) -> None:
+    sections = tuple(replace(each, **changes.get(each.level, {})) for each in fused().sections)
+    with pytest.raises(CacheError, match=problem):
+        unpack(pack(replace(fused(), sections=sections)))
 
 
 def test_level_by_itself_may_name_a_context_that_lies_elsewhere() -> None:
@@ -238,7 +283,7 @@ def test_each_impossible_field_has_a_line_that_names_file_problem_and_way_out() 
     for altered, problem in (
         (good[:-1], "do not add up|ends within a field"),
         (b"XXXX" + good[4:], "does not start as a file of compress-features"),
-        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 2 to 4"),
+        (good[:4] + b"\x09" + good[5:], "image file format 9, this program reads 2 to 5"),
         (good[:13] + b"\xff" * 12 + good[25:], "a number in it has no end"),
         (good[:19] + b"\x00" + good[20:], "do not add up"),
         (good[:20] + b"\xc0" + good[21:], "level 0 has no coarser level"),
