@@ -12,13 +12,13 @@ from configs.schema.config import Config
 from data.reading.level_reader import LevelReader
 from data.reading.whole_maps import whole_map_batches
 from train.codecs.fused_pyramid import FusedPyramid
-from train.loop.job import Caches, level_weights
+from train.loop.job import Caches
 from train.loop.loss_watch import DivergedError, rate_collapsed, warn_of_collapse
 from train.loop.session import Session, step_scheduler
 from train.loop.validation import Validation, mean_validation, validate, validate_pyramid
 from train.machine.distributed import World
 from train.machine.interruption import clear_out_of_memory
-from train.objective.catalogue import weights_of
+from train.objective.catalogue import level_weights, weights_of
 from train.objective.rate_distortion import AnyDistortion, MapDistortion
 from train.runs.metrics import (
     EpochMetrics,

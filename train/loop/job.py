@@ -33,7 +33,7 @@ from train.context.pyramid_levels import (
     refuse_fused_model,
 )
 from train.machine.distributed import World
-from train.objective.catalogue import boxes_fingerprint, weights_fingerprint
+from train.objective.catalogue import boxes_fingerprint, level_weights, weights_fingerprint
 from train.runs.loaded_models import LoadedModels
 from train.runs.run_folder import code_fingerprints, context_fingerprint, run_parent
 from train.runs.run_record import FUSED, RANDOM, RunKeys
@@ -273,19 +273,6 @@ def make_stream(job: Job, caches: Caches, world: World) -> LevelStream | MixedLe
         return streams[0]
     weights = level_weights(job.config, len(streams))
     return MixedLevelStream(streams, weights=weights, seed=settings.seed)
-
-
-def level_weights(config: Config, num_levels: int) -> Sequence[float]:
-    """Return how often each level is drawn; raises ConfigError if the setting does not fit."""
-    weights = config.training.level_weights
-    if weights is None or num_levels == 1:
-        return [1.0] * num_levels
-    if len(weights) != num_levels or not sum(weights):
-        raise ConfigError(
-            f"training.level_weights: {len(weights)} weights, sum {sum(weights):g}: the cache has "
-            f"{num_levels} levels: give one weight each, not all of them 0"
-        )
-    return weights
 
 
 def _check(reader: LevelReader, val_reader: LevelReader, config: Config) -> None:

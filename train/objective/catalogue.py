@@ -117,6 +117,19 @@ def _read(path: Path, level: int, num_channels: int) -> NDArray[Any]:
     return weights
 
 
+def level_weights(config: Config, num_levels: int) -> Sequence[float]:
+    """Return how often each level is drawn; raises ConfigError if the setting does not fit."""
+    weights = config.training.level_weights
+    if weights is None or num_levels == 1:
+        return [1.0] * num_levels
+    if len(weights) != num_levels or not sum(weights):
+        raise ConfigError(
+            f"training.level_weights: {len(weights)} weights, sum {sum(weights):g}: the cache has "
+            f"{num_levels} levels: give one weight each, not all of them 0"
+        )
+    return weights
+
+
 def distortions(config: Config, readers: Sequence[LevelReader], device: str) -> list[AnyDistortion]:
     """Return the distortion of each level's train cache, with its detection loss if there is one.
 
