@@ -266,7 +266,7 @@ def test_label_error_is_never_skipped(kitti: Path, tmp_path: Path, name: str) ->
 def test_failure_of_the_disk_is_never_taken_for_a_bad_image(
     images: Path, tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> NoReturn:
+    def fail(path: Path, **_: object) -> NoReturn:
         raise OSError(errno.EIO, "Input/output error", str(path))
 
     config = configure(tmp_path, tiny_config, "coco", NAMES)

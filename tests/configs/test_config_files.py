@@ -101,6 +101,7 @@ def test_defaults_of_model_and_training_are_the_published_ones() -> None:
         "fpn_channels_per_level": 256,
         "options": {},
         "context": None,
+        "pyramid": None,
         "fast_cpu": "auto",
     }
     training = config.training
