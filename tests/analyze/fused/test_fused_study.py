@@ -172,7 +172,7 @@ def test_runs_of_other_levels_are_named(
 def test_the_report_shows_runs_of_all_levels_beside_the_others(
     runs: list[Path], report: Path
 ) -> None:
-    assert run_folders(runs[0].parents[1], []) == runs
+    assert run_folders(runs[0].parents[1], []) == sorted(runs)
     with (report / "fused.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == list(map(str, runs))
