@@ -13,10 +13,11 @@ import numpy as np
 
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
-from analyze.facts.results import Measurement, psnr_db
+from analyze.facts.results import Measurement
 from analyze.file_format.image_file import ImageFile, pack, unpack
 from analyze.maps.map_source import DecodedMaps
 from analyze.measure.decoded_levels import DecodedLevels
+from analyze.measure.level_rate_distortion import CodedTotals
 from analyze.measure.split import Split
 from analyze.streams.fused_levels import FusedLevels
 from analyze.streams.level_file import bytes_in_pyramid, model_id
@@ -134,29 +135,19 @@ def _totals(
     measured: dict[int, Measurement] = {}
     for row, level in enumerate(fused.levels):
         reader, is_finest = split.readers[level], row == 0
-        shapes = reader.shapes[: split.num_images]
-        positions = int(shapes[:, :2].prod(axis=1).sum())
-        squared_error = sum(image.squared_errors[row] for image in images)
-        mse = squared_error / (positions * reader.info.num_channels)
-        real_bits = 8 * sum(image.level_bytes[row] for image in images)
-        payload_bits = 8 * sum(image.payload_bytes for image in images) if is_finest else 0
-        estimated = sum(image.estimated_bits for image in images) if is_finest else 0.0
-        statistics = reader.statistics
-        value_range = float(statistics.maximum.max() - statistics.minimum.min())
-        measured[level] = Measurement(
-            run=run,
-            lmbda=info.lmbda,
-            num_parameters=info.num_parameters,
-            mse=mse,
-            value_range=value_range,
-            psnr_db=psnr_db(mse, value_range),
-            estimated_bpp=estimated / positions,
-            real_bpp=real_bits / positions,
-            payload_bpp=payload_bits / positions,
-            bits_per_pixel=real_bits / split.num_pixels,
-            encode_ms=1e3 * sum(image.encode_s for image in images) / len(images),
-            decode_ms=1e3 * sum(image.decode_s for image in images) / len(images),
+        positions = int(reader.shapes[: split.num_images, :2].prod(axis=1).sum())
+        totals = CodedTotals(
+            squared_error=sum(image.squared_errors[row] for image in images),
+            elements=positions * reader.info.num_channels,
+            positions=positions,
+            pixels=split.num_pixels,
+            estimated_bits=sum(image.estimated_bits for image in images) if is_finest else 0.0,
+            real_bytes=sum(image.level_bytes[row] for image in images),
+            payload_bytes=sum(image.payload_bytes for image in images) if is_finest else 0,
+            encode_s=sum(image.encode_s for image in images),
+            decode_s=sum(image.decode_s for image in images),
         )
+        measured[level] = totals.measurement(info, run, reader, len(images))
     return measured
 
 

@@ -46,8 +46,8 @@ _METHOD = "level rate and distortion 4"
 
 
 @dataclass(frozen=True, slots=True)
-class _Totals:
-    """Sums over the split's images."""
+class CodedTotals:
+    """What a level takes and loses, summed over images."""
 
     squared_error: float = 0.0
     elements: int = 0
@@ -59,10 +59,32 @@ class _Totals:
     encode_s: float = 0.0
     decode_s: float = 0.0
 
-    def plus(self, other: _Totals) -> _Totals:
+    def plus(self, other: CodedTotals) -> CodedTotals:
         """Return the sums of both."""
         pairs = zip(astuple(self), astuple(other), strict=True)
-        return _Totals(*(one + more for one, more in pairs))
+        return CodedTotals(*(one + more for one, more in pairs))
+
+    def measurement(
+        self, run: RunInfo, run_name: str, reader: LevelReader, num_images: int
+    ) -> Measurement:
+        """Return the figures of a run over so many images of the reader's level."""
+        statistics = reader.statistics
+        value_range = float(statistics.maximum.max() - statistics.minimum.min())
+        mse = self.squared_error / self.elements
+        return Measurement(
+            run=run_name,
+            lmbda=run.lmbda,
+            num_parameters=run.num_parameters,
+            mse=mse,
+            value_range=value_range,
+            psnr_db=psnr_db(mse, value_range),
+            estimated_bpp=self.estimated_bits / self.positions,
+            real_bpp=self.real_bytes * 8 / self.positions,
+            payload_bpp=self.payload_bytes * 8 / self.positions,
+            bits_per_pixel=self.real_bytes * 8 / self.pixels,
+            encode_ms=self.encode_s / num_images * 1e3,
+            decode_ms=self.decode_s / num_images * 1e3,
+        )
 
 
 def measure_level(
@@ -86,7 +108,7 @@ def measure_level(
     device = str(next(codec.parameters()).device)
     identity, level = model_id(run.model_sha256), reader.info.index
 
-    def measure(batch: Batch) -> list[_Totals]:
+    def measure(batch: Batch) -> list[CodedTotals]:
         maps = on_device(reader, batch, device)
         beside = None if chain is None else chain.beside(batch)
         given = {} if beside is None else {"context": beside.decoded}
@@ -108,7 +130,7 @@ def measure_level(
             for index, values in zip(batch, restored, strict=True):
                 decoded.write(index, values)
         return [
-            _Totals(
+            CodedTotals(
                 squared_error=squared_error,
                 elements=maps[0].numel(),
                 positions=maps[0, 0].numel(),
@@ -133,7 +155,7 @@ def measure_level(
 
     # The first of all codings compiles the coder, or loads it, and is not to be timed.
     measure((indices[0],))
-    each: list[_Totals] = []
+    each: list[CodedTotals] = []
     with tqdm(
         desc=progress, total=len(indices), unit="image", leave=False,
         disable=True if progress is None else None,
@@ -142,29 +164,12 @@ def measure_level(
             each += of_batch
             bar.update(len(of_batch))
     assert each, "the manifest refuses empty splits"
-    num_images, totals = len(each), reduce(_Totals.plus, each)
-    statistics = reader.statistics
-    value_range = float(statistics.maximum.max() - statistics.minimum.min())
-    mse = totals.squared_error / totals.elements
+    totals = reduce(CodedTotals.plus, each)
     of_images = ImageCosts(
         bits=np.array([8 * image.real_bytes for image in each], dtype=np.int64),
         squared_error=np.array([image.squared_error for image in each], dtype=np.float64),
     )
-    measurement = Measurement(
-        run=run_name,
-        lmbda=run.lmbda,
-        num_parameters=run.num_parameters,
-        mse=mse,
-        value_range=value_range,
-        psnr_db=psnr_db(mse, value_range),
-        estimated_bpp=totals.estimated_bits / totals.positions,
-        real_bpp=totals.real_bytes * 8 / totals.positions,
-        payload_bpp=totals.payload_bytes * 8 / totals.positions,
-        bits_per_pixel=totals.real_bytes * 8 / totals.pixels,
-        encode_ms=totals.encode_s / num_images * 1e3,
-        decode_ms=totals.decode_s / num_images * 1e3,
-    )
-    return measurement, of_images
+    return totals.measurement(run, run_name, reader, len(each)), of_images
 
 
 def _squared_errors(x_hat: Tensor, maps: Tensor) -> list[float]:
