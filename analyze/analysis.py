@@ -199,7 +199,7 @@ def _newest_found(
 ) -> Found[tuple[Candidate, ...]]:
     """Return the newest run of each kind among those that were found, and what is missing."""
     looked_in = "the named runs" if request.run_dirs else str(request.checkpoints)
-    derivable = {info.index for info in split.manifest.levels if info.derived_from is not None}
+    derivable = split.manifest.derived_levels
     newest = newest_of_levels(
         found.special, split.readers, looked_in=looked_in,
         split=request.split, options=request.options, derivable=derivable,

@@ -73,7 +73,7 @@ def allocate(
     `pyramids` are whole pyramids of one lambda each, with which it is compared.
     """
     split, runs = measured.split, measured.runs
-    derivable = {info.index for info in split.manifest.levels if info.derived_from is not None}
+    derivable = split.manifest.derived_levels
     untrained = split.readers.keys() - {each.run.level for each in runs} - derivable
     seed = "" if measured.seed is None else f", seed {measured.seed}"
     if untrained:

@@ -61,15 +61,14 @@ class AnchorSplit:
         return sum(each.height * each.width for each in self.manifest.samples[: self.num_images])
 
     @property
-    def subsampled(self) -> set[int]:
-        """Return the levels that are another one's values, to the last bit, as the cache says."""
-        return {info.index for info in self.manifest.levels if info.derived_from is not None}
-
-    @property
     def derived(self) -> tuple[int, ...]:
         """Return the levels that are not sent."""
         return tuple(
-            sorted(self.derivations if self.evaluator else self.subsampled & self.readers.keys())
+            sorted(
+                self.derivations
+                if self.evaluator
+                else self.manifest.derived_levels & self.readers.keys()
+            )
         )
 
 
@@ -239,7 +238,7 @@ def _measure_point(
             source = sources[derivation.source_level]
             sources[level] = DerivedMaps(source, derivation, split.device)
         is_lossless = all(
-            level in split.subsampled if level in split.derived else each.mse == 0
+            level in split.manifest.derived_levels if level in split.derived else each.mse == 0
             for level, each in levels.items()
         )
         accuracy = None

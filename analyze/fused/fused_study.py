@@ -57,7 +57,7 @@ def study_fused(
 
     A run of other levels than those of the split that have to be sent is a line of what is missing.
     """
-    derived = {info.index for info in split.manifest.levels if info.derived_from is not None}
+    derived = split.manifest.derived_levels
     found, missing = [], []
     chosen = _newest(folders, models)
     for folder in chosen:

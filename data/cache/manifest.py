@@ -201,6 +201,11 @@ class Manifest:
         """Bytes of one stored value."""
         return np.dtype(self.dtype).itemsize
 
+    @property
+    def derived_levels(self) -> set[int]:
+        """Return the levels that are another one's values, to the last bit."""
+        return {level.index for level in self.levels if level.derived_from is not None}
+
     def code(self, level: int) -> ByteCode | None:
         """Return what a level's bytes stand for; None where values are stored as floats."""
         return None if self.codes is None else self.codes[level]

@@ -74,8 +74,9 @@ def split_of_one_level() -> Split:
     ]
     info = SimpleNamespace(index=0, derived_from=None)
     manifest = SimpleNamespace(
-        split="val", samples=samples, levels=[info], sample_shape=lambda level, bucket: SHAPE
-    )
+        split="val", samples=samples, levels=[info], derived_levels=set(),
+        sample_shape=lambda level, bucket: SHAPE,
+    )  # fmt: skip
     statistics = SimpleNamespace(mean=np.zeros(2), variance=np.full(2, 9.0))
     reader = SimpleNamespace(
         info=info, statistics=statistics, shapes=np.tile(SHAPE, (NUM_IMAGES, 1))
