@@ -82,7 +82,8 @@ class PerImageCodec:
         """Return every level's map, float32 [H, W, C], as PyramidCodec; CacheError as there."""
         image = unpack(data, source)
         self.require_own(image, source)
-        return self._codec_of(image, source).decode(data, source, sizes_hw=sizes_hw)
+        codec = self._codec_of(image, source)
+        return codec.decode_unpacked(image, source, sizes_hw=sizes_hw)
 
     def require_own(self, image: ImageFile, source: str) -> None:
         """Raise CacheError unless the file is of an image that chose out of this list."""

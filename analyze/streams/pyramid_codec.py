@@ -154,6 +154,12 @@ class PyramidCodec:
         """
         image = unpack(data, source)
         self.require_own(image, source)
+        return self.decode_unpacked(image, source, sizes_hw=sizes_hw)
+
+    def decode_unpacked(
+        self, image: ImageFile, source: str, *, sizes_hw: Mapping[int, tuple[int, int]] | None
+    ) -> dict[int, NDArray[Any]]:
+        """Return what `decode` does, of a file that this ensemble wrote."""
         found = {section.level: section.size_hw for section in image.sections}
         if sizes_hw is not None and found != dict(sizes_hw):
             raise CacheError(f"{source}: holds maps of other sizes than the index says: {found}")
