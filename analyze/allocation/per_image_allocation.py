@@ -201,8 +201,8 @@ class _Figures:
             by_level = {self._ways[place].level: place for place in places}
             for place in places:
                 way = self._ways[place]
-                source = way.how.source if isinstance(way.how, DerivedLevel) else way.level
-                error += costs.mse[image, by_level[source]] * float(elements[way.level][image])
+                mse = costs.mse[image, by_level[way.error_level]]
+                error += mse * float(elements[way.level][image])
         return error / float(sum(each.sum() for each in elements.values()))
 
     def taken(self, choices: Choices) -> tuple[WayTaken, ...]:

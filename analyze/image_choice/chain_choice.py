@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyze.image_choice.ways import Way
-from analyze.streams.ensemble import DerivedLevel
 
 _BYTES_PER_UNIT = 1000
 _CLOSE = 1 + 1e-9  # slopes that are so near each other are one
@@ -95,7 +94,7 @@ def costs_of(ways: Sequence[Way], costs: WayCosts, picked: Sequence[tuple[int, .
         num_bytes.append(int(costs.num_bytes[image, list(places)].sum()))
         distortion.append(
             sum(
-                ways[place].weight * costs.mse[image, by_level[_error_level(ways[place])]]
+                ways[place].weight * costs.mse[image, by_level[ways[place].error_level]]
                 for place in places
             )
         )
@@ -106,16 +105,24 @@ def costs_of(ways: Sequence[Way], costs: WayCosts, picked: Sequence[tuple[int, .
     )
 
 
+def slope_range(ways: Sequence[Way], costs: WayCosts) -> tuple[float, float]:
+    """Return the slopes at which nothing but errors, and nothing but bytes, decides.
+
+    Below the first one bytes are lost in the rounding of errors.
+    """
+    weights = np.array([way.weight for way in ways])
+    span = float((weights * costs.mse).max(initial=0.0)) * len(ways)
+    high = 2 * _BYTES_PER_UNIT * max(span, 1e-12)
+    return high * 1e-15, high
+
+
 def slope_for(ways: Sequence[Way], costs: WayCosts, most_bytes: int) -> float | None:
     """Return the smallest slope at which all images' sections take at most `most_bytes`.
 
     None if they never do. Found by halving, to a relative 1e-9; each step chooses anew among costs
     that are measured once.
     """
-    weights = np.array([way.weight for way in ways])
-    span = float((weights * costs.mse).max(initial=0.0)) * len(ways)
-    high = 2 * _BYTES_PER_UNIT * max(span, 1e-12)  # there a byte outweighs all errors
-    low = high * 1e-15
+    low, high = slope_range(ways, costs)
 
     def fits(slope: float) -> bool:
         return int(choose(ways, costs, slope).num_bytes.sum()) <= most_bytes
@@ -130,20 +137,15 @@ def slope_for(ways: Sequence[Way], costs: WayCosts, most_bytes: int) -> float | 
     return high
 
 
-def _error_level(way: Way) -> int:
-    """Return the level by whose error a way is judged: a derived level is a part of its source."""
-    return way.how.source if isinstance(way.how, DerivedLevel) else way.level
-
-
 def _chains(ways: Sequence[Way]) -> Iterator[_Chain]:
     """Yield each set of levels that can be derived together with all others chosen."""
-    derived = {way.level: place for place, way in enumerate(ways) if _error_level(way) != way.level}
+    derived = {way.level: place for place, way in enumerate(ways) if way.error_level != way.level}
     levels = sorted({way.level for way in ways})
     for size in range(len(derived) + 1):
         for some in itertools.combinations(sorted(derived), size):
             sources: dict[int, list[int]] = {}
             for level in some:
-                sources.setdefault(_error_level(ways[derived[level]]), []).append(derived[level])
+                sources.setdefault(ways[derived[level]].error_level, []).append(derived[level])
             if not sources.keys() & set(some):
                 yield _Chain(
                     tuple(level for level in levels if level not in some),
@@ -166,7 +168,7 @@ def _best_of(
         level_ways = [
             place
             for place, way in enumerate(ways)
-            if way.level == level and _error_level(way) == level
+            if way.level == level and way.error_level == level
             and (way.beside is None or ways[way.beside].level == coarser)
         ]  # fmt: skip
         for place in level_ways:

@@ -57,6 +57,11 @@ class Way:
     beside: int | None = None
     """Place of the coarser level's way beside which it is decoded."""
 
+    @property
+    def error_level(self) -> int:
+        """The level by whose error it is judged: a derived level is a part of its source."""
+        return self.how.source if isinstance(self.how, DerivedLevel) else self.level
+
 
 @dataclass(frozen=True, slots=True)
 class Ways:

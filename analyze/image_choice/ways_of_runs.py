@@ -26,9 +26,9 @@ SQUARED_ERROR = "MSE"
 def ways_of_runs(runs: Sequence[Path | str], manifest: Manifest, models: LoadedModels) -> Ways:
     """Return all ways to send the cache's levels by these runs, each of which errs by its MSE.
 
-    A contextual run is coded beside all coded ways
-    of the coarser level that it was trained beside, and predicted beside these and the predicted
-    ones. Raises ConfigError if a run serves no level of the cache, or has no way to be decoded.
+    A contextual run is coded beside all coded ways of the coarser level that it was trained beside,
+    and predicted beside these and the predicted ones. Raises ConfigError if a run serves no level
+    of the cache, or has no way to be decoded.
     """
     found: list[Way] = []
     used: set[Path] = set()

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from analyze.image_choice.chain_choice import WayCosts, choose, costs_of, slope_for
+from analyze.image_choice.chain_choice import (
+    WayCosts,
+    choose,
+    costs_of,
+    slope_for,
+    slope_range,
+)
 from analyze.image_choice.ways import Way
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, DroppedLevel
 
@@ -101,8 +107,19 @@ def test_images_that_choose_themselves_are_never_worse_than_one_choice_for_all(
     assert choose(ways, costs, slope).lagrangian(slope) <= for_all.lagrangian(slope) * (1 + 1e-9)
 
 
+# Ways of equal errors, between which nothing but bytes can choose, however small the slope.
+EQUAL_ERRORS = (
+    (
+        *(Way(level=1, how=how, weight=0.0) for how in (MODEL, MODEL, DroppedLevel())),
+        *(Way(level=0, how=how, weight=0.01) for how in (MODEL, DroppedLevel())),
+    ),
+    WayCosts(num_bytes=np.array([[2, 2, 2, 3, 2]]), mse=np.array([[0.0, 0.0, 0.0, 1.0, 1.0]])),
+)
+
+
 @settings(max_examples=10, deadline=None)
 @given(problems(), st.integers(0, 20000))
+@example(EQUAL_ERRORS, 4)
 def test_slope_is_the_least_at_which_the_bytes_fit(
     problem: tuple[tuple[Way, ...], WayCosts], most_bytes: int
 ) -> None:
@@ -115,7 +132,7 @@ def test_slope_is_the_least_at_which_the_bytes_fit(
         return
     assert choose(ways, costs, slope).num_bytes.sum() <= most_bytes
     dearer = choose(ways, costs, slope * (1 - 1e-6)).num_bytes.sum()
-    assert dearer > most_bytes or dearer == choose(ways, costs, slope * 1e-6).num_bytes.sum()
+    assert dearer > most_bytes or slope == slope_range(ways, costs)[0]
 
 
 def test_contextual_way_stands_only_beside_the_one_that_it_was_measured_beside() -> None:
