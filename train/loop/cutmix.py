@@ -29,9 +29,8 @@ def cutmix(
     Behind the level's own maps come those of its context, with their `strides` in its positions:
     the same parts are taken of them, whose edges are then multiples of all strides.
     """
-    draws = torch.rand(
-        batch_rows, 4, dtype=torch.float64
-    )  # on the CPU: the device is not waited for
+    # On the CPU: the device is not waited for.
+    draws = torch.rand(batch_rows, 4, dtype=torch.float64)
     step = math.lcm(*strides)
     mixed = [each.clone() for each in maps]
     for row in range(len(sizes)):

@@ -68,9 +68,7 @@ def pyramid_rate_distortion(
     positions counts as much as the finest one. BPP is all bits per real position of the finest.
     """
     sums = pyramid_sums(output, maps, sizes, strides, distortions)
-    num_values = [
-        count * x.shape[1] for count, x in zip(sums.positions, maps, strict=True)
-    ]  # fmt: skip
+    num_values = [count * x.shape[1] for count, x in zip(sums.positions, maps, strict=True)]
     distortion, mse = (
         torch.stack([each / count for each, count in zip(parts, num_values, strict=True)]).mean()
         for parts in (sums.distorted, sums.squared)
