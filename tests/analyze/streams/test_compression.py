@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,64 +16,26 @@ import torch
 from analyze.streams.compression import compress_cache
 from analyze.streams.decompression import decoded_manifest, decompress_folder
 from analyze.streams.ensemble import (
-    CodedLevel,
-    DerivedLevel,
     DroppedLevel,
     Ensemble,
     EnsembleLevel,
     ensemble_of_runs,
-    read_ensemble,
     write_ensemble,
 )
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import FILE_NAME, StreamsIndex, load_index
-from configs.errors import CacheError, ConfigError
+from configs.errors import CacheError
 from data.cache.annotations import ANNOTATIONS_NAME, read_annotations, write_annotations
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
 from data.system.locks import held
 from data.verification.check import verify_cache
+from tests.analyze.streams.conftest import Sent
 from tests.support.coded_study import compress, decompress, make_run, must_compress
 from tests.support.extraction import TinyCache, error_of, fingerprints, run_extract
 from tests.support.tiny_study import TinyStudy
 from train.runs.checkpoint import BEST_NAME, load_codec
 from train.runs.loaded_models import LoadedModels
-
-ROOT = Path(__file__).parents[3]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sent:
-    """The study's split val, compressed by one run of each level 0 to 3, and decoded again."""
-
-    study: TinyStudy
-    runs: list[Path]
-    streams: Path
-    printed: str
-    decoded: Path
-
-
-@pytest.fixture(scope="module")
-def sent(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Sent:
-    """Compressed here, decoded in another process. Level 1 has a hyperprior."""
-    root = tmp_path_factory.mktemp("sent")
-    runs = [
-        make_run(
-            root / "checkpoints" / f"tiny_level_{level}" / "run_1", study, level, seed=level,
-            **({"name": "mean_scale_hyperprior"} if level == 1 else {}),
-        )
-        for level in range(4)
-    ]  # fmt: skip
-    printed = must_compress(study, root / "streams", runs)
-    script = "from analyze.streams_cli import decompress_features; decompress_features()"
-    command = [sys.executable, "-c", script, root / "streams", "--out", root / "decoded"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    subprocess.run(
-        [*map(str, command), "--device", "cpu"], check=True, env=environment, cwd=root, timeout=120
-    )
-    return Sent(
-        study=study, runs=runs, streams=root / "streams", printed=printed, decoded=root / "decoded"
-    )
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -252,104 +210,6 @@ def test_one_model_for_all_levels_serves_each(study: TinyStudy, tmp_path: Path) 
     assert decompress(tmp_path / "streams", tmp_path / "decoded").exit_code == 0
     with LevelReader(tmp_path / "decoded" / "val", 4) as decoded:
         assert decoded.info.derived_from is None
-
-
-def test_ensemble_that_is_written_is_read_again_from_any_folder(sent: Sent, tmp_path: Path) -> None:
-    ensemble = Ensemble(
-        {
-            0: CodedLevel(run=sent.runs[0], model_sha256="0" * 64, lmbda=0.03),
-            1: DroppedLevel(),
-            2: DerivedLevel(source=1),
-        }
-    )
-    write_ensemble(tmp_path / "ensemble.yaml", ensemble)
-    found = read_ensemble(tmp_path / "ensemble.yaml").levels
-    assert found[0].run.resolve() == sent.runs[0].resolve()
-    assert found | {0: ensemble.levels[0]} == ensemble.levels
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("", "expected `levels:`"),
-        ("levels: {x: dropped}", "'x' is no level"),
-        ("levels: {\u00b2: dropped}", "is no level"),
-        ("levels: {0: dropped, '0': dropped}", "is no level, or one twice"),
-        (f"levels: {{0: {{run: a, model_sha256: {'x' * 64}, lambda: 1}}}}", "level 0: expected"),
-        (f"levels: {{0: {{run: a, model_sha256: {'a' * 64}, lambda: .nan}}}}", "level 0: expected"),
-        (
-            f'levels: {{0: {{run: "\\0", model_sha256: {"a" * 64}, lambda: 1}}}}',
-            "level 0: expected",
-        ),
-        ("levels: {0: lost}", "level 0: expected `dropped`"),
-        ("levels: {0: {run: a}}", "level 0: expected `dropped`"),
-        ("levels: {0: {derived_from: 1}, 1: dropped}", "level 1 is no finer one"),
-    ],
-)
-def test_wrong_ensemble_is_a_config_error_that_names_the_file(
-    tmp_path: Path, text: str, problem: str
-) -> None:
-    path = tmp_path / "ensemble.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=f"ensemble.yaml: .*{problem}"):
-        read_ensemble(path)
-
-
-def forged(streams: Path, folder: Path, **changes: Any) -> Path:
-    """A folder with the index of `streams`, in which the manifest says something else."""
-    index = json.loads((streams / FILE_NAME).read_text())
-    manifest = replace(Manifest.from_json(index["manifest"]), **changes)
-    index["manifest"] = json.loads(manifest.to_json())
-    index["cache_fingerprint"] = manifest.fingerprint
-    folder.mkdir()
-    shutil.copytree(streams / "images", folder / "images")
-    for how in index["levels"].values():
-        if "run" in how:
-            how["run"] = str((streams / how["run"]).resolve())
-    (folder / FILE_NAME).write_text(json.dumps(index))
-    return folder
-
-
-def test_forged_split_writes_nothing_outside_the_folder_asked_for(
-    sent: Sent, tmp_path: Path
-) -> None:
-    # With the very manifest that would be written there, the cache is not even of another plan.
-    victim = tmp_path / "victim"
-    shutil.copytree(sent.decoded / "val", victim)
-    (victim / ANNOTATIONS_NAME).write_text("{}")
-    before = fingerprints(tmp_path)
-    streams = forged(sent.streams, tmp_path / "streams", split="../victim")
-    refused = error_of(decompress(streams, tmp_path / "out"))
-    assert "streams.json: is damaged (split: " in refused
-    shutil.rmtree(streams)
-    assert fingerprints(tmp_path) == before
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("key", ["split", "dataset"])
-@pytest.mark.parametrize("name", ["..", "", "a/b", "/etc", "a\0b"], ids=ascii)
-def test_name_in_a_received_index_is_one_component_of_a_path(
-    sent: Sent, tmp_path: Path, key: str, name: str
-) -> None:
-    with pytest.raises(CacheError, match=rf"is damaged \({key}: "):
-        load_index(forged(sent.streams, tmp_path / "streams", **{key: name}))
-
-
-def test_image_id_in_a_received_index_is_a_number(sent: Sent, tmp_path: Path) -> None:
-    first, *others = Manifest.load(sent.study.val_cache).samples
-    path: Any = "../../x"
-    samples = (replace(first, image_id=path), *others)
-    with pytest.raises(CacheError, match=r"is damaged \(samples\.0\.image_id: "):
-        load_index(forged(sent.streams, tmp_path / "streams", samples=samples))
-
-
-def test_run_whose_folder_is_no_utf_8_stands_in_an_ensemble(tmp_path: Path) -> None:
-    run = tmp_path / "run\udcff"
-    coded = CodedLevel(run=run, model_sha256="a" * 64, lmbda=0.1)
-    write_ensemble(tmp_path / "ensemble.yaml", Ensemble({0: coded}))
-    found = read_ensemble(tmp_path / "ensemble.yaml").levels[0]
-    assert isinstance(found, CodedLevel)
-    assert found.run == run
 
 
 def test_levels_and_runs_that_do_not_fit_are_one_line(sent: Sent, tmp_path: Path) -> None:
