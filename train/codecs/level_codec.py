@@ -64,6 +64,14 @@ class LevelCodec(TrainingNoise, ABC):
     """Strings that `compress` gives for each sample."""
     takes_context = False
     """Whether it can be built with `size.context`."""
+    knows_mixed_quantization = False
+    """Whether `noisy_latents` returns what `for_synthesis` gives. A class says so anew with each
+    `noisy_latents` that it writes."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "noisy_latents" in vars(cls) and "knows_mixed_quantization" not in vars(cls):
+            cls.knows_mixed_quantization = False
 
     def __init__(self, size: CodecSize, *, bottleneck_channels: int | None = None) -> None:
         """Make the transforms, and an `entropy_bottleneck` of so many channels, or none."""
@@ -75,9 +83,10 @@ class LevelCodec(TrainingNoise, ABC):
 
     @abstractmethod
     def noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return noisy y, float32 [B, M, h, w], and all likelihoods by name, differentiable.
+        """Return y for g_s, float32 [B, M, h, w], and the likelihoods of noisy latents by name.
 
-        Those of y are "y"; those of side information have its name, and any shape [B, ...].
+        All are differentiable. Likelihoods of y are "y"; those of side information have its name,
+        and any shape [B, ...].
         """
 
     @abstractmethod

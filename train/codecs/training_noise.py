@@ -21,6 +21,10 @@ class TrainingNoise(TableHolder):
     """(first row, number of rows, rows of the whole batch) if this process holds a part of a batch.
     The noise of the whole batch is drawn and its rows are used, so that processes of one seed see
     the noise that one process would have seen. None: the batch is whole."""
+    mixed_quantization: bool = False
+    """Whether g_s is given rounded latents while training, and only the entropy model noisy ones:
+    "mixed quantization" of Minnen and Singh (ICIP 2020, arXiv:2007.08739). A codec whose latents
+    hardly cost any bits learns little of rounding from noise, which never is 0."""
 
     def with_noise(self, latents: Tensor) -> Tensor:
         """Return latents + U(-0.5, 0.5), as while training."""
@@ -31,6 +35,18 @@ class TrainingNoise(TableHolder):
         if not self.input_noise:
             return standardised
         return standardised + self.input_noise * self._drawn(torch.randn, standardised)
+
+    def for_synthesis(self, y: Tensor, noisy: Tensor, means: Tensor) -> Tensor:
+        """Return what g_s is given while training of latents y whose distances to `means` are sent.
+
+        float32 [B, M, h, w]. It rounds forwards; gradients pass as if it did not (straight
+        through), and reach no mean.
+        """
+        if not self.mixed_quantization:
+            return noisy
+        with torch.no_grad():
+            moved = torch.round(y - means) + means - y
+        return y + moved
 
     def _drawn(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
         """Return random numbers of the shape of `like`; the only source of them while training."""
