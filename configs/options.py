@@ -86,6 +86,18 @@ def features_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def ray_option(what: str) -> Callable[[Command], Command]:
+    """Return what adds --ray; `what` says what is computed there. The value: None, or an address.
+
+    Without a value it is "auto".
+    """
+    return click.option(
+        "--ray", "ray_address", is_flag=False, flag_value="auto", metavar="[HOST:PORT]",
+        help=f"{what} on the Ray cluster there; without an address: on one that runs on this "
+        "machine, or one started for it.",
+    )  # fmt: skip
+
+
 def training_splits(val_help: str) -> Callable[[Command], Command]:
     """Return what adds --split and --val-split; `val_help` says what the latter is for."""
 
