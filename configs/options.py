@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -84,6 +84,31 @@ def features_option(command: Command) -> Command:
         "--features", metavar="DIR",
         help="Folder that holds the splits' caches; default: features/<data.name>.",
     )(command)  # fmt: skip
+
+
+def ray_option(what: str) -> Callable[[Command], Command]:
+    """Return what adds --ray; `what` says what is computed there. The value: None, or an address.
+
+    Without a value it is "auto".
+    """
+    return click.option(
+        "--ray", "ray_address", is_flag=False, flag_value="auto", metavar="[HOST:PORT]",
+        help=f"{what} on the Ray cluster there; without an address: on one that runs on this "
+        "machine, or one started for it.",
+    )  # fmt: skip
+
+
+def check_ray_options(
+    address: str | None, *, needing_it: Mapping[str, object], never_with_it: Mapping[str, object]
+) -> None:
+    """Raise ConfigError for an option (name -> its value) that contradicts --ray, or its lack."""
+    for name, value in (needing_it if address is None else never_with_it).items():
+        if value:
+            raise ConfigError(
+                f"{name}: is of workers on a cluster: add --ray"
+                if address is None
+                else f"{name}: is done on this machine alone: leave out --ray"
+            )
 
 
 def training_splits(val_help: str) -> Callable[[Command], Command]:
