@@ -148,11 +148,16 @@ def train_level(
     from data.cache.cache_folder import CacheFolder
     from extract.detector.freshness import refuse_stale_cache
     from train.loop.job import Job
-    from train.machine.distributed import open_world
+    from train.machine.distributed import most_restarts, open_world
     from train.study.coarse_to_fine import from_coarse_to_fine, lines_of_dry_run
     from train.study.grid import grid, trials
     from train.study.study import run_study
 
+    if resume == "never" and (restarts := most_restarts()):
+        raise ConfigError(
+            f"--resume never: each of torchrun's {restarts} restarts would begin anew: leave it "
+            "out, and name another --out where runs are not to go on, or use --max-restarts 0"
+        )
     root = Path(features or Path("features") / settings.data.name)
     caches = {name: CacheFolder(root / name) for name in (split, val_split)}
     for name, cache in caches.items():
