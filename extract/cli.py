@@ -18,6 +18,9 @@ from configs.options import (
     common_options,
     detection_checkpoint_option,
     features_option,
+    nodes_option,
+    num_devices,
+    refuse_nodes_in_earnest,
     run_command,
     split_name,
     training_splits,
@@ -68,6 +71,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
     help="Leave out images that cannot be read, and record them in the manifest.",
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes and expected time; leave nothing.")
+@nodes_option
 @click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
 @click.option("--verify", is_flag=True, help="Check every stored byte; compute nothing.")
 @detection_checkpoint_option
@@ -77,7 +81,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 def extract_features(
     splits: tuple[str, ...], levels: str | None, dtype: str | None, crop: int | None,
     container: str | None, batch_size: int | None, workers: int | None, limit: int | None,
-    skip_bad_images: bool, dry_run: bool, overwrite: bool, verify: bool,
+    skip_bad_images: bool, dry_run: bool, num_nodes: int | None, overwrite: bool, verify: bool,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
@@ -92,6 +96,7 @@ def extract_features(
     from configs.config_files import load_config
 
     setup_logging(log_level)
+    refuse_nodes_in_earnest(num_nodes, dry_run)
     share_cores()
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
@@ -127,6 +132,7 @@ def extract_features(
     # Later still, as they import torch: what is finished needs none of them.
     from extract.detector.loading import load_detector
     from extract.dry_run.estimate import estimate
+    from extract.dry_run.many_nodes import line_on_nodes
     from extract.features.extraction import extract, plan_extraction
     from extract.features.pipeline import usual_num_workers
 
@@ -151,6 +157,8 @@ def extract_features(
                 )  # fmt: skip
                 promised_bytes += foreseen.needed_bytes
                 table = foreseen.table()
+                if num_nodes is not None:
+                    table += "\n" + line_on_nodes(foreseen, num_nodes, num_devices(device))
         if table is not None:
             click.echo(f"{split}:\n{table}")
             _tell_skipped(images, "would be skipped as unreadable")
