@@ -18,6 +18,7 @@ from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    FeaturesPlace,
     choose_device,
     common_options,
     detection_checkpoint_option,
@@ -127,7 +128,7 @@ _PACKAGES = (
 def analyze_levels(
     config: str | None,
     overrides: tuple[str, ...],
-    features: str | None,
+    features: FeaturesPlace,
     trust_code: bool,
     device: str,
     log_level: str,
@@ -182,14 +183,16 @@ def analyze_levels(
     from analyze.report.sections import ReportOrigin
     from analyze.report.summary import summary
     from analyze.request import AnalysisRequest, Wanted
+    from data.remote.opening import features_root
 
     for name in chosen_anchors:
         find_anchor(name)  # one's own that there is not is told now, and not after hours
     kind, value = named_target or ("map_drop", _USUAL_DROP)
     now = datetime.now().astimezone()
     folder = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"
+    root = features_root(features, Path("features") / settings.data.name, (split,))
     request = AnalysisRequest(
-        cache=Path(features or Path("features") / settings.data.name) / split,
+        cache=root / split,
         split=split,
         checkpoints=checkpoints,
         run_dirs=run_dirs,
@@ -197,7 +200,7 @@ def analyze_levels(
         device=choose_device(device),
         limit=limit,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
-        options=_options(source, features, detection_checkpoint),
+        options=_options(source, features.given, detection_checkpoint),
         trust_code=trust,
     )
     wanted = Wanted(

@@ -11,8 +11,10 @@ from configs.cores import share_cores
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    FeaturesPlace,
     choose_device,
     machine_options,
+    required_features_option,
     run_command,
     split_name,
     trust_code_option,
@@ -42,10 +44,7 @@ fast_cpu_option = click.option(
     "--ensemble", type=click.Path(path_type=Path, dir_okay=False),
     help="ensemble.yaml that says how each level is sent, instead of --run.",
 )  # fmt: skip
-@click.option(
-    "--features", required=True, type=click.Path(path_type=Path), metavar="DIR",
-    help="Folder that holds the splits' caches.",
-)  # fmt: skip
+@required_features_option
 @click.option(
     "--split", callback=split_name, default="val", help="Split whose cache is compressed."
 )
@@ -74,7 +73,7 @@ fast_cpu_option = click.option(
 @machine_options
 @run_command
 def compress_features(
-    runs: tuple[Path, ...], ensemble: Path | None, features: Path, split: str, out: Path,
+    runs: tuple[Path, ...], ensemble: Path | None, features: FeaturesPlace, split: str, out: Path,
     per_image: bool, candidates: Path | None, slope: float | None, target_bpp: float | None,
     fast_cpu: str | None, trust_code: bool, device: str, log_level: str,
 ) -> None:  # fmt: skip
@@ -100,9 +99,10 @@ def compress_features(
     from analyze.streams.streams_index import FILE_NAME
     from data.cache.cache_folder import CacheFolder
     from data.cache.manifest import FILE_NAME as MANIFEST_NAME
+    from data.remote.opening import features_root
     from train.runs.loaded_models import LoadedModels
 
-    cache = CacheFolder(features / split)
+    cache = CacheFolder(features_root(features, Path(), (split,)) / split)
     models = LoadedModels(choose_device(device), fast_cpu=fast_cpu, trust_code=trust_code)
     if not (cache.path / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")

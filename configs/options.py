@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -78,12 +79,60 @@ def trust_code_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturesPlace:
+    """Where the caches are: a folder or a URL, as given, and what of a URL's may lie here."""
+
+    given: str | None
+    local_cache: str | None
+    """Folder for copies of what is remote; None: the usual one."""
+    local_cache_gb: float
+
+
 def features_option(command: Command) -> Command:
-    """Add --features, the folder of the caches."""
-    return click.option(
-        "--features", metavar="DIR",
-        help="Folder that holds the splits' caches; default: features/<data.name>.",
-    )(command)  # fmt: skip
+    """Add --features, the folder of the caches, and what goes with a URL; as one FeaturesPlace."""
+    return _with_features(
+        command, required=False,
+        text="Folder or URL (s3://, gs://, az://) of the splits' caches; default: "
+        "features/<data.name>.",
+    )  # fmt: skip
+
+
+def required_features_option(command: Command) -> Command:
+    """Add the same where there is no configuration that could say where they are."""
+    return _with_features(
+        command, required=True, text="Folder or URL (s3://, gs://, az://) of the splits' caches."
+    )
+
+
+def _with_features(command: Command, *, required: bool, text: str) -> Command:
+    @functools.wraps(command)
+    def with_place(
+        *args: Any, features: str | None, local_cache: str | None, local_cache_gb: float,
+        **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        place = FeaturesPlace(
+            given=features, local_cache=local_cache, local_cache_gb=local_cache_gb
+        )
+        return command(*args, features=place, **kwargs)
+
+    changed: Any = with_place
+    for option in reversed(
+        (
+            click.option("--features", required=required, metavar="DIR", help=text),
+            click.option(
+                "--local-cache", metavar="DIR",
+                help="With a URL: folder for what is read and written; default: "
+                "fpn-feature-codecs in $XDG_CACHE_HOME or ~/.cache.",
+            ),
+            click.option(
+                "--local-cache-gb", type=click.FloatRange(min=0, min_open=True), default=50.0,
+                show_default=True, metavar="N", help="How much may lie there.",
+            ),
+        )
+    ):  # fmt: skip
+        changed = option(changed)
+    return changed  # type: ignore[no-any-return]
 
 
 def training_splits(val_help: str) -> Callable[[Command], Command]:

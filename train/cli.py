@@ -16,6 +16,7 @@ from configs.cores import share_cores
 from configs.errors import ConfigError, UserError
 from configs.log_setup import setup_logging
 from configs.options import (
+    FeaturesPlace,
     choose_device,
     common_options,
     detection_checkpoint_option,
@@ -98,7 +99,7 @@ def train_level(
     epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
     context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
     init_from: str | None, out: str | None, detection_checkpoint: str | None, config: str | None,
-    overrides: tuple[str, ...], features: str | None, trust_code: bool, device: str,
+    overrides: tuple[str, ...], features: FeaturesPlace, trust_code: bool, device: str,
     log_level: str,
 ) -> None:  # fmt: skip
     """Train the codec of one FPN level from its cache; no detector is run.
@@ -146,6 +147,7 @@ def train_level(
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
 
     from data.cache.cache_folder import CacheFolder
+    from data.remote.opening import features_root
     from extract.detector.freshness import refuse_stale_cache
     from train.loop.job import Job
     from train.machine.distributed import open_world
@@ -153,7 +155,8 @@ def train_level(
     from train.study.grid import grid, trials
     from train.study.study import run_study
 
-    root = Path(features or Path("features") / settings.data.name)
+    usual = Path("features") / settings.data.name
+    root = features_root(features, usual, (split, val_split))
     caches = {name: CacheFolder(root / name) for name in (split, val_split)}
     for name, cache in caches.items():
         refuse_stale_cache(cache, name, settings)

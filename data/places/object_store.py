@@ -89,16 +89,17 @@ class RemoteFolder:
         with self._told("open", ""):
             return from_url(self.url, retry_config=_retries(), client_options=_client_options())
 
-    def put(self, name: str, content: Any | Path) -> None:
+    def put(self, name: str, content: Any | Path) -> str:
         """Store an object, whole or not at all: bytes, a flat uint8 buffer, or a file's content.
 
-        What is larger than a part is sent in parts, several at a time.
+        Returns its tag, as `versions`. What is larger than a part is sent in parts, many at once.
         """
         with self._told("write", name):
-            self._client.put(
+            done = self._client.put(
                 self.store, name, content,
                 chunk_size=PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT,
             )  # fmt: skip
+        return str(done["e_tag"])
 
     def get(self, name: str) -> bytes:
         """Return what an object holds; for small ones."""
@@ -132,9 +133,19 @@ class RemoteFolder:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return name -> size in bytes of all objects below a name that ends before a slash."""
+        return {name: size for name, (size, _) in self.versions(prefix).items()}
+
+    def versions(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Return name -> (size in bytes, a tag that changes with the content), as `sizes`."""
         with self._told("list", prefix):
             found = self._client.list(self.store, prefix or None).collect()
-        return {each["path"]: each["size"] for each in found}
+        return {each["path"]: (each["size"], str(each["e_tag"])) for each in found}
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders right below, in order."""
+        with self._told("list", ""):
+            found = self._client.list_with_delimiter(self.store)["common_prefixes"]
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
     def size(self, name: str) -> int | None:
         """Return an object's size in bytes; None if there is no such object."""

@@ -29,6 +29,7 @@ from data.cache.containers import differing_metadata, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit, units_of, units_of_rows
 from data.cache.units_due import OpenShard, bytes_to_lay_out, levels_due, open_shard
+from data.remote.sending import Sender
 from data.system.array_files import start_writing, write_all
 from data.system.atomic_files import remove_leftovers, sync_folder, write_atomically
 from data.system.threads import limit_cores
@@ -80,6 +81,7 @@ class CacheWriter:
     """Writes the units of a manifest that are not whole yet. Close it when done.
 
     `num_threads` cast, check and write samples at once: a GPU computes faster than one core casts.
+    `sender` hears of what is whole, if the cache is the copy of a remote one.
     """
 
     def __init__(
@@ -89,8 +91,10 @@ class CacheWriter:
         log: CommitLog,
         *,
         num_threads: int = 1,
+        sender: Sender | None = None,
     ) -> None:
         folder = CacheFolder.of(cache)
+        self._sender = sender
         self._cache = folder.path
         self._manifest = manifest
         self._log = log
@@ -207,6 +211,8 @@ class CacheWriter:
         self._make_durable(unit)
         commit = progress.commit(unit.index)
         self._log.append(commit)
+        if self._sender is not None:
+            self._sender.unit_is_written(commit)
         self._commits[unit.index] = replace(commit, statistics={})
         self._due[unit.index] = frozenset()
 
@@ -272,6 +278,7 @@ class CacheWriter:
         for _ in self._pool.map(os.fsync, [shard.handle for _, shard in opened]):
             pass
         folders: set[Path] = set()
+        full: list[tuple[int, int, int]] = []
         for key, shard in opened:
             own = key[1] == unit.bucket and unit.first_row in shard.rows
             if own and self._is_full(unit, key[0], shard):
@@ -279,8 +286,12 @@ class CacheWriter:
                 del self._open[key]
                 shard.part.replace(shard.path)
                 folders.add(shard.path.parent)
+                full.append(key)
         for _ in self._pool.map(sync_folder, folders):
             pass
+        if self._sender is not None:
+            for key in full:
+                self._sender.shard_is_whole(key)
 
     def _is_full(self, last: Unit, level: int, shard: OpenShard) -> bool:
         units = units_of_rows(self._manifest, last.bucket, shard.rows)
