@@ -156,10 +156,17 @@ class HeldLevel:
             if before is not None and (shard is not before or not _share(shard, rows, row)):
                 yield self._run(before, rows)
                 rows = []
+            if rows:  # what lies between comes along, and is kept: an epoch takes all of them
+                rows.extend(self._lacking(shard, number - row, range(rows[-1] + 1, row)))
             rows.append(row)
             before = shard
         if before is not None:
             yield self._run(before, rows)
+
+    def _lacking(self, shard: HeldShard, first: int, rows: range) -> Iterator[int]:
+        for row in rows:
+            if not shard.counts[row] & 1 and first + row not in self._under_way:
+                yield row
 
     def _run(self, shard: HeldShard, rows: list[int]) -> _Run:
         return _Run(shard, int(self._first[self._shards.index(shard)]), tuple(rows))

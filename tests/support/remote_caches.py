@@ -9,7 +9,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from data.cache.manifest import Manifest
-from data.remote.local_copy import LocalCopy
 from data.remote.local_room import LocalRoom
 from data.remote.opening import open_copies
 from data.remote.sending import sending
@@ -33,10 +32,3 @@ def send_maps(url: str, folder: Path, maps: Sequence[NDArray[Any]]) -> Path:
 def num_bytes_held(copy: Path) -> int:
     """What a copy takes of the disk, its small files included."""
     return sum(path.stat().st_blocks * 512 for path in copy.rglob("*") if path.is_file())
-
-
-def other_machine(copy: Path, folder: Path) -> Path:
-    """Return the folder that stands for the same cache on another machine, freshly opened."""
-    known = LocalCopy.at(copy)
-    assert known is not None
-    return opened(known.remote.url.rpartition("/")[0], folder)

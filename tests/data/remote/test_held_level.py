@@ -59,7 +59,7 @@ def test_streamed_epochs_are_those_of_the_local_cache_and_the_second_asks_for_no
 ) -> None:
     local = LevelReader(write_maps(tmp_path / "local", maps), 0)
     remote = LevelReader(opened(url, tmp_path / "here"), 0)
-    streams = [LevelStream(reader, 4, crop=8, seed=0) for reader in (local, remote)]
+    streams = [LevelStream(reader, batch_size=4, crop=8, seed=0) for reader in (local, remote)]
     asked = requests(monkeypatch)
     for epoch in range(2):
         for ours, theirs in zip(*streams, strict=True):
@@ -98,15 +98,16 @@ def test_large_sample_comes_by_several_requests(
 
 
 def test_copies_stay_within_their_bound_and_what_is_read_is_right(
-    url: str, tmp_path: Path, maps: list[NDArray[Any]]
+    url: str, tmp_path: Path, maps: list[NDArray[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("data.reading.epoch_tiles.BLOCK_BYTES", 1)  # a batch after another
     bound = 8 * int(np.prod(SHAPE)) * 2
     copy = opened(url, tmp_path / "here", max_bytes=bound)
     small = num_bytes_held(copy)
     with LevelReader(copy, 0) as reader:
         indexes = num_bytes_held(copy) - small
         for _ in range(3):
-            for batch in LevelStream(reader, 2, crop=None, seed=0):
+            for batch in LevelStream(reader, batch_size=2, crop=None, seed=0):
                 for row, index in enumerate(batch.indices.tolist()):
                     here = batch.features[row].permute(1, 2, 0).numpy()
                     np.testing.assert_array_equal(here, maps[index])
