@@ -90,36 +90,24 @@ class FeaturesPlace:
 
 
 def features_option(command: Command) -> Command:
-    """Add --features, the folder of the caches, and what goes with a URL; as one FeaturesPlace."""
-    return _with_features(
-        command, required=False,
-        text="Folder or URL (s3://, gs://, az://) of the splits' caches; default: "
-        "features/<data.name>.",
-    )  # fmt: skip
+    """Add --features, the folder of the caches, and what goes with a URL: one FeaturesPlace."""
+    text = (
+        "Folder or URL (s3://, gs://, az://) of the splits' caches; default: features/<data.name>."
+    )
+    return _with_features(command, click.option("--features", metavar="DIR", help=text))
 
 
 def required_features_option(command: Command) -> Command:
     """Add the same where there is no configuration that could say where they are."""
-    return _with_features(
-        command, required=True, text="Folder or URL (s3://, gs://, az://) of the splits' caches."
-    )
+    text = "Folder or URL (s3://, gs://, az://) of the splits' caches."
+    option = click.option("--features", required=True, metavar="DIR", help=text)
+    return _with_features(command, option)
 
 
-def _with_features(command: Command, *, required: bool, text: str) -> Command:
-    @functools.wraps(command)
-    def with_place(
-        *args: Any, features: str | None, local_cache: str | None, local_cache_gb: float,
-        **kwargs: Any,
-    ) -> Any:  # fmt: skip
-        place = FeaturesPlace(
-            given=features, local_cache=local_cache, local_cache_gb=local_cache_gb
-        )
-        return command(*args, features=place, **kwargs)
-
-    changed: Any = with_place
+def _with_features(command: Command, features: Callable[[Command], Command]) -> Command:
     for option in reversed(
         (
-            click.option("--features", required=required, metavar="DIR", help=text),
+            features,
             click.option(
                 "--local-cache", metavar="DIR",
                 help="With a URL: folder for what is read and written; default: "
@@ -131,8 +119,8 @@ def _with_features(command: Command, *, required: bool, text: str) -> Command:
             ),
         )
     ):  # fmt: skip
-        changed = option(changed)
-    return changed  # type: ignore[no-any-return]
+        command = option(command)
+    return command
 
 
 def training_splits(val_help: str) -> Callable[[Command], Command]:
@@ -194,12 +182,18 @@ def run_command(function: Command) -> Command:
     """Turn UserError into a line on stderr and its exit code, and a lack of memory into a line.
 
     Other errors keep their traceback. SIGTERM ends a command in order: what is temporary goes, what
-    is whole stays.
+    is whole stays. What `features_option` adds comes as one FeaturesPlace.
     """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         _escape_what_cannot_be_shown()
+        if "local_cache_gb" in kwargs:
+            kwargs["features"] = FeaturesPlace(
+                given=kwargs["features"],
+                local_cache=kwargs.pop("local_cache"),
+                local_cache_gb=kwargs.pop("local_cache_gb"),
+            )
         try:
             with _tidy_at_sigterm():
                 return function(*args, **kwargs)

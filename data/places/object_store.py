@@ -7,6 +7,7 @@ connection that is refused or dropped, an answer that does not come.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -54,6 +55,11 @@ _ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_END
 def is_url(place: str | os.PathLike[str]) -> bool:
     """Say whether a place is a folder in an object store. A Path never is: it joins slashes."""
     return isinstance(place, str) and _URL.match(place) is not None
+
+
+def is_tag_of(tag: str, content: bytes) -> bool:
+    """Say whether an object with this tag is known to hold a content: with S3, small ones are."""
+    return tag.strip('"') == hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 class RemoteFolder:

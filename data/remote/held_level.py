@@ -64,7 +64,7 @@ class HeldLevel:
         self._first: NDArray[Any] = np.cumsum([0, *lengths])
         settled = [shard.is_settled for shard in self._shards]
         self._unchecked = np.repeat(~np.array(settled), lengths)
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         self._under_way: dict[int, Future[None]] = {}
         self._expected: list[int | None] | None = None
         self._samples = ThreadPoolExecutor(_REQUESTS, "fetching")
@@ -150,26 +150,24 @@ class HeldLevel:
 
     def _runs(self, numbers: Sequence[int]) -> Iterator[_Run]:
         rows: list[int] = []
-        before: HeldShard | None = None
+        first, before = 0, None
         for number in numbers:
             shard, row = self._place(number)
             if before is not None and (shard is not before or not _share(shard, rows, row)):
-                yield self._run(before, rows)
+                yield _Run(before, first, tuple(rows))
                 rows = []
+            first = number - row
             if rows:  # what lies between comes along, and is kept: an epoch takes all of them
-                rows.extend(self._lacking(shard, number - row, range(rows[-1] + 1, row)))
+                rows.extend(self._lacking(shard, first, range(rows[-1] + 1, row)))
             rows.append(row)
             before = shard
         if before is not None:
-            yield self._run(before, rows)
+            yield _Run(before, first, tuple(rows))
 
     def _lacking(self, shard: HeldShard, first: int, rows: range) -> Iterator[int]:
         for row in rows:
             if not shard.counts[row] & 1 and first + row not in self._under_way:
                 yield row
-
-    def _run(self, shard: HeldShard, rows: list[int]) -> _Run:
-        return _Run(shard, int(self._first[self._shards.index(shard)]), tuple(rows))
 
     def _fetch(self, run: _Run) -> None:
         try:
@@ -207,8 +205,7 @@ class HeldLevel:
             for part in content:
                 digest.update(part)
             if expected is None or digest.intdigest() == expected:
-                run.shard.store(row, content)
-                self._copy.room.took(run.shard.sample_bytes)
+                self._keep(run.shard, row, content)
                 return
             if again:
                 run = _Run(run.shard, run.first_id, (row,))
@@ -219,13 +216,22 @@ class HeldLevel:
             f"sample {row} is damaged: run extract-features --split {manifest.split} again"
         )
 
+    def _keep(self, shard: HeldShard, row: int, content: list[memoryview]) -> None:
+        try:
+            shard.store(row, content)
+        except OSError as error:
+            raise MachineError(
+                f"{shard.path}: cannot be written ({error.strerror or error}): free space, or give "
+                "less to --local-cache-gb"
+            ) from error
+        self._copy.room.took(shard.sample_bytes)
+
     def _checksum(self, number: int) -> int | None:
         """Return what was committed; read once, as the log of a large cache takes its time."""
-        if self._expected is None:
-            with self._lock:
-                by_bucket = expected_checksums(
-                    self._folder.manifest, self._folder.commits, self._level
-                )
+        with self._reading:
+            if self._expected is None:
+                commits = self._folder.commits
+                by_bucket = expected_checksums(self._folder.manifest, commits, self._level)
                 self._expected = list(chain.from_iterable(by_bucket))
         return self._expected[number]
 

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from data.cache.commit_log import FILE_NAME as LOG_NAME
 from data.cache.containers import STORES, shards_of
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.manifest import Manifest
-from data.places.object_store import RemoteFolder
+from data.places.object_store import RemoteFolder, is_tag_of
 from data.remote.local_room import LocalRoom
 from data.system.atomic_files import write_atomically
 from data.system.locks import open_locked
@@ -89,7 +89,7 @@ class LocalCopy:
 
         Raises CacheError for a container that has to be opened as a file.
         """
-        names = self.remote.sizes()
+        names = self.remote.versions()
         if MANIFEST_NAME not in names:
             return False
         manifest_file = self.remote.get(MANIFEST_NAME)
@@ -108,9 +108,10 @@ class LocalCopy:
             name for name in names
             if name not in shards and name != MANIFEST_NAME and not name.startswith(f"{COMMITS}/")
         ]  # fmt: skip
-        for name, content in zip(small, at_once(self.remote.get, small), strict=True):
+        own = {name: path.read_bytes() for name in small if (path := self._path(name)).is_file()}
+        for name, content in self._current(small, names, own).items():
             self._write(name, content)
-        self._merge(name for name in names if name.startswith(f"{COMMITS}/"))
+        self._merge({name: x for name, x in names.items() if name.startswith(f"{COMMITS}/")})
         return True
 
     def name_of(self, path: Path) -> str:
@@ -139,12 +140,21 @@ class LocalCopy:
             elif path.name not in (_MARK, _LOCK):
                 path.unlink()
 
-    def _merge(self, names: Iterable[str]) -> None:
+    def _current(
+        self, wanted: Iterable[str], versions: Mapping[str, tuple[int, str]],
+        own: Mapping[str, bytes],
+    ) -> dict[str, bytes]:  # fmt: skip
+        """Return what objects hold now; what is here already is not asked for again."""
+        names = list(wanted)
+        known = {n: own[n] for n in names if n in own and is_tag_of(versions[n][1], own[n])}
+        lacking = [name for name in names if name not in known]
+        found = dict(zip(lacking, at_once(self.remote.get, lacking), strict=True))
+        return {name: known.get(name, found.get(name, b"")) for name in names}
+
+    def _merge(self, commits: Mapping[str, tuple[int, str]]) -> None:
         """Make the log of the units that are there; those that are still to be sent stay in it."""
-        ordered = sorted(names, key=_order)
-        found = self.log_lines() | dict(
-            zip(ordered, at_once(self.remote.get, ordered), strict=True)
-        )
+        own = self.log_lines()
+        found = own | self._current(commits, commits, own)
         merged = b"".join(found[name] for name in sorted(found, key=_order))
         try:
             os.close(open_locked(self.folder / LOG_NAME))
@@ -152,11 +162,14 @@ class LocalCopy:
             return  # an extraction writes here, and knows more
         _write_if_other(self.folder / LOG_NAME, merged)
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _path(self, name: str) -> Path:
         try:
-            path = inside(self.folder, name)
+            return inside(self.folder, name)
         except ValueError as error:
             raise CacheError(f"{self.remote}: {error}: it was not written by us") from error
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_if_other(path, content)
 

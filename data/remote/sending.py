@@ -6,7 +6,6 @@ computes it again. Here its samples are kept until then, whatever the bound on l
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections import deque
@@ -20,6 +19,7 @@ from data.cache.containers import rows_of_shard, shards_of
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit, units_of, units_of_rows
+from data.places.object_store import is_tag_of
 from data.remote.held_shard import held_path, tag_of
 from data.remote.local_copy import COMMITS, PLAN_NAME, Key, LocalCopy, at_once, shard_file
 from data.remote.shard_files import bring_shard, describe_file, make_shard
@@ -59,17 +59,17 @@ class Sender:
             there = self._replaced(remote.versions())
             lines = self._copy.log_lines()
             commits = fitting(read_commits(self._copy.folder, statistics=False), self._manifest)
-            if MANIFEST_NAME not in there:
-                remote.put(MANIFEST_NAME, self._copy.folder / MANIFEST_NAME)
             if PLAN_NAME in lines and PLAN_NAME not in there:
                 remote.put(PLAN_NAME, lines[PLAN_NAME])
+            if MANIFEST_NAME not in there:  # where it is, what it is of is told
+                remote.put(MANIFEST_NAME, self._copy.folder / MANIFEST_NAME)
             for unit in commits:
                 if (name := f"{COMMITS}/{unit}.json") not in there:
                     self._lines[unit] = lines[name]
             unsent = at_once(lambda key: self._settle(key, there, commits), self._keys())
         for key in filter(None, unsent):
             self.shard_is_whole(key)
-        self._send_ready(self._lines)
+        self._send_ready(list(self._lines))
 
     def shard_is_whole(self, key: Key) -> None:
         """Send a shard, which is written in full."""
@@ -90,8 +90,7 @@ class Sender:
 
         def send(path: Path) -> None:
             name, content = self._copy.name_of(path), path.read_bytes()
-            # The tag of a small object is often its MD5; where it is not, it is sent once more.
-            if hashlib.md5(content).hexdigest() != there.get(name, (0, ""))[1].strip('"'):
+            if not is_tag_of(there.get(name, (0, ""))[1], content):
                 self._copy.remote.put(name, content)
 
         at_once(send, self._small_files())

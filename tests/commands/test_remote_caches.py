@@ -65,4 +65,4 @@ def test_url_without_its_bucket_is_one_line(bucket_url: str, tmp_path: Path) -> 
         "--level", "0", "--features", "s3://never/x", "--local-cache", str(tmp_path),
     ])  # fmt: skip
     assert result.exit_code == 1
-    assert "Error: s3://never/x/train: there is no such bucket" in result.output
+    assert "Error: s3://never/x: there is no such bucket" in result.output
