@@ -7,6 +7,7 @@ a large sample takes several.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from configs.errors import CacheError, MachineError
+from configs.errors import CacheError, MachineError, UserError
 from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import expected_checksums
 from data.places.object_store import PART_BYTES
@@ -63,6 +64,7 @@ class HeldLevel:
         lengths = [len(shard.offsets) for shard in self._shards]
         self._first: NDArray[Any] = np.cumsum([0, *lengths])
         settled = [shard.is_settled for shard in self._shards]
+        self._process = os.getpid()
         self._unchecked = np.repeat(~np.array(settled), lengths)
         self._lock, self._reading = threading.Lock(), threading.Lock()
         self._under_way: dict[int, Future[None]] = {}
@@ -141,6 +143,11 @@ class HeldLevel:
 
     def _fetching(self, numbers: NDArray[Any]) -> set[Future[None]]:
         """Return what is under way for samples that lack; what is not is begun."""
+        if self._process != os.getpid():
+            raise UserError(
+                f"{self._copy.remote}: cannot be read in a forked process: give DataLoader "
+                "multiprocessing_context='spawn', or take LevelStream, which needs no workers"
+            )
         with self._lock:
             new = [n for n in numbers.tolist() if n not in self._under_way]
             for run in self._runs(sorted(new)):

@@ -23,7 +23,7 @@ from configs.errors import CacheError
 from configs.given_files import inside
 from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import FILE_NAME as LOG_NAME
-from data.cache.containers import STORES, shards_of
+from data.cache.containers import STORES
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.manifest import Manifest
 from data.places.object_store import RemoteFolder, is_tag_of
@@ -39,6 +39,11 @@ COMMITS = "commits"
 PLAN_NAME = f"{COMMITS}/plan.json"
 """The object that has the line which names the manifest; the others are of units."""
 _LINE = re.compile(rb'\{"(?:plan":|unit":([0-9]+),)')
+# What of a cache is copied whole; nothing else that a stranger may have put there is.
+_SMALL = re.compile(
+    r"level_[0-9]+\.zarr/([^/]+/)?(zarr\.json|c\.0)$|statistics_level_[0-9]+\.json$|"
+    r"annotations[^/]*$|manifest\.json$"
+)
 _AT_ONCE = 32  # requests
 
 Key = tuple[int, int, int]
@@ -101,13 +106,7 @@ class LocalCopy:
                 f"{self.remote}: is a cache in {manifest.container}, which is read from folders "
                 "alone: copy it to one, or extract with --container zarr"
             )
-        shards = {
-            self.name_of(shard_file(self.folder, manifest, key)) for key in shards_of(manifest)
-        }
-        small = [
-            name for name in names
-            if name not in shards and name != MANIFEST_NAME and not name.startswith(f"{COMMITS}/")
-        ]  # fmt: skip
+        small = [name for name in names if _SMALL.match(name) and name != MANIFEST_NAME]
         own = {name: path.read_bytes() for name in small if (path := self._path(name)).is_file()}
         for name, content in self._current(small, names, own).items():
             self._write(name, content)
@@ -117,6 +116,11 @@ class LocalCopy:
     def name_of(self, path: Path) -> str:
         """Return the object's name that a file of the copy has."""
         return path.relative_to(self.folder).as_posix()
+
+    def small_files(self) -> list[Path]:
+        """Return the files here that are sent and fetched whole."""
+        paths = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+        return [path for path in paths if _SMALL.match(self.name_of(path))]
 
     def log_lines(self) -> dict[str, bytes]:
         """Return the lines of the log here by the name of the object that they make."""

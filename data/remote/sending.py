@@ -30,9 +30,6 @@ _MOST_WAITING = 4  # shards that are whole: the disk is not to fill with them
 _OF_A_CACHE = re.compile(
     rf"{COMMITS}/|level_[0-9]+(\.zarr)?/|statistics_level_|annotations|{MANIFEST_NAME}$"
 )
-_SMALL = re.compile(
-    r"level_[0-9]+\.zarr/.*(zarr\.json|/c\.0)$|statistics_level_|annotations|manifest"
-)
 
 
 class Sender:
@@ -45,6 +42,7 @@ class Sender:
     def __init__(self, copy: LocalCopy, manifest: Manifest, pool: ThreadPoolExecutor) -> None:
         self._copy = copy
         self._manifest = manifest
+        self._all_units = units_of(manifest)
         self._sent: set[Key] = set()
         self._lines: dict[int, bytes] = {}
         """Of units that are written here, and not in the store yet."""
@@ -93,7 +91,7 @@ class Sender:
             if not is_tag_of(there.get(name, (0, ""))[1], content):
                 self._copy.remote.put(name, content)
 
-        at_once(send, self._small_files())
+        at_once(send, self._copy.small_files())
 
     def _wait(self, most: int) -> None:
         while len(self._waiting) > most:
@@ -158,10 +156,9 @@ class Sender:
 
     def _send_ready(self, units: Iterable[int]) -> None:
         """Send the commits of those units whose shards are all there; each once."""
-        all_units = units_of(self._manifest)
         for number in units:
             with self._lock:
-                if not self._sent.issuperset(self._keys_of(all_units[number])):
+                if not self._sent.issuperset(self._keys_of(self._all_units[number])):
                     continue
                 line = self._lines.pop(number, None)
             if line is not None:
@@ -172,14 +169,6 @@ class Sender:
         for level in self._manifest.levels:
             per_shard = bucket.samples_per_shard[level.index]
             yield level.index, unit.bucket, unit.first_row // per_shard
-
-    def _small_files(self) -> Iterator[Path]:
-        """Yield all files of the cache but its shards, its log, and what is of this machine."""
-        shards = {self._path(key) for key in self._keys()}
-        for path in sorted(self._copy.folder.rglob("*")):
-            name = self._copy.name_of(path)
-            if path.is_file() and path not in shards and _SMALL.match(name):
-                yield path
 
 
 @contextmanager

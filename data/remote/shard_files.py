@@ -13,6 +13,8 @@ from data.remote.held_shard import HeldShard, describe_shard, held_path, tag_of
 from data.remote.local_copy import Key, LocalCopy, at_once, shard_file
 from data.system.array_files import write_all
 
+_MOST_INDEX_BYTES = 2**26  # 16 for a sample: so many lie in no shard
+
 
 def open_shards(copy: LocalCopy, manifest: Manifest, level: int) -> list[HeldShard]:
     """Open a level's shards; files of those not seen before, or not as they are now, are made.
@@ -49,13 +51,17 @@ def make_shard(copy: LocalCopy, manifest: Manifest, key: Key, size: int, tag: st
     path = shard_file(copy.folder, manifest, key)
     level, bucket, _ = key
     samples_bytes = len(rows_of_shard(manifest, *key)) * manifest.sample_bytes(level, bucket)
-    begin = min(size, samples_bytes)
+    index_bytes = size - samples_bytes
+    if not 0 < index_bytes <= _MOST_INDEX_BYTES:
+        raise CacheError(
+            f"{copy.remote}/{copy.name_of(path)}: is of another size than the manifest says: run "
+            f"extract-features --split {manifest.split} again"
+        )
     new = _new_file(path, size)
     try:
-        if begin < size:
-            with new.open("r+b") as file:
-                file.seek(begin)
-                file.write(copy.remote.get_range(copy.name_of(path), begin, size - begin))
+        with new.open("r+b") as file:
+            file.seek(samples_bytes)
+            file.write(copy.remote.get_range(copy.name_of(path), samples_bytes, index_bytes))
         describe_file(path, tag, manifest, key, whole=False, content=new)
     finally:
         new.unlink(missing_ok=True)

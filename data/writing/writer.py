@@ -119,7 +119,7 @@ class CacheWriter:
         """Write metadata; raises CacheError if the disk cannot hold what is still to be written."""
         needed = int(_OVERHEAD * bytes_to_lay_out(self._cache, self._manifest, self._due))
         free = shutil.disk_usage(self._cache).free
-        if needed > free:
+        if needed > free and self._sender is None:  # what is sent makes room
             raise CacheError(
                 f"{self._cache}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free: "
                 "free space, or store less (--levels, --limit, --dtype float16, a smaller "
