@@ -81,22 +81,22 @@ class HeldShard:
         self.sample_bytes = int(head["sample_bytes"])
         self.is_settled = head["boot"] == _boot()
         """Whether what was written is there: after a power cut a count may be, and no sample."""
-        shared = np.memmap(held_path(shard), dtype=np.uint8, mode="r+")
-        middle = _HEAD_BYTES + 8 * num_samples
-        self.offsets: NDArray[Any] = np.array(shared[_HEAD_BYTES:middle]).view("<i8")
-        self.counts: NDArray[Any] = shared[middle:].view("<u4")
+        self._counts_at = _HEAD_BYTES + 8 * num_samples
+        shared = np.memmap(held_path(shard), dtype=np.uint8, mode="r")
+        self.offsets: NDArray[Any] = np.array(shared[_HEAD_BYTES : self._counts_at]).view("<i8")
+        self.counts: NDArray[Any] = shared[self._counts_at :].view("<u4")
         """How often each sample came or went, uint32 [n]: odd if it is there."""
 
     def store(self, row: int, parts: Sequence[memoryview]) -> None:
         """Write a sample, unless somebody else has meanwhile."""
-        with self._alone() as handle:
+        with self._alone() as (held, content):
             if self.counts[row] & 1:
                 return
             place = int(self.offsets[row])
             for part in parts:
-                write_all(handle, part, place)
+                write_all(content, part, place)
                 place += part.nbytes
-            self.counts[row] += 1
+            self._count(held, row)
 
     def content(self, row: int) -> bytes:
         """Return what lies in a sample's place."""
@@ -105,11 +105,11 @@ class HeldShard:
 
     def drop(self, row: int) -> int:
         """Make a hole of a sample, if it is there; return how many bytes that gives back."""
-        with self._alone() as handle:
+        with self._alone() as (held, content):
             if not self.counts[row] & 1:
                 return 0
-            self.counts[row] += 1  # first: who copies it now must see that it went
-            give_space_back(handle, int(self.offsets[row]), self.sample_bytes)
+            self._count(held, row)  # first: who copies it now must see that it went
+            give_space_back(content, int(self.offsets[row]), self.sample_bytes)
             return self.sample_bytes
 
     def rows_there(self) -> list[int]:
@@ -121,16 +121,23 @@ class HeldShard:
         """Note that somebody has opened it: what was opened longest ago goes first."""
         os.utime(held_path(self.path))
 
+    def _count(self, held: int, row: int) -> None:
+        count = (self.counts[row] + np.uint32(1)).astype("<u4").tobytes()
+        os.pwrite(held, count, self._counts_at + 4 * row)  # whoever has it mapped sees it
+
     @contextmanager
-    def _alone(self) -> Iterator[int]:
-        """Be the only one, of all threads and processes, that changes what is there."""
-        lock = os.open(held_path(self.path), os.O_RDWR)
+    def _alone(self) -> Iterator[tuple[int, int]]:
+        """Be the only one, of all threads and processes, that changes what is there.
+
+        Yields the open files of what is known of the shard, and of the shard.
+        """
+        held = os.open(held_path(self.path), os.O_RDWR)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            handle = os.open(self.path, os.O_RDWR)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            content = os.open(self.path, os.O_RDWR)
             try:
-                yield handle
+                yield held, content
             finally:
-                os.close(handle)
+                os.close(content)
         finally:
-            os.close(lock)
+            os.close(held)

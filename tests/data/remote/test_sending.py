@@ -166,3 +166,16 @@ def test_zarr_opens_the_remote_arrays_by_its_own_store(bucket_url: str, tmp_path
     group = zarr.open_group(zarr.storage.ObjectStore(level.store, read_only=True), mode="r")
     (array,) = (array for _, array in group.arrays())
     np.testing.assert_array_equal(array[:], np.stack(maps))
+
+
+def test_objects_that_are_no_part_of_a_cache_are_not_copied(
+    bucket_url: str, tmp_path: Path
+) -> None:
+    send_maps(bucket_url, tmp_path / "sender", random_maps([(4, 4)], num_channels=8, seed=0))
+    remote = RemoteFolder(f"{bucket_url}/small")
+    for name in ("remote.json", "level_0.zarr/link", "other/zarr.json", "annotations/x"):
+        remote.put(name, b'{"url": "s3://other/x", "local_cache": "/", "max_bytes": 1}')
+    copy = opened(bucket_url, tmp_path / "here")
+    assert b"s3://other" not in (copy / "remote.json").read_bytes()
+    names = {path.relative_to(copy).as_posix() for path in copy.rglob("*")}
+    assert not names & {"level_0.zarr/link", "other", "annotations"}
