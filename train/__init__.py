@@ -2,7 +2,8 @@
 
     from train import LevelCodec, build_codec, load_codec, rate_distortion
 
-May import: configs, data.cache, data.remote, extract.detector, train.loop, train.machine,
+May import: configs, data.cache, data.remote, extract.detector, train.forecast, train.loop,
+train.machine,
 train.runs, train.study.
 """
 
