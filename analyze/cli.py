@@ -17,11 +17,11 @@ from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    FeaturesPlace,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
-    local_cache_option,
     run_command,
     split_name,
     trust_code_option,
@@ -63,7 +63,6 @@ _PACKAGES = (
 )  # fmt: skip
 @detection_checkpoint_option
 @features_option
-@local_cache_option
 @trust_code_option
 @click.option(
     "--target-bpp",
@@ -130,8 +129,7 @@ _PACKAGES = (
 def analyze_levels(
     config: str | None,
     overrides: tuple[str, ...],
-    features: str | None,
-    local_cache: Path | None,
+    features: FeaturesPlace,
     trust_code: bool,
     device: str,
     log_level: str,
@@ -168,7 +166,7 @@ def analyze_levels(
     from configs.config_files import dump_config, load_config
     from configs.trusted_code import named_code, own_trust, refuse_untrusted
 
-    copies = copies_in(local_cache)
+    copies = copies_in(features.local_cache)
     if any(map(is_url, run_dirs)):
         from train.runs.remote_runs import run_here
 
@@ -192,6 +190,7 @@ def analyze_levels(
     from analyze.report.sections import ReportOrigin
     from analyze.report.summary import summary
     from analyze.request import AnalysisRequest, Wanted
+    from data.remote.opening import features_root
     from train.runs.remote_runs import runs_here
 
     for name in chosen_anchors:
@@ -199,8 +198,9 @@ def analyze_levels(
     kind, value = named_target or ("map_drop", _USUAL_DROP)
     now = datetime.now().astimezone()
     place = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"
+    root = features_root(features, Path("features") / settings.data.name, (split,))
     request = AnalysisRequest(
-        cache=Path(features or Path("features") / settings.data.name) / split,
+        cache=root / split,
         split=split,
         checkpoints=checkpoints if runs else runs_here(checkpoints, copies),
         run_dirs=runs,
@@ -208,7 +208,7 @@ def analyze_levels(
         device=choose_device(device),
         limit=limit,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
-        options=_options(source, features, detection_checkpoint),
+        options=_options(source, features.given, detection_checkpoint),
         trust_code=trust,
     )
     wanted = Wanted(

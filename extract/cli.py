@@ -14,6 +14,7 @@ from configs.cores import share_cores
 from configs.errors import BadImageError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    FeaturesPlace,
     check_ray_options,
     choose_device,
     common_options,
@@ -92,7 +93,7 @@ def extract_features(
     skip_bad_images: bool, dry_run: bool, num_nodes: int | None, overwrite: bool, verify: bool,
     ray_address: str | None, ray_cores: int | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
-    features: str | None, device: str, log_level: str,
+    features: FeaturesPlace, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Run the detector once over a split and store each FPN level's features.
 
@@ -103,6 +104,8 @@ def extract_features(
       extract-features --split train --config kitti --detection-checkpoint best_model.pth
     """
     from configs.config_files import load_config
+    from data.places.object_store import is_url
+    from data.remote.opening import features_root
 
     setup_logging(log_level)
     check_ray_options(
@@ -117,8 +120,13 @@ def extract_features(
         *_override("cache.dtype", dtype), *_override("cache.crop", crop),
         *_override("cache.container", container),
     ))  # fmt: skip
-    root = Path(features or Path("features") / settings.data.name)
+    root = features_root(features, Path("features") / settings.data.name, splits, writing=True)
     if verify:
+        if features.given is not None and is_url(features.given):
+            raise ConfigError(
+                f"--verify {features.given}: samples of an object store are checked when they are "
+                "fetched, and of a folder alone all at once: leave --verify out"
+            )
         from data.verification.check import verify_and_mark
 
         verify_and_mark([root / split for split in dict.fromkeys(splits)], click.echo)

@@ -15,11 +15,11 @@ from configs.cores import share_cores
 from configs.errors import ConfigError, UserError
 from configs.log_setup import setup_logging
 from configs.options import (
+    FeaturesPlace,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
-    local_cache_option,
     nodes_option,
     num_devices,
     refuse_nodes_in_earnest,
@@ -97,7 +97,6 @@ log = logging.getLogger(__name__)
 @click.option(
     "--out", metavar="DIR", type=PlaceType(), help="Folder for the runs; default: checkpoints/."
 )
-@local_cache_option
 @detection_checkpoint_option
 @features_option
 @trust_code_option
@@ -107,9 +106,9 @@ def train_level(
     level: str | None, split: str, val_split: str, lambdas: tuple[float, ...], num_seeds: int,
     epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
     context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
-    num_nodes: int | None, init_from: str | None, out: str | None, local_cache: Path | None,
+    num_nodes: int | None, init_from: str | None, out: str | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
-    features: str | None, trust_code: bool, device: str, log_level: str,
+    features: FeaturesPlace, trust_code: bool, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Train the codec of one FPN level from its cache; no detector is run.
 
@@ -132,7 +131,7 @@ def train_level(
             "--context: is for one level: name that, or train all levels with --coarse-to-fine"
         )
     wanted = level_of(level) if resume in ("auto", "never") else None
-    copies = copies_in(local_cache)
+    copies = copies_in(features.local_cache)
     if wanted is None:
         if is_url(resume):
             from train.study.study_place import fetch_resumed
@@ -167,6 +166,7 @@ def train_level(
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
 
     from data.cache.cache_folder import CacheFolder
+    from data.remote.opening import features_root
     from extract.detector.freshness import refuse_stale_cache
     from train.forecast.forecast import lines_of_dry_run
     from train.loop.job import Job
@@ -182,7 +182,8 @@ def train_level(
             f"--resume never: each of torchrun's {restarts} restarts would begin anew: leave it "
             "out, and name another --out where runs are not to go on, or use --max-restarts 0"
         )
-    root = Path(features or Path("features") / settings.data.name)
+    usual = Path("features") / settings.data.name
+    root = features_root(features, usual, (split, val_split))
     caches = {name: CacheFolder(root / name) for name in (split, val_split)}
     for name, cache in caches.items():
         refuse_stale_cache(cache, name, settings)
