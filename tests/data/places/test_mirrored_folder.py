@@ -233,3 +233,25 @@ def test_what_is_removed_here_is_removed_there_if_it_came_from_there(mirror_on: 
     here.remote.put("of another", b"1")
     there.remove_gone()
     assert here.remote.sizes() == {"kept": 1, "of another": 1}
+
+
+def test_file_whose_sending_breaks_off_is_sent_from_its_beginning_again(
+    mirror_on: Mirrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obstore
+    from obstore.exceptions import GenericError
+
+    here, put, broken = mirror_on("a"), obstore.put, []
+
+    def breaking_off(store: Any, name: str, content: Any, **more: Any) -> Any:
+        done = put(store, name, content, **more)
+        if not broken:
+            broken.append(name)
+            raise GenericError("400: IncompleteBody")
+        return done
+
+    monkeypatch.setattr(obstore, "put", breaking_off)
+    write(here, "one", "whole")
+    here.push()
+    assert broken == ["one"]
+    assert here.remote.get("one") == b"whole"
