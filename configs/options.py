@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -83,6 +84,14 @@ def features_option(command: Command) -> Command:
     return click.option(
         "--features", metavar="DIR",
         help="Folder that holds the splits' caches; default: features/<data.name>.",
+    )(command)  # fmt: skip
+
+
+def local_cache_option(command: Command) -> Command:
+    """Add --local-cache, the folder for copies of what lies in object stores."""
+    return click.option(
+        "--local-cache", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
+        help="Folder for copies of what lies at URLs; default: ~/.cache/fpn-feature-codecs.",
     )(command)  # fmt: skip
 
 

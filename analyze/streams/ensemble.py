@@ -87,6 +87,11 @@ class Ensemble:
 
     levels: dict[int, EnsembleLevel]
 
+    @property
+    def runs(self) -> list[Path]:
+        """The runs whose models it sends by."""
+        return [how.run for how in self.levels.values() if isinstance(how, ModelLevel)]
+
     def require_levels(self, stored: Sequence[LevelInfo]) -> None:
         """Raise ConfigError unless these are the cache's levels and can be sent in these ways."""
         infos = {info.index: info for info in stored}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import secrets
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from configs.cores import threads_for_resumed
 from configs.errors import CacheError, ConfigError
 from configs.schema.config import Config
+from data.places.local_copies import LocalCopies
+from data.places.object_store import is_url
 from train.loop.compiling import compile_if_worth_it
 from train.loop.job import Caches, Job
 from train.loop.session import Session
@@ -22,6 +25,7 @@ from train.machine.distributed import World
 from train.machine.interruption import clear_disk_errors
 from train.objective.catalogue import BOXES, CHANNEL_WEIGHTS
 from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights, read_run_info
+from train.runs.remote_runs import fetch_run
 from train.runs.run_folder import CONTEXT, code_fingerprints, copy_run, make_run_folder, save_config
 from train.runs.run_record import RunRecord
 
@@ -58,7 +62,9 @@ def _found_or_made(job: Job, caches: Caches, world: World) -> Path:
                 )
         return job.resume
     settings = job.config.training
-    folder = make_run_folder(job.parent, job.config, datetime.now())
+    # Runs at a URL may begin on several machines in one second.
+    tag = "" if job.copies.url_of(job.parent) is None else f"_{secrets.token_hex(3)}"
+    folder = make_run_folder(job.parent, job.config, datetime.now(), tag=tag)
     if job.continues is not None:
         record = RunRecord.load(job.continues)
         copy_run(job.continues, folder)
@@ -102,7 +108,9 @@ def take_up(job: Job, folder: Path, session: Session, caches: Caches, world: Wor
         if (num_threads := threads_for_resumed(record.num_threads)) is not None:
             torch.set_num_threads(num_threads)  # others add in another order
     elif (start := run_to_begin_from(job, record)) is not None:
-        weights = world.from_first(lambda: load_weights(best_model_of(start, job.level)))
+        weights = world.from_first(
+            lambda: load_weights(best_model_of(start, job.level, job.copies))
+        )
         session.codec.load_state_dict(weights)
         record.warm_start = {"run": start, "model_sha256": hash_model(weights)}
         log.info("beginning from the best model of %s", start)
@@ -141,8 +149,13 @@ def run_to_begin_from(job: Job, record: RunRecord | None = None) -> str | None:
     return job.config.training.init_from
 
 
-def best_model_of(name: str, level: int | str) -> Path:
-    """Return the checkpoint of a run folder, or of a codec of the package: `builtin:<name>`."""
+def best_model_of(name: str, level: int | str, copies: LocalCopies | None = None) -> Path:
+    """Return the checkpoint of a run folder, or of a codec of the package: `builtin:<name>`.
+
+    That of a run at a URL is fetched into `copies`.
+    """
+    if is_url(name):
+        return fetch_run(name, copies or LocalCopies()) / BEST_NAME
     builtin = name.removeprefix("builtin:")
     if builtin == name:
         return Path(name) / BEST_NAME
@@ -163,7 +176,7 @@ def refuse_other_kind(job: Job, caches: Caches) -> None:
     start = run_to_begin_from(job)
     if start is None:
         return
-    info = read_run_info(best_model_of(start, job.level), job.trusted)
+    info = read_run_info(best_model_of(start, job.level, job.copies), job.trusted)
     detector = caches.train[0].manifest.detector["weights_sha256"]
     pairs = (
         ("of level", list(info.levels), list(caches.levels)),
