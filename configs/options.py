@@ -98,6 +98,34 @@ def ray_option(what: str) -> Callable[[Command], Command]:
     )  # fmt: skip
 
 
+def ray_tasks_option(what: str) -> Callable[[Command], Command]:
+    """Return what adds --ray, --ray-cpus and --ray-gpus, for what is computed in many tasks."""
+
+    def add(command: Command) -> Command:
+        # A task that takes no core at all would begin at once with all others.
+        for option in (
+            click.option(
+                "--ray-gpus", type=click.FloatRange(min=0), metavar="N",
+                help="GPUs that each task on Ray takes, e.g. 0.25; default: 1 if there are any.",
+            ),
+            click.option(
+                "--ray-cpus", type=click.FloatRange(min=0, min_open=True), metavar="N",
+                help="CPUs that each task on Ray takes; default: 1.",
+            ),
+            ray_option(what),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return add
+
+
+def refuse_without_ray(address: str | None, *numbers: float | None) -> None:
+    """Raise ConfigError if there are numbers for the tasks of a cluster, but no cluster."""
+    if address is None and any(number is not None for number in numbers):
+        raise ConfigError("--ray-cpus and --ray-gpus: are for the tasks of --ray: give that, too")
+
+
 def training_splits(val_help: str) -> Callable[[Command], Command]:
     """Return what adds --split and --val-split; `val_help` says what the latter is for."""
 

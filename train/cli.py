@@ -6,7 +6,6 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,8 @@ from configs.options import (
     common_options,
     detection_checkpoint_option,
     features_option,
+    ray_tasks_option,
+    refuse_without_ray,
     run_command,
     training_splits,
     trust_code_option,
@@ -63,6 +64,7 @@ log = logging.getLogger(__name__)
     "--jobs", "num_jobs", type=click.IntRange(1), default=1, show_default=True,
     help="Runs to train at once; they share the cores.",
 )  # fmt: skip
+@ray_tasks_option("Train")
 @click.option(
     "--warm-start", is_flag=True,
     help="Begin each lambda from the best model of the next smaller one.",
@@ -95,7 +97,8 @@ log = logging.getLogger(__name__)
 @run_command
 def train_level(
     level: str | None, split: str, val_split: str, lambdas: tuple[float, ...], num_seeds: int,
-    epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
+    epochs: int | None, batch_size: int | None, resume: str, num_jobs: int,
+    ray_address: str | None, ray_cpus: float | None, ray_gpus: float | None, warm_start: bool,
     context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
     init_from: str | None, out: str | None, detection_checkpoint: str | None, config: str | None,
     overrides: tuple[str, ...], features: str | None, trust_code: bool, device: str,
@@ -106,6 +109,7 @@ def train_level(
     \b
       train-level --level 0
       train-level --level all --lambda 0.01 --lambda 0.03 --jobs 2
+      train-level --level all --lambda 0.01 --lambda 0.03 --ray --ray-gpus 0.25
       train-level --level all --config mine.yaml,per_level
       train-level --level random
       train-level --level fused
@@ -120,6 +124,7 @@ def train_level(
         raise ConfigError(
             "--context: is for one level: name that, or train all levels with --coarse-to-fine"
         )
+    refuse_without_ray(ray_address, ray_cpus, ray_gpus)
     wanted = level_of(level) if resume in ("auto", "never") else None
     if wanted is None:
         _check_resumed(Path(resume), num_seeds)
@@ -151,13 +156,19 @@ def train_level(
     from train.machine.distributed import open_world
     from train.study.coarse_to_fine import from_coarse_to_fine, lines_of_dry_run
     from train.study.grid import grid, trials
+    from train.study.resumed_job import resumed_job
     from train.study.study import run_study
+    from train.study.study_on_ray import refuse_beside_ray, run_study_on_ray
 
     root = Path(features or Path("features") / settings.data.name)
     caches = {name: CacheFolder(root / name) for name in (split, val_split)}
     for name, cache in caches.items():
         refuse_stale_cache(cache, name, settings)
-    with open_world(choose_device(device)) as (world, torch_device):
+    # On a cluster each task has a device, and this process none.
+    own_device = choose_device(device) if ray_address is None else "cpu"
+    with open_world(own_device) as (world, torch_device):
+        if ray_address is not None:
+            refuse_beside_ray(world, num_jobs=num_jobs, resume=resume)
         if num_jobs > 1 and world.size > 1:
             raise ConfigError("--jobs: torchrun's processes train one run after another: use 1")
         job = Job(
@@ -165,7 +176,7 @@ def train_level(
             device=torch_device, out=None if out is None else Path(out), trust_code=trust,
         )  # fmt: skip
         if wanted is None:
-            jobs = [_resumed(job, Path(resume), level, lambdas, epochs, changed)]
+            jobs = [resumed_job(job, Path(resume), level, lambdas, epochs, changed)]
         else:
             jobs = grid(job, wanted, [
                 load_config(config, (*changed, *own)) if own else settings
@@ -176,9 +187,15 @@ def train_level(
         if dry_run:
             click.echo("\n".join(lines_of_dry_run(jobs, go_on=resume != "never")))
             return
-        study = run_study(
-            jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
-        )
+        if ray_address is None:
+            study = run_study(
+                jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
+            )
+        else:
+            study = run_study_on_ray(
+                jobs, address=ray_address, device=device, num_cpus=ray_cpus, num_gpus=ray_gpus,
+                log_level=log_level,
+            )  # fmt: skip
         failed = [outcome for outcome in study if not _tell(outcome, world, jobs)]
     if failed:
         _fail(failed, jobs)
@@ -210,43 +227,6 @@ def _check_resumed(folder: Path, num_seeds: int) -> None:
         raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"--resume {folder}: no run: it holds no config.yaml: name a run folder")
-
-
-def _resumed(
-    job: Job, folder: Path, level: str | None, lambdas: tuple[float, ...], epochs: int | None,
-    changed: tuple[str, ...],
-) -> Job:  # fmt: skip
-    """Return the job of a run folder: its own settings, with more epochs if they were asked for.
-
-    `changed` are all options' overrides: where data set and detector lie may be another place now.
-    """
-    from configs.config_files import load_config
-    from configs.trusted_code import named_code, refuse_untrusted
-    from train.runs.run_folder import CONFIG_NAME, difference_of_settings, load_run_config
-    from train.runs.run_record import RunRecord
-
-    record, config = RunRecord.load(folder), load_run_config(folder)
-    if level not in (None, str(record.level)) or lambdas not in ((), (record.lmbda,)):
-        raise ConfigError(
-            f"--resume {folder}: is a run of level {record.level}, lambda {record.lmbda:g}: "
-            "leave out --level and --lambda"
-        )
-    if epochs is not None and epochs != config.training.epochs:
-        if epochs < record.epochs:
-            raise ConfigError(
-                f"--resume {folder}: has {record.epochs} epochs behind it: --epochs {epochs} would "
-                "be fewer: name more, or start a new run with --resume never"
-            )
-        training = config.training.model_copy(update={"epochs": epochs})
-        config = config.model_copy(update={"training": training})
-    now = load_config(folder / CONFIG_NAME, changed)
-    refuse_untrusted(named_code(now), job.trust_code, folder / CONFIG_NAME)
-    if (difference := difference_of_settings(config, now)) is not None:
-        raise ConfigError(
-            f"--resume {folder}: a run goes on with its own settings ({difference}): leave that "
-            "out, or start another run with --resume never"
-        )
-    return replace(job, level=record.level, config=now, resume=folder)
 
 
 def _tell(outcome: RunOutcome, world: World, jobs: Sequence[Job]) -> bool:
