@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +20,8 @@ from configs.options import (
     common_options,
     detection_checkpoint_option,
     features_option,
+    ray_tasks_option,
+    refuse_without_ray,
     run_command,
     split_name,
     trust_code_option,
@@ -122,6 +122,7 @@ _PACKAGES = (
     "--dry-run", is_flag=True,
     help="Print expected time, scratch space and memory, from a few images; write nothing.",
 )  # fmt: skip
+@ray_tasks_option("Measure runs and anchors")
 @click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @run_command
 def analyze_levels(
@@ -149,6 +150,9 @@ def analyze_levels(
     classes: str | None,
     limit: int | None,
     dry_run: bool,
+    ray_address: str | None,
+    ray_cpus: float | None,
+    ray_gpus: float | None,
     run_dirs: tuple[Path, ...],
 ) -> None:
     """Compare the levels: rate, distortion and detection, from caches and checkpoints alone.
@@ -159,6 +163,7 @@ def analyze_levels(
     """
     setup_logging(log_level)
     share_cores()
+    refuse_without_ray(ray_address, ray_cpus, ray_gpus)
     named_target = target_of(target_bpp, target_map_drop, target_mse)
     chosen_anchors = anchors_of(anchors)
     from configs.config_files import dump_config, load_config
@@ -175,10 +180,11 @@ def analyze_levels(
 
     from analyze.allocation.search import Target
     from analyze.analysis import analyze
+    from analyze.analysis_on_ray import measure_on_ray
     from analyze.anchors.catalogue import find_anchor
     from analyze.facts.kept_results import Kept
     from analyze.foretell import foretell
-    from analyze.report.report_folder import write_report
+    from analyze.report.report_folder import alone_in, write_report
     from analyze.report.sections import ReportOrigin
     from analyze.report.summary import summary
     from analyze.request import AnalysisRequest, Wanted
@@ -215,7 +221,12 @@ def analyze_levels(
     if dry_run:
         click.echo(foretell(request, wanted, folder, known_results).table())
         return
-    click.get_current_context().with_resource(_alone_in(folder))
+    click.get_current_context().with_resource(alone_in(folder))
+    if ray_address is not None:
+        measure_on_ray(
+            request, wanted, folder, known_results, address=ray_address, num_cpus=ray_cpus,
+            num_gpus=ray_gpus, log_level=log_level,
+        )  # fmt: skip
     findings = analyze(request, wanted, folder, known_results)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     provenance = ReportOrigin(
@@ -231,33 +242,6 @@ def analyze_levels(
     for line in findings.result.missing:
         click.echo(f"missing: {line}")
     click.echo(f"tables, curves and pictures: {page}")
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a report's folder, made if need be, against other analyses; ConfigError if one has it.
-
-    What cannot be written there is told by whoever is to write it.
-    """
-    from data.system.locks import held
-
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.callback(_remove_if_empty, folder)
-            stack.enter_context(held(folder / "report.lock"))
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder}: another analysis writes its report here: choose another --report"
-            ) from None
-        except OSError:
-            pass
-        yield
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def target_of(

@@ -59,7 +59,7 @@ def study_fused(
     """
     derived = split.manifest.derived_levels
     found, missing = [], []
-    chosen = _newest(folders, models)
+    chosen = newest_fused(folders, models)
     for folder in chosen:
         info = models.info(folder)
         if set(info.levels) != split.readers.keys() - derived:
@@ -96,7 +96,7 @@ def study_fused(
     return Found(tuple(found), tuple(missing))
 
 
-def _newest(folders: Iterable[Path], models: LoadedModels) -> list[Path]:
+def newest_fused(folders: Iterable[Path], models: LoadedModels) -> list[Path]:
     """Return one run of each kind and seed, by lambda, as `newest_runs` does for levels."""
     newest: dict[tuple[tuple[str, float], int], Path] = {}
     for folder in sorted(folders, key=lambda folder: folder.name):
