@@ -107,7 +107,8 @@ def run_tasks(
     def begin(place: int) -> Any:
         return task.remote(*common, arguments[place])
 
-    running = {begin(place): place for place in range(len(arguments))}
+    # Ray's own generator of what a task yields -> its place.
+    running: dict[Any, int] = {begin(place): place for place in range(len(arguments))}
     deaths: Counter[int] = Counter()
     is_told = False
     while running:
@@ -115,9 +116,10 @@ def run_tasks(
             is_told = True
             for values in running:
                 ray.cancel(values)
-        ready, _ = ray.wait(list(running), timeout=_POLL_S)
+        ready: list[Any] = ray.wait(list(running), timeout=_POLL_S)[0]
         for values in ready:
             place = running[values]
+            value: Any
             try:
                 value = ray.get(next(values))
             except StopIteration:

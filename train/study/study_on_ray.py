@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -44,12 +44,13 @@ def _outcomes(
     for place, told in run_tasks(
         _train_chain, arguments, names, share, log_level=log_level, stop=stop
     ):
+        of_place = left[place]
         if isinstance(told, TaskEnd):
-            yield from _not_told(left[place], told, stop)
-            continue
-        before = len(left[place])
-        left[place] = [job for job in left[place] if not _is_of(told, job)]
-        if len(left[place]) < before:  # and was not told before its process died
+            # What would have begun after it in a chain has not begun; in lock-step all end.
+            for job in of_place[:1] if is_in_order(of_place) else of_place:
+                yield _not_told(job, told, stop)
+        elif any(_is_of(told, job) for job in of_place):  # not told before its process died
+            left[place] = [job for job in of_place if not _is_of(told, job)]
             yield told
 
 
@@ -58,25 +59,22 @@ def _train_chain(chain: Sequence[Job]) -> Iterator[RunOutcome]:
     # The study's signal comes as SIGINT; SIGTERM is of who takes the machine away.
     with StopSignals(insistent=True) as stop:
         for outcome in run_chain(chain, True, ALONE, stop):
-            if outcome.exit_code > 128 and stop.received == signal.SIGTERM:
-                sys.exit(outcome.exit_code)  # saved: it goes on on another machine
+            if stop.received == signal.SIGTERM and outcome.exit_code > 128:
+                os._exit(outcome.exit_code)  # all is saved; for Ray a death, and it begins again
             yield outcome
 
 
-def _not_told(left: Sequence[Job], end: TaskEnd, stop: StopSignals) -> Iterator[RunOutcome]:
-    """Yield how the runs ended of which a task has not told before its own end."""
-    if end.error is None:
-        return
-    error, exit_code = str(end.error), end.error.exit_code
+def _not_told(job: Job, end: TaskEnd, stop: StopSignals) -> RunOutcome:
+    """Return how a run ended of which its task has not told before its own end."""
     if stop.received is not None:
-        number, exit_code = stop.received, 128 + stop.received
-        error = (
-            f"stopped by {signal.Signals(number).name}; what had begun is saved: the same command "
-            "goes on from there"
-        )
-    # What would have begun after it in a chain has not begun; in lock-step all end.
-    for job in left[:1] if is_in_order(left) else left:
-        yield RunOutcome(job=job, folder=None, error=error, exit_code=exit_code)
+        name = signal.Signals(stop.received).name
+        return RunOutcome(
+            job=job, folder=None, exit_code=128 + stop.received,
+            error=f"stopped by {name}; what had begun is saved: the same command goes on from "
+            "there",
+        )  # fmt: skip
+    assert end.error is not None, "a task that comes to its end tells of all its runs"
+    return RunOutcome(job=job, folder=None, error=str(end.error), exit_code=end.error.exit_code)
 
 
 def _is_of(outcome: RunOutcome, job: Job) -> bool:

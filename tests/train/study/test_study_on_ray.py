@@ -13,17 +13,19 @@ from typing import Any
 
 import pytest
 
+from configs.errors import ConfigError
 from tests.support.extraction import TinyCache
 from tests.support.ray_nodes import ray_nodes, who_holds
-from tests.support.tiny_study import tiny_config
+from tests.support.tiny_study import TinyStudy, tiny_config
+from tests.support.training_command import call
 from tests.support.training_process import differences, rows_without_times, training_state
 from train.loop.job import Job
-from train.machine.distributed import ALONE
+from train.machine.distributed import ALONE, World
 from train.runs.run_folder import LOCK_NAME
 from train.runs.run_record import RunRecord
 from train.study.chain import RunOutcome
 from train.study.study import run_study
-from train.study.study_on_ray import run_study_on_ray
+from train.study.study_on_ray import refuse_beside_ray, run_study_on_ray
 
 pytest.importorskip("ray", reason="needs ray")
 
@@ -156,3 +158,34 @@ def test_stopped_study_has_saved_and_the_same_command_goes_on(
     for run in runs:
         assert RunRecord.load(run).finished is None
         assert not (run / LOCK_NAME).exists()
+
+
+NOWHERE = "127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--jobs", "2"), "--jobs: with --ray the cluster says how many run at once"),
+        (("--resume", "never"), "--resume never: with --ray a task that dies goes on"),
+        ((), f"--ray {NOWHERE}: nobody answers there"),
+    ],
+)
+def test_what_a_cluster_does_not_do_is_refused_in_one_line(
+    study: TinyStudy, tmp_path: Path, options: Sequence[str], told: str
+) -> None:
+    result = call(study, tmp_path, "--level", "4", "--ray", NOWHERE, *options)
+    assert result.exit_code == 1
+    assert told in result.stderr.splitlines()[-1]
+
+
+def test_ranks_of_torchrun_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--ray: its tasks train one run each"):
+        refuse_beside_ray(World(rank=0, size=2), num_jobs=1, resume="auto")
+
+
+def test_dry_run_needs_no_cluster(study: TinyStudy, tmp_path: Path) -> None:
+    options = ("--level", "all", "--coarse-to-fine", "--dry-run")
+    on_cluster = call(study, tmp_path, *options, "--ray", NOWHERE, "--ray-gpus", "0.5")
+    assert on_cluster.exit_code == 0, on_cluster.output
+    assert on_cluster.stdout == call(study, tmp_path, *options).stdout
