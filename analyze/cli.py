@@ -16,12 +16,12 @@ from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    check_ray_options,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
     ray_tasks_option,
-    refuse_without_ray,
     run_command,
     split_name,
     trust_code_option,
@@ -163,7 +163,14 @@ def analyze_levels(
     """
     setup_logging(log_level)
     share_cores()
-    refuse_without_ray(ray_address, ray_cpus, ray_gpus)
+    check_ray_options(
+        ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
+        never_with_it={},
+    )  # fmt: skip
+    if ray_address is not None and not dry_run:
+        from data.system.ray_cluster import check_address
+
+        check_address(ray_address)
     named_target = target_of(target_bpp, target_map_drop, target_mse)
     chosen_anchors = anchors_of(anchors)
     from configs.config_files import dump_config, load_config

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -120,10 +120,17 @@ def ray_tasks_option(what: str) -> Callable[[Command], Command]:
     return add
 
 
-def refuse_without_ray(address: str | None, *numbers: float | None) -> None:
-    """Raise ConfigError if there are numbers for the tasks of a cluster, but no cluster."""
-    if address is None and any(number is not None for number in numbers):
-        raise ConfigError("--ray-cpus and --ray-gpus: are for the tasks of --ray: give that, too")
+def check_ray_options(
+    address: str | None, *, needing_it: Mapping[str, object], never_with_it: Mapping[str, object]
+) -> None:
+    """Raise ConfigError for an option (name -> its value) that contradicts --ray, or its lack."""
+    for name, value in (needing_it if address is None else never_with_it).items():
+        if value:
+            raise ConfigError(
+                f"{name}: is of workers on a cluster: add --ray"
+                if address is None
+                else f"{name}: is done on this machine alone: leave out --ray"
+            )
 
 
 def training_splits(val_help: str) -> Callable[[Command], Command]:

@@ -14,10 +14,12 @@ from configs.cores import share_cores
 from configs.errors import BadImageError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    check_ray_options,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
+    ray_option,
     run_command,
     split_name,
     training_splits,
@@ -27,7 +29,6 @@ from configs.options import (
 # What a command works with is imported where it begins to work: --help needs none of it.
 if TYPE_CHECKING:
     from configs.schema.config import Config
-    from configs.schema.data import DataConfig
     from data.images.records import ImageSet
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,13 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @click.option("--dry-run", is_flag=True, help="Print sizes and expected time; leave nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
 @click.option("--verify", is_flag=True, help="Check every stored byte; compute nothing.")
+@ray_option("Compute")
+@click.option(
+    "--ray-cores",
+    type=click.IntRange(1),
+    help="Cores of each worker on Ray; it has one GPU, or none where the cluster has none "
+    "(default: a node's cores divided by its GPUs; all, 16 at most, without).",
+)
 @detection_checkpoint_option
 @features_option
 @common_options
@@ -78,6 +86,7 @@ def extract_features(
     splits: tuple[str, ...], levels: str | None, dtype: str | None, crop: int | None,
     container: str | None, batch_size: int | None, workers: int | None, limit: int | None,
     skip_bad_images: bool, dry_run: bool, overwrite: bool, verify: bool,
+    ray_address: str | None, ray_cores: int | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
@@ -92,6 +101,10 @@ def extract_features(
     from configs.config_files import load_config
 
     setup_logging(log_level)
+    check_ray_options(
+        ray_address, needing_it={"--ray-cores": ray_cores},
+        never_with_it={"--dry-run": dry_run, "--verify": verify},
+    )  # fmt: skip
     share_cores()
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
@@ -107,10 +120,14 @@ def extract_features(
         return
 
     from data.cache.manifest import FILE_NAME
-    from data.images.image_sets import first_images, load_images
+    from data.images.image_sets import first_images, load_images, readable_images
     from data.images.views import with_views
+    from data.system.ray_cluster import check_address
 
-    _check(settings, splits, device)
+    if ray_address is not None:
+        check_address(ray_address)
+    # The cluster's devices are its own; what is planned here is planned on a CPU.
+    _check(settings, splits, device if ray_address is None else "auto")
     with _hint("run with --skip-bad-images"):
         image_sets = {
             split: first_images(load_images(settings.data, split, skip_bad=skip_bad_images), limit)
@@ -125,53 +142,63 @@ def extract_features(
         if not image_sets:
             return
     # Later still, as they import torch: what is finished needs none of them.
+    from extract.cluster.on_ray import on_ray
     from extract.detector.loading import load_detector
     from extract.dry_run.estimate import estimate
     from extract.features.extraction import extract, plan_extraction
     from extract.features.pipeline import usual_num_workers
 
-    detector = load_detector(settings.detector, choose_device(device))
+    here = choose_device(device) if ray_address is None else "cpu"
+    detector = load_detector(settings.detector, here)
     if skip_bad_images:
         image_sets = {
-            split: _screened(settings.data, images, workers or usual_num_workers())
+            split: readable_images(
+                images, settings.data, num_workers=workers or usual_num_workers()
+            )
             for split, images in image_sets.items()
         }
     promised_bytes = 0
-    for split, images in image_sets.items():
-        views = with_views(images, settings.data.splits[split].augmentation)
-        with _hint("run with --skip-bad-images"):
-            manifest = plan_extraction(
-                settings.data.name, views, detector, settings.detector, settings.cache
-            )
-            table = None
-            if dry_run:
-                foreseen = estimate(
-                    manifest, detector.model, root / split,
-                    batch_size=batch_size, num_workers=workers, promised_bytes=promised_bytes,
+    with on_ray(
+        ray_address, settings.detector, detector.weights_sha256, device=device,
+        num_cores=ray_cores, batch_size=batch_size, num_decoding=workers,
+    ) as elsewhere:  # fmt: skip
+        for split, images in image_sets.items():
+            views = with_views(images, settings.data.splits[split].augmentation)
+            with _hint("run with --skip-bad-images"):
+                manifest = plan_extraction(
+                    settings.data.name, views, detector, settings.detector, settings.cache
+                )
+                table = None
+                if dry_run:
+                    foreseen = estimate(
+                        manifest, detector.model, root / split,
+                        batch_size=batch_size, num_workers=workers, promised_bytes=promised_bytes,
+                    )  # fmt: skip
+                    promised_bytes += foreseen.needed_bytes
+                    table = foreseen.table()
+            if table is not None:
+                click.echo(f"{split}:\n{table}")
+                _tell_skipped(images, "would be skipped as unreadable")
+                continue
+            # A bad image that is met only now has its place in the plan already.
+            with _hint("run with --skip-bad-images --overwrite"):
+                done = extract(
+                    root / split, manifest, views, detector.model,
+                    batch_size=batch_size, num_workers=workers, overwrite=overwrite,
+                    elsewhere=elsewhere,
                 )  # fmt: skip
-                promised_bytes += foreseen.needed_bytes
-                table = foreseen.table()
-        if table is not None:
-            click.echo(f"{split}:\n{table}")
-            _tell_skipped(images, "would be skipped as unreadable")
-            continue
-        # A bad image that is met only now has its place in the plan already.
-        with _hint("run with --skip-bad-images --overwrite"):
-            done = extract(
-                root / split, manifest, views, detector.model,
-                batch_size=batch_size, num_workers=workers, overwrite=overwrite,
-            )  # fmt: skip
-        if done.num_new_images:
-            click.echo(
-                f"{split}: {done.num_new_images} images, {done.num_new_bytes / 1e9:.3f} GB in "
-                f"{done.seconds:.1f} s ({done.num_new_images / done.seconds:.2f} images/s) "
-                f"-> {root / split}"
-            )
-            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.busy.items())
-            log.info("%s: share of the time at work, side by side: %s", split, shares)
-        else:
-            _tell_finished(root / split, done.num_images)
-        _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")
+            if done.num_new_images:
+                click.echo(
+                    f"{split}: {done.num_new_images} images, {done.num_new_bytes / 1e9:.3f} GB in "
+                    f"{done.seconds:.1f} s ({done.num_new_images / done.seconds:.2f} images/s) "
+                    f"-> {root / split}"
+                )
+                if done.busy:
+                    shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.busy.items())
+                    log.info("%s: share of the time at work, side by side: %s", split, shares)
+            else:
+                _tell_finished(root / split, done.num_images)
+            _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")
 
 
 def _check(settings: Config, splits: Iterable[str], device: str) -> None:
@@ -210,15 +237,6 @@ def _hint(text: str) -> Iterator[None]:
         yield
     except BadImageError as error:
         raise ConfigError(f"{error}, or {text}") from error
-
-
-def _screened(data: DataConfig, images: ImageSet, num_workers: int) -> ImageSet:
-    from data.images.image_sets import readable_images
-    from data.images.listing import has_numbers
-
-    if data.format == "scenes":
-        return images  # they are rendered, not read
-    return readable_images(images, num_workers=num_workers, numbered=has_numbers(data))
 
 
 def _tell_skipped(images: ImageSet, what: str) -> None:

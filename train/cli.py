@@ -15,12 +15,12 @@ from configs.cores import share_cores
 from configs.errors import ConfigError, UserError
 from configs.log_setup import setup_logging
 from configs.options import (
+    check_ray_options,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
     ray_tasks_option,
-    refuse_without_ray,
     run_command,
     training_splits,
     trust_code_option,
@@ -124,7 +124,14 @@ def train_level(
         raise ConfigError(
             "--context: is for one level: name that, or train all levels with --coarse-to-fine"
         )
-    refuse_without_ray(ray_address, ray_cpus, ray_gpus)
+    check_ray_options(
+        ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
+        never_with_it={"--jobs": num_jobs > 1},
+    )  # fmt: skip
+    if ray_address is not None and not dry_run:
+        from data.system.ray_cluster import check_address
+
+        check_address(ray_address)
     wanted = level_of(level) if resume in ("auto", "never") else None
     if wanted is None:
         _check_resumed(Path(resume), num_seeds)
@@ -168,7 +175,7 @@ def train_level(
     own_device = choose_device(device) if ray_address is None else "cpu"
     with open_world(own_device) as (world, torch_device):
         if ray_address is not None:
-            refuse_beside_ray(world, num_jobs=num_jobs, resume=resume)
+            refuse_beside_ray(world, resume=resume)
         if num_jobs > 1 and world.size > 1:
             raise ConfigError("--jobs: torchrun's processes train one run after another: use 1")
         job = Job(

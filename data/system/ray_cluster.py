@@ -35,70 +35,45 @@ _PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cluster:
-    """What the nodes of a cluster have in all."""
+class ClusterNode:
+    """What a machine of a cluster has."""
 
-    num_nodes: int
     num_cpus: float
     num_gpus: float
 
 
-@contextmanager
-def connected(address: str) -> Iterator[Cluster]:
-    """Be connected to the cluster at `address` (HOST:PORT, AUTO or LOCAL) meanwhile.
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The nodes of a cluster, as they were when it was connected to."""
 
-    One that was started for that is stopped in the end, and dies with this process. Raises
-    ConfigError if Ray is not installed, or nobody answers at the address; MachineError if none can
-    be started.
+    nodes: tuple[ClusterNode, ...]
+
+    @property
+    def num_nodes(self) -> int:
+        """How many there are."""
+        return len(self.nodes)
+
+    @property
+    def num_cpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.num_cpus for node in self.nodes)
+
+    @property
+    def num_gpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.num_gpus for node in self.nodes)
+
+
+def check_address(address: str) -> str:
+    """Return the address if somebody answers there; LOCAL for AUTO if nobody runs here.
+
+    Raises ConfigError if not, or if Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("--ray: Ray is not installed: pip install 'fpn-feature-codecs[ray]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    wanted = address
-    if address != LOCAL:
-        wanted = _checked(address)
-    with _own_sigterm():
-        _connect(wanted)
-    try:
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        cluster = Cluster(
-            num_nodes=sum(
-                bool(node["Alive"])
-                for node in ray.nodes()  # type: ignore[no-untyped-call]
-            ),
-            num_cpus=resources.get("CPU", 0.0),
-            num_gpus=resources.get("GPU", 0.0),
-        )
-        log.info(
-            "Ray at %s%s: %d nodes, %g CPUs, %g GPUs",
-            ray.get_runtime_context().gcs_address, " (started for this)" * (wanted == LOCAL),
-            cluster.num_nodes, cluster.num_cpus, cluster.num_gpus,
-        )  # fmt: skip
-        yield cluster
-    finally:
-        ray.shutdown()
-
-
-def result(reference: Any) -> Any:
-    """Wait for what a task or an actor's method returns; a UserError raised there is raised here.
-
-    Other errors stay Ray's own, whose text has the worker's traceback.
-    """
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
-
-
-def _checked(address: str) -> str:
-    """Return the address if somebody answers there; LOCAL for AUTO if nobody runs here."""
+    if address == LOCAL:
+        return address
     from ray._private.services import canonicalize_bootstrap_address
 
     shown = f"--ray {address}"
@@ -124,6 +99,56 @@ def _checked(address: str) -> str:
             "address for a Ray on this machine"
         )
     return address
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Cluster]:
+    """Be connected to the cluster at `address` (HOST:PORT, AUTO or LOCAL) meanwhile.
+
+    One that was started for that is stopped in the end, and dies with this process. Raises
+    ConfigError if Ray is not installed, or nobody answers at the address; MachineError if none can
+    be started.
+    """
+    wanted = check_address(address)
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    with _own_sigterm():
+        _connect(wanted)
+    try:
+        cluster = Cluster(
+            tuple(
+                ClusterNode(
+                    num_cpus=node["Resources"].get("CPU", 0.0),
+                    num_gpus=node["Resources"].get("GPU", 0.0),
+                )
+                for node in ray.nodes()  # type: ignore[no-untyped-call]
+                if node["Alive"]
+            )
+        )
+        log.info(
+            "Ray at %s%s: %d nodes, %g CPUs, %g GPUs",
+            ray.get_runtime_context().gcs_address, " (started for this)" * (wanted == LOCAL),
+            cluster.num_nodes, cluster.num_cpus, cluster.num_gpus,
+        )  # fmt: skip
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+def result(reference: Any) -> Any:
+    """Wait for what a task or an actor's method returns; a UserError raised there is raised here.
+
+    Other errors stay Ray's own, whose text has the worker's traceback.
+    """
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
 
 
 def _answers(address: str) -> bool:

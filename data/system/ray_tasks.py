@@ -55,8 +55,8 @@ def share_of(
 ) -> TaskShare:
     """Return a task's share of a cluster, on a device that the user chose: auto, cpu or cuda.
 
-    Without numbers it is a core, and a GPU if there are any. Raises ConfigError if the cluster has
-    less, or device and number do not go together.
+    Without numbers it is a core, and a GPU if there are any. Raises ConfigError if no node has
+    that, or device and number do not go together.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {device}: Ray chooses each task's GPU: use auto, cpu or cuda")
@@ -70,15 +70,14 @@ def share_of(
         )
     if share.num_gpus > 1 and share.num_gpus % 1:
         raise ConfigError(f"--ray-gpus {num_gpus:g}: give a fraction below 1, or a whole number")
-    for option, asked, there, what in (
-        ("--ray-cpus", share.num_cpus, cluster.num_cpus, "CPUs"),
-        ("--ray-gpus", share.num_gpus, cluster.num_gpus, "GPUs"),
+    if not any(
+        node.num_cpus >= share.num_cpus and node.num_gpus >= share.num_gpus
+        for node in cluster.nodes
     ):
-        if asked > there:
-            raise ConfigError(
-                f"{option} {asked:g}: the cluster has {there:g} {what}: ask for fewer, or wait "
-                "until its nodes are there"
-            )
+        raise ConfigError(
+            f"--ray: no node of the cluster has {share.num_cpus:g} CPUs and {share.num_gpus:g} "
+            "GPUs for a task: ask for fewer (--ray-cpus, --ray-gpus), or wait for its nodes"
+        )
     return share
 
 

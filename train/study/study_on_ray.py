@@ -87,15 +87,10 @@ def _name(chain: Sequence[Job]) -> str:
     return f"level {', '.join(levels)}, lambda {', '.join(lambdas)}"
 
 
-def refuse_beside_ray(world: World, *, num_jobs: int, resume: str) -> None:
+def refuse_beside_ray(world: World, *, resume: str) -> None:
     """Raise ConfigError for what asks of train-level another thing than --ray does."""
     if world.size > 1:
         raise ConfigError("--ray: its tasks train one run each: start it once, without torchrun")
-    if num_jobs > 1:
-        raise ConfigError(
-            "--jobs: with --ray the cluster says how many run at once: leave it out, and see "
-            "--ray-cpus and --ray-gpus"
-        )
     if resume == "never":
         raise ConfigError(
             "--resume never: with --ray a task that dies goes on from its checkpoint: name a new "

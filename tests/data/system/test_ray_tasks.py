@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
-from data.system.ray_cluster import Cluster, connected
+from data.system.ray_cluster import Cluster, ClusterNode, connected
 from data.system.ray_tasks import TaskEnd, TaskShare, run_tasks, share_of
 from data.system.stop_signals import StopSignals
 from tests.support.ray_nodes import ray_nodes
@@ -139,14 +139,14 @@ def test_signal_lets_running_tasks_save_and_begins_no_other(tmp_path: Path) -> N
         ("cuda", None, 0, "--ray-gpus 0: does not go with --device cuda"),
         ("cuda:1", None, None, "Ray chooses each task's GPU"),
         ("auto", None, 1.5, "give a fraction below 1"),
-        ("auto", 64, None, "--ray-cpus 64: the cluster has 8 CPUs"),
-        ("auto", None, 4, "--ray-gpus 4: the cluster has 2 GPUs"),
+        ("auto", 5, None, "no node of the cluster has 5 CPUs and 1 GPUs for a task"),
+        ("cuda", None, 2, "no node of the cluster has 1 CPUs and 2 GPUs for a task"),
     ],
 )
 def test_share_of_a_task_fits_device_and_cluster(
     device: str, cpus: float | None, gpus: float | None, share: TaskShare | str
 ) -> None:
-    cluster = Cluster(num_nodes=2, num_cpus=8, num_gpus=2)
+    cluster = Cluster((ClusterNode(num_cpus=4, num_gpus=1),) * 2)
     if isinstance(share, str):
         with pytest.raises(ConfigError, match=share):
             share_of(cluster, device, cpus, gpus)
@@ -155,5 +155,5 @@ def test_share_of_a_task_fits_device_and_cluster(
 
 
 def test_cluster_without_gpus_trains_on_cpus() -> None:
-    cluster = Cluster(num_nodes=2, num_cpus=8, num_gpus=0)
+    cluster = Cluster((ClusterNode(num_cpus=4, num_gpus=0),) * 2)
     assert share_of(cluster, "auto", None, None) == TaskShare(num_cpus=1, num_gpus=0)

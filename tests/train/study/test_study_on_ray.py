@@ -166,8 +166,7 @@ NOWHERE = "127.0.0.1:1"
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--jobs", "2"), "--jobs: with --ray the cluster says how many run at once"),
-        (("--resume", "never"), "--resume never: with --ray a task that dies goes on"),
+        (("--jobs", "2"), "--jobs: is done on this machine alone: leave out --ray"),
         ((), f"--ray {NOWHERE}: nobody answers there"),
     ],
 )
@@ -179,9 +178,11 @@ def test_what_a_cluster_does_not_do_is_refused_in_one_line(
     assert told in result.stderr.splitlines()[-1]
 
 
-def test_ranks_of_torchrun_are_refused() -> None:
+def test_ranks_of_torchrun_and_to_begin_anew_are_refused() -> None:
     with pytest.raises(ConfigError, match="--ray: its tasks train one run each"):
-        refuse_beside_ray(World(rank=0, size=2), num_jobs=1, resume="auto")
+        refuse_beside_ray(World(rank=0, size=2), resume="auto")
+    with pytest.raises(ConfigError, match="--resume never: with --ray a task that dies goes on"):
+        refuse_beside_ray(ALONE, resume="never")
 
 
 def test_dry_run_needs_no_cluster(study: TinyStudy, tmp_path: Path) -> None:
