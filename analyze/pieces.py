@@ -157,13 +157,17 @@ def pieces_left(
         with _opened(request, scratch, kept) as opened:
             found = found_runs(request, opened.split, models)
             runs = newest_found(request, found, opened.split).result
-            of_runs = [CachedPiece(), *(RunPiece(run=run, is_seen=True) for run in runs)]
-            more = [
+            of_runs: list[CachedPiece | RunPiece] = [
+                CachedPiece(),
+                *(RunPiece(run=run, is_seen=True) for run in runs),
+            ]
+            pieces: list[CachedPiece | RunPiece | FusedPiece] = [
+                *of_runs,
                 *(RunPiece(run=run, is_seen=False) for run in shared_runs(found, opened.split)),
                 *(FusedPiece(folder=folder) for folder in newest_fused(found.fused, models)),
             ]
             left: list[tuple[AnalysisRequest, Piece]] = [
-                (request, piece) for piece in [*of_runs, *more] if not piece.is_kept(opened)
+                (request, piece) for piece in pieces if not piece.is_kept(opened)
             ]
             left += [(request, piece) for piece in _anchors_left(wanted.anchors, opened)]
         if choosing.split is not None:
