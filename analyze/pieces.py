@@ -27,7 +27,7 @@ from analyze.choosing import open_choosing
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import Part
-from analyze.fused.fused_study import newest_fused, study_fused
+from analyze.fused.fused_study import fused_due, study_fused
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.level_rate_distortion import is_measured, measured_run
@@ -109,10 +109,6 @@ class FusedPiece:
         """What the log calls it."""
         return str(self.folder)
 
-    def is_kept(self, _: Opened) -> bool:
-        """Say False: who measures it finds out."""
-        return False
-
     def measure(self, opened: Opened) -> None:
         """Measure, and keep what is found."""
         sent = overhead(opened.split.manifest, opened.split.num_images)
@@ -161,14 +157,12 @@ def pieces_left(
                 CachedPiece(),
                 *(RunPiece(run=run, is_seen=True) for run in runs),
             ]
-            pieces: list[CachedPiece | RunPiece | FusedPiece] = [
-                *of_runs,
-                *(RunPiece(run=run, is_seen=False) for run in shared_runs(found, opened.split)),
-                *(FusedPiece(folder=folder) for folder in newest_fused(found.fused, models)),
-            ]
+            shared = [RunPiece(run=run, is_seen=False) for run in shared_runs(found, opened.split)]
             left: list[tuple[AnalysisRequest, Piece]] = [
-                (request, piece) for piece in pieces if not piece.is_kept(opened)
+                (request, piece) for piece in (*of_runs, *shared) if not piece.is_kept(opened)
             ]
+            fused = fused_due(found.fused, opened.split, models, kept)
+            left += [(request, FusedPiece(folder=folder)) for folder in fused]
             left += [(request, piece) for piece in _anchors_left(wanted.anchors, opened)]
         if choosing.split is not None:
             cache = choosing.split.cache

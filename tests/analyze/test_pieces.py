@@ -83,16 +83,15 @@ def test_without_a_cache_there_is_nothing_to_measure(study: TinyStudy, tmp_path:
     assert pieces_left(request, Wanted(target=ANY_ERROR), tmp_path, Kept(tmp_path)) == []
 
 
-def test_fused_run_is_a_piece(
-    fused: Fused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fused_run_is_a_piece(fused: Fused, tmp_path: Path) -> None:
     request = AnalysisRequest(
         cache=fused.features / "val", split="val", config=fused.job(tmp_path).config,
         checkpoints=tmp_path, run_dirs=[fused.run], limit=1,
     )  # fmt: skip
-    left = pieces_left(request, Wanted(target=ANY_ERROR), tmp_path, Kept(tmp_path / "kept"))
+    kept = Kept(tmp_path / "kept")
+    left = pieces_left(request, Wanted(target=ANY_ERROR), tmp_path, kept)
     pieces: list[Piece] = [piece for _, piece in left if not isinstance(piece, CachedPiece)]
     assert pieces == [FusedPiece(folder=fused.run)]
     list(measure_piece(request, pieces[0], tmp_path / "kept", tmp_path))
-    monkeypatch.setattr("analyze.fused.fused_rate_distortion._code_all", measured_again)
-    list(measure_piece(request, pieces[0], tmp_path / "kept", tmp_path))
+    left = pieces_left(request, Wanted(target=ANY_ERROR), tmp_path, kept)
+    assert all(isinstance(piece, CachedPiece) for _, piece in left)
