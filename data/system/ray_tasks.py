@@ -92,18 +92,21 @@ def run_tasks(
 ) -> Iterator[tuple[int, Any]]:
     """Run `work` once for each of `arguments`; yield (place, value) for all that each yields.
 
-    The last value of a place is its `TaskEnd`. A task that died may yield again what it had yielded
-    before. After a signal no task begins, and those that run are told: what they yield then is
-    lost, but not what they save. Works on the cluster that is connected.
+    `names` are what the log and Ray call them. The last value of a place is its `TaskEnd`. A task
+    that died may yield again what it had yielded before. After a signal no task begins, and those
+    that run are told: what they yield then is lost, but not what they save. Works on the cluster
+    that is connected.
     """
     import ray
 
-    task = ray.remote(_in_task).options(
-        num_cpus=share.num_cpus, num_gpus=share.num_gpus, num_returns="streaming", max_retries=0
-    )
+    in_task = ray.remote(_in_task)
     common = (str(Path.cwd()), log_level, share.num_threads, work)
 
     def begin(place: int) -> Any:
+        task = in_task.options(
+            name=names[place], num_cpus=share.num_cpus, num_gpus=share.num_gpus,
+            num_returns="streaming", max_retries=0,
+        )  # fmt: skip
         return task.remote(*common, arguments[place])
 
     # Ray's own generator of what a task yields -> its place.

@@ -13,12 +13,12 @@ from analyze.anchors.catalogue import ANCHORS
 from analyze.anchors.klt import KltAnchor
 from analyze.facts.kept_results import Kept
 from analyze.image_coding.image_anchors import image_jpeg
-from analyze.pieces import CachedPiece, FusedPiece, Piece, measure_piece, pieces_left
+from analyze.pieces import CachedPiece, FusedPiece, measure_piece, pieces_left
 from analyze.request import AnalysisRequest, Wanted
 from tests.support.analysis import request_of
-from tests.support.fused_runs import Fused
-from tests.support.fused_runs import fused as fused
+from tests.support.fused_runs import fused_job
 from tests.support.tiny_study import TinyStudy
+from train.loop.run import train_level
 
 ANY_ERROR = Target(kind="mse", value=1e9)
 
@@ -83,15 +83,11 @@ def test_without_a_cache_there_is_nothing_to_measure(study: TinyStudy, tmp_path:
     assert pieces_left(request, Wanted(target=ANY_ERROR), tmp_path, Kept(tmp_path)) == []
 
 
-def test_fused_run_is_a_piece(fused: Fused, tmp_path: Path) -> None:
-    request = AnalysisRequest(
-        cache=fused.features / "val", split="val", config=fused.job(tmp_path).config,
-        checkpoints=tmp_path, run_dirs=[fused.run], limit=1,
-    )  # fmt: skip
-    kept = Kept(tmp_path / "kept")
-    left = pieces_left(request, Wanted(target=ANY_ERROR), tmp_path, kept)
-    pieces: list[Piece] = [piece for _, piece in left if not isinstance(piece, CachedPiece)]
-    assert pieces == [FusedPiece(folder=fused.run)]
-    list(measure_piece(request, pieces[0], tmp_path / "kept", tmp_path))
-    left = pieces_left(request, Wanted(target=ANY_ERROR), tmp_path, kept)
-    assert all(isinstance(piece, CachedPiece) for _, piece in left)
+def test_fused_run_is_a_piece(study: TinyStudy, tmp_path: Path) -> None:
+    run = train_level(fused_job(study.root, tmp_path / "runs", epochs=1))
+    request = request_of(study, tmp_path / "runs", limit=1)
+    wanted, kept = Wanted(target=ANY_ERROR), Kept(tmp_path / "kept")
+    cached, piece = (each for _, each in pieces_left(request, wanted, tmp_path, kept))
+    assert piece == FusedPiece(folder=run)
+    list(measure_piece(request, piece, tmp_path / "kept", tmp_path))
+    assert [each for _, each in pieces_left(request, wanted, tmp_path, kept)] in ([cached], [])

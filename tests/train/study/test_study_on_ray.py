@@ -103,7 +103,7 @@ def test_study_becomes_what_it_becomes_in_one_process_and_a_run_that_fails_is_to
 def test_killed_task_goes_on_from_its_own_checkpoint_to_the_same_end(
     zarr_cache: TinyCache, tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = job_of(zarr_cache, tmp_path / "ray", 0.01, epochs=60)
+    job = job_of(zarr_cache, tmp_path / "ray", 0.01, epochs=40)
     rows_at_death: list[int] = []
 
     def kill() -> None:
@@ -117,7 +117,7 @@ def test_killed_task_goes_on_from_its_own_checkpoint_to_the_same_end(
     assert len(rows_at_death) == 2, "the run was not killed in the middle"
     assert caplog.text.count("level 4, lambda 0.01: its process was killed: it begins again") == 2
     assert len(list((tmp_path / "ray").glob("*/run_*"))) == 1
-    (expected,) = in_one_process([job_of(zarr_cache, tmp_path / "one", 0.01, epochs=60)])
+    (expected,) = in_one_process([job_of(zarr_cache, tmp_path / "one", 0.01, epochs=40)])
     assert_same_run(found, expected)
     assert not found.was_finished
 
