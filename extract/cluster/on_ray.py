@@ -156,7 +156,7 @@ class _Crew:
         while num_units:
             ready, _ = ray.wait(list(self._asked), num_returns=1, timeout=_TELL_S)
             if not ready:
-                log.info("no unit in the last minute: Ray may be waiting for nodes or resources")
+                log.info("no unit was finished in the last minute: workers may be waited for")
             for asked in ready:
                 member = self._asked.pop(asked)
                 for unit, num_bytes in self._answered(asked, member, writer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from analyze.cli import analyze_levels
 from analyze.streams_cli import compress_features
 from configs.config_files import load_config
-from configs.errors import ConfigError
+from configs.errors import BadImageError, ConfigError, StoppedError
 from configs.options import run_command
 from configs.plain_json import parse_json
 from extract.cli import extract_features, train_detector
@@ -294,3 +295,26 @@ def test_split_on_the_command_line_is_one_component_of_a_path(command: str, name
     result = CliRunner().invoke(COMMANDS[command], ["--split", name])
     assert result.exit_code == 2
     assert f"{name!r}: a folder gets this name" in result.output
+
+
+def test_an_error_passes_between_processes_as_it_is() -> None:
+    bad = pickle.loads(pickle.dumps(BadImageError("a.jpg: no", file="a.jpg", reason="no")))
+    assert isinstance(bad, BadImageError)
+    assert (str(bad), bad.file, bad.reason) == ("a.jpg: no", "a.jpg", "no")
+    stopped = pickle.loads(pickle.dumps(StoppedError("stopped", 15)))
+    assert isinstance(stopped, StoppedError)
+    assert (str(stopped), stopped.exit_code) == ("stopped", 143)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ray", "--dry-run"], "--dry-run: is done on this machine alone: leave out --ray"),
+        (["--ray", "--verify"], "--verify: is done on this machine alone: leave out --ray"),
+        (["--ray-cores", "2"], "--ray-cores: is of workers on a cluster: add --ray"),
+    ],
+)
+def test_options_that_contradict_ray_are_one_line(options: list[str], message: str) -> None:
+    result = CliRunner().invoke(extract_features, ["--split", "train", *options])
+    assert result.exit_code == 1
+    assert result.output == f"Error: {message}\n"
