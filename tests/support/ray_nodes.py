@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import socket
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_STORE_BYTES = 80 * 2**20
-_PORTS = (
-    "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
-    "runtime_env_agent_port",
-)  # fmt: skip
+import pytest
+
+_PATIENCE_S = 240  # on a machine with much else to do
+_LITTLE = {
+    "object_store_memory": 80 * 2**20, "include_dashboard": False, "include_log_monitor": False,
+}  # fmt: skip
 
 
 @contextmanager
@@ -21,27 +22,25 @@ def ray_nodes(num_nodes: int, **each: Any) -> Iterator[str]:
     """Start so many nodes, `each` with these resources; yield the address of the first."""
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets are short
     cluster = Cluster()
-    try:
-        for _ in range(num_nodes):
-            cluster.add_node(
-                object_store_memory=_STORE_BYTES, include_dashboard=False, **_free_ports(), **each
-            )
-        yield cluster.address
-    finally:
-        cluster.shutdown()
-
-
-def _free_ports() -> dict[str, int]:
-    """Choose the ports: a node on a busy machine does not wait long enough to learn them."""
-    sockets = [socket.socket() for _ in _PORTS]
-    for each in sockets:
-        each.bind(("", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return dict(zip(_PORTS, ports, strict=True))
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {
+            "USAGE_STATS_ENABLED": 0,
+            "AUTH_MODE": "disabled",
+            "TMPDIR": short,
+            "agent_register_timeout_ms": _PATIENCE_S * 1000,
+            "worker_register_timeout_seconds": _PATIENCE_S,
+        }.items():
+            patched.setenv(f"RAY_{name}", str(value))
+        try:
+            for _ in range(num_nodes):
+                cluster.add_node(wait=False, **_LITTLE, **each)
+            cluster.wait_for_nodes(timeout=_PATIENCE_S)
+            yield cluster.address
+        finally:
+            cluster.shutdown()
+            shutil.rmtree(short, ignore_errors=True)
 
 
 def who_holds(lock: Path) -> int:
