@@ -31,6 +31,7 @@ def ray_nodes(num_nodes: int, **each: Any) -> Iterator[str]:
             "TMPDIR": short,
             "agent_register_timeout_ms": _PATIENCE_S * 1000,
             "worker_register_timeout_seconds": _PATIENCE_S,
+            "memory_monitor_refresh_ms": 0,  # what others take of the memory is their affair
         }.items():
             patched.setenv(f"RAY_{name}", str(value))
         try:
