@@ -17,11 +17,13 @@ from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    check_ray_options,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
     local_cache_option,
+    ray_tasks_option,
     run_command,
     split_name,
     trust_code_option,
@@ -125,6 +127,7 @@ _PACKAGES = (
     "--dry-run", is_flag=True,
     help="Print expected time, scratch space and memory, from a few images; write nothing.",
 )  # fmt: skip
+@ray_tasks_option("Measure runs and anchors")
 @click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=PlaceType(path_type=Path))
 @run_command
 def analyze_levels(
@@ -153,6 +156,9 @@ def analyze_levels(
     classes: str | None,
     limit: int | None,
     dry_run: bool,
+    ray_address: str | None,
+    ray_cpus: float | None,
+    ray_gpus: float | None,
     run_dirs: tuple[Path | str, ...],
 ) -> None:
     """Compare the levels: rate, distortion and detection, from caches and checkpoints alone.
@@ -163,6 +169,14 @@ def analyze_levels(
     """
     setup_logging(log_level)
     share_cores()
+    check_ray_options(
+        ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
+        never_with_it={str(each): is_url(each or "") for each in (checkpoints, report, kept)},
+    )  # fmt: skip
+    if ray_address is not None and not dry_run:
+        from data.system.ray_cluster import check_address
+
+        check_address(ray_address)
     named_target = target_of(target_bpp, target_map_drop, target_mse)
     chosen_anchors = anchors_of(anchors)
     from configs.config_files import dump_config, load_config
@@ -185,6 +199,7 @@ def analyze_levels(
 
     from analyze.allocation.search import Target
     from analyze.analysis import analyze
+    from analyze.analysis_on_ray import measure_on_ray
     from analyze.anchors.catalogue import find_anchor
     from analyze.facts.kept_results import Kept
     from analyze.foretell import foretell
@@ -229,6 +244,11 @@ def analyze_levels(
             click.echo(foretell(request, wanted, folder, known_results).table())
             return
         stack.enter_context(alone_in(folder))
+        if ray_address is not None:
+            measure_on_ray(
+                request, wanted, folder, known_results, address=ray_address, num_cpus=ray_cpus,
+                num_gpus=ray_gpus, log_level=log_level,
+            )  # fmt: skip
         findings = analyze(request, wanted, folder, known_results)
         provenance = ReportOrigin(
             created=now.isoformat(timespec="seconds"),

@@ -107,6 +107,28 @@ def ray_option(what: str) -> Callable[[Command], Command]:
     )  # fmt: skip
 
 
+def ray_tasks_option(what: str) -> Callable[[Command], Command]:
+    """Return what adds --ray, --ray-cpus and --ray-gpus, for what is computed in many tasks."""
+
+    def add(command: Command) -> Command:
+        # A task that takes no core at all would begin at once with all others.
+        for option in (
+            click.option(
+                "--ray-gpus", type=click.FloatRange(min=0), metavar="N",
+                help="GPUs that each task on Ray takes, e.g. 0.25; default: 1 if there are any.",
+            ),
+            click.option(
+                "--ray-cpus", type=click.FloatRange(min=0, min_open=True), metavar="N",
+                help="CPUs that each task on Ray takes; default: 1.",
+            ),
+            ray_option(what),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return add
+
+
 def check_ray_options(
     address: str | None, *, needing_it: Mapping[str, object], never_with_it: Mapping[str, object]
 ) -> None:

@@ -45,6 +45,11 @@ class Kept:
         if self._folder is not None:
             remove_leftovers(self._folder)
 
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder, for another process that is to keep its results there, too."""
+        return self._folder
+
     def get(self, key: Mapping[str, Any]) -> KeptResult | None:
         """Return what was kept under `key`; None if there is nothing, or nothing that is whole."""
         if self._folder is None:
