@@ -1,4 +1,4 @@
-"""Extraction on a real Ray of two nodes on this machine: workers, a node, the command are killed."""
+"""Extraction on a real Ray, two nodes on this machine: workers, a node, the command are killed."""
 
 from __future__ import annotations
 
