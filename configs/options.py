@@ -111,6 +111,20 @@ def check_ray_options(
             )
 
 
+def nodes_option(command: Command) -> Command:
+    """Add --nodes, for what is only foretold."""
+    return click.option(
+        "--nodes", "num_nodes", type=click.IntRange(1), metavar="N",
+        help="With --dry-run: what it would take on N nodes like this one.",
+    )(command)  # fmt: skip
+
+
+def refuse_nodes_in_earnest(num_nodes: int | None, dry_run: bool) -> None:
+    """Raise ConfigError if --nodes is given without --dry-run."""
+    if num_nodes is not None and not dry_run:
+        raise ConfigError("--nodes: only foretells: use it with --dry-run")
+
+
 def training_splits(val_help: str) -> Callable[[Command], Command]:
     """Return what adds --split and --val-split; `val_help` says what the latter is for."""
 
@@ -221,3 +235,13 @@ def choose_device(name: str) -> str:
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices: use cpu"
         )
     return name
+
+
+def num_devices(name: str) -> int:
+    """Return how many devices of the chosen kind this machine has; of a CPU's cores, one."""
+    if choose_device(name) == "cpu":
+        return 1
+
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,12 +1,12 @@
-"""extract-features and train-detector: parse, load, run, print."""
+"""extract-features: parse, load, run, print."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,12 +19,15 @@ from configs.options import (
     common_options,
     detection_checkpoint_option,
     features_option,
+    nodes_option,
+    num_devices,
     ray_option,
+    refuse_nodes_in_earnest,
     run_command,
     split_name,
-    training_splits,
     with_detection_checkpoint,
 )
+from extract.checked_first import check_first
 
 # What a command works with is imported where it begins to work: --help needs none of it.
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
     help="Leave out images that cannot be read, and record them in the manifest.",
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes and expected time; leave nothing.")
+@nodes_option
 @click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
 @click.option("--verify", is_flag=True, help="Check every stored byte; compute nothing.")
 @ray_option("Compute")
@@ -85,7 +89,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 def extract_features(
     splits: tuple[str, ...], levels: str | None, dtype: str | None, crop: int | None,
     container: str | None, batch_size: int | None, workers: int | None, limit: int | None,
-    skip_bad_images: bool, dry_run: bool, overwrite: bool, verify: bool,
+    skip_bad_images: bool, dry_run: bool, num_nodes: int | None, overwrite: bool, verify: bool,
     ray_address: str | None, ray_cores: int | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, device: str, log_level: str,
@@ -105,6 +109,7 @@ def extract_features(
         ray_address, needing_it={"--ray-cores": ray_cores},
         never_with_it={"--dry-run": dry_run, "--verify": verify},
     )  # fmt: skip
+    refuse_nodes_in_earnest(num_nodes, dry_run)
     share_cores()
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
@@ -127,7 +132,7 @@ def extract_features(
     if ray_address is not None:
         check_address(ray_address)
     # The cluster's devices are its own; what is planned here is planned on a CPU.
-    _check(settings, splits, device if ray_address is None else "auto")
+    check_first(settings, splits, device if ray_address is None else "auto")
     with _hint("run with --skip-bad-images"):
         image_sets = {
             split: first_images(load_images(settings.data, split, skip_bad=skip_bad_images), limit)
@@ -145,6 +150,7 @@ def extract_features(
     from extract.cluster.on_ray import on_ray
     from extract.detector.loading import load_detector
     from extract.dry_run.estimate import estimate
+    from extract.dry_run.many_nodes import line_on_nodes
     from extract.features.extraction import extract, plan_extraction
     from extract.features.pipeline import usual_num_workers
 
@@ -176,6 +182,8 @@ def extract_features(
                     )  # fmt: skip
                     promised_bytes += foreseen.needed_bytes
                     table = foreseen.table()
+                    if num_nodes is not None:
+                        table += "\n" + line_on_nodes(foreseen, num_nodes, num_devices(device))
             if table is not None:
                 click.echo(f"{split}:\n{table}")
                 _tell_skipped(images, "would be skipped as unreadable")
@@ -199,19 +207,6 @@ def extract_features(
             else:
                 _tell_finished(root / split, done.num_images)
             _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")
-
-
-def _check(settings: Config, splits: Iterable[str], device: str) -> None:
-    """Check what takes no time before images are listed, which takes minutes."""
-    from data.images.listing import find_split
-    from extract.detector.weights import existing_checkpoint
-
-    if device != "auto":  # every machine has that; a GPU is asked for before anything is listed
-        choose_device(device)
-    if settings.detector.checkpoint is not None:
-        existing_checkpoint(settings.detector.checkpoint)
-    for split in splits:
-        find_split(settings.data, split)
 
 
 def _is_finished(folder: Path, images: ImageSet, settings: Config) -> bool:
@@ -245,53 +240,3 @@ def _tell_skipped(images: ImageSet, what: str) -> None:
     if images.skipped:
         total = len(images.records) + len(images.skipped)
         click.echo(f"{images.split}: {len(images.skipped)} of {total} images {what}")
-
-
-@click.command(name="train-detector")
-@training_splits("Split that picks the best.")
-@click.option("--fresh", is_flag=True, help="Start anew even if there is a last checkpoint.")
-@detection_checkpoint_option
-@common_options
-@run_command
-def train_detector(
-    split: str, val_split: str, fresh: bool, detection_checkpoint: str | None,
-    config: str | None, overrides: tuple[str, ...], device: str,
-    log_level: str,
-) -> None:  # fmt: skip
-    """Fine-tune an FPN detector on the configured data set (torchvision's recipe).
-
-    Writes best_model.pth and last_model.pth; run again to go on after an interruption.
-
-    \b
-      train-detector --config kitti
-    """
-    from configs.config_files import load_config
-    from data.cache.annotations import boxes_sha256
-    from data.images.image_sets import load_images
-    from extract.accuracy.average_precision import evaluate_detector
-    from extract.finetuning.finetune import finetune
-
-    setup_logging(log_level)
-    share_cores()
-    settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
-    _check(settings, (split, val_split), device)
-    train_set = load_images(settings.data, split)
-    val_set = load_images(settings.data, val_split)
-
-    def evaluate(model: Any, classes: tuple[str, ...]) -> dict[str, float]:
-        return evaluate_detector(model, classes, val_set)
-
-    if not any((~record.ignored).any() for record in val_set.records):
-        raise ConfigError(f"train-detector: the split {val_split!r} has no boxes to evaluate on")
-    learned = set(train_set.categories.values())
-    for category, name in val_set.categories.items():
-        if name not in learned and any(
-            (record.category_ids[~record.ignored] == category).any() for record in val_set.records
-        ):
-            log.warning("mAP counts AP 0 for %r: the split %r does not have it", name, split)
-    best = finetune(
-        settings.detector, train_set, settings.detector_training,
-        evaluate=evaluate, device=choose_device(device), resume=not fresh,
-        boxes={split: boxes_sha256(train_set), val_split: boxes_sha256(val_set)},
-    )  # fmt: skip
-    click.echo(f"best model -> {best}")

@@ -16,7 +16,8 @@ from configs.config_files import load_config
 from configs.errors import BadImageError, ConfigError, StoppedError
 from configs.options import run_command
 from configs.plain_json import parse_json
-from extract.cli import extract_features, train_detector
+from extract.cli import extract_features
+from extract.detector_cli import train_detector
 from train.cli import train_level
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""Extraction on a real Ray, two nodes on this machine: workers, a node, the command are killed."""
+"""Extraction on a real Ray of two nodes here: a worker, a node or the driver is killed."""
 
 from __future__ import annotations
 
