@@ -15,12 +15,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from configs.errors import ConfigError
 from configs.given_files import regular
+from extract.detector.honest_size import refuse_expanded, refuse_inflating
 
 # What torch.load raises for files that are something else, or cut short.
 UNREADABLE = (
@@ -58,19 +59,12 @@ def read_pytorch_file(path: Path) -> Any:
             f"import load_file; torch.save(load_file('{path}'), 'weights.pth')\""
         )
     try:
-        refuse_inflating(path, path.stat().st_size)
-        return _load(path)
+        refuse_inflating(path)
+        content = _load(path)
+        refuse_expanded(content, path.stat().st_size)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-
-
-def refuse_inflating(file: Path | BinaryIO, num_bytes: int) -> None:
-    """Raise ValueError for an archive that holds more than it has bytes; torch packs nothing."""
-    if not zipfile.is_zipfile(file):
-        return
-    with zipfile.ZipFile(file) as archive:
-        if sum(each.file_size for each in archive.infolist()) > num_bytes:
-            raise ValueError("it says that it holds more than it has bytes")
+    return content
 
 
 def _load(path: Path) -> Any:
