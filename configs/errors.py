@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST_LETTERS = 2000
+
 
 class UserError(Exception):
     """A mistake that the user can mend; its text says what, where, and what to do next."""
@@ -12,6 +14,13 @@ class UserError(Exception):
     exit_code = 1
     met_by_all = False
     """Processes that train together all meet it at one point, and can go on together."""
+
+    def __init__(self, message: object) -> None:
+        """Take the line for the user; what it quotes from files may be of any length, and lines."""
+        text = " ".join(str(message).splitlines())
+        if len(text) > _MOST_LETTERS:
+            text = f"{text[: _MOST_LETTERS // 2]} [...] {text[-_MOST_LETTERS // 4 :]}"
+        super().__init__(text)
 
 
 class ConfigError(UserError):

@@ -11,7 +11,9 @@ import io
 import json
 import logging
 import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,11 @@ from data.system.atomic_files import remove_leftovers, write_atomically
 _LOG = logging.getLogger(__name__)
 
 _SEAL_BYTES = 16  # behind the archive; a damaged one need not be an error to whoever unpacks it
+# What zipfile and numpy raise for archives that somebody has forged: theirs is the right checksum.
+_UNREADABLE = (
+    OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, EOFError,
+    RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
 _MOST_TIMES = 100  # as large as its file; zeros may be packed a thousand times as small
 _npy: Any = np.lib.format
 _KEY, _FACTS = "key.json", "facts.json"  # names that no array may have
@@ -64,7 +71,7 @@ class Kept:
                 raise ValueError("it is of another key")
         except FileNotFoundError:
             return None
-        except (OSError, LookupError, ValueError, TypeError) as error:
+        except _UNREADABLE as error:
             _LOG.warning("%s: cannot be used (%s): measuring again", path, error)
             return None
         return KeptResult(facts=facts, arrays=arrays)
