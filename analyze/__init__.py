@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from analyze.allocation.search import Target
     from analyze.analysis import analyze
     from analyze.facts.kept_results import Kept
+    from analyze.image_choice.per_image_compression import compress_per_image
+    from analyze.image_choice.ways import read_candidates
+    from analyze.image_choice.ways_of_runs import ways_of_runs
     from analyze.request import AnalysisRequest, Wanted
     from analyze.streams.compression import compress_cache
     from analyze.streams.decompression import decompress_folder
@@ -29,9 +32,12 @@ else:
             "Wanted": "analyze.request",
             "analyze": "analyze.analysis",
             "compress_cache": "analyze.streams.compression",
+            "compress_per_image": "analyze.image_choice.per_image_compression",
             "decompress_folder": "analyze.streams.decompression",
             "ensemble_of_runs": "analyze.streams.ensemble",
+            "read_candidates": "analyze.image_choice.ways",
             "read_ensemble": "analyze.streams.ensemble",
+            "ways_of_runs": "analyze.image_choice.ways_of_runs",
         },
     )
 
@@ -42,7 +48,10 @@ __all__ = [
     "Wanted",
     "analyze",
     "compress_cache",
+    "compress_per_image",
     "decompress_folder",
     "ensemble_of_runs",
+    "read_candidates",
     "read_ensemble",
+    "ways_of_runs",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from analyze.allocation.choice import looked_at_to_choose
@@ -13,14 +14,17 @@ from analyze.choosing import open_choosing
 from analyze.facts.candidates import Candidate, plan_of, runs_by_seed
 from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import Part
+from analyze.fused.fused_rate_distortion import time_coding
+from analyze.fused.fused_study import fused_due
 from analyze.measure.decoded_levels import DecodedLevels, scratch_bytes
 from analyze.measure.detection_study import DetectionStudy, Parts
 from analyze.measure.level_results import first_looked_at, shared_pyramids, wanted_combinations
 from analyze.measure.split import Split, open_split
-from analyze.measure.stage_timing import Forecast, StageTiming
+from analyze.measure.stage_timing import Forecast, Stage, StageTiming, few_images
 from analyze.request import AnalysisRequest, Wanted
 from configs.errors import ConfigError
 from data.cache.cache_folder import CacheFolder
+from train.runs.loaded_models import LoadedModels
 
 
 def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept: Kept) -> Forecast:
@@ -38,13 +42,14 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
             options=request.options,
         ) as split,
     ):  # fmt: skip
+        found = found_runs(request, split, models)
         runs = runs_of(request, split, models)
-        if not runs:
+        if not runs and not found.fused:
             raise ConfigError(
                 f"{request.checkpoints}: no run whose coding could be timed: "
                 f"run train-level --level all{request.options}"
             )
-        shared = shared_runs(found_runs(request, split, models), split)
+        shared = shared_runs(found, split)
         # What a run costs plays no part in which combinations are looked at.
         part_of = {str(run.folder): Part(kind="run", run=run) for run in (*runs, *shared)}
         num_seeds = len(runs_by_seed(runs))
@@ -56,6 +61,7 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
             coded: Sequence[Candidate],
             looked_at: Callable[[DetectionStudy | None], list[Parts]],
             num_more: int,
+            more: Iterable[Stage] = (),
         ) -> Forecast:
             detection = None
             if one.evaluator is not None:
@@ -65,6 +71,7 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
                 detection,
                 looked_at(detection),
                 num_more=num_more,
+                more=more,
                 most_bytes=scratch_bytes(there, models.device),
                 free_bytes=shutil.disk_usage(there).free,
             )
@@ -78,11 +85,29 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
         def evidence(_: DetectionStudy | None) -> list[Parts]:
             return looked_at_to_choose(split, [part_of[str(run.folder)] for run in runs])
 
+        fused = fused_due(found.fused, split, models, kept)
+        coding = _coding_all_in_one(fused, split, models)
+        # Each is one more pyramid; its levels are not sent with those of other runs.
+        num_own += len(fused)
         if choosing.split is None:
-            return of(split, [*runs, *shared], own, num_verified)
+            return of(split, [*runs, *shared], own, num_verified + len(fused), coding)
         chosen_on = of(choosing.split, runs, evidence, num_verified)
-        found = of(split, [*runs, *shared], own, num_seeds + num_own)
-        return found.with_choosing(chosen_on, wanted.choose_on)
+        own_forecast = of(split, [*runs, *shared], own, num_seeds + num_own, coding)
+        return own_forecast.with_choosing(chosen_on, wanted.choose_on)
+
+
+def _coding_all_in_one(
+    folders: Sequence[Path], split: Split, models: LoadedModels
+) -> tuple[Stage, ...]:
+    """Return the stage of runs that code all levels in one, timed on one of them."""
+    if not folders:
+        return ()
+    few = few_images(models.device, split.num_images)
+    began = time.perf_counter()
+    time_coding(folders[0], split, models, few)
+    # The first image is coded once more, before the others.
+    each = (time.perf_counter() - began) / (len(few) + 1)
+    return (Stage(name="coding, all levels in one", times=len(folders), seconds_each=each),)
 
 
 def _existing(folder: Path) -> Path:

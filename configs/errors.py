@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 _MOST_LETTERS = 2000
 
@@ -21,6 +22,18 @@ class UserError(Exception):
         if len(text) > _MOST_LETTERS:
             text = f"{text[: _MOST_LETTERS // 2]} [...] {text[-_MOST_LETTERS // 4 :]}"
         super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process raise it as it was, whatever else its kind is made of."""
+        return _made_again, (type(self), self.args, dict(self.__dict__))
+
+
+def _made_again(
+    kind: type[UserError], arguments: tuple[Any, ...], attributes: Mapping[str, Any]
+) -> UserError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(UserError):

@@ -1,12 +1,12 @@
-"""extract-features and train-detector: parse, load, run, print."""
+"""extract-features: parse, load, run, print."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,20 +14,24 @@ from configs.cores import share_cores
 from configs.errors import BadImageError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    check_ray_options,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
+    nodes_option,
+    num_devices,
+    ray_option,
+    refuse_nodes_in_earnest,
     run_command,
     split_name,
-    training_splits,
     with_detection_checkpoint,
 )
+from extract.checked_first import check_first
 
 # What a command works with is imported where it begins to work: --help needs none of it.
 if TYPE_CHECKING:
     from configs.schema.config import Config
-    from configs.schema.data import DataConfig
     from data.images.records import ImageSet
 
 log = logging.getLogger(__name__)
@@ -68,8 +72,16 @@ def _override(name: str, value: object) -> tuple[str, ...]:
     help="Leave out images that cannot be read, and record them in the manifest.",
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes and expected time; leave nothing.")
+@nodes_option
 @click.option("--overwrite", is_flag=True, help="Replace a cache of another plan.")
 @click.option("--verify", is_flag=True, help="Check every stored byte; compute nothing.")
+@ray_option("Compute")
+@click.option(
+    "--ray-cores",
+    type=click.IntRange(1),
+    help="Cores of each worker on Ray; it has one GPU, or none where the cluster has none "
+    "(default: a node's cores divided by its GPUs; all, 16 at most, without).",
+)
 @detection_checkpoint_option
 @features_option
 @common_options
@@ -77,7 +89,8 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 def extract_features(
     splits: tuple[str, ...], levels: str | None, dtype: str | None, crop: int | None,
     container: str | None, batch_size: int | None, workers: int | None, limit: int | None,
-    skip_bad_images: bool, dry_run: bool, overwrite: bool, verify: bool,
+    skip_bad_images: bool, dry_run: bool, num_nodes: int | None, overwrite: bool, verify: bool,
+    ray_address: str | None, ray_cores: int | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, device: str, log_level: str,
 ) -> None:  # fmt: skip
@@ -92,6 +105,11 @@ def extract_features(
     from configs.config_files import load_config
 
     setup_logging(log_level)
+    check_ray_options(
+        ray_address, needing_it={"--ray-cores": ray_cores},
+        never_with_it={"--dry-run": dry_run, "--verify": verify},
+    )  # fmt: skip
+    refuse_nodes_in_earnest(num_nodes, dry_run)
     share_cores()
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
@@ -107,10 +125,14 @@ def extract_features(
         return
 
     from data.cache.manifest import FILE_NAME
-    from data.images.image_sets import first_images, load_images
+    from data.images.image_sets import first_images, load_images, readable_images
     from data.images.views import with_views
+    from data.system.ray_cluster import check_address
 
-    _check(settings, splits, device)
+    if ray_address is not None:
+        check_address(ray_address)
+    # The cluster's devices are its own; what is planned here is planned on a CPU.
+    check_first(settings, splits, device if ray_address is None else "auto")
     with _hint("run with --skip-bad-images"):
         image_sets = {
             split: first_images(load_images(settings.data, split, skip_bad=skip_bad_images), limit)
@@ -125,66 +147,66 @@ def extract_features(
         if not image_sets:
             return
     # Later still, as they import torch: what is finished needs none of them.
+    from extract.cluster.on_ray import on_ray
     from extract.detector.loading import load_detector
     from extract.dry_run.estimate import estimate
+    from extract.dry_run.many_nodes import line_on_nodes
     from extract.features.extraction import extract, plan_extraction
     from extract.features.pipeline import usual_num_workers
 
-    detector = load_detector(settings.detector, choose_device(device))
+    here = choose_device(device) if ray_address is None else "cpu"
+    detector = load_detector(settings.detector, here)
     if skip_bad_images:
         image_sets = {
-            split: _screened(settings.data, images, workers or usual_num_workers())
+            split: readable_images(
+                images, settings.data, num_workers=workers or usual_num_workers()
+            )
             for split, images in image_sets.items()
         }
     promised_bytes = 0
-    for split, images in image_sets.items():
-        views = with_views(images, settings.data.splits[split].augmentation)
-        with _hint("run with --skip-bad-images"):
-            manifest = plan_extraction(
-                settings.data.name, views, detector, settings.detector, settings.cache
-            )
-            table = None
-            if dry_run:
-                foreseen = estimate(
-                    manifest, detector.model, root / split,
-                    batch_size=batch_size, num_workers=workers, promised_bytes=promised_bytes,
+    with on_ray(
+        ray_address, settings.detector, detector.weights_sha256, device=device,
+        num_cores=ray_cores, batch_size=batch_size, num_decoding=workers,
+    ) as elsewhere:  # fmt: skip
+        for split, images in image_sets.items():
+            views = with_views(images, settings.data.splits[split].augmentation)
+            with _hint("run with --skip-bad-images"):
+                manifest = plan_extraction(
+                    settings.data.name, views, detector, settings.detector, settings.cache
+                )
+                table = None
+                if dry_run:
+                    foreseen = estimate(
+                        manifest, detector.model, root / split,
+                        batch_size=batch_size, num_workers=workers, promised_bytes=promised_bytes,
+                    )  # fmt: skip
+                    promised_bytes += foreseen.needed_bytes
+                    table = foreseen.table()
+                    if num_nodes is not None:
+                        table += "\n" + line_on_nodes(foreseen, num_nodes, num_devices(device))
+            if table is not None:
+                click.echo(f"{split}:\n{table}")
+                _tell_skipped(images, "would be skipped as unreadable")
+                continue
+            # A bad image that is met only now has its place in the plan already.
+            with _hint("run with --skip-bad-images --overwrite"):
+                done = extract(
+                    root / split, manifest, views, detector.model,
+                    batch_size=batch_size, num_workers=workers, overwrite=overwrite,
+                    elsewhere=elsewhere,
                 )  # fmt: skip
-                promised_bytes += foreseen.needed_bytes
-                table = foreseen.table()
-        if table is not None:
-            click.echo(f"{split}:\n{table}")
-            _tell_skipped(images, "would be skipped as unreadable")
-            continue
-        # A bad image that is met only now has its place in the plan already.
-        with _hint("run with --skip-bad-images --overwrite"):
-            done = extract(
-                root / split, manifest, views, detector.model,
-                batch_size=batch_size, num_workers=workers, overwrite=overwrite,
-            )  # fmt: skip
-        if done.num_new_images:
-            click.echo(
-                f"{split}: {done.num_new_images} images, {done.num_new_bytes / 1e9:.3f} GB in "
-                f"{done.seconds:.1f} s ({done.num_new_images / done.seconds:.2f} images/s) "
-                f"-> {root / split}"
-            )
-            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.busy.items())
-            log.info("%s: share of the time at work, side by side: %s", split, shares)
-        else:
-            _tell_finished(root / split, done.num_images)
-        _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")
-
-
-def _check(settings: Config, splits: Iterable[str], device: str) -> None:
-    """Check what takes no time before images are listed, which takes minutes."""
-    from data.images.listing import find_split
-    from extract.detector.weights import existing_checkpoint
-
-    if device != "auto":  # every machine has that; a GPU is asked for before anything is listed
-        choose_device(device)
-    if settings.detector.checkpoint is not None:
-        existing_checkpoint(settings.detector.checkpoint)
-    for split in splits:
-        find_split(settings.data, split)
+            if done.num_new_images:
+                click.echo(
+                    f"{split}: {done.num_new_images} images, {done.num_new_bytes / 1e9:.3f} GB in "
+                    f"{done.seconds:.1f} s ({done.num_new_images / done.seconds:.2f} images/s) "
+                    f"-> {root / split}"
+                )
+                if done.busy:
+                    shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.busy.items())
+                    log.info("%s: share of the time at work, side by side: %s", split, shares)
+            else:
+                _tell_finished(root / split, done.num_images)
+            _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")
 
 
 def _is_finished(folder: Path, images: ImageSet, settings: Config) -> bool:
@@ -212,68 +234,9 @@ def _hint(text: str) -> Iterator[None]:
         raise ConfigError(f"{error}, or {text}") from error
 
 
-def _screened(data: DataConfig, images: ImageSet, num_workers: int) -> ImageSet:
-    from data.images.image_sets import readable_images
-    from data.images.listing import has_numbers
-
-    if data.format == "scenes":
-        return images  # they are rendered, not read
-    return readable_images(images, num_workers=num_workers, numbered=has_numbers(data))
-
-
 def _tell_skipped(images: ImageSet, what: str) -> None:
     for image in images.skipped:
         log.info("skipped: %s: %s", image.file, image.reason)
     if images.skipped:
         total = len(images.records) + len(images.skipped)
         click.echo(f"{images.split}: {len(images.skipped)} of {total} images {what}")
-
-
-@click.command(name="train-detector")
-@training_splits("Split that picks the best.")
-@click.option("--fresh", is_flag=True, help="Start anew even if there is a last checkpoint.")
-@detection_checkpoint_option
-@common_options
-@run_command
-def train_detector(
-    split: str, val_split: str, fresh: bool, detection_checkpoint: str | None,
-    config: str | None, overrides: tuple[str, ...], device: str,
-    log_level: str,
-) -> None:  # fmt: skip
-    """Fine-tune an FPN detector on the configured data set (torchvision's recipe).
-
-    Writes best_model.pth and last_model.pth; run again to go on after an interruption.
-
-    \b
-      train-detector --config kitti
-    """
-    from configs.config_files import load_config
-    from data.cache.annotations import boxes_sha256
-    from data.images.image_sets import load_images
-    from extract.accuracy.average_precision import evaluate_detector
-    from extract.finetuning.finetune import finetune
-
-    setup_logging(log_level)
-    share_cores()
-    settings = load_config(config, with_detection_checkpoint(overrides, detection_checkpoint))
-    _check(settings, (split, val_split), device)
-    train_set = load_images(settings.data, split)
-    val_set = load_images(settings.data, val_split)
-
-    def evaluate(model: Any, classes: tuple[str, ...]) -> dict[str, float]:
-        return evaluate_detector(model, classes, val_set)
-
-    if not any((~record.ignored).any() for record in val_set.records):
-        raise ConfigError(f"train-detector: the split {val_split!r} has no boxes to evaluate on")
-    learned = set(train_set.categories.values())
-    for category, name in val_set.categories.items():
-        if name not in learned and any(
-            (record.category_ids[~record.ignored] == category).any() for record in val_set.records
-        ):
-            log.warning("mAP counts AP 0 for %r: the split %r does not have it", name, split)
-    best = finetune(
-        settings.detector, train_set, settings.detector_training,
-        evaluate=evaluate, device=choose_device(device), resume=not fresh,
-        boxes={split: boxes_sha256(train_set), val_split: boxes_sha256(val_set)},
-    )  # fmt: skip
-    click.echo(f"best model -> {best}")

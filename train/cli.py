@@ -20,6 +20,9 @@ from configs.options import (
     common_options,
     detection_checkpoint_option,
     features_option,
+    nodes_option,
+    num_devices,
+    refuse_nodes_in_earnest,
     run_command,
     training_splits,
     trust_code_option,
@@ -81,8 +84,9 @@ log = logging.getLogger(__name__)
 )  # fmt: skip
 @click.option(
     "--dry-run", is_flag=True,
-    help="Only show what storing the decoded coarser levels takes; writes nothing.",
+    help="Only show runs, steps, time, bytes and memory; takes some steps, writes nothing.",
 )  # fmt: skip
+@nodes_option
 @click.option(
     "--init-from", metavar="RUN_DIR",
     help="Begin from the best model of this run, of the same level and model.",
@@ -97,9 +101,9 @@ def train_level(
     level: str | None, split: str, val_split: str, lambdas: tuple[float, ...], num_seeds: int,
     epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
     context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
-    init_from: str | None, out: str | None, detection_checkpoint: str | None, config: str | None,
-    overrides: tuple[str, ...], features: str | None, trust_code: bool, device: str,
-    log_level: str,
+    num_nodes: int | None, init_from: str | None, out: str | None,
+    detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
+    features: str | None, trust_code: bool, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Train the codec of one FPN level from its cache; no detector is run.
 
@@ -116,6 +120,7 @@ def train_level(
     setup_logging(log_level)
     share_cores()
     _check_lambdas(lambdas)
+    refuse_nodes_in_earnest(num_nodes, dry_run)
     if context_runs and level == "all":
         raise ConfigError(
             "--context: is for one level: name that, or train all levels with --coarse-to-fine"
@@ -147,12 +152,18 @@ def train_level(
 
     from data.cache.cache_folder import CacheFolder
     from extract.detector.freshness import refuse_stale_cache
+    from train.forecast.forecast import lines_of_dry_run
     from train.loop.job import Job
-    from train.machine.distributed import open_world
-    from train.study.coarse_to_fine import from_coarse_to_fine, lines_of_dry_run
+    from train.machine.distributed import most_restarts, open_world
+    from train.study.coarse_to_fine import from_coarse_to_fine
     from train.study.grid import grid, trials
     from train.study.study import run_study
 
+    if resume == "never" and (restarts := most_restarts()):
+        raise ConfigError(
+            f"--resume never: each of torchrun's {restarts} restarts would begin anew: leave it "
+            "out, and name another --out where runs are not to go on, or use --max-restarts 0"
+        )
     root = Path(features or Path("features") / settings.data.name)
     caches = {name: CacheFolder(root / name) for name in (split, val_split)}
     for name, cache in caches.items():
@@ -174,7 +185,10 @@ def train_level(
         if coarse_to_fine:
             jobs = from_coarse_to_fine(jobs, wanted)
         if dry_run:
-            click.echo("\n".join(lines_of_dry_run(jobs, go_on=resume != "never")))
+            click.echo("\n".join(lines_of_dry_run(
+                jobs, go_on=resume != "never", num_nodes=num_nodes,
+                devices_per_node=num_devices(device),
+            )))  # fmt: skip
             return
         study = run_study(
             jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world

@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -57,13 +59,7 @@ def measured_levels(
     `kept` is asked first. What is measured leaves its maps in `decoded`.
     """
     folder = next(iter(runs.values())).model_folder
-    key = {
-        "method": _METHOD,
-        "model": info.model_sha256,
-        "cache": split.cache.content_id,
-        "images": split.num_images,
-        "device": models.device,
-    }
+    key = _key(info, split, models)
     name = f"levels {list(runs)} in one, lambda {info.lmbda:.3g}"
     if (found := kept.get(key)) is not None:
         _LOG.info("%s: measured before", name)
@@ -72,7 +68,8 @@ def measured_levels(
             for level, facts in found.facts.items()
         }
     fused = FusedLevels(levels=info.levels, codec=fused_codec(folder, models))
-    images = _code_all(fused, info, split, {level: decoded.new(run) for level, run in runs.items()})
+    into = {level: decoded.new(run) for level, run in runs.items()}
+    images = _code(fused, info, split, range(split.num_images), into)
     measured = _totals(images, fused, info, split, str(folder))
     kept.put(key, {str(level): dataclasses.asdict(each) for level, each in measured.items()}, {})
     finest = measured[info.levels[0]]
@@ -83,8 +80,33 @@ def measured_levels(
     return measured
 
 
-def _code_all(
-    fused: FusedLevels, info: RunInfo, split: Split, decoded: Mapping[int, DecodedMaps | None]
+def is_measured(info: RunInfo, split: Split, models: LoadedModels, kept: Kept) -> bool:
+    """Whether an earlier analysis has kept what `measured_levels` returns."""
+    return kept.get(_key(info, split, models)) is not None
+
+
+def time_coding(folder: Path, split: Split, models: LoadedModels, images: Sequence[int]) -> None:
+    """Send images through a file as measuring does, and keep nothing."""
+    info = models.info(folder)
+    _code(FusedLevels(levels=info.levels, codec=fused_codec(folder, models)), info, split, images)
+
+
+def _key(info: RunInfo, split: Split, models: LoadedModels) -> dict[str, Any]:
+    return {
+        "method": _METHOD,
+        "model": info.model_sha256,
+        "cache": split.cache.content_id,
+        "images": split.num_images,
+        "device": models.device,
+    }
+
+
+def _code(
+    fused: FusedLevels,
+    info: RunInfo,
+    split: Split,
+    images: Sequence[int],
+    decoded: Mapping[int, DecodedMaps | None] = MappingProxyType({}),
 ) -> list[_Image]:
     """Send each image through a file, and fill `decoded`, where there is room, with the results."""
     identity, samples = model_id(info.model_sha256), split.manifest.samples
@@ -125,8 +147,8 @@ def _code_all(
         )
 
     # The first of all codings compiles the coder, or loads it, and is not to be timed.
-    code(0)
-    return list(per_image(code, range(split.num_images), device))
+    code(images[0])
+    return list(per_image(code, images, device))
 
 
 def _totals(

@@ -16,7 +16,7 @@ from analyze.facts.candidates import Candidate, learner
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import Combination, Found, Measurement
 from analyze.facts.sent_parts import DERIVED, Combined, Part
-from analyze.fused.fused_rate_distortion import fused_codec, measured_levels
+from analyze.fused.fused_rate_distortion import fused_codec, is_measured, measured_levels
 from analyze.measure.approach_cost import ApproachCost, cost_of_fused
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
@@ -62,7 +62,7 @@ def study_fused(
     chosen = _newest(folders, models)
     for folder in chosen:
         info = models.info(folder)
-        if set(info.levels) != split.readers.keys() - derived:
+        if not _codes_what_is_sent(info, split):
             missing.append(
                 f"{folder} is left out: it codes the levels {list(info.levels)} in one, of this "
                 f"cache {sorted(split.readers.keys() - derived)} are to be sent: train it on this "
@@ -94,6 +94,22 @@ def study_fused(
             )
         )
     return Found(tuple(found), tuple(missing))
+
+
+def fused_due(
+    folders: Sequence[Path], split: Split, models: LoadedModels, kept: Kept
+) -> list[Path]:
+    """Return the runs that `study_fused` would have to measure: of no earlier analysis."""
+    return [
+        folder
+        for folder in _newest(folders, models)
+        if _codes_what_is_sent(models.info(folder), split)
+        and not is_measured(models.info(folder), split, models, kept)
+    ]
+
+
+def _codes_what_is_sent(info: RunInfo, split: Split) -> bool:
+    return set(info.levels) == split.readers.keys() - split.manifest.derived_levels
 
 
 def _newest(folders: Iterable[Path], models: LoadedModels) -> list[Path]:

@@ -23,13 +23,16 @@ SQUARED_ERROR = "MSE"
 """The distortion: a level's weight is its share of all elements, so that the sum is their MSE."""
 
 
-def ways_of_runs(runs: Sequence[Path | str], manifest: Manifest, models: LoadedModels) -> Ways:
+def ways_of_runs(
+    runs: Sequence[Path | str], manifest: Manifest, models: LoadedModels | None = None
+) -> Ways:
     """Return all ways to send the cache's levels by these runs, each of which errs by its MSE.
 
     A contextual run is coded beside all coded ways of the coarser level that it was trained beside,
-    and predicted beside these and the predicted ones. Raises ConfigError if a run serves no level
-    of the cache, or has no way to be decoded.
+    and predicted beside these and the predicted ones; `models` are those that are read already.
+    Raises ConfigError if a run serves no level of the cache, or has no way to be decoded.
     """
+    models = models or LoadedModels()
     found: list[Way] = []
     used: set[Path] = set()
     shares = _shares(manifest)

@@ -142,11 +142,13 @@ class StageTiming:
         num_more: int,
         most_bytes: int,
         free_bytes: int,
+        more: Iterable[Stage] = (),
     ) -> Forecast:
         """Time a few images; the caches are read, and nothing is written.
 
         `combinations` are all that detection is run on for certain, `num_more` those that may
-        follow one by one. Decoded maps may take `most_bytes` of a disk with `free_bytes`.
+        follow one by one. Decoded maps may take `most_bytes` of a disk with `free_bytes`. `more`
+        are stages that somebody else has timed.
         """
         levels = [run.level for run in self._runs]
         sizes = [
@@ -154,7 +156,7 @@ class StageTiming:
             for piece in pieces(self._split.readers, levels, self._images, most_bytes)
         ]
         is_whole = len(sizes) == 1
-        stages = [self._checking(), *self._coding()]
+        stages = [self._checking(), *self._coding(), *more]
         if detection is not None:
             new = [parts for parts in combinations if not detection.is_known(parts)]
             stages += self._detecting(detection, new, combinations, num_more, is_whole)
@@ -174,7 +176,7 @@ class StageTiming:
         """Read the shards of the images that are timed, as a check of their bytes does."""
         seconds = 0.0
         for reader in self._split.readers.values():
-            few = self._few(_MOST_TIMED)
+            few = few_images(self._models.device, len(self._images))
             began = time.perf_counter()
             reader.require_whole(few)
             taken = time.perf_counter() - began
@@ -189,7 +191,7 @@ class StageTiming:
         alike: dict[tuple[int, str], list[Candidate]] = {}
         for run in self._due:
             alike.setdefault((run.level, run.model), []).append(run)
-        few = self._few(_MOST_TIMED)
+        few = few_images(self._models.device, len(self._images))
         for (level, model), runs in sorted(alike.items()):
             folder = runs[0].model_folder
             codec, info = self._models.codec(folder, level=level), self._models.info(folder)
@@ -214,7 +216,7 @@ class StageTiming:
         is_whole: bool,
     ) -> Iterable[Stage]:
         """Yield the stages of detection on `new` combinations, and on later ones of the largest."""
-        few = self._few(_MOST_TIMED_BY_HEADS)
+        few = few_images(self._models.device, len(self._images), _MOST_TIMED_BY_HEADS)
         largest = max(combinations, key=len)
         used = {
             part.run.folder: part.run
@@ -255,7 +257,7 @@ class StageTiming:
             name=f"heads, {len(new)} combinations", times=int(bool(new)), seconds_each=heads(new)
         )
         yield Stage(
-            name="allocation, at most", times=num_more,
+            name="later combinations, at most", times=num_more,
             seconds_each=heads([largest]) + self._mean(later),
         )  # fmt: skip
 
@@ -274,18 +276,6 @@ class StageTiming:
             pass
         return held
 
-    def _few(self, most: int) -> list[int]:
-        """Choose images: a GPU gets neighbours, which have batches, a CPU some at even distances.
-
-        So many that all threads work at a time, and twice if `most` allows it.
-        """
-        device, num_images = self._models.device, len(self._images)
-        if torch.device(device).type != "cpu":
-            first = num_images // 2 // WINDOW * WINDOW
-            return list(self._images[first : first + most])
-        number = min(most, 2 * num_threads(device), num_images)
-        return sorted({round(place) for place in np.linspace(0, num_images - 1, number)})
-
     def _of_all(self, seconds: float, reader: LevelReader, timed: Sequence[int]) -> float:
         """Return the time of all images, by positions: a few images need not have the mean size."""
         positions = reader.shapes[:, :2].prod(axis=1)
@@ -293,3 +283,15 @@ class StageTiming:
 
     def _mean(self, seconds: float) -> float:
         return seconds / len(self._images)
+
+
+def few_images(device: str, num_images: int, most: int = _MOST_TIMED) -> list[int]:
+    """Choose images to time: a GPU gets neighbours, which have batches, a CPU some far apart.
+
+    So many that all threads work at a time, and twice if `most` allows it.
+    """
+    if torch.device(device).type != "cpu":
+        first = num_images // 2 // WINDOW * WINDOW
+        return list(range(num_images)[first : first + most])
+    number = min(most, 2 * num_threads(device), num_images)
+    return sorted({round(place) for place in np.linspace(0, num_images - 1, number)})

@@ -180,6 +180,10 @@ class TrainingConfig(SchemaSection):
     input_noise: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
     """Gaussian noise on what the codec sees while training, in standard deviations of each channel;
     it still has to give the features without noise. Against overfitting few images."""
+    quantization: Literal["noise", "mixed"] = "noise"
+    """What stands for rounding while training. noise: latents with uniform noise, for both g_s and
+    the entropy model (Balle et al. 2017). mixed: g_s gets rounded latents, the entropy model noisy
+    ones (Minnen and Singh 2020): better where few bits are spent."""
     cutmix: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
     """Share of the maps of which a part is another image's while training (CutMix). Against
     overfitting few images."""
@@ -208,8 +212,9 @@ class TrainingConfig(SchemaSection):
 
     @property
     def learnt_by(self) -> str:
-        """The distortion, and whether the detector's loss is added to it, in a word."""
-        return self.distortion + ("+detection_loss" if self.detection_loss else "")
+        """The distortion, what is added to it, and mixed quantization, in a word."""
+        added = "+detection_loss" if self.detection_loss else ""
+        return self.distortion + added + ("+mixed" if self.quantization == "mixed" else "")
 
     @field_validator("detection_loss")
     @classmethod

@@ -25,7 +25,7 @@ from data.images.folder import read_folder
 from data.images.formats import Format, SplitSource, read_own
 from data.images.kitti import read_kitti
 from data.images.labels import LabelledBox, make_record, skip_or_raise
-from data.images.listing import find_split, scene_file
+from data.images.listing import find_split, has_numbers, scene_file
 from data.images.records import ImageFiles, ImageRecord, ImageSet, SkippedImage, hash_files
 from data.images.views import is_view, split_view
 from data.images.voc import read_voc
@@ -214,12 +214,15 @@ def first_images(images: ImageSet, limit: int | None) -> ImageSet:
     return replace(images, records=records, skipped=skipped, limit=limit)
 
 
-def readable_images(images: ImageSet, *, num_workers: int, numbered: bool) -> ImageSet:
+def readable_images(images: ImageSet, data: DataConfig, *, num_workers: int) -> ImageSet:
     """Return the images that can be decoded; the others join `skipped`, in the split's order.
 
-    With `numbered`, those that stay are numbered from 1 again, as formats without ids of their own
-    do: so the plan is the same as if the bad files were gone. Raises ConfigError if none stays.
+    In formats without ids of their own, those that stay are numbered from 1 again: so the plan is
+    the same as if the bad files were gone. Raises ConfigError if none stays.
     """
+    if data.format == "scenes":
+        return images  # they are rendered, not read
+    numbered = has_numbers(data)
     with ThreadPoolExecutor(num_workers) as pool:
         problems = list(
             tqdm(

@@ -12,13 +12,11 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-
-from torch import Tensor
 
 from configs.errors import CacheError
 from data.cache.cache_folder import CacheFolder
@@ -29,51 +27,14 @@ from data.cache.containers import differing_metadata, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit, units_of, units_of_rows
 from data.cache.units_due import OpenShard, bytes_to_lay_out, levels_due, open_shard
-from data.system.array_files import start_writing, write_all
 from data.system.atomic_files import remove_leftovers, sync_folder, write_atomically
 from data.system.threads import limit_cores
-from data.writing.stored_sample import SampleCaster, StoredMap, StoredSample
+from data.writing.handed_out import UnitDone, UnitDue
+from data.writing.unit_writer import Map, UnitWriter
 
 log = logging.getLogger(__name__)
 
-_TASK_BYTES = 2**20  # small maps go to a thread together: handing one over costs more than it
-_MERGED_AT_ONCE = 64  # samples' statistics: one by one takes long, all of a unit much memory
-_HASTENED_BYTES = 2**18  # smaller samples wait for others: a call for each would cost more
 _OVERHEAD = 1.01  # indexes, metadata and commit lines next to the samples themselves
-
-Map = Tensor | StoredMap
-"""A sample to write: [H, W, C] float32 on the CPU, or what a GPU has made of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What the commit says of a sample, and how many bytes were written for it."""
-
-    checksum: str
-    statistics: ChannelStatistics
-    num_bytes: int
-
-
-class _Progress:
-    """What is known of the rows of a unit that have been written so far."""
-
-    def __init__(self, levels: Iterable[int]) -> None:
-        self.num_rows = 0
-        self._checksums: dict[int, list[str]] = {level: [] for level in levels}
-        self._statistics: dict[int, list[ChannelStatistics]] = {level: [] for level in levels}
-
-    def add(self, level: int, sample: _Written) -> None:
-        """Take in the next sample of a level."""
-        self._checksums[level].append(sample.checksum)
-        parts = self._statistics[level]
-        parts.append(sample.statistics)
-        if len(parts) == _MERGED_AT_ONCE:
-            self._statistics[level] = [ChannelStatistics.merged(parts)]
-
-    def commit(self, unit: int) -> Commit:
-        """Return what the log says of the unit."""
-        merged = {k: ChannelStatistics.merged(parts) for k, parts in self._statistics.items()}
-        return Commit(unit=unit, checksums=self._checksums, statistics=merged)
 
 
 class CacheWriter:
@@ -100,9 +61,8 @@ class CacheWriter:
         self._marked: set[tuple[int, int]] = set()
         """(unit, level) of what was whole and is being replaced."""
         self._open: dict[tuple[int, int, int], OpenShard] = {}
-        self._progress: dict[int, _Progress] = {}
         self._pool = ThreadPoolExecutor(num_threads, initializer=limit_cores, initargs=(1,))
-        self._of_thread = threading.local()
+        self._rows = UnitWriter(manifest, self._shard_for, self._pool)
         self._opening = threading.Lock()
         self._has_failed = False
 
@@ -135,23 +95,12 @@ class CacheWriter:
         CacheError on a value that the stored type cannot hold, and when the file system fails;
         nothing committed is lost then.
         """
-        # After a failure rows are missing, and those that follow would take their places.
         assert not self._has_failed, "a writer that has failed writes no more"
         self._has_failed = True
-        progress = self._progress.setdefault(unit.index, _Progress(maps))
-        num_bytes = 0
         try:
-            tasks = [
-                (level, self._pool.submit(self._write_samples, unit, level, row, tensors))
-                for level, row, tensors in self._tasks(unit, maps, progress.num_rows)
-            ]
-            for level, task in tasks:
-                for sample in task.result():
-                    progress.add(level, sample)
-                    num_bytes += sample.num_bytes
-            progress.num_rows += len(next(iter(maps.values())))
-            if progress.num_rows == unit.num_rows:
-                self._commit(unit, self._progress.pop(unit.index))
+            num_bytes, commit = self._rows.write(unit, maps)
+            if commit is not None:
+                self._commit(unit, commit)
         except OSError as error:
             raise CacheError(
                 f"{error.filename or self._cache}: cannot be written ({error.strerror or error}): "
@@ -160,52 +109,55 @@ class CacheWriter:
         self._has_failed = False
         return num_bytes
 
-    def _tasks(
-        self, unit: Unit, maps: Mapping[int, Sequence[Map]], first_row: int
-    ) -> Iterator[tuple[int, int, Sequence[Map]]]:
-        """Yield (level, first row, maps) of what a thread takes at once: a large map, or some."""
-        for level, tensors in maps.items():
-            step = max(1, _TASK_BYTES // self._manifest.sample_bytes(level, unit.bucket))
-            for begin in range(0, len(tensors), step):
-                yield level, first_row + begin, tensors[begin : begin + step]
+    def hand_out(self, unit: Unit) -> UnitDue:
+        """Lay out the shards of a pending unit for who computes and writes it elsewhere."""
+        due, commit = self._due[unit.index], self._commits.get(unit.index)
+        shards = {level: self._shard_of(unit, level) for level in due}
+        return UnitDue(
+            unit=unit,
+            places={
+                level: (str(shard.part), shard.offsets[_rows_in(shard, unit)].tolist())
+                for level, shard in shards.items()
+            },
+            there={} if commit is None else {
+                level: sums for level, sums in commit.checksums.items() if level not in due
+            },
+        )  # fmt: skip
 
-    def _write_samples(
-        self, unit: Unit, level: int, first_row: int, tensors: Sequence[Map]
-    ) -> list[_Written]:
-        if not hasattr(self._of_thread, "caster"):
-            self._of_thread.caster = SampleCaster(self._manifest.dtype, self._manifest.codes or {})
-        return [
-            self._write_sample(unit, level, row, computed)
-            for row, computed in enumerate(tensors, start=first_row)
-        ]
+    def take_back(self, unit: Unit, done: UnitDone) -> bool:
+        """Commit a unit that was handed out and is written; say whether it is whole so.
 
-    def _write_sample(self, unit: Unit, level: int, row: int, computed: Map) -> _Written:
-        """Store one sample unless the very same is there."""
-        sample: StoredSample = (
-            computed.sample(level)
-            if isinstance(computed, StoredMap)
-            else self._of_thread.caster.cast(computed, level)
-        )
+        It is not where it came out otherwise at levels that were there: all levels must be of one
+        run, so these are due now too, and it is pending still.
+        """
+        if done.differing:
+            self._log.mark_damaged({unit.index: done.differing})
+            self._due[unit.index] |= done.differing
+            return False
+        self._note(unit, done.commit)
+        return True
+
+    def _shard_for(self, unit: Unit, level: int, row: int, checksum: str) -> OpenShard | None:
         # Images may be computed again for the sake of another level. Where that gives the same
         # bits the sample stays untouched; where it does not, all levels must be of one run.
         untouched = level not in self._due[unit.index]
-        if untouched and sample.checksum == self._commits[unit.index].checksums[level][row]:
-            return _Written(sample.checksum, sample.statistics, 0)
+        if untouched and checksum == self._commits[unit.index].checksums[level][row]:
+            return None
         with self._opening:
             if untouched and (unit.index, level) not in self._marked:
                 # Durable before a committed byte is touched: a crash must not pass it off as whole.
                 self._log.mark_damaged({unit.index: [level]})
                 self._marked.add((unit.index, level))
-            shard = self._shard_of(unit, level)
-        offset = int(shard.offsets[unit.first_row + row - shard.rows.start])
-        write_all(shard.handle, sample.content, offset)
-        if sample.content.nbytes >= _HASTENED_BYTES:
-            start_writing(shard.handle, offset, sample.content.nbytes)
-        return _Written(sample.checksum, sample.statistics, sample.content.nbytes)
+            return self._shard_of(unit, level)
 
-    def _commit(self, unit: Unit, progress: _Progress) -> None:
-        self._make_durable(unit)
-        commit = progress.commit(unit.index)
+    def _commit(self, unit: Unit, commit: Commit) -> None:
+        # At once, if there are threads for it: each has to wait for the disk.
+        for _ in self._pool.map(os.fsync, [shard.handle for shard in self._open.values()]):
+            pass
+        self._note(unit, commit)
+
+    def _note(self, unit: Unit, commit: Commit) -> None:
+        self._show_full_shards(unit)
         self._log.append(commit)
         self._commits[unit.index] = replace(commit, statistics={})
         self._due[unit.index] = frozenset()
@@ -265,14 +217,10 @@ class CacheWriter:
         if gone:
             self._log.mark_damaged({unit: [level] for unit in gone})
 
-    def _make_durable(self, unit: Unit) -> None:
-        """Sync the unit's bytes, and give full shards their real names."""
-        opened = list(self._open.items())
-        # At once, if there are threads for it: each has to wait for the disk.
-        for _ in self._pool.map(os.fsync, [shard.handle for _, shard in opened]):
-            pass
+    def _show_full_shards(self, unit: Unit) -> None:
+        """Give shards that are full with the unit, and synced, their real names."""
         folders: set[Path] = set()
-        for key, shard in opened:
+        for key, shard in list(self._open.items()):
             own = key[1] == unit.bucket and unit.first_row in shard.rows
             if own and self._is_full(unit, key[0], shard):
                 os.close(shard.handle)
@@ -285,3 +233,8 @@ class CacheWriter:
     def _is_full(self, last: Unit, level: int, shard: OpenShard) -> bool:
         units = units_of_rows(self._manifest, last.bucket, shard.rows)
         return all(level not in self._due[unit] or unit == last.index for unit in units)
+
+
+def _rows_in(shard: OpenShard, unit: Unit) -> slice:
+    first = unit.first_row - shard.rows.start
+    return slice(first, first + unit.num_rows)

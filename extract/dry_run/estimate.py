@@ -19,6 +19,7 @@ from data.cache.containers import STORES, level_arrays, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.plan import level_bytes, units_of
 from data.cache.units_due import bytes_to_lay_out, levels_due
+from data.costs.cost_model import hours
 from extract.detector.pyramid import level_shapes
 from extract.dry_run.timing import Speed, measure_speed
 from extract.dry_run.ways_to_fit import fits, size_text, ways_to_fit
@@ -49,6 +50,8 @@ class Estimate:
     """Of the disk, without what the splits before this one will take."""
     num_there: int
     """Of the images, those that an earlier run has stored."""
+    num_units_due: int
+    """What is committed at once, as far as it is not."""
     needed_bytes: int
     """Of samples in shards that have no file yet."""
     ways_to_fit: list[str]
@@ -79,7 +82,7 @@ class Estimate:
             f"{size_text(self.num_bytes)} in {num_shards} shards; {self.num_files} files, "
             f"{size_text(self.disk_bytes)} on disk; {self.free_bytes / 1e9:.1f} GB free",
             f"measured: {self.speed.images_per_s:.2f} images/s, the disk writes "
-            f"{self.speed.write_bytes_per_s / 1e6:.0f} MB/s; about {_duration(self.seconds)}",
+            f"{self.speed.write_bytes_per_s / 1e6:.0f} MB/s; about {hours(self.seconds)}",
         ]
         if self.num_there:
             lines.append(
@@ -113,7 +116,7 @@ def estimate(
     folder = Path(folder)
     parent = _existing_folder(folder)
     free_bytes = shutil.disk_usage(parent).free
-    num_there, needed_bytes = _still_needed(folder, manifest)
+    num_there, num_units_due, needed_bytes = _still_needed(folder, manifest)
     left_bytes = max(0, free_bytes - promised_bytes)
     levels = [
         LevelSize(
@@ -149,6 +152,7 @@ def estimate(
         speed=speed,
         free_bytes=left_bytes,
         num_there=num_there,
+        num_units_due=num_units_due,
         needed_bytes=needed_bytes,
         ways_to_fit=[]
         if num_there or fits(needed_bytes, left_bytes)
@@ -156,8 +160,8 @@ def estimate(
     )
 
 
-def _still_needed(folder: Path, manifest: Manifest) -> tuple[int, int]:
-    """Return how many images a cache of this very plan has, and the bytes that it still needs."""
+def _still_needed(folder: Path, manifest: Manifest) -> tuple[int, int, int]:
+    """Return how many images a cache of this very plan has, and what it lacks: units, and bytes."""
     there = CacheFolder(folder)
     try:
         begun = manifest.difference_from(there.manifest) is None
@@ -167,8 +171,9 @@ def _still_needed(folder: Path, manifest: Manifest) -> tuple[int, int]:
     units = units_of(manifest)
     num_there = sum(unit.num_rows for unit in units if not due[unit.index])
     if begun:
-        return num_there, bytes_to_lay_out(folder, manifest, due)
-    return 0, sum(level_bytes(manifest, level.index) for level in manifest.levels)
+        num_due = sum(bool(due[unit.index]) for unit in units)
+        return num_there, num_due, bytes_to_lay_out(folder, manifest, due)
+    return 0, len(units), sum(level_bytes(manifest, level.index) for level in manifest.levels)
 
 
 @contextmanager
@@ -235,7 +240,3 @@ def _num_files(manifest: Manifest, num_shards: int) -> int:
     # A level has a description, one for each array in Zarr, and its statistics; a cache has its
     # manifest, annotations and commits.
     return num_shards + len(manifest.levels) * (arrays + 2) + 3
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds:.0f} s"

@@ -6,8 +6,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,6 @@ from data.cache.plan import (
 )
 from data.images.image_sets import image_files, read_image
 from data.images.records import ImageSet
-from data.system.threads import limit_cores
 from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
 from extract.detector.loading import LoadedDetector, describe_detector, prepare_images
@@ -43,12 +41,15 @@ from extract.features.busy_times import BusyTimes
 from extract.features.channel_codes import with_codes
 from extract.features.finished import is_complete
 from extract.features.maps import Maps
-from extract.features.pipeline import computed_maps, usual_num_workers
+from extract.features.pipeline import computed_maps, usual_num_workers, written
 
 log = logging.getLogger(__name__)
 
-_WRITING_AHEAD = 1
 _MOST_WRITING_THREADS = 8
+
+Elsewhere = Callable[[CacheFolder, Manifest, CacheWriter], Generator[tuple[int, int], None, None]]
+"""Has a cache's pending units stored, hands them out and takes them back; yields (images, bytes) as
+they are committed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,13 +138,15 @@ def extract(
     num_workers: int | None = None,
     overwrite: bool = False,
     show_progress: bool = True,
+    elsewhere: Elsewhere | None = None,
 ) -> Extracted:
     """Write the split's cache into `folder`; goes on where an earlier run stopped.
 
     In memory at any time, on a CPU: the feature maps of two batches and two images; on a GPU: three
     batches of decoded images, and the maps of four. `batch_size` None: as many images as the CPU
     has cores (16 at most), on a GPU as many as have four megapixels, and sixteen before they are
-    resized. `num_workers` threads decode for a GPU; None: all cores but two (2 to 16).
+    resized. `num_workers` threads decode for a GPU; None: all cores but two (2 to 16). `elsewhere`
+    stores what is pending instead of this process.
 
     Raises CacheError if the folder holds another plan's cache and `overwrite` is not set.
     """
@@ -174,7 +177,7 @@ def extract(
             manifest = with_codes(folder, manifest, model, overwrite=overwrite)
             settled = settle_cache(folder, manifest, images, commit_log, overwrite=overwrite)
             with closing(
-                CacheWriter(settled, manifest, commit_log, num_threads=_writing_threads(model))
+                CacheWriter(settled, manifest, commit_log, num_threads=writing_threads(model))
             ) as writer:
                 pending = writer.pending
                 writer.prepare()
@@ -182,37 +185,32 @@ def extract(
                 done = len(manifest.samples) - num_new
                 if done and num_new:
                     log.info("%s: %d of %d images are there", folder, done, len(manifest.samples))
-                batches = computed_maps(
-                    model,
-                    manifest,
-                    pending,
-                    batch_size=batch_size,
-                    num_workers=num_workers or usual_num_workers(),
-                    busy=busy,
-                )
 
                 def write(unit: Unit, maps: Maps) -> int:
                     with busy.measured("write"):
                         return writer.write(unit, maps)
 
-                bar_length = num_new if show_progress else 0
-                with (
-                    ThreadPoolExecutor(1, initializer=limit_cores, initargs=(1,)) as background,
-                    _bar(bar_length) as bar,
-                ):
-                    writing: deque[Future[int]] = deque()
-                    for unit, maps in batches:
-                        # The next batch is computed while this one is cast, checked and written.
-                        writing.append(background.submit(write, unit, maps))
-                        if len(writing) > _WRITING_AHEAD:
-                            num_bytes += writing.popleft().result()
+                if elsewhere is None:
+                    batches = computed_maps(
+                        model,
+                        manifest,
+                        pending,
+                        batch_size=batch_size,
+                        num_workers=num_workers or usual_num_workers(),
+                        busy=busy,
+                    )
+                    storing: Generator[tuple[int, int], None, None] = written(batches, write)
+                else:
+                    storing = elsewhere(settled, manifest, writer)
+                with closing(storing), _bar(num_new if show_progress else 0) as bar:
+                    for num_images, its_bytes in storing:
+                        num_bytes += its_bytes
                         rate = num_bytes / 1e6 / max(1e-9, time.monotonic() - start)
                         # Shown by the bar's next line: at once would be a line for every batch.
                         bar.set_postfix_str(
                             f"{rate:.0f} MB/s, {num_bytes / 1e9:.2f} GB written", refresh=False
                         )
-                        bar.update(len(next(iter(maps.values()))))
-                    num_bytes += sum(future.result() for future in writing)
+                        bar.update(num_images)
                 if num_new or not _has_statistics(folder, manifest):
                     writer.finish()
         except OSError as error:
@@ -230,7 +228,7 @@ def extract(
     )
 
 
-def _writing_threads(model: Any) -> int:
+def writing_threads(model: Any) -> int:
     """Return one on a CPU, whose cores compute; several beside a GPU, which is faster than one."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     return 1 if on_cpu else min(_MOST_WRITING_THREADS, usable_cores())

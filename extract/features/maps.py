@@ -16,7 +16,7 @@ from data.cache.manifest import Manifest
 from data.cache.manifest_parts import LevelInfo, SampleInfo
 from data.cache.plan import stored_corner
 from data.writing.stored_sample import STORED_DTYPES, StoredMap, stored_maps
-from data.writing.writer import Map
+from data.writing.unit_writer import Map
 from extract.detector.loading import backbone_levels, prepare_images
 from extract.features.busy_times import BusyTimes, DeviceTime
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ _OTHER_CORES = 2  # for the thread that asks the GPU, and for those that write
 # So many times the batch size are decoded (GPU) or computed (CPU) before they are asked for.
 AHEAD = 2
 _LEAST_BYTES = 2**16  # of a buffer that is used again
+_WRITING_AHEAD = 1
+
+Written = TypeVar("Written")
 
 
 def usual_batch_size(model: Any, manifest: Manifest, bucket: int) -> int:
@@ -79,6 +82,22 @@ def computed_maps(
         )
     else:
         yield from _on_gpu(model, manifest, units, batch_size, num_workers, busy)
+
+
+def written(
+    batches: Iterator[tuple[Unit, Maps]], write: Callable[[Unit, Maps], Written]
+) -> Generator[tuple[int, Written], None, None]:
+    """Write each batch while the next is computed; yield (images, what `write` returned)."""
+    writing: deque[tuple[int, Future[Written]]] = deque()
+    with ThreadPoolExecutor(1, initializer=limit_cores, initargs=(1,)) as background:
+        for unit, maps in batches:
+            num_images = len(next(iter(maps.values())))
+            writing.append((num_images, background.submit(write, unit, maps)))
+            if len(writing) > _WRITING_AHEAD:
+                num_images, future = writing.popleft()
+                yield num_images, future.result()
+        for num_images, future in writing:
+            yield num_images, future.result()
 
 
 def batch_sizes(

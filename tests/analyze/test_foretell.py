@@ -29,7 +29,7 @@ def test_dry_run_has_every_stage_its_counts_and_the_bytes_and_writes_nothing(
         *((f"coding, level {level}", 1 + (level == 4)) for level in range(5)),
         # As cached, six runs alone, the pyramid with and without level 4, and each level gone.
         ("heads, 15 combinations", 1),
-        ("allocation, at most", 8),
+        ("later combinations, at most", 8),
     ]
     assert all(each.seconds_each > 0 for each in forecast.stages)
     sizes = {

@@ -16,7 +16,7 @@ MOST_S = 0.5
 CLICK = "import click"
 COMMANDS = {
     "extract-features": "extract.cli:extract_features",
-    "train-detector": "extract.cli:train_detector",
+    "train-detector": "extract.detector_cli:train_detector",
     "train-level": "train.cli:train_level",
     "analyze-levels": "analyze.cli:analyze_levels",
     "compress-features": "analyze.streams_cli:compress_features",

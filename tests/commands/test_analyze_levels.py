@@ -199,7 +199,7 @@ def test_dry_run_leaves_out_what_is_kept(
     forecast = foretell(request_of(study, checkpoints), wanted, tmp_path, Kept(reported.kept))
     assert [(each.name, each.times) for each in forecast.stages] == [
         ("checking the cache", 1),
-        ("allocation, at most", 1),
+        ("later combinations, at most", 1),
     ]
 
 

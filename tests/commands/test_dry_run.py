@@ -108,6 +108,25 @@ def test_speed_and_duration_are_shown(zarr_cache: TinyCache, tmp_path: Path) -> 
     assert int(found[3]) == pytest.approx(8 / float(found[1]), abs=0.6, rel=0.01)
 
 
+@pytest.mark.usefixtures("untimed")
+def test_nodes_are_told_apart_by_whether_they_share_a_disk(
+    zarr_cache: TinyCache, tmp_path: Path
+) -> None:
+    num_units = len(units_of(zarr_cache.manifest))
+    num_bytes = sum(level_bytes(zarr_cache.manifest, level) for level in range(5))
+    line = run_extract(
+        zarr_cache.config, tmp_path, "--dry-run", "--nodes", "3"
+    ).output.splitlines()[-1]
+    assert num_units > 3, "or not all nodes would be used"
+    assert line == (
+        f"3 x 1 such devices on 3 nodes: about {num_bytes / 3 / 3600:.2f} h (nodes' links), if "
+        "each node has such a disk, 0.00 GB/s in all; "
+        f"about {num_bytes / 3600:.2f} h (common store), if all write to this one"
+    )
+    earnest = run_extract(zarr_cache.config, tmp_path, "--nodes", "3")
+    assert error_of(earnest) == "--nodes: only foretells: use it with --dry-run"
+
+
 def test_nothing_remains_on_disk_and_a_folder_that_is_not_there_is_not_made(
     zarr_cache: TinyCache, tmp_path: Path
 ) -> None:

@@ -19,8 +19,9 @@ from data.cache.channel_statistics import statistics_path
 from data.cache.manifest import Manifest
 from data.images.image_sets import load_images
 from data.reading.level_reader import LevelReader
-from extract.cli import extract_features, train_detector
+from extract.cli import extract_features
 from extract.detector.loading import backbone_levels, prepare_images
+from extract.detector_cli import train_detector
 from tests.support.datasets import save_image
 from tests.support.extraction import (
     TinyCache,

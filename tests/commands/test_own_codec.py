@@ -41,6 +41,23 @@ def test_the_example_keeps_the_contract() -> None:
     check_codec(NAME, stages=1, options={"width": 16})
 
 
+def test_a_codec_that_knows_no_mixed_quantization_is_not_trained_as_if_it_did(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    wanted = [f"model.name={NAME}", "training.quantization=mixed"]
+    result = CliRunner().invoke(
+        train_level,
+        [
+            "--config", str(study.config_file), "--features", str(study.root), "--level", "3",
+            "--out", str(tmp_path), "--device", "cpu", *(f"--set={each}" for each in wanted),
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 1
+    (line,) = [each for each in result.output.splitlines() if "quantization" in each]
+    assert f"the codec {NAME} does not know it: let its noisy_latents return" in line
+    assert not find_runs(tmp_path)
+
+
 def test_the_example_is_trained_analysed_and_codes_features(
     study: TinyStudy, tmp_path: Path, undrawn: None
 ) -> None:

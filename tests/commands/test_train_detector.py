@@ -24,8 +24,8 @@ from data.cache.annotations import boxes_sha256
 from data.images.records import ImageRecord, ImageSet
 from data.images.scenes import CLASSES
 from data.system.locks import held
-from extract.cli import train_detector
 from extract.detector.loading import load_detector
+from extract.detector_cli import train_detector
 from extract.finetuning import epoch
 from extract.finetuning.epoch import DetectionDataset
 from extract.finetuning.finetune import start_model

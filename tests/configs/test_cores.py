@@ -142,7 +142,13 @@ def test_two_threads_of_one_core_are_one_core(
 
 
 def test_every_command_shares_cores_before_anything_loads_torch() -> None:
-    commands = ["extract.cli", "train.cli", "analyze.cli", "analyze.streams_cli"]
+    commands = [
+        "extract.cli",
+        "extract.detector_cli",
+        "train.cli",
+        "analyze.cli",
+        "analyze.streams_cli",
+    ]
     for command in commands:
         source = (ROOT / command.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
         first = source.count("    setup_logging(log_level)\n    share_cores()\n")

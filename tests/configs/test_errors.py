@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import click
@@ -12,10 +13,11 @@ from click.testing import CliRunner
 from analyze.cli import analyze_levels
 from analyze.streams_cli import compress_features
 from configs.config_files import load_config
-from configs.errors import CacheError, ConfigError, UserError
+from configs.errors import BadImageError, CacheError, ConfigError, StoppedError, UserError
 from configs.options import run_command
 from configs.plain_json import parse_json
-from extract.cli import extract_features, train_detector
+from extract.cli import extract_features
+from extract.detector_cli import train_detector
 from train.cli import train_level
 
 COMMANDS = {
@@ -302,3 +304,26 @@ def test_what_a_message_quotes_from_a_file_leaves_it_one_short_line() -> None:
     assert len(text) < 2000
     assert text.startswith("a.json: xxx")
     assert text.endswith("xxx is no name: write another")
+
+
+def test_an_error_passes_between_processes_as_it_is() -> None:
+    bad = pickle.loads(pickle.dumps(BadImageError("a.jpg: no", file="a.jpg", reason="no")))
+    assert isinstance(bad, BadImageError)
+    assert (str(bad), bad.file, bad.reason) == ("a.jpg: no", "a.jpg", "no")
+    stopped = pickle.loads(pickle.dumps(StoppedError("stopped", 15)))
+    assert isinstance(stopped, StoppedError)
+    assert (str(stopped), stopped.exit_code) == ("stopped", 143)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ray", "--dry-run"], "--dry-run: is done on this machine alone: leave out --ray"),
+        (["--ray", "--verify"], "--verify: is done on this machine alone: leave out --ray"),
+        (["--ray-cores", "2"], "--ray-cores: is of workers on a cluster: add --ray"),
+    ],
+)
+def test_options_that_contradict_ray_are_one_line(options: list[str], message: str) -> None:
+    result = CliRunner().invoke(extract_features, ["--split", "train", *options])
+    assert result.exit_code == 1
+    assert result.output == f"Error: {message}\n"

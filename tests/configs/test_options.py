@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import analyze.cli
 import analyze.streams_cli
 import extract.cli
+import extract.detector_cli
 import train.cli
 from configs.options import run_command
 
@@ -71,7 +72,7 @@ def test_command_runs_in_a_thread_that_may_not_handle_signals() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        extract.cli.extract_features, extract.cli.train_detector, train.cli.train_level,
+        extract.cli.extract_features, extract.detector_cli.train_detector, train.cli.train_level,
         analyze.cli.analyze_levels, analyze.streams_cli.compress_features,
         analyze.streams_cli.decompress_features,
     ],

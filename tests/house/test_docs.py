@@ -34,7 +34,8 @@ from train.cli import level_of
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 OF_OTHERS = {
-    "--no-python", "--nproc-per-node", "--gpus", "--ipc", "--user", "--rm", "--logdir",
+    "--no-python", "--nproc-per-node", "--max-restarts", "--gpus", "--gres", "--ipc", "--user",
+    "--rm", "--logdir", "--head", "--address",
 }  # fmt: skip
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(

@@ -16,7 +16,8 @@ from tests.house.test_layout import PACKAGES, ROOT
 DOORS = {
     "analyze": [
         "AnalysisRequest", "Kept", "Target", "Wanted", "analyze", "compress_cache",
-        "decompress_folder", "ensemble_of_runs", "read_ensemble",
+        "compress_per_image", "decompress_folder", "ensemble_of_runs", "read_candidates",
+        "read_ensemble", "ways_of_runs",
     ],
     "configs": ["CacheError", "Config", "ConfigError", "UserError", "load_config"],
     "data": [

@@ -98,7 +98,7 @@ def test_console_scripts_are_the_six_commands(setup_cfg: configparser.ConfigPars
     lines = setup_cfg["options.entry_points"]["console_scripts"].split("\n")
     assert [line.replace(" ", "") for line in lines if line] == [
         "extract-features=extract.cli:extract_features",
-        "train-detector=extract.cli:train_detector",
+        "train-detector=extract.detector_cli:train_detector",
         "train-level=train.cli:train_level",
         "analyze-levels=analyze.cli:analyze_levels",
         "compress-features=analyze.streams_cli:compress_features",

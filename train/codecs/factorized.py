@@ -26,13 +26,16 @@ class FactorizedPrior(LevelCodec):
     inverse GDN.
     """
 
+    knows_mixed_quantization = True
+
     def __init__(self, size: CodecSize) -> None:
         super().__init__(size, bottleneck_channels=size.n_channels)
 
     def noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         noisy = self.with_noise(y)
         likelihood = self.compiled(bottleneck_likelihood)
-        return noisy, {"y": likelihood(self.entropy_bottleneck, noisy)}
+        likelihoods = {"y": likelihood(self.entropy_bottleneck, noisy)}
+        return self.for_synthesis(y, noisy, self._medians()), likelihoods
 
     def rounded_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         y_hat = self.round_to_medians(y)

@@ -78,12 +78,8 @@ class FusedPyramid(MeanScaleHyperprior):
         """
         standardised = self._standardised_all(maps)
         if self.training:
-            if self.input_noise:
-                standardised = [
-                    each + self.input_noise * self._drawn(torch.randn, each)
-                    for each in standardised
-                ]
-            y_hat, likelihoods = self.noisy_latents(self._fused(standardised))
+            shown = [self.with_input_noise(each) for each in standardised]
+            y_hat, likelihoods = self.noisy_latents(self._fused(shown))
         else:
             y_hat, likelihoods = self.rounded_latents(self._fused(standardised))
         return {"x_hat": self._split(y_hat, _sizes(maps)), "likelihoods": likelihoods}

@@ -50,6 +50,7 @@ class GaussianCodec(LevelCodec):
     """
 
     takes_context = True
+    knows_mixed_quantization = True
     h_s: nn.Module
     fusion: nn.Module | None
 
@@ -82,7 +83,8 @@ class GaussianCodec(LevelCodec):
         side = self._side(z, trail, _shape_of(y), self.transformed)
         scales, means = self._scales_and_means(self._parameters_in_parallel(side, noisy), 1)
         of_y = self.compiled(gaussian_likelihood)
-        return noisy, {"y": of_y(self.gaussian_conditional, noisy, scales, means), **likelihoods}
+        likelihoods["y"] = of_y(self.gaussian_conditional, noisy, scales, means)
+        return self.for_synthesis(y, noisy, means), likelihoods
 
     def rounded_latents(
         self, y: Tensor, trail: Tensor | None = None

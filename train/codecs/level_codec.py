@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,10 @@ from train.codecs.layers.compressai_parts import (
 from train.codecs.layers.context_path import Context, Seen, trail_behind
 from train.codecs.layers.transforms import CodecSize
 from train.codecs.map_transforms import Measure, measured_undone
-from train.codecs.table_holder import TableHolder
+from train.codecs.training_noise import TrainingNoise
 
 
-class LevelCodec(TableHolder, ABC):
+class LevelCodec(TrainingNoise, ABC):
     r"""A learned codec between feature maps of C channels; features are signed, never clamped.
 
     ```text
@@ -36,14 +36,6 @@ class LevelCodec(TableHolder, ABC):
 
     x_hat has the size of x. While training, y_hat is y plus uniform noise. The densities, and all
     of compress and decompress, are always float32, whatever `autocast_dtype` is.
-
-    `input_noise`: while training, g_a sees the features with Gaussian noise on them, of so many of
-    each channel's standard deviations; what x_hat is compared to has none (a denoising autoencoder,
-    Vincent et al., JMLR 11, 2010). It keeps codecs from learning few samples by heart.
-
-    `noise_share`: (first row, number of rows, rows of the whole batch) if this process holds a
-    part of a batch. The noise of the whole batch is drawn and its rows are used, so that processes
-    of one seed see the noise that one process would have seen. None: the batch is whole.
 
     Of a codec with `size.context` the decoded next coarser level is a second input of g_a and g_s,
     and the coarser levels' latents one of the entropy model: forward, compress and decompress are
@@ -72,6 +64,14 @@ class LevelCodec(TableHolder, ABC):
     """Strings that `compress` gives for each sample."""
     takes_context = False
     """Whether it can be built with `size.context`."""
+    knows_mixed_quantization = False
+    """Whether `noisy_latents` returns what `for_synthesis` gives. A class says so anew with each
+    `noisy_latents` that it writes."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "noisy_latents" in vars(cls) and "knows_mixed_quantization" not in vars(cls):
+            cls.knows_mixed_quantization = False
 
     def __init__(self, size: CodecSize, *, bottleneck_channels: int | None = None) -> None:
         """Make the transforms, and an `entropy_bottleneck` of so many channels, or none."""
@@ -80,14 +80,13 @@ class LevelCodec(TableHolder, ABC):
             # First: random numbers and an optimiser's state go by the order of the parameters.
             self.entropy_bottleneck = EntropyBottleneck(bottleneck_channels)
         self.make_transforms(size)
-        self.input_noise = 0.0
-        self.noise_share: tuple[int, int, int] | None = None
 
     @abstractmethod
     def noisy_latents(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return noisy y, float32 [B, M, h, w], and all likelihoods by name, differentiable.
+        """Return y for g_s, float32 [B, M, h, w], and the likelihoods of noisy latents by name.
 
-        Those of y are "y"; those of side information have its name, and any shape [B, ...].
+        All are differentiable. Likelihoods of y are "y"; those of side information have its name,
+        and any shape [B, ...].
         """
 
     @abstractmethod
@@ -145,10 +144,9 @@ class LevelCodec(TableHolder, ABC):
         """
         seen = self.see(context, *x.shape[-2:])
         if self.training:
-            noisy = self.standardised(self.unforeseen(x, seen), self._dtype_seen())
-            if self.input_noise:
-                noisy = noisy + self.input_noise * self._drawn(torch.randn, noisy)
-            y_hat, likelihoods = self.noisy_latents(self.analysed(noisy, seen), *_trail(seen))
+            shown = self.standardised(self.unforeseen(x, seen), self._dtype_seen())
+            y = self.analysed(self.with_input_noise(shown), seen)
+            y_hat, likelihoods = self.noisy_latents(y, *_trail(seen))
         else:
             y_hat, likelihoods = self.rounded_latents(self.latents(x, *_given(seen)), *_trail(seen))
         if measure is not None:
@@ -242,19 +240,6 @@ class LevelCodec(TableHolder, ABC):
             seen = self.see(context, *size)
             there = self._decoded(self.decode_latents(strings, shape, *_trail(seen)), size, seen)
             return {"x_hat": there.maps, "trail": there.trail}
-
-    def with_noise(self, latents: Tensor) -> Tensor:
-        """Return latents + U(-0.5, 0.5), as while training."""
-        return latents + (self._drawn(torch.rand, latents) - 0.5)
-
-    def _drawn(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-        """Return random numbers of the shape of `like`; the only source of them while training."""
-        num_rows = len(like)
-        first, num_mine, num_all = self.noise_share or (0, num_rows, num_rows)
-        assert num_mine == num_rows, f"noise_share is for {num_mine} rows, the batch has {num_rows}"
-        # Drawn contiguous: the same whatever the memory format of `like`.
-        numbers = draw((num_all, *like.shape[1:]), device=like.device)
-        return numbers[first : first + num_mine]
 
     def round_to_medians(self, values: Tensor) -> Tensor:
         """Return values [B, C, h, w] rounded to whole distances from their channel's median.

@@ -188,6 +188,13 @@ def _prepare(
         warn_of_large_features(reader)
     codec = make_codec(job, caches)
     codec.input_noise = job.config.training.input_noise
+    codec.mixed_quantization = job.config.training.quantization == "mixed"
+    if codec.mixed_quantization and not codec.knows_mixed_quantization:
+        raise ConfigError(
+            f"training.quantization: mixed: the codec {job.config.model.name} does not know it: "
+            "let its noisy_latents return for_synthesis(y, noisy, means) and say "
+            "knows_mixed_quantization = True, or train it with training.quantization=noise"
+        )
     return _Prepared(
         caches=caches,
         codec=codec,

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from configs.errors import ConfigError, UserError
 from train.codecs.level_codec import LevelCodec
+from train.machine.own_store import store_of_this_start
 
 Value = TypeVar("Value")
 
@@ -127,7 +129,7 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
             )
         device = f"cuda:{local_rank}"
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    _join("nccl" if device.startswith("cuda") else "gloo", size)
     try:
         yield World(rank=dist.get_rank(), size=size), device
     except BaseException as error:
@@ -142,6 +144,22 @@ def open_world(device: str) -> Iterator[tuple[World, str]]:
             ) from error
         raise
     dist.destroy_process_group()
+
+
+def most_restarts() -> int:
+    """Return how often torchrun may start this training again (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+
+
+def _join(backend: str, size: int) -> None:
+    """Make the group of all processes."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group(backend)
+        return
+    # The agents' own, which outlives the processes.
+    store, rank, _ = next(rendezvous("env://"))
+    own = store_of_this_start(store, rank, size)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=size)
 
 
 def _leave_at_once(exit_code: int) -> None:

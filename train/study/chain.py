@@ -17,7 +17,7 @@ from train.loop.run import train_level
 from train.machine.distributed import ALONE, World
 from train.machine.interruption import TrainingInterruptedError
 from train.runs.run_folder import same_run_before, shorter_run_before
-from train.runs.run_record import ALL_DONE
+from train.runs.run_record import ALL_DONE, RunRecord
 from train.study.lock_step import train_together
 
 
@@ -148,6 +148,28 @@ def finished_before(job: Job) -> Path | None:
     """
     found = _found(job, True, ALONE)
     return found.folder if isinstance(found, RunOutcome) else None
+
+
+def epochs_left(chain: Sequence[Job], go_on: bool) -> list[int]:
+    """Return how many epochs each run of a chain has still to train, at most.
+
+    Raises as `Job.fingerprints` does.
+    """
+    left: list[int] = []
+    before: Path | None = None
+    in_order = is_in_order(chain)
+    for place, job in enumerate(chain):
+        left.append(job.config.training.epochs)
+        if in_order and place and before is None:
+            continue  # it begins from a model that there is not yet
+        after = job if before is None or job.chain is None else job.beside(before)
+        found = _found(after, go_on, ALONE)
+        before = found.folder if isinstance(found, RunOutcome) else None
+        if isinstance(found, RunOutcome):
+            left[-1] = 0
+        elif (begun := found.resume or found.continues) is not None:
+            left[-1] -= RunRecord.load(begun).epochs
+    return left
 
 
 def _found(job: Job, go_on: bool, world: World) -> Job | RunOutcome:

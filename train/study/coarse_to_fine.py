@@ -67,14 +67,14 @@ def _clashing(config: Config) -> Iterator[str]:
         yield from (f"levels.{level}.training.{key}" for key in options if given.get(key))
 
 
-def lines_of_dry_run(jobs: Sequence[Job], *, go_on: bool = True) -> list[str]:
+def lines_of_decoded(jobs: Sequence[Job], *, go_on: bool = True) -> list[str]:
     """Return what storing the decoded coarser levels of these runs takes, and what is free.
 
-    `go_on`: runs of a chain that are finished are not trained again, and what they have decoded
-    is there.
+    Nothing if none are stored. `go_on`: runs of a chain that are finished are not trained again,
+    and what they have decoded is there.
     """
     if jobs[0].config.training.context_on_the_fly:
-        raise ConfigError("--dry-run: nothing is stored with --context-on-the-fly: leave one out")
+        return []
     several_seeds = len({job.config.training.seed for job in jobs}) > 1
     needed: dict[str, int] = {}
     for chain in chains_of([job.settled() for job in jobs], lock_step=False):
@@ -84,14 +84,11 @@ def lines_of_dry_run(jobs: Sequence[Job], *, go_on: bool = True) -> list[str]:
         for job in chain:
             needed.update(_decoded_beside(job))
     if not needed:
-        raise ConfigError(
-            "--dry-run: shows what decoded coarser levels take: use it with --context or with "
-            "--coarse-to-fine"
-        )
+        return []
     free = shutil.disk_usage(CacheFolder.of(jobs[0].train_cache).path).free
     return [
-        *(f"{line}: {in_words(num_bytes)}" for line, num_bytes in needed.items()),
-        f"all: {in_words(sum(needed.values()))}, {in_words(free)} are free",
+        *(f"decoded, {line}: {in_words(num_bytes)}" for line, num_bytes in needed.items()),
+        f"decoded, all: {in_words(sum(needed.values()))}, {in_words(free)} are free",
     ]
 
 

@@ -9,24 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analyze.allocation.search import Target
 from analyze.choosing import measured_split
 from analyze.curves.approach_figures import approach_curves
 from analyze.curves.comparison import BY_APPROACH, compare
 from analyze.facts.approaches import FUSED, SPECIFIC
 from analyze.facts.kept_results import Kept
 from analyze.facts.results import AnalysisResult
+from analyze.foretell import foretell
 from analyze.fused.fused_study import FusedFinding, study_fused
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.find_runs import run_folders, trained_runs
 from analyze.measure.model_cost import positions_per_image
 from analyze.measure.split import open_split
+from analyze.request import Wanted
 from analyze.streams.compression import compress_cache
 from analyze.streams.decompression import decompress_folder
 from analyze.streams.ensemble import ensemble_of_runs
 from configs.errors import ConfigError
 from data.cache.cache_folder import CacheFolder
 from data.reading.level_reader import LevelReader
-from tests.support.analysis import analyse
+from tests.support.analysis import analyse, request_of
 from tests.support.tiny_study import TinyStudy
 from train.codecs.fused_pyramid import FusedPyramid
 from train.loop.job import Job
@@ -86,7 +89,7 @@ def findings(
 ) -> tuple[FusedFinding, ...]:
     kept = Kept(report.parent / "kept")
     with pytest.MonkeyPatch.context() as patched:  # nothing is measured or decoded again
-        patched.setattr("analyze.fused.fused_rate_distortion._code_all", None)
+        patched.setattr("analyze.fused.fused_rate_distortion._code", None)
         patched.setattr(DecodedLevels, "_decode", None)
         found, missing = studied(study, runs, tmp_path_factory.mktemp("scratch") / "1", kept)
     assert not missing
@@ -155,6 +158,19 @@ def test_maps_that_had_to_go_are_decoded_again_as_they_were(
     monkeypatch.setattr(DecodedLevels, "new", lambda decoded, run: None)
     (again,), _ = studied(study, runs[:1], tmp_path / "1", Kept(None))
     assert again.combination.accuracy == findings[0].combination.accuracy
+
+
+def test_dry_run_counts_what_has_not_been_measured_and_each_pyramid(
+    study: TinyStudy, runs: list[Path], report: Path, tmp_path: Path
+) -> None:
+    request = request_of(study, runs[0].parents[1], limit=2)
+    wanted = Wanted(target=Target(kind="mse", value=1.0))
+    stages = foretell(request, wanted, tmp_path, Kept(None)).stages
+    times = {each.name: each.times for each in stages}
+    assert times["coding, all levels in one"] == 3
+    assert all(each.seconds_each > 0 for each in stages)
+    known = foretell(replace(request, limit=None), wanted, tmp_path, Kept(report.parent / "kept"))
+    assert "coding, all levels in one" not in {each.name for each in known.stages}
 
 
 def test_runs_of_other_levels_are_named(

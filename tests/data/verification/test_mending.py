@@ -15,6 +15,7 @@ from data.cache.plan import Unit, units_of
 from data.reading.level_reader import LevelReader
 from data.verification.check import verify_cache
 from data.writing.stored_sample import SampleCaster
+from data.writing.unit_writer import UnitWriter
 from data.writing.writer import CacheWriter
 from tests.support.damaged_caches import Damage, delete, extract, flip, images_in
 from tests.support.extraction import TinyCache, error_of, shard_bytes
@@ -39,8 +40,8 @@ def test_reader_that_has_a_shard_mapped_keeps_its_bytes_while_it_is_mended(
     mapped = [reader.files.memory.copy() for reader in readers]
     moments: list[str] = []
 
-    def looking(name: str) -> Callable[..., Any]:
-        whole = getattr(CacheWriter, name)
+    def looking(kind: type, name: str) -> Callable[..., Any]:
+        whole = getattr(kind, name)
 
         def look(*arguments: Any) -> Any:
             result = whole(*arguments)
@@ -52,11 +53,12 @@ def test_reader_that_has_a_shard_mapped_keeps_its_bytes_while_it_is_mended(
         return look
 
     extract(copied, "--verify")
-    for name in ("_open_shard", "_write_sample", "_commit"):
-        monkeypatch.setattr(CacheWriter, name, looking(name))
+    steps = ((CacheWriter, "_open_shard"), (UnitWriter, "_write_sample"), (CacheWriter, "_commit"))
+    for kind, name in steps:
+        monkeypatch.setattr(kind, name, looking(kind, name))
     result = extract(copied)
     assert result.exit_code == 0, result.output
-    assert {"_open_shard", "_write_sample", "_commit"} == set(moments)
+    assert {name for _, name in steps} == set(moments)
     assert shard_bytes(copied.folder) == before
     assert {path.suffix for path in copied.folder.rglob("*")}.isdisjoint({".part", ".new"})
 

@@ -58,6 +58,33 @@ def test_input_noise_is_as_large_as_asked_and_for_training_alone() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
+def test_mixed_quantization_gives_synthesis_whole_distances_and_the_density_noise(
+    name: str,
+) -> None:
+    codec = tiny_codec(name).train()
+    shown: list[torch.Tensor] = []
+    codec.g_s.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    x = features(64, 64)
+    outputs = []
+    for mixed in (False, True):
+        codec.mixed_quantization = mixed
+        torch.manual_seed(5)
+        outputs.append(codec(x))
+    noisy, mixed_output = outputs
+    for key, likelihoods in noisy["likelihoods"].items():
+        assert torch.equal(mixed_output["likelihoods"][key], likelihoods), key
+    y = codec.latents(x)
+    with_noise, rounded = shown
+    assert 0.2 < float((with_noise - y).abs().max()) <= 0.5001
+    assert 0.2 < float((rounded - y).abs().max()) <= 0.5001
+    if name in NAMES[:2]:
+        whole = rounded - (codec._medians() if name == NAMES[0] else 0)
+        assert torch.allclose(whole, whole.round(), atol=1e-4)
+        assert not torch.allclose(with_noise, with_noise.round(), atol=0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
 def test_autocast_changes_little_and_results_stay_float32(name: str) -> None:
     codec = ready_codec(name).train()
     x = features(48, 80)
@@ -88,9 +115,13 @@ def test_compiling_steps_keeps_the_keys_of_the_state_and_is_for_training_alone(n
         assert codec.eval().compiled(network) is network
 
 
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_learns_and_only_the_quantiles_are_auxiliary(name: str) -> None:
+def test_every_parameter_learns_and_only_the_quantiles_are_auxiliary(
+    name: str, mixed: bool
+) -> None:
     codec = tiny_codec(name).train()
+    codec.mixed_quantization = mixed
     output = codec(features(64, 64))
     (output["x_hat"].square().mean() - sum(
         likelihoods.log().mean() for likelihoods in output["likelihoods"].values()

@@ -32,7 +32,7 @@ from train.objective.rate_distortion import square_error
 from train.runs.checkpoint import BEST_NAME, LAST_NAME, load_codec
 from train.runs.run_folder import difference_of_settings, load_run_config, same_run_before
 from train.runs.run_record import RunRecord
-from train.study.coarse_to_fine import lines_of_dry_run
+from train.study.coarse_to_fine import lines_of_decoded
 from train.study.lock_step import train_together
 
 
@@ -249,11 +249,11 @@ def test_a_dry_run_counts_what_all_runs_of_a_chain_decode_and_is_not_there_yet(
     for run, place in zip((chain.coarse, chain.fine), moved, strict=True):
         shutil.copytree(run, place)
     other_weights(moved[1])
-    *lines, total = lines_of_dry_run([chain.job(1, moved[1])])
+    *lines, total = lines_of_decoded([chain.job(1, moved[1])])
     assert [line.partition(": ")[0] for line in lines] == [
-        f"{run}, {split}"
+        f"decoded, {run}, {split}"
         for run in (moved[1], chain.coarse.resolve())
         for split in ("train", "val")
     ]
     assert not lines[0].endswith(": 0.00 MB"), "nobody has decoded with these weights"
-    assert total.startswith("all: ") and total.endswith("are free")
+    assert total.startswith("decoded, all: ") and total.endswith("are free")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.support.elastic_nodes import output_of, start_nodes
 from tests.support.tiny_study import TinyStudy
 from tests.support.training_process import (
     options_of,
@@ -75,6 +76,42 @@ def test_several_processes_have_the_loss_curve_of_one(
             assert float(ours[name]) == pytest.approx(float(value), rel=1e-5), name
     # Written once: two writers would have doubled the rows and the folder.
     assert len(rows_without_times(run)) == 4
+
+
+def test_a_process_of_two_nodes_is_killed_and_torchrun_goes_on_from_the_last_checkpoint(
+    study: TinyStudy, alone: Path, tmp_path: Path
+) -> None:
+    """Of the node with the first process, which writes; both nodes' processes begin again."""
+    options = options_of(study, tmp_path, *SETTINGS, "--set", "training.save_interval_s=0")
+    nodes = start_nodes(options, tmp_path, num_nodes=2, processes_per_node=2)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not any(tmp_path.glob("*/run_*/training_diagnostics_epoch_1.txt")):
+        assert all(node.is_alive() for node in nodes)
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(int(output_of(tmp_path, 1, 0).read_text().split()[0]), signal.SIGKILL)
+    for node in nodes:
+        node.join(TIMEOUT_S)
+        assert node.exitcode == 0
+    said = output_of(tmp_path, 0, 1).read_text()
+    assert "going on in epoch " in said
+    run = only_run(tmp_path)
+    assert f"level 2, lambda 0.001 -> {run}\n" in said
+    assert RunRecord.load(run).finished is not None
+    for ours, theirs in zip(rows_without_times(run), rows_without_times(alone), strict=True):
+        for name, value in theirs.items():
+            assert float(ours[name]) == pytest.approx(float(value), rel=1e-5), name
+
+
+def test_restarts_that_would_begin_anew_each_time_are_refused(
+    study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    options = options_of(study, tmp_path, *SETTINGS, "--resume", "never")
+    result = CliRunner().invoke(train_level, options)
+    assert result.exit_code == 1
+    assert "--resume never: each of torchrun's 3 restarts would begin anew" in result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 OWN = """

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from configs.schema.config import Config
 from data.reading.epoch_tiles import Epoch
 from tests.support.extraction import TinyCache
-from tests.support.tiny_study import tiny_config
+from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.training_process import differences, rows_without_times, training_state
 from train.loop import feeding, steps
 from train.loop.job import Job
@@ -42,6 +43,11 @@ def job_of(cache: TinyCache, out: Path, lmbda: float, device: str = "cpu", **mor
 
 def jobs_of(cache: TinyCache, out: Path, **more: Any) -> list[Job]:
     return [job_of(cache, out, lmbda, **more) for lmbda in LAMBDAS]
+
+
+def with_training(config: Config, **changed: Any) -> Config:
+    training = config.training.model_copy(update=changed)
+    return config.model_copy(update={"training": training})
 
 
 def trained(jobs: Sequence[Job], lock_step: bool) -> list[RunOutcome]:
@@ -103,6 +109,25 @@ def test_runs_become_what_they_become_alone_and_each_batch_is_read_once(
     assert_same_runs(together, alone)
     trained([job_of(zarr_cache, tmp_path / "one", LAMBDAS[0])], lock_step=True)
     assert fills_together == num_fills[0]
+
+
+def test_runs_that_ask_the_detector_and_quantize_in_two_ways_are_those_that_are_trained_alone(
+    study: TinyStudy, tmp_path: Path
+) -> None:
+    """One holds detector and rounding of its own beside one that has neither."""
+    own = {"distortion": "object_weighted", "quantization": "mixed"}
+    ends = []
+    for lock_step in (True, False):
+        jobs = [
+            Job(
+                train_cache=study.train_cache, val_cache=study.val_cache, level=3, device="cpu",
+                out=tmp_path / str(lock_step),
+                config=with_training(study.config, lmbda=lmbda, epochs=1, **more),
+            )
+            for lmbda, more in ((0.001, own), (0.01, {}))
+        ]  # fmt: skip
+        ends.append(trained(jobs, lock_step))
+    assert_same_runs(*ends)
 
 
 def test_run_that_stops_early_and_one_that_fails_leave_the_others_going(

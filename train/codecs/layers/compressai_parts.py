@@ -1,8 +1,8 @@
 """What codecs take from CompressAI: its parts, without a start-up warning, and its likelihoods.
 
 CompressAI's entropy models draw their own noise while training. Here the codec adds the noise, so
-that several processes can share one draw (see LevelCodec.noise_share), and so that the transforms
-and the likelihood see the same noisy latents; only the densities come from CompressAI.
+that several processes can share one draw (see TrainingNoise.noise_share), and so that it is known
+what the transforms and the likelihood see; only the densities come from CompressAI.
 """
 
 from __future__ import annotations

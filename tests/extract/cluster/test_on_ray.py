@@ -1,0 +1,173 @@
+"""Extraction on a real Ray of two nodes here: a worker, a node or the driver is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import BadImageError, ConfigError
+from data.cache.commit_log import FILE_NAME
+from data.system.ray_cluster import Cluster, ClusterNode, connected, result
+from data.verification.check import verify_cache
+from extract.cluster.on_ray import Workers, workers_of
+from tests.support.extraction import must_extract, shard_bytes, write_config
+from tests.support.extraction_process import start_extraction
+
+PATIENCE_S = 240.0  # on a machine with much else to do
+_LITTLE = {
+    "num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False,
+    "include_log_monitor": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ray_nodes() -> Iterator[Any]:
+    """A head and a node of one core each; a dead node is noticed in seconds."""
+    utils = pytest.importorskip("ray.cluster_utils")
+    short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets are short
+    nodes = utils.Cluster()
+    noticed = {"health_check_period_ms": 500, "health_check_failure_threshold": 10}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_AUTH_MODE", "disabled")
+        patched.setenv("RAY_TMPDIR", short)
+        patched.setenv("RAY_agent_register_timeout_ms", str(int(PATIENCE_S * 1e3)))
+        try:
+            nodes.add_node(**_LITTLE, _system_config=noticed)
+            nodes.add_node(**_LITTLE, wait=False)
+            nodes.wait_for_nodes(timeout=PATIENCE_S)
+            yield nodes
+        finally:
+            nodes.shutdown()
+            shutil.rmtree(short, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def long_config(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    text = tiny_config.read_text(encoding="utf-8").replace("num_scenes: 8", "num_scenes: 24")
+    return write_config(tmp_path_factory.mktemp("ray") / "long.yaml", text)
+
+
+def lines_of(folder: Path) -> list[bytes]:
+    """The whole lines of the log that are of units."""
+    path = folder / FILE_NAME
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    return [line for line in lines if not line.startswith(b'{"plan":')]
+
+
+def wait_until(process: BaseProcess, is_so: Callable[[], bool], output: Path) -> None:
+    """Return when it is so; the process must not have ended before."""
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert process.is_alive(), output.read_text()
+        assert time.monotonic() < end, output.read_text()
+        time.sleep(0.005)
+
+
+def actors() -> list[int]:
+    """Process ids of all workers that hold a detector: Ray names processes by what they run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::DetectorWorker"):
+            found.append(int(folder.name))
+    return found
+
+
+def test_killing_workers_the_command_and_a_node_loses_nothing_and_stores_nothing_twice(
+    ray_nodes: Any, long_config: Path, tmp_path: Path
+) -> None:
+    whole = must_extract(long_config, tmp_path / "whole")
+    folder, output = tmp_path / "ray" / "train", tmp_path / "output"
+    options = ["--ray", ray_nodes.address, "--ray-cores", "1"]
+
+    before = set(actors())
+    process = start_extraction(long_config, tmp_path / "ray", output, *options)
+    wait_until(process, lambda: len(lines_of(folder)) > 0, output)
+    mine = [pid for pid in actors() if pid not in before]
+    os.kill(mine[0], signal.SIGKILL)
+    seen = len(lines_of(folder))
+    wait_until(process, lambda: len(lines_of(folder)) > seen, output)
+    process.kill()
+    process.join()
+    first = lines_of(folder)
+    assert len(first) < 24
+
+    process = start_extraction(long_config, tmp_path / "ray", output, *options)
+    wait_until(process, lambda: len(lines_of(folder)) > len(first), output)
+    (node,) = ray_nodes.worker_nodes
+    ray_nodes.remove_node(node, allow_graceful=False)
+    process.join(timeout=PATIENCE_S)
+    told = output.read_text()
+    assert process.exitcode == 0, told
+    assert "a worker died" in told
+    # What was committed stays, and is not computed again; each unit is in the log once.
+    lines = lines_of(folder)
+    assert lines[: len(first)] == first
+    assert sorted(json.loads(line)["unit"] for line in lines) == list(range(len(lines)))
+    assert sorted(lines) == sorted(lines_of(whole))
+    assert shard_bytes(folder) == shard_bytes(whole)
+    assert verify_cache(folder).verdict == "whole"
+
+
+def refuse() -> None:
+    raise BadImageError("a.jpg: is no image", file="a.jpg", reason="is no image")
+
+
+def test_an_error_of_the_users_leaves_a_worker_as_it_was_raised(ray_nodes: Any) -> None:
+    ray = pytest.importorskip("ray")
+    stop = signal.getsignal(signal.SIGTERM)
+    with connected(ray_nodes.address) as cluster:
+        assert cluster.num_cpus >= 1
+        assert signal.getsignal(signal.SIGTERM) is stop
+        with pytest.raises(BadImageError, match=r"^a.jpg: is no image$") as caught:
+            result(ray.remote(refuse).remote())
+    assert (caught.value.file, caught.value.reason) == ("a.jpg", "is no image")
+    assert not ray.is_initialized()
+
+
+CPUS = ClusterNode(num_cpus=12, num_gpus=0)
+GPUS = ClusterNode(num_cpus=64, num_gpus=8)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "cores", "expected"),
+    [
+        ([GPUS, GPUS, CPUS], "auto", None, Workers(number=16, num_cores=8, num_gpus=1)),
+        ([GPUS], "cuda", 16, Workers(number=4, num_cores=16, num_gpus=1)),
+        ([GPUS, CPUS], "cpu", None, Workers(number=6, num_cores=12, num_gpus=0)),
+        ([CPUS], "auto", 5, Workers(number=2, num_cores=5, num_gpus=0)),
+        ([ClusterNode(num_cpus=64, num_gpus=0)], "auto", None,
+         Workers(number=4, num_cores=16, num_gpus=0)),
+    ],
+)  # fmt: skip
+def test_a_worker_has_a_gpu_where_there_are_some_and_cores_of_one_node(
+    nodes: list[ClusterNode], device: str, cores: int | None, expected: Workers
+) -> None:
+    assert workers_of(Cluster(tuple(nodes)), device, cores) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "message"),
+    [
+        ("cuda", None, r"^--ray: --device cuda: no node of this cluster has a GPU: use cpu$"),
+        ("cuda:1", None, r"^--ray: --device cuda:1: which GPU it is Ray chooses: use cuda$"),
+        ("cpu", 13, r"^--ray-cores 13: no node of the cluster has as many, the largest has 12:"),
+    ],
+)
+def test_what_a_cluster_does_not_have_is_told(device: str, cores: int | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        workers_of(Cluster((CPUS,)), device, cores)
