@@ -13,24 +13,23 @@ from typing import Literal
 import click
 
 from analyze.anchors.names import ANCHOR_NAMES, FAST_ANCHORS, anchors_of
+from configs.cluster_options import check_ray_options, ray_tasks_option
 from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
-    check_ray_options,
+    FeaturesPlace,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
-    local_cache_option,
-    ray_tasks_option,
     run_command,
     split_name,
     trust_code_option,
     with_detection_checkpoint,
 )
 from data.places.local_copies import PlaceType, beside, copies_in
-from data.places.object_store import is_url
+from data.places.object_store import at_urls, is_url
 
 # What the command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
@@ -65,7 +64,6 @@ _PACKAGES = (
 )  # fmt: skip
 @detection_checkpoint_option
 @features_option
-@local_cache_option
 @trust_code_option
 @click.option(
     "--target-bpp",
@@ -133,8 +131,7 @@ _PACKAGES = (
 def analyze_levels(
     config: str | None,
     overrides: tuple[str, ...],
-    features: str | None,
-    local_cache: Path | None,
+    features: FeaturesPlace,
     trust_code: bool,
     device: str,
     log_level: str,
@@ -171,7 +168,7 @@ def analyze_levels(
     share_cores()
     check_ray_options(
         ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
-        never_with_it={str(each): is_url(each or "") for each in (checkpoints, report, kept)},
+        never_with_it=at_urls(checkpoints, report, kept, features.given),
     )  # fmt: skip
     if ray_address is not None and not dry_run:
         from data.system.ray_cluster import check_address
@@ -182,7 +179,7 @@ def analyze_levels(
     from configs.config_files import dump_config, load_config
     from configs.trusted_code import named_code, own_trust, refuse_untrusted
 
-    copies = copies_in(local_cache)
+    copies = copies_in(features.local_cache)
     if any(map(is_url, run_dirs)):
         from train.runs.remote_runs import run_here
 
@@ -207,6 +204,7 @@ def analyze_levels(
     from analyze.report.sections import ReportOrigin
     from analyze.report.summary import summary
     from analyze.request import AnalysisRequest, Wanted
+    from data.remote.opening import features_root
     from train.runs.remote_runs import runs_here
 
     for name in chosen_anchors:
@@ -214,8 +212,9 @@ def analyze_levels(
     kind, value = named_target or ("map_drop", _USUAL_DROP)
     now = datetime.now().astimezone()
     place = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"
+    root = features_root(features, Path("features") / settings.data.name, (split,))
     request = AnalysisRequest(
-        cache=Path(features or Path("features") / settings.data.name) / split,
+        cache=root / split,
         split=split,
         checkpoints=checkpoints if runs else runs_here(checkpoints, copies),
         run_dirs=runs,
@@ -223,7 +222,7 @@ def analyze_levels(
         device=choose_device(device),
         limit=limit,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
-        options=_options(source, features, detection_checkpoint),
+        options=_options(source, features.given, detection_checkpoint),
         trust_code=trust,
     )
     wanted = Wanted(

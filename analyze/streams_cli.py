@@ -11,9 +11,11 @@ from configs.cores import share_cores
 from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    FeaturesPlace,
     choose_device,
     local_cache_option,
     machine_options,
+    required_features_option,
     run_command,
     split_name,
     trust_code_option,
@@ -46,10 +48,7 @@ fast_cpu_option = click.option(
     "--ensemble", type=PlaceType(path_type=Path, dir_okay=False),
     help="ensemble.yaml that says how each level is sent, instead of --run.",
 )  # fmt: skip
-@click.option(
-    "--features", required=True, type=click.Path(path_type=Path), metavar="DIR",
-    help="Folder that holds the splits' caches.",
-)  # fmt: skip
+@required_features_option
 @click.option(
     "--split", callback=split_name, default="val", help="Split whose cache is compressed."
 )
@@ -74,15 +73,13 @@ fast_cpu_option = click.option(
     help="With --per-image: the slope at which all files take at most B bits per pixel.",
 )  # fmt: skip
 @fast_cpu_option
-@local_cache_option
 @trust_code_option
 @machine_options
 @run_command
 def compress_features(
-    runs: tuple[Path | str, ...], ensemble: Path | str | None, features: Path, split: str,
+    runs: tuple[Path | str, ...], ensemble: Path | str | None, features: FeaturesPlace, split: str,
     out: Path | str, per_image: bool, candidates: Path | str | None, slope: float | None,
-    target_bpp: float | None, fast_cpu: str | None, local_cache: Path | None, trust_code: bool,
-    device: str, log_level: str,
+    target_bpp: float | None, fast_cpu: str | None, trust_code: bool, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Compress a split's features, all levels of an image into one file.
 
@@ -106,13 +103,14 @@ def compress_features(
     from analyze.streams.streams_index import FILE_NAME
     from data.cache.cache_folder import CacheFolder
     from data.cache.manifest import FILE_NAME as MANIFEST_NAME
+    from data.remote.opening import features_root
     from train.runs.loaded_models import LoadedModels
 
-    cache = CacheFolder(features / split)
+    cache = CacheFolder(features_root(features, Path(), (split,)) / split)
     models = LoadedModels(choose_device(device), fast_cpu=fast_cpu, trust_code=trust_code)
     if not (cache.path / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
-    copies = copies_in(local_cache)
+    copies = copies_in(features.local_cache)
     with copies.written(out, at_end=(FILE_NAME,)) as folder:
         if per_image:
             done = compress_per_image(
@@ -144,7 +142,7 @@ def compress_features(
 @run_command
 def decompress_features(
     streams: Path | str, out: Path | str, checkpoints: Path | str | None, fast_cpu: str | None,
-    local_cache: Path | None, trust_code: bool, device: str, log_level: str,
+    local_cache: str | None, trust_code: bool, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Decode what compress-features wrote into a cache like any other.
 

@@ -8,9 +8,9 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -79,81 +79,53 @@ def trust_code_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturesPlace:
+    """Where the caches are: a folder or a URL, as given, and what of a URL's may lie here."""
+
+    given: str | None
+    local_cache: str | None
+    """Folder for copies of what is remote; None: the usual one."""
+    local_cache_gb: float
+
+
 def features_option(command: Command) -> Command:
-    """Add --features, the folder of the caches."""
-    return click.option(
-        "--features", metavar="DIR",
-        help="Folder that holds the splits' caches; default: features/<data.name>.",
-    )(command)  # fmt: skip
+    """Add --features, the folder of the caches, and what goes with a URL: one FeaturesPlace."""
+    text = (
+        "Folder or URL (s3://, gs://, az://) of the splits' caches; default: features/<data.name>."
+    )
+    return _with_features(command, click.option("--features", metavar="DIR", help=text))
+
+
+def required_features_option(command: Command) -> Command:
+    """Add the same where there is no configuration that could say where they are."""
+    text = "Folder or URL (s3://, gs://, az://) of the splits' caches."
+    option = click.option("--features", required=True, metavar="DIR", help=text)
+    return _with_features(command, option)
 
 
 def local_cache_option(command: Command) -> Command:
-    """Add --local-cache, the folder for copies of what lies in object stores."""
+    """Add --local-cache, the folder for copies of what is remote."""
     return click.option(
-        "--local-cache", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
-        help="Folder for copies of what lies at URLs; default: ~/.cache/fpn-feature-codecs.",
+        "--local-cache", metavar="DIR",
+        help="With a URL: folder for what is read and written; default: fpn-feature-codecs in "
+        "$XDG_CACHE_HOME or ~/.cache.",
     )(command)  # fmt: skip
 
 
-def ray_option(what: str) -> Callable[[Command], Command]:
-    """Return what adds --ray; `what` says what is computed there. The value: None, or an address.
-
-    Without a value it is "auto".
-    """
-    return click.option(
-        "--ray", "ray_address", is_flag=False, flag_value="auto", metavar="[HOST:PORT]",
-        help=f"{what} on the Ray cluster there; without an address: on one that runs on this "
-        "machine, or one started for it.",
-    )  # fmt: skip
-
-
-def ray_tasks_option(what: str) -> Callable[[Command], Command]:
-    """Return what adds --ray, --ray-cpus and --ray-gpus, for what is computed in many tasks."""
-
-    def add(command: Command) -> Command:
-        # A task that takes no core at all would begin at once with all others.
-        for option in (
+def _with_features(command: Command, features: Callable[[Command], Command]) -> Command:
+    for option in reversed(
+        (
+            features,
+            local_cache_option,
             click.option(
-                "--ray-gpus", type=click.FloatRange(min=0), metavar="N",
-                help="GPUs that each task on Ray takes, e.g. 0.25; default: 1 if there are any.",
+                "--local-cache-gb", type=click.FloatRange(min=0, min_open=True), default=50.0,
+                show_default=True, metavar="N", help="How much may lie there.",
             ),
-            click.option(
-                "--ray-cpus", type=click.FloatRange(min=0, min_open=True), metavar="N",
-                help="CPUs that each task on Ray takes; default: 1.",
-            ),
-            ray_option(what),
-        ):  # fmt: skip
-            command = option(command)
-        return command
-
-    return add
-
-
-def check_ray_options(
-    address: str | None, *, needing_it: Mapping[str, object], never_with_it: Mapping[str, object]
-) -> None:
-    """Raise ConfigError for an option (name -> its value) that contradicts --ray, or its lack."""
-    for name, value in (needing_it if address is None else never_with_it).items():
-        if value:
-            raise ConfigError(
-                f"{name}: is of workers on a cluster: add --ray"
-                if address is None
-                else f"{name}: is done on this machine alone: leave out --ray"
-            )
-
-
-def nodes_option(command: Command) -> Command:
-    """Add --nodes, for what is only foretold."""
-    return click.option(
-        "--nodes", "num_nodes", type=click.IntRange(1), metavar="N",
-        help="With --dry-run: what it would take on N nodes like this one.",
-    )(command)  # fmt: skip
-
-
-def refuse_nodes_in_earnest(num_nodes: int | None, dry_run: bool) -> None:
-    """Raise ConfigError if --nodes is given without --dry-run."""
-    if num_nodes is not None and not dry_run:
-        raise ConfigError("--nodes: only foretells: use it with --dry-run")
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 def training_splits(val_help: str) -> Callable[[Command], Command]:
@@ -215,12 +187,18 @@ def run_command(function: Command) -> Command:
     """Turn UserError into a line on stderr and its exit code, and a lack of memory into a line.
 
     Other errors keep their traceback. SIGTERM ends a command in order: what is temporary goes, what
-    is whole stays.
+    is whole stays. What `features_option` adds comes as one FeaturesPlace.
     """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         _escape_what_cannot_be_shown()
+        if "local_cache_gb" in kwargs:
+            kwargs["features"] = FeaturesPlace(
+                given=kwargs["features"],
+                local_cache=kwargs.pop("local_cache"),
+                local_cache_gb=kwargs.pop("local_cache_gb"),
+            )
         try:
             with _tidy_at_sigterm():
                 return function(*args, **kwargs)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from data.cache.cache_folder import CacheFolder
     from data.images.image_sets import load_images
     from data.reading.companion import Companion
-    from data.reading.level_reader import LevelDataset, LevelReader
+    from data.reading.level_dataset import LevelDataset
+    from data.reading.level_reader import LevelReader
     from data.reading.level_stream import LevelStream
     from data.reading.mixed_stream import MixedLevelStream
     from data.reading.transfer import on_device
@@ -23,7 +24,7 @@ else:
         {
             "CacheFolder": "data.cache.cache_folder",
             "Companion": "data.reading.companion",
-            "LevelDataset": "data.reading.level_reader",
+            "LevelDataset": "data.reading.level_dataset",
             "LevelReader": "data.reading.level_reader",
             "LevelStream": "data.reading.level_stream",
             "MixedLevelStream": "data.reading.mixed_stream",

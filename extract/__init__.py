@@ -2,9 +2,9 @@
 
     from extract import extract, load_detector, load_images, plan_extraction
 
-May import: configs, configs.schema, data.cache, data.images, data.system, data.verification,
-extract.accuracy, extract.cluster, extract.detector, extract.dry_run, extract.features,
-extract.finetuning.
+May import: configs, configs.schema, data.cache, data.images, data.places, data.remote, data.system,
+data.verification, extract.accuracy, extract.cluster, extract.detector, extract.dry_run,
+extract.features, extract.finetuning.
 """
 
 from typing import TYPE_CHECKING

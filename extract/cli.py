@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from configs.cluster_options import (
+    check_ray_options,
+    nodes_option,
+    ray_option,
+    refuse_nodes_in_earnest,
+)
 from configs.cores import share_cores
 from configs.errors import BadImageError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
-    check_ray_options,
+    FeaturesPlace,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
-    nodes_option,
     num_devices,
-    ray_option,
-    refuse_nodes_in_earnest,
     run_command,
     split_name,
     with_detection_checkpoint,
@@ -92,7 +95,7 @@ def extract_features(
     skip_bad_images: bool, dry_run: bool, num_nodes: int | None, overwrite: bool, verify: bool,
     ray_address: str | None, ray_cores: int | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
-    features: str | None, device: str, log_level: str,
+    features: FeaturesPlace, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Run the detector once over a split and store each FPN level's features.
 
@@ -103,12 +106,16 @@ def extract_features(
       extract-features --split train --config kitti --detection-checkpoint best_model.pth
     """
     from configs.config_files import load_config
+    from data.places.object_store import at_urls, is_url
+    from data.remote.opening import features_root
 
     setup_logging(log_level)
     share_cores()
     check_ray_options(
         ray_address, needing_it={"--ray-cores": ray_cores},
-        never_with_it={"--dry-run": dry_run, "--verify": verify},
+        never_with_it={
+            "--dry-run": dry_run, "--verify": verify, **at_urls(features.given),
+        },
     )  # fmt: skip
     refuse_nodes_in_earnest(num_nodes, dry_run)
     settings = load_config(config, (
@@ -117,8 +124,13 @@ def extract_features(
         *_override("cache.dtype", dtype), *_override("cache.crop", crop),
         *_override("cache.container", container),
     ))  # fmt: skip
-    root = Path(features or Path("features") / settings.data.name)
+    root = features_root(features, Path("features") / settings.data.name, splits, writing=True)
     if verify:
+        if features.given is not None and is_url(features.given):
+            raise ConfigError(
+                f"--verify {features.given}: samples of an object store are checked when they are "
+                "fetched, and of a folder alone all at once: leave --verify out"
+            )
         from data.verification.check import verify_and_mark
 
         verify_and_mark([root / split for split in dict.fromkeys(splits)], click.echo)

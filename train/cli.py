@@ -10,27 +10,29 @@ from typing import TYPE_CHECKING
 
 import click
 
+from configs.cluster_options import (
+    check_ray_options,
+    nodes_option,
+    ray_tasks_option,
+    refuse_nodes_in_earnest,
+)
 from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
-    check_ray_options,
+    FeaturesPlace,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
-    local_cache_option,
-    nodes_option,
     num_devices,
-    ray_tasks_option,
-    refuse_nodes_in_earnest,
     run_command,
     training_splits,
     trust_code_option,
     with_detection_checkpoint,
 )
 from data.places.local_copies import PlaceType, copies_in
-from data.places.object_store import is_url
+from data.places.object_store import at_urls, is_url
 from train.ending_lines import fail_with, tell_outcome
 
 # What the command works with is imported where it begins to work: neither --help nor wrong usage
@@ -97,7 +99,6 @@ log = logging.getLogger(__name__)
 @click.option(
     "--out", metavar="DIR", type=PlaceType(), help="Folder for the runs; default: checkpoints/."
 )
-@local_cache_option
 @detection_checkpoint_option
 @features_option
 @trust_code_option
@@ -108,9 +109,9 @@ def train_level(
     epochs: int | None, batch_size: int | None, resume: str, num_jobs: int,
     ray_address: str | None, ray_cpus: float | None, ray_gpus: float | None, warm_start: bool,
     context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
-    num_nodes: int | None, init_from: str | None, out: str | None, local_cache: Path | None,
+    num_nodes: int | None, init_from: str | None, out: str | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
-    features: str | None, trust_code: bool, device: str, log_level: str,
+    features: FeaturesPlace, trust_code: bool, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Train the codec of one FPN level from its cache; no detector is run.
 
@@ -135,14 +136,14 @@ def train_level(
         )
     check_ray_options(
         ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
-        never_with_it={"--jobs": num_jobs > 1, f"--out {out}": is_url(out or "")},
+        never_with_it={"--jobs": num_jobs > 1, **at_urls(out, features.given)},
     )  # fmt: skip
     if ray_address is not None and not dry_run:
         from data.system.ray_cluster import check_address
 
         check_address(ray_address)
     wanted = level_of(level) if resume in ("auto", "never") else None
-    copies = copies_in(local_cache)
+    copies = copies_in(features.local_cache)
     if wanted is None:
         if is_url(resume):
             from train.study.study_place import fetch_resumed
@@ -177,6 +178,7 @@ def train_level(
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
 
     from data.cache.cache_folder import CacheFolder
+    from data.remote.opening import features_root
     from extract.detector.freshness import refuse_stale_cache
     from train.forecast.forecast import lines_of_dry_run
     from train.loop.job import Job
@@ -193,7 +195,8 @@ def train_level(
             f"--resume never: each of torchrun's {restarts} restarts would begin anew: leave it "
             "out, and name another --out where runs are not to go on, or use --max-restarts 0"
         )
-    root = Path(features or Path("features") / settings.data.name)
+    usual = Path("features") / settings.data.name
+    root = features_root(features, usual, (split, val_split))
     caches = {name: CacheFolder(root / name) for name in (split, val_split)}
     for name, cache in caches.items():
         refuse_stale_cache(cache, name, settings)

@@ -121,6 +121,6 @@ class LocalCopies:
         return self.url_of(path) or str(path)
 
 
-def copies_in(folder: Path | None) -> LocalCopies:
+def copies_in(folder: str | None) -> LocalCopies:
     """Return where `--local-cache` says that copies lie; None: the usual folder."""
-    return LocalCopies() if folder is None else LocalCopies(folder)
+    return LocalCopies(Path(folder)) if folder else LocalCopies()

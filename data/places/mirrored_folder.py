@@ -56,8 +56,8 @@ class MirroredFolder:
         """Bring the copy of all that lies `below` a subfolder up to date; return its names there.
 
         `files`: names of files, in each subfolder, if not all are wanted. What has changed here
-        alone, and was not sent, stays. Raises ConfigError if a file has
-        changed in both places, MachineError if it cannot be written, and as `RemoteFolder` does.
+        alone, and was not sent, stays. Raises ConfigError if a file has changed in both places,
+        MachineError if it cannot be written, and as `RemoteFolder` does.
         """
         versions = {
             name: version

@@ -7,19 +7,23 @@ connection that is refused or dropped, an answer that does not come.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from configs.errors import ConfigError, MachineError, PassingError, UserError
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+Result = TypeVar("Result")
 
 _URL = re.compile(r"(s3|gs|az)://")
 # Of requests that fail in passing. The number of tries does not end it, as short waits are drawn by
@@ -37,6 +41,7 @@ _NO_CREDENTIALS = re.compile(
     re.IGNORECASE,
 )
 _REFUSED = re.compile("SignatureDoesNotMatch|InvalidAccessKeyId|code: 40[13]")
+_BROKEN_OFF = re.compile("response body error|IncompleteBody|IncompleteMessage")
 _UNREACHED = re.compile(r"after \d+ retries|error sending request|HTTP error|code: 5\d\d")
 
 _CREDENTIALS = {
@@ -50,6 +55,16 @@ _ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_END
 def is_url(place: str | os.PathLike[str]) -> bool:
     """Say whether a place is a folder in an object store. A Path never is: it joins slashes."""
     return isinstance(place, str) and _URL.match(place) is not None
+
+
+def is_tag_of(tag: str, content: bytes) -> bool:
+    """Say whether an object with this tag is known to hold a content: with S3, small ones are."""
+    return tag.strip('"') == hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def at_urls(*places: str | os.PathLike[str] | None) -> dict[str, bool]:
+    """Return those that are at URLs, as options that a cluster does not take: it shares a disk."""
+    return {f"what is at {place}": True for place in places if place and is_url(place)}
 
 
 class RemoteFolder:
@@ -86,32 +101,43 @@ class RemoteFolder:
         """The client's own object for it: what obstore's functions, and zarr's, take."""
         from obstore.store import from_url
 
-        with self._told("open", ""):
-            return from_url(self.url, retry_config=_retries(), client_options=_client_options())
+        return self._asked(
+            "open", "",
+            lambda: from_url(
+                self.url, retry_config=_retries(), client_options=_client_options()
+            ),
+        )  # fmt: skip
 
     def put(self, name: str, content: Any | Path) -> str:
         """Store an object, whole or not at all: bytes, a flat uint8 buffer, or a file's content.
 
         Returns its tag, as `versions`. What is larger than a part is sent in parts, many at once.
         """
-        with self._told("write", name):
+
+        def send() -> str:
+            if hasattr(content, "seek"):
+                content.seek(0)  # of a file, what was sent before the answer broke off
             done = self._client.put(
                 self.store, name, content,
                 chunk_size=PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT,
             )  # fmt: skip
-        return str(done["e_tag"])
+            return str(done["e_tag"])
+
+        return self._asked("write", name, send)
 
     def get(self, name: str) -> bytes:
         """Return what an object holds; for small ones."""
-        with self._told("read", name):
-            return bytes(self._client.get(self.store, name).bytes())
+        return self._asked("read", name, lambda: bytes(self._client.get(self.store, name).bytes()))
 
     def get_range(self, name: str, start: int, num_bytes: int) -> memoryview:
         """Return `num_bytes` of an object from `start` on, uint8, by one request."""
-        with self._told("read", name):
+
+        def fetch() -> memoryview:
             return memoryview(
                 self._client.get_range(self.store, name, start=start, length=num_bytes)
             )
+
+        return self._asked("read", name, fetch)
 
     def get_ranges(
         self,
@@ -125,11 +151,14 @@ class RemoteFolder:
 
         Up to ten requests are under way at once.
         """
-        with self._told("read", name):
+
+        def fetch() -> list[memoryview]:
             found = self._client.get_ranges(
                 self.store, name, starts=starts, lengths=lengths, coalesce=max_gap_bytes
             )
             return [memoryview(each) for each in found]
+
+        return self._asked("read", name, fetch)
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return name -> size in bytes of all objects below a name that ends before a slash."""
@@ -137,47 +166,49 @@ class RemoteFolder:
 
     def versions(self, prefix: str = "") -> dict[str, tuple[int, str]]:
         """Return name -> (size in bytes, a tag that changes with the content), as `sizes`."""
-        with self._told("list", prefix):
-            found = self._client.list(self.store, prefix or None).collect()
+        found = self._asked(
+            "list", prefix, lambda: self._client.list(self.store, prefix or None).collect()
+        )
         return {each["path"]: (each["size"], str(each["e_tag"])) for each in found}
 
     def folders(self) -> list[str]:
         """Return the names of the folders right below, in order."""
-        with self._told("list", ""):
-            found = self._client.list_with_delimiter(self.store)["common_prefixes"]
-        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+        found = self._asked("list", "", lambda: self._client.list_with_delimiter(self.store))
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
 
     def size(self, name: str) -> int | None:
         """Return an object's size in bytes; None if there is no such object."""
         try:
-            with self._told("read", name):
-                return int(self._client.head(self.store, name)["size"])
+            found = self._asked("read", name, lambda: self._client.head(self.store, name))
         except FileNotFoundError:
             return None
+        return int(found["size"])
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; one that is not there is removed already."""
         for name in names:
-            try:
-                with self._told("delete", name):
-                    self._client.delete(self.store, name)
-            except FileNotFoundError:
-                continue
+            with suppress(FileNotFoundError):
+                self._asked("delete", name, partial(self._client.delete, self.store, name))
 
     def version(self, name: str) -> str:
         """Return one object's tag, as `versions`."""
-        with self._told("read", name):
-            return str(self._client.head(self.store, name)["e_tag"])
+        found = self._asked("read", name, partial(self._client.head, self.store, name))
+        return str(found["e_tag"])
 
-    @contextmanager
-    def _told(self, verb: str, name: str) -> Iterator[None]:
+    def _asked(self, verb: str, name: str, ask: Callable[[], Result]) -> Result:
+        """Return what the store answers; again if the answer breaks off, which obstore leaves."""
         from obstore.exceptions import BaseError
 
-        place = f"{self.url}/{name}" if name else self.url
-        try:
-            yield
-        except (FileNotFoundError, PermissionError, BaseError) as error:
-            raise _for_user(error, self._scheme, place, verb) from error
+        end, wait_s = time.monotonic() + RETRY_TIME_S, 0.1
+        while True:
+            try:
+                return ask()
+            except (FileNotFoundError, PermissionError, BaseError) as error:
+                if not _BROKEN_OFF.search(str(error)) or time.monotonic() > end:
+                    place = f"{self.url}/{name}" if name else self.url
+                    raise _for_user(error, self._scheme, place, verb) from error
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, 5)
 
 
 def _for_user(error: Exception, scheme: str, place: str, verb: str) -> Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from configs.errors import CacheError, PassingError
 from data.cache.cache_folder import CacheFolder
@@ -22,7 +21,10 @@ from data.cache.commit_log import differing_rows, expected_checksums
 from data.cache.containers import STORES, rows_of_shard
 from data.cache.manifest_parts import LevelInfo
 from data.coding.byte_code import ByteCode
+from data.remote.held_level import HeldLevel
 from data.system.array_files import MappedFiles, is_remote
+
+_AHEAD_BYTES, _MOST_AHEAD = 2**26, 256  # of a remote cache whose samples are read one by one
 
 Verify = Literal["auto", "on_open", "size"]
 
@@ -50,6 +52,7 @@ class LevelReader:
             for bucket, info in enumerate(self.manifest.buckets)
             for shard in range(info.num_shards(level))
         ]
+        self._remote = HeldLevel.of(self.folder, level)  # makes the shards' files, if it has to
         offsets = [self._offsets(bucket, shard) for bucket, shard in self._shards]
         self._files = self._mapped()
         samples, buckets = self.manifest.samples, self.manifest.buckets
@@ -60,7 +63,8 @@ class LevelReader:
         first_row = np.cumsum([0, *(len(found) for found in offsets)])[:-1]
         self.shard_of: NDArray[Any] = first_shard[bucket_of] + row_of // per_shard[bucket_of]
         """Which of the level's shards each sample is in, int64 [n]."""
-        in_file = np.concatenate(offsets)[first_row[self.shard_of] + row_of % per_shard[bucket_of]]
+        self._numbers = first_row[self.shard_of] + row_of % per_shard[bucket_of]
+        in_file = np.concatenate(offsets)[self._numbers]
         self._starts_bytes = self._files.starts[self.shard_of] + in_file
         self.shapes: NDArray[Any] = np.array(
             [self.manifest.sample_shape(level, bucket) for bucket in range(len(buckets))],
@@ -72,7 +76,9 @@ class LevelReader:
                 f"{self.cache}: level {level}: samples are not aligned: not written by us"
             )
         by_touch = verify == "on_open" or (verify == "auto" and is_remote(self.cache))
+        by_touch &= self._remote is None  # what is fetched is checked when it comes
         self._unchecked = np.full(len(self._shards), by_touch)
+        self._last = -1
 
     @property
     def num_samples(self) -> int:
@@ -136,16 +142,50 @@ class LevelReader:
     def sample(self, index: int) -> NDArray[Any]:
         """Return a sample's values [H, W, C]: a read-only view of the file, not a copy.
 
-        Of a cache in 8 bits they are decoded: a new array, float32.
+        Of a remote cache a copy; of one in 8 bits they are decoded: a new array, float32.
         """
         self.require_whole([index])
         start, shape = self._starts_bytes[index], self.shape(index)
         content = self._files.memory[start : start + self._sample_bytes(index)]
         view: NDArray[Any] = content.view(self.dtype).reshape(shape)
+        if self._remote is not None:
+            view = self._fetched(index, view)
         return view if self.code is None else self.code.decoded(view)
 
+    def copied(self, indices: Sequence[int] | NDArray[Any], copy: Callable[[], None]) -> None:
+        """Call what copies samples out of `files` that `require_whole` was called for.
+
+        Of a remote cache again, should others have taken their room meanwhile.
+        """
+        if self._remote is None:
+            copy()
+        else:
+            self._remote.copied(self._numbers[indices], copy)
+
+    def expect(self, indices: Sequence[int] | NDArray[Any]) -> bool:
+        """Have samples of a remote cache come; False if the files alone are to be read ahead."""
+        if self._remote is None:
+            return False
+        self._remote.expect(self._numbers[indices])
+        return True
+
+    def _fetched(self, index: int, view: NDArray[Any]) -> NDArray[Any]:
+        """Return a copy of a remote sample; those that follow come, as most callers go on so."""
+        ahead = min(_MOST_AHEAD, _AHEAD_BYTES // self._sample_bytes(index))
+        if index == self._last + 1:
+            self.expect(np.arange(index, min(index + 1 + ahead, self.num_samples)))
+        self._last = index
+        found = np.empty_like(view)
+        self.copied([index], lambda: np.copyto(found, view))
+        return found
+
     def require_whole(self, indices: Sequence[int] | NDArray[Any]) -> None:
-        """Check the shards of these samples if that is still due; CacheError names the damage."""
+        """Check the shards of these samples if that is still due; CacheError names the damage.
+
+        Of a remote cache the samples themselves, once they have come.
+        """
+        if self._remote is not None:
+            self._remote.copied(self._numbers[indices], lambda: None)
         if not self._unchecked.any():
             return
         for shard in np.unique(self.shard_of[indices]).tolist():
@@ -155,6 +195,8 @@ class LevelReader:
 
     def close(self) -> None:
         """Let go of the files; they stay mapped as long as a view of them is in use."""
+        if self._remote is not None:
+            self._remote.close()
         self.__dict__.pop("_files", None)
 
     def __enter__(self) -> LevelReader:
@@ -234,38 +276,3 @@ class LevelReader:
                 f"{len(rows)} samples are damaged ({names}): run extract-features --split "
                 f"{manifest.split} --verify, then without --verify to mend it"
             )
-
-
-class LevelDataset(Dataset[Tensor]):
-    """Item i is image i of the manifest: its whole map [C, H, W], channels last.
-
-    Its dtype is the reader's `value_dtype`: float16 or float32.
-
-    Items are copies and may be kept. It can be sent to worker processes; each opens the files
-    itself. `LevelStream` is many times faster, since it copies blocks of batches at once. Raises
-    CacheError as `LevelReader` does, IndexError beyond the last image.
-    """
-
-    def __init__(
-        self, cache: CacheFolder | Path | str, level: int, *, verify: Verify = "auto"
-    ) -> None:
-        folder = CacheFolder.of(cache)
-        self._cache = folder.path
-        self._level = level
-        self._verify: Verify = verify
-        self.reader = LevelReader(folder, level, verify=verify)
-
-    def __len__(self) -> int:
-        return self.reader.num_samples
-
-    def __getitem__(self, index: int) -> Tensor:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"level {self._level} has {len(self)} samples, not number {index}")
-        values = np.array(self.reader.sample(index % len(self)))
-        return torch.from_numpy(values).permute(2, 0, 1)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"cache": self._cache, "level": self._level, "verify": self._verify}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(**state)  # type: ignore[misc]

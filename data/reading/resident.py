@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -58,12 +59,10 @@ class ResidentMaps:
             reader.require_whole(members)
             first, last = int(self.starts[members[0]]), int(ends[group][-1])
             part = torch.empty(last - first, dtype=stored.dtype, pin_memory=pin_memory)
-            place = 0
-            for start, length in zip(
-                reader.starts[members].tolist(), lengths[members].tolist(), strict=True
-            ):
-                part[place : place + length].copy_(stored[start : start + length])
-                place += length
+            reader.copied(
+                members,
+                partial(_copy, stored, reader.starts[members], lengths[members], part),
+            )
             self.values[first:last].copy_(part)
 
     @property
@@ -100,7 +99,17 @@ def _groups(ends: NDArray[Any], most_values: int) -> list[slice]:
     return groups
 
 
+def _copy(stored: Tensor, starts: NDArray[Any], lengths: NDArray[Any], out: Tensor) -> None:
+    """Copy the maps that begin at `starts` one after another, in values."""
+    place = 0
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        out[place : place + length].copy_(stored[start : start + length])
+        place += length
+
+
 def _prefetch(reader: LevelReader, members: NDArray[Any], lengths: NDArray[Any]) -> None:
+    if reader.expect(members):
+        return
     size = reader.dtype.itemsize
     longest = int(lengths[members].max()) * size
     for start, length in page_ranges(reader.starts[members] * size, longest):

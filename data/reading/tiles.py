@@ -108,6 +108,8 @@ class Tiles:
         offsets, run_length = self._runs(part, tile)
         taken = self._of_runs(part, offsets)
         for number, reader in enumerate(self._readers):
+            if reader.expect(self._of_reader(part, number)):
+                continue
             value_bytes = reader.dtype.itemsize
             starts = offsets[taken == number] * value_bytes
             probed = starts[:: max(1, len(starts) // _PROBED_RUNS)]
@@ -121,8 +123,11 @@ class Tiles:
             self._resident.gather(*self._runs(part, tile), memory)
             return
         self._require_whole(part)
-        for piece in self._pieces(part, *self._runs(part, tile), memory):
-            copy_runs(*piece)
+        for number, values, starts, length, runs in self._pieces(
+            part, *self._runs(part, tile), memory
+        ):
+            copy = partial(copy_runs, values, starts, length, runs)
+            self._readers[number].copied(self._of_reader(part, number), copy)
 
     def copies(
         self, part: slice, tile: tuple[int, int], memory: Tensor, num_parts: int
@@ -138,8 +143,11 @@ class Tiles:
         pieces = list(self._pieces(part, offsets, run_length, memory))
         num_shares = -(-num_parts // max(1, len(pieces)))
         return [
-            partial(copy_runs, values, share, run_length, out)
-            for values, starts, _, runs in pieces
+            partial(
+                self._readers[number].copied, self._of_reader(part, number),
+                partial(copy_runs, values, share, run_length, out),
+            )
+            for number, values, starts, _, runs in pieces
             for share, out in zip(
                 np.array_split(starts, num_shares), torch.tensor_split(runs, num_shares),
                 strict=True,
@@ -159,7 +167,12 @@ class Tiles:
 
     def _require_whole(self, part: slice) -> None:
         for number, reader in enumerate(self._readers):
-            reader.require_whole(self._order[part][self._taken[part] == number])
+            reader.require_whole(self._of_reader(part, number))
+
+    def _of_reader(self, part: slice, number: int) -> NDArray[Any]:
+        """Return which of the samples are from one of the readers."""
+        indices: NDArray[Any] = self._order[part]
+        return indices if len(self._readers) == 1 else indices[self._taken[part] == number]
 
     def _runs(self, part: slice, tile: tuple[int, int]) -> tuple[NDArray[Any], int]:
         return tile_runs(
@@ -177,18 +190,19 @@ class Tiles:
 
     def _pieces(
         self, part: slice, offsets: NDArray[Any], run_length: int, memory: Tensor
-    ) -> Iterator[tuple[Tensor, NDArray[Any], int, Tensor]]:
-        """Yield what `copy_runs` takes for runs that follow one another and are of one reader."""
+    ) -> Iterator[tuple[int, Tensor, NDArray[Any], int, Tensor]]:
+        """Yield a reader's number and what `copy_runs` takes for runs of it that follow on."""
         runs = memory.view(len(offsets), run_length)
         if len(self._readers) == 1:  # as on most levels: nothing to look for
-            yield self._readers[0].values_to_gather, offsets, run_length, runs
+            yield 0, self._readers[0].values_to_gather, offsets, run_length, runs
             return
         taken = self._of_runs(part, offsets)
         changes = (np.flatnonzero(np.diff(taken)) + 1).tolist()
         for first, last in pairwise([0, *changes, len(taken)]):
             if first < last:
-                values = self._readers[taken[first]].values_to_gather
-                yield values, offsets[first:last], run_length, runs[first:last]
+                number = int(taken[first])
+                values = self._readers[number].values_to_gather
+                yield number, values, offsets[first:last], run_length, runs[first:last]
 
 
 class TileMemory:

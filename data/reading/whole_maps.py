@@ -18,6 +18,9 @@ from data.reading.level_stream import Batch
 _MOST_VALUES = 16 * 2**20
 
 
+_BATCHES_AHEAD = 4  # are on their way from a remote cache
+
+
 def whole_map_batches(
     reader: LevelReader,
     batch_size: int,
@@ -42,6 +45,7 @@ def whole_map_batches(
         num_maps = max(1, min(batch_size, _MOST_VALUES // (height * width * channels)))
         for start in range(0, len(members), num_maps):
             group = members[start : start + num_maps]
+            reader.expect(members[start : start + _BATCHES_AHEAD * num_maps])
             yield Batch(
                 features=_stacked([reader.sample(index) for index in group]),
                 indices=torch.tensor(group),

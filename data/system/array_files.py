@@ -39,6 +39,10 @@ _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it
 if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+if _fallocate is not None:
+    _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_PUNCH_HOLE, _KEEP_SIZE = 2, 1  # of Linux's fallocate
 _PIECE_BYTES = 2**18
 _START_WRITING = 2  # SYNC_FILE_RANGE_WRITE
 
@@ -178,6 +182,15 @@ def take_space(handle: int, num_bytes: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
+
+
+def give_space_back(handle: int, offset: int, num_bytes: int) -> None:
+    """Make a hole in a file, which reads as zeros; OSError where the file system has none."""
+    if _fallocate is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if _fallocate(handle, _PUNCH_HOLE | _KEEP_SIZE, offset, num_bytes):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def start_writing(handle: int, offset: int, num_bytes: int) -> None:

@@ -27,6 +27,7 @@ from data.cache.containers import differing_metadata, rows_of_shard
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit, units_of, units_of_rows
 from data.cache.units_due import OpenShard, bytes_to_lay_out, levels_due, open_shard
+from data.remote.sending import Sender
 from data.system.atomic_files import remove_leftovers, sync_folder, write_atomically
 from data.system.threads import limit_cores
 from data.writing.handed_out import UnitDone, UnitDue
@@ -41,6 +42,7 @@ class CacheWriter:
     """Writes the units of a manifest that are not whole yet. Close it when done.
 
     `num_threads` cast, check and write samples at once: a GPU computes faster than one core casts.
+    `sender` hears of what is whole, if the cache is the copy of a remote one.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class CacheWriter:
         log: CommitLog,
         *,
         num_threads: int = 1,
+        sender: Sender | None = None,
     ) -> None:
         folder = CacheFolder.of(cache)
+        self._sender = sender
         self._cache = folder.path
         self._manifest = manifest
         self._log = log
@@ -75,7 +79,7 @@ class CacheWriter:
         """Write metadata; raises CacheError if the disk cannot hold what is still to be written."""
         needed = int(_OVERHEAD * bytes_to_lay_out(self._cache, self._manifest, self._due))
         free = shutil.disk_usage(self._cache).free
-        if needed > free:
+        if needed > free and self._sender is None:  # what is sent makes room
             raise CacheError(
                 f"{self._cache}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free: "
                 "free space, or store less (--levels, --limit, --dtype float16, a smaller "
@@ -159,6 +163,8 @@ class CacheWriter:
     def _note(self, unit: Unit, commit: Commit) -> None:
         self._show_full_shards(unit)
         self._log.append(commit)
+        if self._sender is not None:
+            self._sender.unit_is_written(commit)
         self._commits[unit.index] = replace(commit, statistics={})
         self._due[unit.index] = frozenset()
 
@@ -220,6 +226,7 @@ class CacheWriter:
     def _show_full_shards(self, unit: Unit) -> None:
         """Give shards that are full with the unit, and synced, their real names."""
         folders: set[Path] = set()
+        full: list[tuple[int, int, int]] = []
         for key, shard in list(self._open.items()):
             own = key[1] == unit.bucket and unit.first_row in shard.rows
             if own and self._is_full(unit, key[0], shard):
@@ -227,8 +234,12 @@ class CacheWriter:
                 del self._open[key]
                 shard.part.replace(shard.path)
                 folders.add(shard.path.parent)
+                full.append(key)
         for _ in self._pool.map(sync_folder, folders):
             pass
+        if self._sender is not None:
+            for key in full:
+                self._sender.shard_is_whole(key)
 
     def _is_full(self, last: Unit, level: int, shard: OpenShard) -> bool:
         units = units_of_rows(self._manifest, last.bucket, shard.rows)

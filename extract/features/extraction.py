@@ -33,6 +33,7 @@ from data.cache.plan import (
 )
 from data.images.image_sets import image_files, read_image
 from data.images.records import ImageSet
+from data.remote.sending import sending
 from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
 from extract.detector.loading import LoadedDetector, describe_detector, prepare_images
@@ -176,9 +177,18 @@ def extract(
         try:
             manifest = with_codes(folder, manifest, model, overwrite=overwrite)
             settled = settle_cache(folder, manifest, images, commit_log, overwrite=overwrite)
-            with closing(
-                CacheWriter(settled, manifest, commit_log, num_threads=writing_threads(model))
-            ) as writer:
+            with (
+                sending(folder, manifest) as sender,
+                closing(
+                    CacheWriter(
+                        settled,
+                        manifest,
+                        commit_log,
+                        num_threads=writing_threads(model),
+                        sender=sender,
+                    )
+                ) as writer,
+            ):
                 pending = writer.pending
                 writer.prepare()
                 num_new = sum(unit.num_rows for unit in pending)

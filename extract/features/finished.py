@@ -26,6 +26,7 @@ from data.cache.plan import padded_size, plan_samples, resized_size
 from data.cache.units_due import levels_due
 from data.images.image_sets import image_files
 from data.images.records import ImageSet
+from data.remote.sending import sending
 from extract.detector.freshness import is_made_with
 
 # The levels that torchvision adds above the backbone's: after these comes no other.
@@ -42,9 +43,12 @@ def finished_without_detector(folder: Path, images: ImageSet, config: Config) ->
         return False
     try:
         with CommitLog(folder):
-            if not _is_finished(CacheFolder(folder), images, config):
+            there = CacheFolder(folder)
+            if not _is_finished(there, images, config):
                 return False
             write_annotations(folder / ANNOTATIONS_NAME, images)
+            with sending(folder, there.manifest):
+                pass  # what an interrupted run had no time to send
     except OSError:  # whoever goes on meets it again, and says what it means
         return False
     return True

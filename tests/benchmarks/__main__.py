@@ -21,6 +21,7 @@ BENCHMARKS = (
     "coding",
     "coarse_to_fine",
     "in_the_loop",
+    "remote",
 )
 
 

@@ -63,7 +63,7 @@ def write_maps(
         format_version=1, dataset="small", split="train", container=container, dtype=dtype,
         detector=SYNTHETIC_DETECTOR, levels=(info,), buckets=buckets, samples=samples,
     )  # fmt: skip
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     members = samples_by_bucket(manifest)
     with CommitLog(folder) as log:
         settle_cache(

@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.cache.cache_folder import CacheFolder
-from data.reading.level_reader import LevelDataset, LevelReader
+from data.reading.level_dataset import LevelDataset
+from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream
 from data.reading.whole_maps import whole_map_batches
 from data.verification.check import verify_cache

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.reading.level_reader import LevelDataset, LevelReader
+from data.reading.level_dataset import LevelDataset
+from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch, LevelStream
 from data.reading.transfer import DeviceIdle, Waiting, on_device
 from data.reading.whole_maps import whole_map_batches

@@ -72,5 +72,8 @@ def test_a_whole_map_of_800_by_1088_pixels_is_a_batch_at_the_finest_level() -> N
         def sample(self, index: int) -> Any:
             return np.broadcast_to(np.float16(index), self.shape(index))
 
+        def expect(self, indices: list[int]) -> bool:
+            return False
+
     sizes = [len(batch.indices) for batch in whole_map_batches(Large(), 32)]  # type: ignore[arg-type]
     assert sizes == [1, 1, 1]

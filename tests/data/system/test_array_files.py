@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.doors import PACKAGES
-from data.system.array_files import take_space
+from data.system.array_files import give_space_back, take_space
 
 ROOT = Path(__file__).parents[3]
 WRITTEN_THROUGH = re.compile(r"memmap\((?![^)]*mode=\"r\")|PROT_WRITE|mmap_mode=\"[rw]\+")
@@ -52,3 +52,13 @@ def test_no_file_is_written_through_a_mapping() -> None:
     sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert len(sources) > 100
     assert not [path for path in sources if WRITTEN_THROUGH.search(path.read_text("utf-8"))]
+
+
+def test_hole_in_a_file_gives_its_space_back_and_reads_as_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 2**18)
+    before = path.stat().st_blocks
+    with path.open("r+b") as file:
+        give_space_back(file.fileno(), 1000, 2**17)
+    assert (before - path.stat().st_blocks) * 512 >= 2**17 - 2 * 4096
+    assert path.read_bytes() == b"x" * 1000 + bytes(2**17) + b"x" * (2**17 - 1000)

@@ -1,0 +1,47 @@
+"""From what --features says to a folder of caches on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from configs.errors import CacheError
+from configs.options import FeaturesPlace
+from data.places.local_copies import usual_folder
+from data.places.object_store import RemoteFolder, is_url
+from data.remote.local_copy import LocalCopy
+from data.remote.local_room import LocalRoom
+
+
+def features_root(
+    place: FeaturesPlace, usual: Path, splits: Iterable[str], *, writing: bool = False
+) -> Path:
+    """Return the folder of the splits' caches; for a URL, the one that stands for it.
+
+    What is small of them is brought up to date then. Those that are read have to be there:
+    CacheError; others beside them are opened, too. One line for the user where the store refuses.
+    """
+    if place.given is None or not is_url(place.given):
+        return Path(place.given or usual)
+    folder = Path(place.local_cache) if place.local_cache else usual_folder()
+    room = LocalRoom(folder.absolute(), int(place.local_cache_gb * 1e9))
+    room.require_holes()
+    return open_copies(place.given, splits, room, writing=writing)
+
+
+def open_copies(url: str, splits: Iterable[str], room: LocalRoom, *, writing: bool = False) -> Path:
+    """Return the local folder that stands for the caches' folder at a URL, as `features_root`."""
+    remote = RemoteFolder(url)
+    root = room.folder / remote.url.replace("://", "/")
+    named = list(dict.fromkeys(splits))
+    for split in [*named, *(name for name in remote.folders() if name not in named)]:
+        copy = LocalCopy(root / split, remote / split, room)
+        copy.folder.mkdir(parents=True, exist_ok=True)
+        with copy.alone():
+            copy.mark()
+            there = copy.fetch()
+        if not there and split in named and not writing:
+            raise CacheError(
+                f"{copy.remote}: no cache of the split {split!r}: run extract-features first"
+            )
+    return root

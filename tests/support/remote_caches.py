@@ -1,0 +1,34 @@
+"""Small caches in the tests' object store, and folders of this machine that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from data.cache.manifest import Manifest
+from data.remote.local_room import LocalRoom
+from data.remote.opening import open_copies
+from data.remote.sending import sending
+from tests.support.small_caches import write_maps
+
+
+def opened(url: str, folder: Path, *, max_bytes: int = 10**9, writing: bool = False) -> Path:
+    """Return the folder that stands for the split `small` of a URL on a machine's disk."""
+    room = LocalRoom(folder, max_bytes)
+    return open_copies(url, ["small"], room, writing=writing) / "small"
+
+
+def send_maps(url: str, folder: Path, maps: Sequence[NDArray[Any]]) -> Path:
+    """Write maps as `write_maps` and send them; return the folder that stands for the cache."""
+    copy = write_maps(opened(url, folder, writing=True), maps)
+    with sending(copy, Manifest.load(copy)):
+        pass
+    return copy
+
+
+def num_bytes_held(copy: Path) -> int:
+    """What a copy takes of the disk, its small files included."""
+    return sum(path.stat().st_blocks * 512 for path in copy.rglob("*") if path.is_file())
