@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from analyze.cli import analyze_levels
 from analyze.streams_cli import compress_features
 from configs.config_files import load_config
-from configs.errors import BadImageError, ConfigError, StoppedError
+from configs.errors import BadImageError, CacheError, ConfigError, StoppedError, UserError
 from configs.options import run_command
 from configs.plain_json import parse_json
 from extract.cli import extract_features
@@ -296,6 +296,14 @@ def test_split_on_the_command_line_is_one_component_of_a_path(command: str, name
     result = CliRunner().invoke(COMMANDS[command], ["--split", name])
     assert result.exit_code == 2
     assert f"{name!r}: a folder gets this name" in result.output
+
+
+def test_what_a_message_quotes_from_a_file_leaves_it_one_short_line() -> None:
+    assert str(UserError("a.json: 'x\ny' is no name")) == "a.json: 'x y' is no name"
+    text = str(CacheError(f"a.json: {'x' * 10**6} is no name: write another"))
+    assert len(text) < 2000
+    assert text.startswith("a.json: xxx")
+    assert text.endswith("xxx is no name: write another")
 
 
 def test_an_error_passes_between_processes_as_it_is() -> None:
