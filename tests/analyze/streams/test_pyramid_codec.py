@@ -156,12 +156,12 @@ def test_another_number_of_cores_decodes_the_same_latents(
 MACHINES = {
     "oldest": (
         {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41",
-         "NUMBA_CPU_NAME": "generic", "OMP_NUM_THREADS": "1"},
+         "NUMBA_CPU_NAME": "generic", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         ["DEFAULT", "generic", 1],
     ),
     "of 2013": (
         {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
-         "NUMBA_CPU_NAME": "haswell", "OMP_NUM_THREADS": "2"},
+         "NUMBA_CPU_NAME": "haswell", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
         ["AVX2", "haswell", 2],
     ),
 }  # fmt: skip
