@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ log = logging.getLogger(__name__)
 MOST_DEATHS = 5
 """Of a task that has yielded nothing in between; then it is given up."""
 
+_PAUSE_S = 15.0
+"""Before it begins again after its second death in a row; after each further one as much longer.
+
+What took a node's memory, or a dead node's lock on a network disk, may be gone by then.
+"""
 _POLL_S = 0.5
 
 
@@ -48,6 +54,9 @@ class TaskEnd:
     """A task yields no more. `error` says why before its end, None if it came to that."""
 
     error: UserError | None = None
+
+
+_STOPPED = TaskEnd(error=UserError("stopped: the same command goes on from there"))
 
 
 def share_of(
@@ -111,13 +120,22 @@ def run_tasks(
 
     # Ray's own generator of what a task yields -> its place.
     running: dict[Any, int] = {begin(place): place for place in range(len(arguments))}
+    paused: dict[int, float] = {}
     deaths: Counter[int] = Counter()
     is_told = False
-    while running:
+    while running or paused:
         if stop.received is not None and not is_told:
             is_told = True
             for values in running:
                 ray.cancel(values)
+            yield from ((place, _STOPPED) for place in paused)
+            paused.clear()
+        for place in [place for place, due in paused.items() if due <= time.monotonic()]:
+            del paused[place]
+            running[begin(place)] = place
+        if not running:
+            time.sleep(_POLL_S)
+            continue
         ready: list[Any] = ray.wait(list(running), timeout=_POLL_S)[0]
         for values in ready:
             place = running[values]
@@ -129,10 +147,11 @@ def run_tasks(
             except ray.exceptions.RayError as error:
                 deaths[place] += 1
                 if is_told:
-                    value = TaskEnd(error=UserError("stopped: the same command goes on from there"))
+                    value = _STOPPED
                 elif _has_died(error) and deaths[place] < MOST_DEATHS:
                     log.warning("%s: %s: it begins again", names[place], _in_words(error))
-                    running[begin(place)] = running.pop(values)
+                    del running[values]
+                    paused[place] = time.monotonic() + _PAUSE_S * (deaths[place] - 1)
                     continue
                 else:
                     value = TaskEnd(error=_user_error(error, deaths[place]))

@@ -15,7 +15,7 @@ from analyze.streams_cli import compress_features
 from configs.config_files import load_config
 from configs.errors import BadImageError, CacheError, ConfigError, StoppedError, UserError
 from configs.options import run_command
-from configs.plain_json import parse_json
+from configs.plain_json import is_finite, parse_json
 from extract.cli import extract_features
 from extract.detector_cli import train_detector
 from train.cli import train_level
@@ -260,6 +260,11 @@ def test_name_that_a_folder_gets_is_one_component_of_a_path(key: str, name: str)
 def test_odd_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
+
+
+def test_a_finite_number_is_one_that_a_float_can_hold() -> None:
+    assert all(map(is_finite, (0, -1, 0.5, 10**300)))
+    assert not any(map(is_finite, (10**400, float("nan"), float("inf"), True, "1", None)))
 
 
 def test_all_json_is_read_in_one_place() -> None:
