@@ -21,7 +21,8 @@ WHEEL_PLATFORMS := $(foreach n,17 24 27 28 31 34 35,manylinux_2_$(n)_x86_64) man
 # Hundreds of processes begin in one run; each would compile all sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart test fuzz lint types docs bench bench-gpu gpu-check gpu-check-bare gpu-check-wheels clean
+.PHONY: help quickstart test fuzz lint types docs bench bench-gpu soak gpu-check gpu-check-bare \
+	gpu-check-wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -54,6 +55,9 @@ bench: .venv/installed-bench  ## measure speed, bytes and memory, beside other r
 bench-gpu: .venv/installed-bench  ## measure training and extraction on a GPU
 	$(BIN)/python -m tests.benchmarks.gpu
 
+soak: .venv/installed-dev  ## train, extract and analyse for long, and see that nothing grows
+	$(THREADS) $(BIN)/python -m tests.soak
+
 gpu-check: .venv/installed-dev  ## in 8 minutes, all that only a GPU can show; on a CPU, in small
 	$(BIN)/python -m tests.gpu_check
 
@@ -69,8 +73,8 @@ gpu-check-bare:  ## gpu-check by the system's Python and torch, without a networ
 		gpu-check-wheels/*.whl
 	PYTHONPATH=$(CURDIR)/gpu-check/site python3 -m tests.gpu_check
 
-clean:  ## remove the environment and the results of quickstart, fuzz, docs, bench and gpu-check
-	rm -rf .venv quickstart fuzz site bench gpu-check gpu-check-wheels
+clean:  ## remove the environment and the results of quickstart, fuzz, docs, bench, soak and gpu-check
+	rm -rf .venv quickstart fuzz site bench soak gpu-check gpu-check-wheels
 
 .venv/created:
 	@for python in $(PYTHONS); do \

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.errors import ConfigError, PassingError, StoppedError, UserError
+from configs.errors import ConfigError, MachineError, PassingError, StoppedError, UserError
 from configs.given_files import regular
 from configs.own_code import is_own
 from configs.schema.data import DetectorConfig
@@ -95,7 +95,13 @@ def _locked(folder: Path) -> Iterator[None]:
                 "choose another detector_training.save_dir"
             ) from error
         remove_leftovers(folder)
-        yield
+        try:
+            yield
+        except OSError as error:
+            raise MachineError(
+                f"{error.filename or folder}: cannot be read or written ({error.strerror}): make "
+                "room, or mend the disk; the same command goes on from the last checkpoint"
+            ) from error
 
 
 class _Run:
