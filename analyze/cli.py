@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,15 +17,20 @@ from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    check_ray_options,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
+    local_cache_option,
+    ray_tasks_option,
     run_command,
     split_name,
     trust_code_option,
     with_detection_checkpoint,
 )
+from data.places.local_copies import PlaceType, beside, copies_in
+from data.places.object_store import is_url
 
 # What the command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
@@ -48,19 +52,20 @@ _PACKAGES = (
     help="Split whose cache is compressed and evaluated.",
 )
 @click.option(
-    "--checkpoints", default="checkpoints", type=click.Path(path_type=Path),
+    "--checkpoints", default="checkpoints", type=PlaceType(path_type=Path),
     help="Folder in which runs are looked for.",
 )  # fmt: skip
 @click.option(
-    "--report", default=None, type=click.Path(path_type=Path, file_okay=False),
+    "--report", default=None, type=PlaceType(path_type=Path, file_okay=False),
     help="Folder that receives the report.  [default: reports/<time>]",
 )  # fmt: skip
 @click.option(
-    "--kept", default=None, type=click.Path(path_type=Path, file_okay=False),
+    "--kept", default=None, type=PlaceType(path_type=Path, file_okay=False),
     help="Folder of results that later analyses use again.  [default: kept, beside the report]",
 )  # fmt: skip
 @detection_checkpoint_option
 @features_option
+@local_cache_option
 @trust_code_option
 @click.option(
     "--target-bpp",
@@ -122,19 +127,21 @@ _PACKAGES = (
     "--dry-run", is_flag=True,
     help="Print expected time, scratch space and memory, from a few images; write nothing.",
 )  # fmt: skip
-@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=click.Path(path_type=Path))
+@ray_tasks_option("Measure runs and anchors")
+@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=PlaceType(path_type=Path))
 @run_command
 def analyze_levels(
     config: str | None,
     overrides: tuple[str, ...],
     features: str | None,
+    local_cache: Path | None,
     trust_code: bool,
     device: str,
     log_level: str,
     split: str,
-    checkpoints: Path,
-    report: Path | None,
-    kept: Path | None,
+    checkpoints: Path | str,
+    report: Path | str | None,
+    kept: Path | str | None,
     detection_checkpoint: str | None,
     target_bpp: float | None,
     target_map_drop: float | None,
@@ -149,7 +156,10 @@ def analyze_levels(
     classes: str | None,
     limit: int | None,
     dry_run: bool,
-    run_dirs: tuple[Path, ...],
+    ray_address: str | None,
+    ray_cpus: float | None,
+    ray_gpus: float | None,
+    run_dirs: tuple[Path | str, ...],
 ) -> None:
     """Compare the levels: rate, distortion and detection, from caches and checkpoints alone.
 
@@ -159,13 +169,27 @@ def analyze_levels(
     """
     setup_logging(log_level)
     share_cores()
+    check_ray_options(
+        ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
+        never_with_it={str(each): is_url(each or "") for each in (checkpoints, report, kept)},
+    )  # fmt: skip
+    if ray_address is not None and not dry_run:
+        from data.system.ray_cluster import check_address
+
+        check_address(ray_address)
     named_target = target_of(target_bpp, target_map_drop, target_mse)
     chosen_anchors = anchors_of(anchors)
     from configs.config_files import dump_config, load_config
     from configs.trusted_code import named_code, own_trust, refuse_untrusted
 
+    copies = copies_in(local_cache)
+    if any(map(is_url, run_dirs)):
+        from train.runs.remote_runs import run_here
+
+        run_dirs = tuple(run_here(run, copies) for run in run_dirs)
+    runs = tuple(map(Path, run_dirs))
     # A run knows its configuration: without --config it is that of the first run named.
-    known = [run / "config.yaml" for run in run_dirs if (run / "config.yaml").is_file()]
+    known = [run / "config.yaml" for run in runs if (run / "config.yaml").is_file()]
     source = known[0] if config is None and known else config
     settings = load_config(source, with_detection_checkpoint(overrides, detection_checkpoint))
     trust = own_trust(settings, overrides, of_run=source is not config, trust_code=trust_code)
@@ -175,24 +199,26 @@ def analyze_levels(
 
     from analyze.allocation.search import Target
     from analyze.analysis import analyze
+    from analyze.analysis_on_ray import measure_on_ray
     from analyze.anchors.catalogue import find_anchor
     from analyze.facts.kept_results import Kept
     from analyze.foretell import foretell
-    from analyze.report.report_folder import write_report
+    from analyze.report.report_folder import LAST_NAMES, alone_in, write_report
     from analyze.report.sections import ReportOrigin
     from analyze.report.summary import summary
     from analyze.request import AnalysisRequest, Wanted
+    from train.runs.remote_runs import runs_here
 
     for name in chosen_anchors:
         find_anchor(name)  # one's own that there is not is told now, and not after hours
     kind, value = named_target or ("map_drop", _USUAL_DROP)
     now = datetime.now().astimezone()
-    folder = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"
+    place = report or Path("reports") / f"{now:%Y%m%d_%H%M%S}"
     request = AnalysisRequest(
         cache=Path(features or Path("features") / settings.data.name) / split,
         split=split,
-        checkpoints=checkpoints,
-        run_dirs=run_dirs,
+        checkpoints=checkpoints if runs else runs_here(checkpoints, copies),
+        run_dirs=runs,
         config=settings,
         device=choose_device(device),
         limit=limit,
@@ -211,53 +237,32 @@ def analyze_levels(
         choose_on=choose_on or "",
         per_image=per_image,
     )
-    known_results = Kept(kept or folder.parent / "kept")
-    if dry_run:
-        click.echo(foretell(request, wanted, folder, known_results).table())
-        return
-    click.get_current_context().with_resource(_alone_in(folder))
-    findings = analyze(request, wanted, folder, known_results)
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    provenance = ReportOrigin(
-        created=now.isoformat(timespec="seconds"),
-        command=command,
-        facts={name: _version(name) for name in _PACKAGES},
-        config=dump_config(settings),
-    )
-    page = write_report(findings, provenance, folder)
+    with ExitStack() as stack:
+        folder = stack.enter_context(copies.written(place, at_end=LAST_NAMES))
+        known_results = Kept(stack.enter_context(copies.written(kept or beside(place, "kept"))))
+        if dry_run:
+            click.echo(foretell(request, wanted, folder, known_results).table())
+            return
+        stack.enter_context(alone_in(folder))
+        if ray_address is not None:
+            measure_on_ray(
+                request, wanted, folder, known_results, address=ray_address, num_cpus=ray_cpus,
+                num_gpus=ray_gpus, log_level=log_level,
+            )  # fmt: skip
+        findings = analyze(request, wanted, folder, known_results)
+        provenance = ReportOrigin(
+            created=now.isoformat(timespec="seconds"),
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            facts={name: _version(name) for name in _PACKAGES},
+            config=dump_config(settings),
+        )
+        page = write_report(findings, provenance, folder)
     click.echo(summary(findings))
     for suggestion in findings.suggestions:
         click.echo(f"next lambda: {suggestion.command}  ({suggestion.why})")
     for line in findings.result.missing:
         click.echo(f"missing: {line}")
-    click.echo(f"tables, curves and pictures: {page}")
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a report's folder, made if need be, against other analyses; ConfigError if one has it.
-
-    What cannot be written there is told by whoever is to write it.
-    """
-    from data.system.locks import held
-
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.callback(_remove_if_empty, folder)
-            stack.enter_context(held(folder / "report.lock"))
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder}: another analysis writes its report here: choose another --report"
-            ) from None
-        except OSError:
-            pass
-        yield
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
+    click.echo(f"tables, curves and pictures: {copies.shown(page)}")
 
 
 def target_of(

@@ -12,11 +12,14 @@ from configs.errors import CacheError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
     choose_device,
+    local_cache_option,
     machine_options,
     run_command,
     split_name,
     trust_code_option,
 )
+from data.places.local_copies import PlaceType, copies_in
+from data.places.object_store import is_url
 
 # What a command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from analyze.image_choice.ways import Ways
     from analyze.streams.ensemble import Ensemble
     from data.cache.cache_folder import CacheFolder
+    from data.places.local_copies import LocalCopies
     from train.runs.loaded_models import LoadedModels
 
 
@@ -35,11 +39,11 @@ fast_cpu_option = click.option(
 
 @click.command(name="compress-features", context_settings={"show_default": True})
 @click.option(
-    "--run", "runs", multiple=True, type=click.Path(path_type=Path), metavar="RUN_DIR",
+    "--run", "runs", multiple=True, type=PlaceType(path_type=Path), metavar="RUN_DIR",
     help="Run folder of train-level; one for each level (repeatable).",
 )  # fmt: skip
 @click.option(
-    "--ensemble", type=click.Path(path_type=Path, dir_okay=False),
+    "--ensemble", type=PlaceType(path_type=Path, dir_okay=False),
     help="ensemble.yaml that says how each level is sent, instead of --run.",
 )  # fmt: skip
 @click.option(
@@ -50,7 +54,7 @@ fast_cpu_option = click.option(
     "--split", callback=split_name, default="val", help="Split whose cache is compressed."
 )
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    "--out", required=True, type=PlaceType(path_type=Path, file_okay=False), metavar="DIR",
     help="Folder that receives one file per image, and an index.",
 )  # fmt: skip
 @click.option(
@@ -58,7 +62,7 @@ fast_cpu_option = click.option(
     help="Each image takes of the runs named what is best for it, at one --slope or --target-bpp.",
 )  # fmt: skip
 @click.option(
-    "--candidates", type=click.Path(path_type=Path, dir_okay=False),
+    "--candidates", type=PlaceType(path_type=Path, dir_okay=False),
     help="candidates.yaml of an analysis, with --per-image instead of --run.",
 )  # fmt: skip
 @click.option(
@@ -70,13 +74,15 @@ fast_cpu_option = click.option(
     help="With --per-image: the slope at which all files take at most B bits per pixel.",
 )  # fmt: skip
 @fast_cpu_option
+@local_cache_option
 @trust_code_option
 @machine_options
 @run_command
 def compress_features(
-    runs: tuple[Path, ...], ensemble: Path | None, features: Path, split: str, out: Path,
-    per_image: bool, candidates: Path | None, slope: float | None, target_bpp: float | None,
-    fast_cpu: str | None, trust_code: bool, device: str, log_level: str,
+    runs: tuple[Path | str, ...], ensemble: Path | str | None, features: Path, split: str,
+    out: Path | str, per_image: bool, candidates: Path | str | None, slope: float | None,
+    target_bpp: float | None, fast_cpu: str | None, local_cache: Path | None, trust_code: bool,
+    device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Compress a split's features, all levels of an image into one file.
 
@@ -106,34 +112,39 @@ def compress_features(
     models = LoadedModels(choose_device(device), fast_cpu=fast_cpu, trust_code=trust_code)
     if not (cache.path / MANIFEST_NAME).is_file():
         raise CacheError(f"{cache}: no cache of the split {split!r}: run extract-features first")
-    if per_image:
-        done = compress_per_image(
-            cache, _ways(runs, candidates, cache, models), out,
-            slope=slope, target_bits_per_pixel=target_bpp, models=models,
-        )  # fmt: skip
-    else:
-        done = compress_cache(cache, _ensemble(runs, ensemble, cache, models), out, models=models)
+    copies = copies_in(local_cache)
+    with copies.written(out, at_end=(FILE_NAME,)) as folder:
+        if per_image:
+            done = compress_per_image(
+                cache, _ways(runs, candidates, cache, models, copies), folder,
+                slope=slope, target_bits_per_pixel=target_bpp, models=models,
+            )  # fmt: skip
+        else:
+            by = _ensemble(runs, ensemble, cache, models, copies)
+            done = compress_cache(cache, by, folder, models=models)
     click.echo("\n".join(done.lines()))
-    click.echo(f"{(out / FILE_NAME).stat().st_size} bytes of index -> {out / FILE_NAME}")
+    index = folder / FILE_NAME
+    click.echo(f"{index.stat().st_size} bytes of index -> {copies.shown(index)}")
 
 
 @click.command(name="decompress-features", context_settings={"show_default": True})
-@click.argument("streams", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("streams", metavar="DIR", type=PlaceType(path_type=Path))
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    "--out", required=True, type=PlaceType(path_type=Path, file_okay=False), metavar="DIR",
     help="Folder that receives the cache, as DIR/<split>; the --features of other commands.",
 )  # fmt: skip
 @click.option(
-    "--checkpoints", type=click.Path(path_type=Path), metavar="DIR",
+    "--checkpoints", type=PlaceType(path_type=Path), metavar="DIR",
     help="Folder in which models are looked for that are not where they were.",
 )  # fmt: skip
 @fast_cpu_option
+@local_cache_option
 @trust_code_option
 @machine_options
 @run_command
 def decompress_features(
-    streams: Path, out: Path, checkpoints: Path | None, fast_cpu: str | None, trust_code: bool,
-    device: str, log_level: str,
+    streams: Path | str, out: Path | str, checkpoints: Path | str | None, fast_cpu: str | None,
+    local_cache: Path | None, trust_code: bool, device: str, log_level: str,
 ) -> None:  # fmt: skip
     """Decode what compress-features wrote into a cache like any other.
 
@@ -142,19 +153,31 @@ def decompress_features(
     \b
       decompress-features streams --out decoded
     """
+    if is_url(out):
+        raise ConfigError(
+            f"--out {out}: features are decoded into a folder of this machine: name one"
+        )
+
     from analyze.streams.decompression import decompress_folder
+    from analyze.streams.streams_index import load_index
     from train.runs.loaded_models import LoadedModels
+    from train.runs.remote_runs import fetch_named, runs_here
 
     setup_logging(log_level)
     share_cores()
+    copies = copies_in(local_cache)
+    folder = copies.fetched(streams)
+    if is_url(streams):
+        fetch_named(load_index(folder).runs, streams, copies)
+    known = None if checkpoints is None else runs_here(checkpoints, copies)
     models = LoadedModels(choose_device(device), fast_cpu=fast_cpu, trust_code=trust_code)
-    done = decompress_folder(streams, out, checkpoints=checkpoints, models=models)
+    done = decompress_folder(folder, out, checkpoints=known, models=models)
     click.echo(f"{done.num_images} images ({done.num_new_images} new) -> {done.cache}")
 
 
 def check_source(
-    runs: tuple[Path, ...], ensemble: Path | None, *,
-    per_image: bool, candidates: Path | None, slope: float | None, target_bpp: float | None,
+    runs: tuple[Path | str, ...], ensemble: Path | str | None, *,
+    per_image: bool, candidates: Path | str | None, slope: float | None, target_bpp: float | None,
 ) -> None:  # fmt: skip
     """Raise ConfigError unless it is said what to send by, and one slope where images choose."""
     if not per_image:
@@ -174,21 +197,30 @@ def check_source(
 
 
 def _ways(
-    runs: tuple[Path, ...], candidates: Path | None, cache: CacheFolder, models: LoadedModels
-) -> Ways:
+    runs: tuple[Path | str, ...], candidates: Path | str | None, cache: CacheFolder,
+    models: LoadedModels, copies: LocalCopies,
+) -> Ways:  # fmt: skip
     from analyze.image_choice.ways import read_candidates
     from analyze.image_choice.ways_of_runs import ways_of_runs
+    from train.runs.remote_runs import fetch_named, run_here
 
     if candidates is not None:
-        return read_candidates(candidates)
-    return ways_of_runs(runs, cache.manifest, models)
+        ways = read_candidates(copies.fetched_file(candidates))
+        fetch_named([each.run for each in ways.models], candidates, copies)
+        return ways
+    return ways_of_runs([run_here(run, copies) for run in runs], cache.manifest, models)
 
 
 def _ensemble(
-    runs: tuple[Path, ...], path: Path | None, cache: CacheFolder, models: LoadedModels
-) -> Ensemble:
+    runs: tuple[Path | str, ...], path: Path | str | None, cache: CacheFolder,
+    models: LoadedModels, copies: LocalCopies,
+) -> Ensemble:  # fmt: skip
     from analyze.streams.ensemble import ensemble_of_runs, read_ensemble
+    from train.runs.remote_runs import fetch_named, run_here
 
     if path is not None:
-        return read_ensemble(path)
-    return ensemble_of_runs(runs, cache.manifest.levels, models)
+        ensemble = read_ensemble(copies.fetched_file(path))
+        fetch_named(ensemble.runs, path, copies)
+        return ensemble
+    here = [run_here(run, copies) for run in runs]
+    return ensemble_of_runs(here, cache.manifest.levels, models)

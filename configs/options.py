@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -86,6 +87,14 @@ def features_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def local_cache_option(command: Command) -> Command:
+    """Add --local-cache, the folder for copies of what lies in object stores."""
+    return click.option(
+        "--local-cache", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
+        help="Folder for copies of what lies at URLs; default: ~/.cache/fpn-feature-codecs.",
+    )(command)  # fmt: skip
+
+
 def ray_option(what: str) -> Callable[[Command], Command]:
     """Return what adds --ray; `what` says what is computed there. The value: None, or an address.
 
@@ -96,6 +105,28 @@ def ray_option(what: str) -> Callable[[Command], Command]:
         help=f"{what} on the Ray cluster there; without an address: on one that runs on this "
         "machine, or one started for it.",
     )  # fmt: skip
+
+
+def ray_tasks_option(what: str) -> Callable[[Command], Command]:
+    """Return what adds --ray, --ray-cpus and --ray-gpus, for what is computed in many tasks."""
+
+    def add(command: Command) -> Command:
+        # A task that takes no core at all would begin at once with all others.
+        for option in (
+            click.option(
+                "--ray-gpus", type=click.FloatRange(min=0), metavar="N",
+                help="GPUs that each task on Ray takes, e.g. 0.25; default: 1 if there are any.",
+            ),
+            click.option(
+                "--ray-cpus", type=click.FloatRange(min=0, min_open=True), metavar="N",
+                help="CPUs that each task on Ray takes; default: 1.",
+            ),
+            ray_option(what),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return add
 
 
 def check_ray_options(

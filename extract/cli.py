@@ -105,12 +105,12 @@ def extract_features(
     from configs.config_files import load_config
 
     setup_logging(log_level)
+    share_cores()
     check_ray_options(
         ray_address, needing_it={"--ray-cores": ray_cores},
         never_with_it={"--dry-run": dry_run, "--verify": verify},
     )  # fmt: skip
     refuse_nodes_in_earnest(num_nodes, dry_run)
-    share_cores()
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *_override("cache.levels", f"[{levels}]" if levels else None),

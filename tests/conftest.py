@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.support.extraction import TinyCache, must_extract, write_config
 from tests.support.forked import PRELOADED
+from tests.support.object_server import ObjectServer
 from tests.support.remembered_scenes import remember_scenes
 from tests.support.tiny_study import TinyStudy, make_study, save_detector
 from train.cli import train_level
@@ -185,3 +186,22 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analyze.plots.figures._png", lambda *_: blank.getvalue())
     monkeypatch.setattr("analyze.plots.figures._svg", lambda *_: b"<svg/>")
     monkeypatch.setattr("analyze.analysis.level_pictures", lambda *_: ())
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServer]:
+    """A server of objects that speaks S3, on loopback; what it holds is in memory."""
+    pytest.importorskip("obstore", reason="needs the extra [remote]")
+    pytest.importorskip("moto.server", reason="needs moto[server]")
+    with ObjectServer.started() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket_url(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a bucket of the test's own, which the environment leads to, with credentials."""
+    for name, value in object_server.environment().items():
+        monkeypatch.setenv(name, value)
+    # What a test of ours takes from the store comes at once, or never.
+    monkeypatch.setattr("data.places.object_store.RETRY_TIME_S", 5.0)
+    return object_server.new_bucket()

@@ -5,36 +5,38 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from configs.cores import share_cores
-from configs.errors import ConfigError, UserError
+from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
+    check_ray_options,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
+    local_cache_option,
     nodes_option,
     num_devices,
+    ray_tasks_option,
     refuse_nodes_in_earnest,
     run_command,
     training_splits,
     trust_code_option,
     with_detection_checkpoint,
 )
+from data.places.local_copies import PlaceType, copies_in
+from data.places.object_store import is_url
+from train.ending_lines import fail_with, tell_outcome
 
 # What the command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
 if TYPE_CHECKING:
-    from train.loop.job import Job
-    from train.machine.distributed import World
-    from train.study.chain import RunOutcome
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ log = logging.getLogger(__name__)
     "--jobs", "num_jobs", type=click.IntRange(1), default=1, show_default=True,
     help="Runs to train at once; they share the cores.",
 )  # fmt: skip
+@ray_tasks_option("Train")
 @click.option(
     "--warm-start", is_flag=True,
     help="Begin each lambda from the best model of the next smaller one.",
@@ -91,7 +94,10 @@ log = logging.getLogger(__name__)
     "--init-from", metavar="RUN_DIR",
     help="Begin from the best model of this run, of the same level and model.",
 )  # fmt: skip
-@click.option("--out", metavar="DIR", help="Folder for the runs; default: checkpoints/.")
+@click.option(
+    "--out", metavar="DIR", type=PlaceType(), help="Folder for the runs; default: checkpoints/."
+)
+@local_cache_option
 @detection_checkpoint_option
 @features_option
 @trust_code_option
@@ -99,9 +105,10 @@ log = logging.getLogger(__name__)
 @run_command
 def train_level(
     level: str | None, split: str, val_split: str, lambdas: tuple[float, ...], num_seeds: int,
-    epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
+    epochs: int | None, batch_size: int | None, resume: str, num_jobs: int,
+    ray_address: str | None, ray_cpus: float | None, ray_gpus: float | None, warm_start: bool,
     context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
-    num_nodes: int | None, init_from: str | None, out: str | None,
+    num_nodes: int | None, init_from: str | None, out: str | None, local_cache: Path | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: str | None, trust_code: bool, device: str, log_level: str,
 ) -> None:  # fmt: skip
@@ -110,6 +117,7 @@ def train_level(
     \b
       train-level --level 0
       train-level --level all --lambda 0.01 --lambda 0.03 --jobs 2
+      train-level --level all --lambda 0.01 --lambda 0.03 --ray --ray-gpus 0.25
       train-level --level all --config mine.yaml,per_level
       train-level --level random
       train-level --level fused
@@ -125,9 +133,27 @@ def train_level(
         raise ConfigError(
             "--context: is for one level: name that, or train all levels with --coarse-to-fine"
         )
+    check_ray_options(
+        ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
+        never_with_it={"--jobs": num_jobs > 1, f"--out {out}": is_url(out or "")},
+    )  # fmt: skip
+    if ray_address is not None and not dry_run:
+        from data.system.ray_cluster import check_address
+
+        check_address(ray_address)
     wanted = level_of(level) if resume in ("auto", "never") else None
+    copies = copies_in(local_cache)
     if wanted is None:
+        if is_url(resume):
+            from train.study.study_place import fetch_resumed
+
+            out, resume, beside = fetch_resumed(resume, copies)
+            context_runs = context_runs or beside
         _check_resumed(Path(resume), num_seeds)
+    if any(map(is_url, context_runs)):
+        from train.runs.remote_runs import run_here
+
+        context_runs = tuple(str(run_here(run, copies)) for run in context_runs)
 
     from configs.config_files import load_config
     from configs.trusted_code import named_code, own_trust, refuse_untrusted
@@ -157,7 +183,10 @@ def train_level(
     from train.machine.distributed import most_restarts, open_world
     from train.study.coarse_to_fine import from_coarse_to_fine
     from train.study.grid import grid, trials
+    from train.study.resumed_run import resumed_job
     from train.study.study import run_study
+    from train.study.study_on_ray import refuse_beside_ray, run_study_on_ray
+    from train.study.study_place import place_of_study
 
     if resume == "never" and (restarts := most_restarts()):
         raise ConfigError(
@@ -168,15 +197,20 @@ def train_level(
     caches = {name: CacheFolder(root / name) for name in (split, val_split)}
     for name, cache in caches.items():
         refuse_stale_cache(cache, name, settings)
-    with open_world(choose_device(device)) as (world, torch_device):
+    place = place_of_study(out, settings, wanted, copies)
+    # On a cluster each task has a device, and this process none.
+    own_device = choose_device(device) if ray_address is None else "cpu"
+    with open_world(own_device) as (world, torch_device):
+        if ray_address is not None:
+            refuse_beside_ray(world, resume=resume)
         if num_jobs > 1 and world.size > 1:
             raise ConfigError("--jobs: torchrun's processes train one run after another: use 1")
         job = Job(
             train_cache=caches[split], val_cache=caches[val_split], level=0, config=settings,
-            device=torch_device, out=None if out is None else Path(out), trust_code=trust,
+            device=torch_device, out=place.out, trust_code=trust, copies=copies,
         )  # fmt: skip
         if wanted is None:
-            jobs = [_resumed(job, Path(resume), level, lambdas, epochs, changed)]
+            jobs = [resumed_job(job, Path(resume), level, lambdas, epochs, changed)]
         else:
             jobs = grid(job, wanted, [
                 load_config(config, (*changed, *own)) if own else settings
@@ -184,18 +218,28 @@ def train_level(
             ])  # fmt: skip
         if coarse_to_fine:
             jobs = from_coarse_to_fine(jobs, wanted)
+        if resume == "auto":
+            place.fetch(jobs)
         if dry_run:
             click.echo("\n".join(lines_of_dry_run(
                 jobs, go_on=resume != "never", num_nodes=num_nodes,
                 devices_per_node=num_devices(device),
             )))  # fmt: skip
             return
-        study = run_study(
-            jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
-        )
-        failed = [outcome for outcome in study if not _tell(outcome, world, jobs)]
+        with place.sending(world.writes):
+            if ray_address is None:
+                study = run_study(
+                    jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level,
+                    world=world,
+                )  # fmt: skip
+            else:
+                study = run_study_on_ray(
+                    jobs, address=ray_address, device=device, num_cpus=ray_cpus,
+                    num_gpus=ray_gpus, log_level=log_level,
+                )  # fmt: skip
+            failed = [each for each in study if not tell_outcome(each, place, world, jobs)]
     if failed:
-        _fail(failed, jobs)
+        fail_with(failed, jobs)
 
 
 def level_of(text: str | None) -> int | str:
@@ -224,71 +268,3 @@ def _check_resumed(folder: Path, num_seeds: int) -> None:
         raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"--resume {folder}: no run: it holds no config.yaml: name a run folder")
-
-
-def _resumed(
-    job: Job, folder: Path, level: str | None, lambdas: tuple[float, ...], epochs: int | None,
-    changed: tuple[str, ...],
-) -> Job:  # fmt: skip
-    """Return the job of a run folder: its own settings, with more epochs if they were asked for.
-
-    `changed` are all options' overrides: where data set and detector lie may be another place now.
-    """
-    from configs.config_files import load_config
-    from configs.trusted_code import named_code, refuse_untrusted
-    from train.runs.run_folder import CONFIG_NAME, difference_of_settings, load_run_config
-    from train.runs.run_record import RunRecord
-
-    record, config = RunRecord.load(folder), load_run_config(folder)
-    if level not in (None, str(record.level)) or lambdas not in ((), (record.lmbda,)):
-        raise ConfigError(
-            f"--resume {folder}: is a run of level {record.level}, lambda {record.lmbda:g}: "
-            "leave out --level and --lambda"
-        )
-    if epochs is not None and epochs != config.training.epochs:
-        if epochs < record.epochs:
-            raise ConfigError(
-                f"--resume {folder}: has {record.epochs} epochs behind it: --epochs {epochs} would "
-                "be fewer: name more, or start a new run with --resume never"
-            )
-        training = config.training.model_copy(update={"epochs": epochs})
-        config = config.model_copy(update={"training": training})
-    now = load_config(folder / CONFIG_NAME, changed)
-    refuse_untrusted(named_code(now), job.trust_code, folder / CONFIG_NAME)
-    if (difference := difference_of_settings(config, now)) is not None:
-        raise ConfigError(
-            f"--resume {folder}: a run goes on with its own settings ({difference}): leave that "
-            "out, or start another run with --resume never"
-        )
-    return replace(job, level=record.level, config=now, resume=folder)
-
-
-def _tell(outcome: RunOutcome, world: World, jobs: Sequence[Job]) -> bool:
-    """Print how a run ended; say whether it is finished."""
-    if outcome.error is None:
-        before = " (finished before)" if outcome.was_finished else ""
-        if world.writes:
-            click.echo(f"{_name(outcome, jobs)} -> {outcome.folder}{before}")
-        return True
-    if world.writes and len(jobs) > 1 and outcome.exit_code < 128:
-        # At once, too: the last line of a study is nights away, and may never come.
-        log.error("%s: %s", _name(outcome, jobs), outcome.error)
-    return False
-
-
-def _name(outcome: RunOutcome, jobs: Sequence[Job]) -> str:
-    training = outcome.job.config.training
-    name = f"level {outcome.job.level}, lambda {training.lmbda:g}"
-    several = len({job.config.training.seed for job in jobs}) > 1
-    return f"{name}, seed {training.seed}" if several else name
-
-
-def _fail(failed: list[RunOutcome], jobs: Sequence[Job]) -> None:
-    """Raise the error of a single run; name all of them if there are several runs."""
-    texts = [
-        (f"{_name(outcome, jobs)}: " if len(jobs) > 1 else "") + str(outcome.error)
-        for outcome in failed
-    ]
-    error = UserError("; ".join(texts))
-    error.exit_code = max(outcome.exit_code for outcome in failed)
-    raise error

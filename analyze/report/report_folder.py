@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,10 +26,38 @@ from analyze.streams.ensemble import ensemble_text
 from configs.errors import ConfigError
 from configs.plain_json import parse_json
 from data.system.atomic_files import encoded
+from data.system.locks import held
 
 _JSON = "report.json"
 _INDEX = "index.html"
 _PLOTS = "plots"
+LAST_NAMES = (_JSON, _INDEX)
+"""Of the files that say what a whole report is."""
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a report's folder, made if need be, against other analyses; ConfigError if one has it.
+
+    What cannot be written there is told by whoever is to write it.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_if_empty, folder)
+            stack.enter_context(held(folder / "report.lock"))
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: another analysis writes its report here: choose another --report"
+            ) from None
+        except OSError:
+            pass
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def write_report(findings: Findings, provenance: ReportOrigin, folder: Path | str) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from analyze.file_format.image_file import ImageFile, section_bytes, unpack
-from analyze.streams.ensemble import DroppedLevel, Ensemble, ModelLevel
+from analyze.streams.ensemble import DroppedLevel, Ensemble
 from analyze.streams.pyramid_codec import PyramidCodec
 from analyze.streams.streams_index import (
     FILE_NAME,
@@ -129,8 +129,7 @@ def compress_cache(
     manifest.require_whole_maps()
     ensemble.require_levels(manifest.levels)
     ways = ensemble.levels
-    runs = [how.run for how in ways.values() if isinstance(how, ModelLevel)]
-    refuse_other_detector_runs(runs, cache, models)
+    refuse_other_detector_runs(ensemble.runs, cache, models)
     known = KnownMeans(cache, training_cache(cache))
     means = {level: known.of(level) for level, how in ways.items() if isinstance(how, DroppedLevel)}
     codec = PyramidCodec(ensemble, means, models)

@@ -68,6 +68,11 @@ class StreamsIndex:
         return self.manifest.difference_from(other.manifest)
 
     @property
+    def runs(self) -> list[Path]:
+        """The runs whose models decode the files, where they lay."""
+        return self.ensemble.runs
+
+    @property
     def origin(self) -> str:
         """Return what a cache that is decoded from these files says of them."""
         return f"models {self.ensemble_id.hex()} of cache {self.manifest.fingerprint[:16]}"
@@ -128,6 +133,11 @@ class PerImageIndex:
                 is_number = isinstance(there, float) and isinstance(now, float)
                 return f"{name}" + (f": {there:g} there, {now:g} now" if is_number else "")
         return self.manifest.difference_from(other.manifest)
+
+    @property
+    def runs(self) -> list[Path]:
+        """The runs whose models decode the files, where they lay."""
+        return [each.run for each in self.models]
 
     @property
     def origin(self) -> str:

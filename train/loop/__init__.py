@@ -1,5 +1,5 @@
 """One run from begin to end: batches, steps, validation, saving.
 
-May import: configs, configs.schema, data.cache, data.reading, data.system, train.codecs,
-train.codecs.layers, train.context, train.machine, train.objective, train.runs.
+May import: configs, configs.schema, data.cache, data.places, data.reading, data.system,
+train.codecs, train.codecs.layers, train.context, train.machine, train.objective, train.runs.
 """

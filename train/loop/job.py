@@ -18,6 +18,7 @@ from configs.schema.config import Config
 from configs.trusted_code import Trust, trusted_code
 from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest
+from data.places.local_copies import LocalCopies
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import LevelStream
 from data.reading.mixed_stream import MixedLevelStream
@@ -62,6 +63,8 @@ class Job:
     chain: Hashable = None
     trust_code: Trust = ()
     """Code that runs which it begins from or sees may name, beside what `config` names."""
+    copies: LocalCopies = field(default_factory=LocalCopies)
+    """Where copies of runs at URLs lie, which it may begin from or be written to."""
 
     @property
     def trusted(self) -> Trust:

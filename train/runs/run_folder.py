@@ -16,6 +16,7 @@ from configs.config_files import check_config, dump_config, read_yaml
 from configs.errors import ConfigError, UserError
 from configs.own_code import code_of, is_own
 from configs.schema.config import Config
+from data.places.object_store import is_url
 from data.system.atomic_files import remove_leftovers, write_atomically
 from data.system.locks import held
 from train.runs.checkpoint import BEST_NAME, LAST_NAME
@@ -54,12 +55,12 @@ def run_parent(config: Config, level: int | str, out: Path | None) -> Path:
     return save_dir if level == RANDOM else save_dir.with_name(f"{save_dir.name}_level_{level}")
 
 
-def make_run_folder(parent: Path, config: Config, now: datetime) -> Path:
-    """Create <parent>/run_<time>_lambda_.._lr_.._bs_.. with config.yaml in it."""
+def make_run_folder(parent: Path, config: Config, now: datetime, *, tag: str = "") -> Path:
+    """Create <parent>/run_<time>_lambda_.._lr_.._bs_..<tag> with config.yaml in it."""
     training = config.training
     name = (
         f"run_{now:%Y%m%d_%H%M%S}_lambda_{training.lmbda:.2e}_lr_{training.learning_rate:.2e}"
-        f"_bs_{training.batch_size}"
+        f"_bs_{training.batch_size}{tag}"
     )
     for suffix in ("", *(f"_{number}" for number in range(2, 1000))):
         folder = parent / f"{name}{suffix}"
@@ -111,7 +112,7 @@ def same_run_before(
     """
     code = code_fingerprints(config)
     of_other_code = None
-    for folder, record, there in _runs_in(parent):
+    for folder, record, there in runs_in(parent):
         if _settings(there) != _settings(config):
             continue
         if record.continued and _fixes_epochs(config):
@@ -140,7 +141,7 @@ def shorter_run_before(
         return None
     found = [
         (record.epochs, folder, record)
-        for folder, record, there in _runs_in(parent)
+        for folder, record, there in runs_in(parent)
         if record.finished is not None
         and (folder / LAST_NAME).is_file()
         and record.cache_fingerprints == fingerprints
@@ -164,7 +165,7 @@ def copy_run(source: Path, folder: Path) -> None:
     shutil.copy2(source / BEST_NAME, folder / BEST_NAME)
 
 
-def _runs_in(parent: Path) -> Iterator[tuple[Path, RunRecord, Config]]:
+def runs_in(parent: Path) -> Iterator[tuple[Path, RunRecord, Config]]:
     """Yield the runs of a folder, newest first."""
     for folder in sorted(parent.glob("run_*"), reverse=True):
         try:
@@ -230,7 +231,7 @@ def _settings(config: Config, *but: str) -> dict[str, Any]:
     training["compile"] = training["compile"] is True
     if training.get("channel_weights", "variance") != "variance":
         training["channel_weights"] = "a file"  # whose content is among the fingerprints
-    if training.get("init_from") is not None:
+    if training.get("init_from") is not None and not is_url(training["init_from"]):
         training["init_from"] = str(Path(training["init_from"]).resolve())
     training["context"] = len(training["context"])  # their models are among the fingerprints
     return {

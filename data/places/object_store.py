@@ -1,0 +1,232 @@
+"""A folder in an object store, named by its URL: s3://bucket/prefix, gs://... or az://...
+
+Objects appear whole or not at all, as files do that are renamed into their place, but nothing can
+be appended to one. The client (obstore) asks again what fails in passing: a server's error, a
+connection that is refused or dropped, an answer that does not come.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import ConfigError, MachineError, PassingError, UserError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+_URL = re.compile(r"(s3|gs|az)://")
+# Of requests that fail in passing. The number of tries does not end it, as short waits are drawn by
+# lot: a store that comes back within this time was never away.
+RETRY_TIME_S = 180.0
+_ANSWER_TIME_S = 60.0
+PART_BYTES = 8 * 2**20
+"""Of an object that is sent in parts, and the most that one request for bytes is worth."""
+_PARTS_IN_FLIGHT = 12
+
+_NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
+# Where credentials are looked for last: what a cloud tells its own machines.
+_NO_CREDENTIALS = re.compile(
+    r"169\.254\.|metadata\.google|token request|Account must be|Missing \w*Key|credential",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile("SignatureDoesNotMatch|InvalidAccessKeyId|code: 40[13]")
+_UNREACHED = re.compile(r"after \d+ retries|error sending request|HTTP error|code: 5\d\d")
+
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, if there is one)",
+    "gs": "GOOGLE_SERVICE_ACCOUNT, the path of the account's key file",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+_ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_ENDPOINT"}
+
+
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Say whether a place is a folder in an object store. A Path never is: it joins slashes."""
+    return isinstance(place, str) and _URL.match(place) is not None
+
+
+class RemoteFolder:
+    """The objects below a URL, by their names relative to it, with slashes.
+
+    Each method raises one line for the user if the store refuses or is out of reach, and
+    FileNotFoundError if it is the object alone that is missing. Safe to use by many threads.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Name it; nothing is asked of the store yet. ConfigError if obstore is not installed."""
+        self.url = url.rstrip("/")
+        self._scheme = self.url.partition(":")[0]
+        try:
+            import obstore  # an extra of the package, and nobody else waits for it
+        except ImportError:
+            raise ConfigError(
+                f"{self.url}: object stores need one more package: "
+                "pip install 'fpn-feature-codecs[remote]'"
+            ) from None
+        self._client = obstore
+
+    def __truediv__(self, name: str) -> RemoteFolder:
+        return RemoteFolder(f"{self.url}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __reduce__(self) -> tuple[type[RemoteFolder], tuple[str]]:
+        return RemoteFolder, (self.url,)  # another process has connections of its own
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The client's own object for it: what obstore's functions, and zarr's, take."""
+        from obstore.store import from_url
+
+        with self._told("open", ""):
+            return from_url(self.url, retry_config=_retries(), client_options=_client_options())
+
+    def put(self, name: str, content: Any | Path) -> str:
+        """Store an object, whole or not at all: bytes, a flat uint8 buffer, or a file's content.
+
+        Returns its tag, as `versions`. What is larger than a part is sent in parts, many at once.
+        """
+        with self._told("write", name):
+            done = self._client.put(
+                self.store, name, content,
+                chunk_size=PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT,
+            )  # fmt: skip
+        return str(done["e_tag"])
+
+    def get(self, name: str) -> bytes:
+        """Return what an object holds; for small ones."""
+        with self._told("read", name):
+            return bytes(self._client.get(self.store, name).bytes())
+
+    def get_range(self, name: str, start: int, num_bytes: int) -> memoryview:
+        """Return `num_bytes` of an object from `start` on, uint8, by one request."""
+        with self._told("read", name):
+            return memoryview(
+                self._client.get_range(self.store, name, start=start, length=num_bytes)
+            )
+
+    def get_ranges(
+        self,
+        name: str,
+        starts: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        max_gap_bytes: int = 2**20,
+    ) -> list[memoryview]:
+        """Return ranges of one object, in their order; those that lie near share a request.
+
+        Up to ten requests are under way at once.
+        """
+        with self._told("read", name):
+            found = self._client.get_ranges(
+                self.store, name, starts=starts, lengths=lengths, coalesce=max_gap_bytes
+            )
+            return [memoryview(each) for each in found]
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Return name -> size in bytes of all objects below a name that ends before a slash."""
+        return {name: size for name, (size, _) in self.versions(prefix).items()}
+
+    def versions(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Return name -> (size in bytes, a tag that changes with the content), as `sizes`."""
+        with self._told("list", prefix):
+            found = self._client.list(self.store, prefix or None).collect()
+        return {each["path"]: (each["size"], str(each["e_tag"])) for each in found}
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders right below, in order."""
+        with self._told("list", ""):
+            found = self._client.list_with_delimiter(self.store)["common_prefixes"]
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+    def size(self, name: str) -> int | None:
+        """Return an object's size in bytes; None if there is no such object."""
+        try:
+            with self._told("read", name):
+                return int(self._client.head(self.store, name)["size"])
+        except FileNotFoundError:
+            return None
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove objects; one that is not there is removed already."""
+        for name in names:
+            try:
+                with self._told("delete", name):
+                    self._client.delete(self.store, name)
+            except FileNotFoundError:
+                continue
+
+    def version(self, name: str) -> str:
+        """Return one object's tag, as `versions`."""
+        with self._told("read", name):
+            return str(self._client.head(self.store, name)["e_tag"])
+
+    @contextmanager
+    def _told(self, verb: str, name: str) -> Iterator[None]:
+        from obstore.exceptions import BaseError
+
+        place = f"{self.url}/{name}" if name else self.url
+        try:
+            yield
+        except (FileNotFoundError, PermissionError, BaseError) as error:
+            raise _for_user(error, self._scheme, place, verb) from error
+
+
+def _for_user(error: Exception, scheme: str, place: str, verb: str) -> Exception:
+    """Return the line that says what is wrong: with the object, bucket, credentials or network."""
+    text = str(error).partition("\n\nDebug source:")[0]
+    reason = " ".join(re.sub("<[^>]+>", " ", text).split())
+    if _NO_BUCKET.search(text):
+        return ConfigError(f"{place}: there is no such bucket: create it, or correct the URL")
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(2, "No such object", place)
+    if _REFUSED.search(text) and "169.254." not in text:
+        return ConfigError(
+            f"{place}: the store refuses to {verb} with these credentials: set "
+            f"{_CREDENTIALS[scheme]} to ones that may ({reason[-200:]})"
+        )
+    if _NO_CREDENTIALS.search(text):
+        return ConfigError(f"{place}: no credentials were found: set {_CREDENTIALS[scheme]}")
+    if _UNREACHED.search(text):
+        return PassingError(
+            f"{place}: the store did not answer for {RETRY_TIME_S:g} s: check the network and "
+            f"{_ENDPOINT[scheme]}, and run the same command again ({reason[:200]})"
+        )
+    kind = MachineError if verb == "write" else UserError
+    return kind(
+        f"{place}: the store cannot {verb} it: mend the cause and run again ({reason[:300]})"
+    )
+
+
+def _retries() -> RetryConfig:
+    waits: Any = {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=5),
+        "base": 2,
+    }
+    return {
+        "max_retries": 1000,
+        "retry_timeout": timedelta(seconds=RETRY_TIME_S),
+        "backoff": waits,
+    }
+
+
+def _client_options() -> ClientConfig:
+    # Options given here hide the variable of that name; and who names an endpoint by http:// has
+    # said so already.
+    endpoints = (os.environ.get(name, "") for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL"))
+    said = (os.environ.get(f"{kind}_ALLOW_HTTP", "") for kind in ("AWS", "GOOGLE", "AZURE"))
+    plain = any(url.startswith("http://") for url in endpoints)
+    return {
+        "allow_http": plain or any(value.lower() in ("1", "true", "yes", "on") for value in said),
+        "timeout": f"{_ANSWER_TIME_S:g}s",
+        "connect_timeout": "5s",
+    }
