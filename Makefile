@@ -21,7 +21,8 @@ WHEEL_PLATFORMS := $(foreach n,17 24 27 28 31 34 35,manylinux_2_$(n)_x86_64) man
 # Hundreds of processes begin in one run; each would compile all sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart test lint types docs bench bench-gpu gpu-check gpu-check-bare gpu-check-wheels clean
+.PHONY: help quickstart test fuzz lint types docs bench bench-gpu soak gpu-check gpu-check-bare \
+	gpu-check-wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -31,6 +32,10 @@ quickstart: quickstart/summary.txt  ## install, run the whole job on the built-i
 
 test: .venv/installed-dev  ## run the tests
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+fuzz: .venv/installed-dev  ## alter files of every kind ten thousand times, and read them: an hour
+	rm -rf fuzz
+	$(THREADS) $(BIN)/python -m tests.fuzzing
 
 lint: .venv/installed-dev  ## check style and spelling
 	$(BIN)/ruff check .
@@ -50,6 +55,9 @@ bench: .venv/installed-bench  ## measure speed, bytes and memory, beside other r
 bench-gpu: .venv/installed-bench  ## measure training and extraction on a GPU
 	$(BIN)/python -m tests.benchmarks.gpu
 
+soak: .venv/installed-dev  ## train, extract and analyse for long, and see that nothing grows
+	$(THREADS) $(BIN)/python -m tests.soak
+
 gpu-check: .venv/installed-dev  ## in 8 minutes, all that only a GPU can show; on a CPU, in small
 	$(BIN)/python -m tests.gpu_check
 
@@ -65,8 +73,8 @@ gpu-check-bare:  ## gpu-check by the system's Python and torch, without a networ
 		gpu-check-wheels/*.whl
 	PYTHONPATH=$(CURDIR)/gpu-check/site python3 -m tests.gpu_check
 
-clean:  ## remove the environment and the results of quickstart, docs, bench and gpu-check
-	rm -rf .venv quickstart site bench gpu-check gpu-check-wheels
+clean:  ## remove the environment and the results of quickstart, fuzz, docs, bench, soak and gpu-check
+	rm -rf .venv quickstart fuzz site bench soak gpu-check gpu-check-wheels
 
 .venv/created:
 	@for python in $(PYTHONS); do \

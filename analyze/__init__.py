@@ -4,7 +4,8 @@
 
 May import: analyze.allocation, analyze.anchors, analyze.curves, analyze.detection, analyze.facts,
 analyze.fused, analyze.image_choice, analyze.measure, analyze.plots, analyze.report,
-analyze.streams, configs, configs.schema, data.cache, data.places, data.remote, train.runs.
+analyze.streams, configs, configs.schema, data.cache, data.places, data.remote, data.system,
+train.runs.
 """
 
 from typing import TYPE_CHECKING

@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from analyze.allocation.allocate import AllocationFinding
 from analyze.allocation.next_lambdas import Suggestion, next_lambdas
 from analyze.anchors.anchor_points import AnchorStudy
-from analyze.anchors.anchor_study import AnchorSplit, study_anchors
+from analyze.anchors.anchor_split import AnchorSplit
+from analyze.anchors.anchor_study import study_anchors
 from analyze.anchors.catalogue import find_anchor
 from analyze.choosing import find_allocations, measured_runs, measured_split, open_choosing
 from analyze.curves.approach_figures import approach_figures
@@ -78,8 +79,8 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
             )
         )  # fmt: skip
         found = trained_runs(folders, cache, models)
-        newest = _newest_found(request, found, split)
-        folder = Path(stack.enter_context(_scratch_folder(Path(scratch))))
+        newest = newest_found(request, found, split)
+        folder = Path(stack.enter_context(scratch_folder(Path(scratch))))
         decoded = DecodedLevels(folder, split.readers, split.num_images, models)
         measured = measured_split(
             split, newest.result, decoded, models, kept,
@@ -181,7 +182,7 @@ def models_of(request: AnalysisRequest) -> LoadedModels:
 
 def runs_of(request: AnalysisRequest, split: Split, models: LoadedModels) -> tuple[Candidate, ...]:
     """Return the runs whose levels an analysis compares; raises as `analyze`."""
-    return _newest_found(request, found_runs(request, split, models), split).result
+    return newest_found(request, found_runs(request, split, models), split).result
 
 
 def found_runs(request: AnalysisRequest, split: Split, models: LoadedModels) -> TrainedRuns:
@@ -194,7 +195,7 @@ def shared_runs(found: TrainedRuns, split: Split) -> list[Candidate]:
     return [run for run in newest_runs(found.shared) if run.level in split.readers]
 
 
-def _newest_found(
+def newest_found(
     request: AnalysisRequest, found: TrainedRuns, split: Split
 ) -> Found[tuple[Candidate, ...]]:
     """Return the newest run of each kind among those that were found, and what is missing."""
@@ -212,7 +213,8 @@ def _run_folders(request: AnalysisRequest) -> list[Path]:
     return run_folders(Path(request.checkpoints), [Path(run) for run in request.run_dirs])
 
 
-def _scratch_folder(parent: Path) -> TemporaryDirectory[str]:
+def scratch_folder(parent: Path) -> TemporaryDirectory[str]:
+    """Return a new folder for decoded maps; ConfigError if it cannot be made."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         return TemporaryDirectory(dir=parent, prefix=".decoded-")
@@ -242,7 +244,13 @@ def _anchors(
 ) -> AnchorStudy:
     if not names:
         return AnchorStudy(points=(), missing=())
-    known = AnchorSplit(
+    known = anchor_split(split, detection, device)
+    return study_anchors({name: find_anchor(name) for name in names}, known, kept, scratch)
+
+
+def anchor_split(split: Split, detection: DetectionStudy | None, device: str) -> AnchorSplit:
+    """Return a split as anchors are measured on it."""
+    return AnchorSplit(
         train_cache=split.train,
         readers=split.readers,
         num_images=split.num_images,
@@ -251,7 +259,6 @@ def _anchors(
         derivations=detection.derivations if detection else {},
         device=device,
     )
-    return study_anchors({name: find_anchor(name) for name in names}, known, kept, scratch)
 
 
 def _matrix(

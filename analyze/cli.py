@@ -13,6 +13,7 @@ from typing import Literal
 import click
 
 from analyze.anchors.names import ANCHOR_NAMES, FAST_ANCHORS, anchors_of
+from configs.cluster_options import check_ray_options, ray_tasks_option
 from configs.cores import share_cores
 from configs.errors import ConfigError
 from configs.log_setup import setup_logging
@@ -28,7 +29,7 @@ from configs.options import (
     with_detection_checkpoint,
 )
 from data.places.local_copies import PlaceType, beside, copies_in
-from data.places.object_store import is_url
+from data.places.object_store import at_urls, is_url
 
 # What the command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
@@ -124,6 +125,7 @@ _PACKAGES = (
     "--dry-run", is_flag=True,
     help="Print expected time, scratch space and memory, from a few images; write nothing.",
 )  # fmt: skip
+@ray_tasks_option("Measure runs and anchors")
 @click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=PlaceType(path_type=Path))
 @run_command
 def analyze_levels(
@@ -151,6 +153,9 @@ def analyze_levels(
     classes: str | None,
     limit: int | None,
     dry_run: bool,
+    ray_address: str | None,
+    ray_cpus: float | None,
+    ray_gpus: float | None,
     run_dirs: tuple[Path | str, ...],
 ) -> None:
     """Compare the levels: rate, distortion and detection, from caches and checkpoints alone.
@@ -161,6 +166,14 @@ def analyze_levels(
     """
     setup_logging(log_level)
     share_cores()
+    check_ray_options(
+        ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
+        never_with_it=at_urls(checkpoints, report, kept, features.given),
+    )  # fmt: skip
+    if ray_address is not None and not dry_run:
+        from data.system.ray_cluster import check_address
+
+        check_address(ray_address)
     named_target = target_of(target_bpp, target_map_drop, target_mse)
     chosen_anchors = anchors_of(anchors)
     from configs.config_files import dump_config, load_config
@@ -183,6 +196,7 @@ def analyze_levels(
 
     from analyze.allocation.search import Target
     from analyze.analysis import analyze
+    from analyze.analysis_on_ray import measure_on_ray
     from analyze.anchors.catalogue import find_anchor
     from analyze.facts.kept_results import Kept
     from analyze.foretell import foretell
@@ -229,6 +243,11 @@ def analyze_levels(
             click.echo(foretell(request, wanted, folder, known_results).table())
             return
         stack.enter_context(alone_in(folder))
+        if ray_address is not None:
+            measure_on_ray(
+                request, wanted, folder, known_results, address=ray_address, num_cpus=ray_cpus,
+                num_gpus=ray_gpus, log_level=log_level,
+            )  # fmt: skip
         findings = analyze(request, wanted, folder, known_results)
         provenance = ReportOrigin(
             created=now.isoformat(timespec="seconds"),

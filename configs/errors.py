@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+_MOST_LETTERS = 2000
+
 
 class UserError(Exception):
     """A mistake that the user can mend; its text says what, where, and what to do next."""
@@ -13,6 +15,13 @@ class UserError(Exception):
     exit_code = 1
     met_by_all = False
     """Processes that train together all meet it at one point, and can go on together."""
+
+    def __init__(self, message: object) -> None:
+        """Take the line for the user; what it quotes from files may be of any length, and lines."""
+        text = " ".join(str(message).splitlines())
+        if len(text) > _MOST_LETTERS:
+            text = f"{text[: _MOST_LETTERS // 2]} [...] {text[-_MOST_LETTERS // 4 :]}"
+        super().__init__(text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process raise it as it was, whatever else its kind is made of."""

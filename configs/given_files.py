@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -25,6 +26,19 @@ def regular(path: Path) -> Path:
             "itself there"
         )
     return path
+
+
+def is_file(path: Path) -> bool:
+    """Say whether a file lies where a file says so; none does at a name too long for any.
+
+    Raises OSError as `Path.is_file` does, which raises one for such a name, too.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -126,45 +126,6 @@ def _with_features(command: Command, features: Callable[[Command], Command]) -> 
     ):  # fmt: skip
         command = option(command)
     return command
-
-
-def ray_option(what: str) -> Callable[[Command], Command]:
-    """Return what adds --ray; `what` says what is computed there. The value: None, or an address.
-
-    Without a value it is "auto".
-    """
-    return click.option(
-        "--ray", "ray_address", is_flag=False, flag_value="auto", metavar="[HOST:PORT]",
-        help=f"{what} on the Ray cluster there; without an address: on one that runs on this "
-        "machine, or one started for it.",
-    )  # fmt: skip
-
-
-def check_ray_options(
-    address: str | None, *, needing_it: Mapping[str, object], never_with_it: Mapping[str, object]
-) -> None:
-    """Raise ConfigError for an option (name -> its value) that contradicts --ray, or its lack."""
-    for name, value in (needing_it if address is None else never_with_it).items():
-        if value:
-            raise ConfigError(
-                f"{name}: is of workers on a cluster: add --ray"
-                if address is None
-                else f"{name}: is done on this machine alone: leave out --ray"
-            )
-
-
-def nodes_option(command: Command) -> Command:
-    """Add --nodes, for what is only foretold."""
-    return click.option(
-        "--nodes", "num_nodes", type=click.IntRange(1), metavar="N",
-        help="With --dry-run: what it would take on N nodes like this one.",
-    )(command)  # fmt: skip
-
-
-def refuse_nodes_in_earnest(num_nodes: int | None, dry_run: bool) -> None:
-    """Raise ConfigError if --nodes is given without --dry-run."""
-    if num_nodes is not None and not dry_run:
-        raise ConfigError("--nodes: only foretells: use it with --dry-run")
 
 
 def training_splits(val_help: str) -> Callable[[Command], Command]:

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from configs.cluster_options import (
+    check_ray_options,
+    nodes_option,
+    ray_option,
+    refuse_nodes_in_earnest,
+)
 from configs.cores import share_cores
 from configs.errors import BadImageError, ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
     FeaturesPlace,
-    check_ray_options,
     choose_device,
     common_options,
     detection_checkpoint_option,
     features_option,
-    nodes_option,
     num_devices,
-    ray_option,
-    refuse_nodes_in_earnest,
     run_command,
     split_name,
     with_detection_checkpoint,
@@ -104,16 +106,18 @@ def extract_features(
       extract-features --split train --config kitti --detection-checkpoint best_model.pth
     """
     from configs.config_files import load_config
-    from data.places.object_store import is_url
+    from data.places.object_store import at_urls, is_url
     from data.remote.opening import features_root
 
     setup_logging(log_level)
+    share_cores()
     check_ray_options(
         ray_address, needing_it={"--ray-cores": ray_cores},
-        never_with_it={"--dry-run": dry_run, "--verify": verify},
+        never_with_it={
+            "--dry-run": dry_run, "--verify": verify, **at_urls(features.given),
+        },
     )  # fmt: skip
     refuse_nodes_in_earnest(num_nodes, dry_run)
-    share_cores()
     settings = load_config(config, (
         *with_detection_checkpoint(overrides, detection_checkpoint),
         *_override("cache.levels", f"[{levels}]" if levels else None),

@@ -2,8 +2,8 @@
 
     from train import LevelCodec, build_codec, load_codec, rate_distortion
 
-May import: configs, data.cache, data.places, data.remote, extract.detector, train.forecast,
-train.loop, train.machine, train.runs, train.study.
+May import: configs, data.cache, data.places, data.remote, data.system, extract.detector,
+train.forecast, train.loop, train.machine, train.runs, train.study.
 """
 
 from typing import TYPE_CHECKING

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from configs.cluster_options import (
+    check_ray_options,
+    nodes_option,
+    ray_tasks_option,
+    refuse_nodes_in_earnest,
+)
 from configs.cores import share_cores
-from configs.errors import ConfigError, UserError
+from configs.errors import ConfigError
 from configs.log_setup import setup_logging
 from configs.options import (
     FeaturesPlace,
@@ -20,24 +25,20 @@ from configs.options import (
     common_options,
     detection_checkpoint_option,
     features_option,
-    nodes_option,
     num_devices,
-    refuse_nodes_in_earnest,
     run_command,
     training_splits,
     trust_code_option,
     with_detection_checkpoint,
 )
 from data.places.local_copies import PlaceType, copies_in
-from data.places.object_store import is_url
+from data.places.object_store import at_urls, is_url
+from train.ending_lines import fail_with, tell_outcome
 
 # What the command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
 if TYPE_CHECKING:
-    from train.loop.job import Job
-    from train.machine.distributed import World
-    from train.study.chain import RunOutcome
-    from train.study.study_place import StudyPlace
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ log = logging.getLogger(__name__)
     "--jobs", "num_jobs", type=click.IntRange(1), default=1, show_default=True,
     help="Runs to train at once; they share the cores.",
 )  # fmt: skip
+@ray_tasks_option("Train")
 @click.option(
     "--warm-start", is_flag=True,
     help="Begin each lambda from the best model of the next smaller one.",
@@ -104,7 +106,8 @@ log = logging.getLogger(__name__)
 @run_command
 def train_level(
     level: str | None, split: str, val_split: str, lambdas: tuple[float, ...], num_seeds: int,
-    epochs: int | None, batch_size: int | None, resume: str, num_jobs: int, warm_start: bool,
+    epochs: int | None, batch_size: int | None, resume: str, num_jobs: int,
+    ray_address: str | None, ray_cpus: float | None, ray_gpus: float | None, warm_start: bool,
     context_runs: tuple[str, ...], context_on_the_fly: bool, coarse_to_fine: bool, dry_run: bool,
     num_nodes: int | None, init_from: str | None, out: str | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
@@ -115,6 +118,7 @@ def train_level(
     \b
       train-level --level 0
       train-level --level all --lambda 0.01 --lambda 0.03 --jobs 2
+      train-level --level all --lambda 0.01 --lambda 0.03 --ray --ray-gpus 0.25
       train-level --level all --config mine.yaml,per_level
       train-level --level random
       train-level --level fused
@@ -130,6 +134,14 @@ def train_level(
         raise ConfigError(
             "--context: is for one level: name that, or train all levels with --coarse-to-fine"
         )
+    check_ray_options(
+        ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
+        never_with_it={"--jobs": num_jobs > 1, **at_urls(out, features.given)},
+    )  # fmt: skip
+    if ray_address is not None and not dry_run:
+        from data.system.ray_cluster import check_address
+
+        check_address(ray_address)
     wanted = level_of(level) if resume in ("auto", "never") else None
     copies = copies_in(features.local_cache)
     if wanted is None:
@@ -175,6 +187,7 @@ def train_level(
     from train.study.grid import grid, trials
     from train.study.resumed_run import resumed_job
     from train.study.study import run_study
+    from train.study.study_on_ray import refuse_beside_ray, run_study_on_ray
     from train.study.study_place import place_of_study
 
     if resume == "never" and (restarts := most_restarts()):
@@ -188,7 +201,11 @@ def train_level(
     for name, cache in caches.items():
         refuse_stale_cache(cache, name, settings)
     place = place_of_study(out, settings, wanted, copies)
-    with open_world(choose_device(device)) as (world, torch_device):
+    # On a cluster each task has a device, and this process none.
+    own_device = choose_device(device) if ray_address is None else "cpu"
+    with open_world(own_device) as (world, torch_device):
+        if ray_address is not None:
+            refuse_beside_ray(world, resume=resume)
         if num_jobs > 1 and world.size > 1:
             raise ConfigError("--jobs: torchrun's processes train one run after another: use 1")
         job = Job(
@@ -213,12 +230,19 @@ def train_level(
             )))  # fmt: skip
             return
         with place.sending(world.writes):
-            study = run_study(
-                jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level, world=world
-            )
-            failed = [each for each in study if not _tell(each, place, world, jobs)]
+            if ray_address is None:
+                study = run_study(
+                    jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level,
+                    world=world,
+                )  # fmt: skip
+            else:
+                study = run_study_on_ray(
+                    jobs, address=ray_address, device=device, num_cpus=ray_cpus,
+                    num_gpus=ray_gpus, log_level=log_level,
+                )  # fmt: skip
+            failed = [each for each in study if not tell_outcome(each, place, world, jobs)]
     if failed:
-        _fail(failed, jobs)
+        fail_with(failed, jobs)
 
 
 def level_of(text: str | None) -> int | str:
@@ -247,34 +271,3 @@ def _check_resumed(folder: Path, num_seeds: int) -> None:
         raise ConfigError(f"--resume {folder}: no such folder: use auto, never or a run folder")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"--resume {folder}: no run: it holds no config.yaml: name a run folder")
-
-
-def _tell(outcome: RunOutcome, place: StudyPlace, world: World, jobs: Sequence[Job]) -> bool:
-    """Print how a run ended; say whether it is finished."""
-    if outcome.error is None:
-        before = " (finished before)" if outcome.was_finished else ""
-        if world.writes:
-            click.echo(f"{_name(outcome, jobs)} -> {place.shown(outcome.folder)}{before}")
-        return True
-    if world.writes and len(jobs) > 1 and outcome.exit_code < 128:
-        # At once, too: the last line of a study is nights away, and may never come.
-        log.error("%s: %s", _name(outcome, jobs), outcome.error)
-    return False
-
-
-def _name(outcome: RunOutcome, jobs: Sequence[Job]) -> str:
-    training = outcome.job.config.training
-    name = f"level {outcome.job.level}, lambda {training.lmbda:g}"
-    several = len({job.config.training.seed for job in jobs}) > 1
-    return f"{name}, seed {training.seed}" if several else name
-
-
-def _fail(failed: list[RunOutcome], jobs: Sequence[Job]) -> None:
-    """Raise the error of a single run; name all of them if there are several runs."""
-    texts = [
-        (f"{_name(outcome, jobs)}: " if len(jobs) > 1 else "") + str(outcome.error)
-        for outcome in failed
-    ]
-    error = UserError("; ".join(texts))
-    error.exit_code = max(outcome.exit_code for outcome in failed)
-    raise error

@@ -4,72 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from analyze.anchors.anchor_points import AnchorPoint, AnchorStudy
 from analyze.anchors.anchor_rate_distortion import AnchorMeasurement, measure_anchor
+from analyze.anchors.anchor_split import AnchorSplit
 from analyze.anchors.contract import Anchor, AnchorCodec, fitting_indices
-from analyze.detection.split_evaluator import SplitEvaluator
 from analyze.facts.kept_results import Kept
 from analyze.image_coding.image_anchors import ImageAnchor
-from analyze.image_coding.image_study import ImageMeasurement, study_images
+from analyze.image_coding.image_study import (
+    ImageMeasurement,
+    keep_image_point,
+    study_images,
+    unknown_ways,
+)
 from analyze.maps.map_source import DecodedMaps, MapSource
-from analyze.maps.replacements import Derivation, DerivedMaps
+from analyze.maps.replacements import DerivedMaps
 from analyze.streams.unsent_levels import overhead
 from configs.errors import BadImageError, CacheError, ConfigError
 from configs.own_code import code_of
 from data.cache.cache_folder import CacheFolder
-from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
 from extract.accuracy.bootstrap import Accuracy
 
 _LOG = logging.getLogger(__name__)
 
 _METHOD = "anchor 4"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnchorSplit:
-    """What anchors are measured on."""
-
-    train_cache: CacheFolder | Path
-    """Of the same detector; anchors are fitted to it."""
-    readers: Mapping[int, LevelReader]
-    """Level -> reader of the evaluated split."""
-    num_images: int
-    evaluator: SplitEvaluator | None
-    """None: rates and errors alone."""
-    as_cached: Callable[[], Accuracy] | None = None
-    """What detection on the cached levels gives, if somebody knows: what is lossless gives that."""
-    derivations: Mapping[int, Derivation]
-    """Levels that are not sent. Without an evaluator, those that the cache says are subsampled."""
-    device: str = "cpu"
-
-    @property
-    def manifest(self) -> Manifest:
-        """Return the evaluated split's manifest."""
-        return next(iter(self.readers.values())).manifest
-
-    @property
-    def num_pixels(self) -> int:
-        """Return the pixels of the original images."""
-        return sum(each.height * each.width for each in self.manifest.samples[: self.num_images])
-
-    @property
-    def derived(self) -> tuple[int, ...]:
-        """Return the levels that are not sent."""
-        return tuple(
-            sorted(
-                self.derivations
-                if self.evaluator
-                else self.manifest.derived_levels & self.readers.keys()
-            )
-        )
 
 
 def study_anchors(
@@ -93,6 +57,43 @@ def study_anchors(
         points=tuple(point for study in studies for point in study.points),
         missing=tuple(line for study in studies for line in study.missing),
     )
+
+
+def keep_point(
+    anchor: Anchor | ImageAnchor, place: int, split: AnchorSplit, kept: Kept, scratch: Path
+) -> None:
+    """Measure one rate point, by its place, so that `study_anchors` finds it in `kept`.
+
+    For who measures the points in many processes: each fits the anchor anew. Raises what is a line
+    of `missing` there.
+    """
+    if isinstance(anchor, ImageAnchor):
+        assert split.evaluator is not None, "images need detection"
+        keep_image_point(anchor, place, split.evaluator, kept)
+        return
+    with ExitStack() as stack:
+        train = _train_readers(split, stack)
+        codecs = {
+            level: anchor.fit(reader, fitting_indices(reader))[place]
+            for level, reader in train.items()
+        }
+        key = _key(anchor, anchor.points[place], split, train)
+        kept.put(key, _measure_point(anchor.name, codecs, split, scratch), {})
+
+
+def unknown_points(anchor: Anchor | ImageAnchor, split: AnchorSplit, kept: Kept) -> list[int]:
+    """Return the places of the rate points that are not kept; none of what cannot be had."""
+    if anchor.unavailable() is not None:
+        return []
+    if isinstance(anchor, ImageAnchor):
+        return [] if split.evaluator is None else unknown_ways(anchor, split.evaluator, kept)
+    with ExitStack() as stack:
+        try:
+            train = _train_readers(split, stack)
+        except CacheError:
+            return []
+        keys = [_key(anchor, settings, split, train) for settings in anchor.points]
+        return [place for place, key in enumerate(keys) if kept.get(key) is None]
 
 
 def _study_features(

@@ -10,10 +10,14 @@ import hashlib
 import io
 import json
 import logging
+import math
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import xxhash
@@ -26,6 +30,13 @@ from data.system.atomic_files import remove_leftovers, write_atomically
 _LOG = logging.getLogger(__name__)
 
 _SEAL_BYTES = 16  # behind the archive; a damaged one need not be an error to whoever unpacks it
+# What zipfile and numpy raise for archives that somebody has forged: theirs is the right checksum.
+_UNREADABLE = (
+    OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, EOFError,
+    RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
+_MOST_TIMES = 100  # as large as its file; zeros may be packed a thousand times as small
+_npy: Any = np.lib.format
 _KEY, _FACTS = "key.json", "facts.json"  # names that no array may have
 
 
@@ -45,6 +56,11 @@ class Kept:
         if self._folder is not None:
             remove_leftovers(self._folder)
 
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder, for another process that is to keep its results there, too."""
+        return self._folder
+
     def get(self, key: Mapping[str, Any]) -> KeptResult | None:
         """Return what was kept under `key`; None if there is nothing, or nothing that is whole."""
         if self._folder is None:
@@ -54,14 +70,13 @@ class Kept:
             body, seal = (data := regular(path).read_bytes())[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
             if seal != _seal_of(body):
                 raise ValueError("its checksum differs")
-            with np.load(io.BytesIO(body), allow_pickle=False) as content:
-                arrays = {name: content[name] for name in content.files}
+            arrays = _unpacked(body)
             facts = dict(parse_json(str(arrays.pop(_FACTS))))
             if parse_json(str(arrays.pop(_KEY))) != parse_json(_canonical(key)):
                 raise ValueError("it is of another key")
         except FileNotFoundError:
             return None
-        except (OSError, LookupError, ValueError, TypeError) as error:
+        except _UNREADABLE as error:
             _LOG.warning("%s: cannot be used (%s): measuring again", path, error)
             return None
         return KeptResult(facts=facts, arrays=arrays)
@@ -72,12 +87,10 @@ class Kept:
         """Keep a result; a folder that cannot be written is told in a warning, no more."""
         if self._folder is None:
             return
-        content = io.BytesIO()
         texts = {_KEY: np.asarray(_canonical(key)), _FACTS: np.asarray(json.dumps(dict(facts)))}
-        np.savez_compressed(content, **texts, **dict(arrays))
+        body = _packed({**texts, **arrays})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            body = content.getvalue()
             write_atomically(self._path(key), body + _seal_of(body))
         except OSError as error:
             _LOG.warning("%s: result is not kept (%s)", self._folder, error.strerror)
@@ -85,6 +98,43 @@ class Kept:
     def _path(self, key: Mapping[str, Any]) -> Path:
         assert self._folder is not None
         return self._folder / f"{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.npz"
+
+
+def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return an archive of arrays, compressed unless `_unpacked` would not believe it."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    if _swells(content):
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def _unpacked(body: bytes) -> dict[str, NDArray[Any]]:
+    """Return an archive's arrays; ValueError if they would take far more room than the archive."""
+    if _swells(io.BytesIO(body)):
+        raise ValueError("it says that it holds far more than it has bytes")
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                _require_array(file, entry.file_size)
+    with np.load(io.BytesIO(body), allow_pickle=False) as content:
+        return {name: content[name] for name in content.files}
+
+
+def _swells(content: io.BytesIO) -> bool:
+    with zipfile.ZipFile(content) as archive:
+        num_bytes = sum(entry.file_size for entry in archive.infolist())
+    return num_bytes > _MOST_TIMES * len(content.getvalue())
+
+
+def _require_array(file: IO[bytes], num_bytes: int) -> None:
+    """ValueError unless the array whose file begins here has values of at most these bytes."""
+    if (version := _npy.read_magic(file)) != (1, 0):
+        raise ValueError(f"it holds an array of version {version}")
+    shape, _, dtype = _npy.read_array_header_1_0(file)
+    if math.prod(shape) * dtype.itemsize > num_bytes:
+        raise ValueError(f"an array in it is of {shape}, and has {num_bytes} bytes")
 
 
 def _seal_of(body: bytes) -> bytes:

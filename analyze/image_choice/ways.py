@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from analyze.streams.ensemble import (
 )
 from configs.config_files import read_yaml
 from configs.errors import ConfigError
+from configs.plain_json import is_finite
 from data.cache.manifest_parts import LevelInfo
 
 _MODEL_KEYS = ("run", "model_sha256", "lambda")
@@ -165,10 +165,11 @@ def _parsed(raw: Any, path: Path, place: int, earlier: Sequence[Way]) -> Way:
     where = f"{path}: way {place}"
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: expected `{{level: .., weight: .., ..}}`")
-    level, weight, beside = raw.get("level"), raw.get("weight"), raw.get("beside")
+    level, beside = raw.get("level"), raw.get("beside")
+    weight: Any = raw.get("weight")
     if type(level) is not int or level < 0:
         raise ConfigError(f"{where}: its level is no level: levels are 0, 1, ..")
-    if not isinstance(weight, int | float) or not isfinite(weight) or weight < 0:
+    if not is_finite(weight) or weight < 0:
         raise ConfigError(f"{where}: its weight is no number from 0 on")
     known: EnsembleLevel
     told = raw.keys() - {"level", "weight", "beside"}

@@ -57,7 +57,7 @@ def study_images(
     """
     keys = [_key(settings, evaluator) for settings in anchor.points]
     found = [None if (kept_one := kept.get(key)) is None else kept_one.facts for key in keys]
-    ways = [_Way(size=each["size"], quality=each["quality"]) for each in anchor.points]
+    ways = [_way(settings) for settings in anchor.points]
     todo = [place for place, each in enumerate(found) if each is None]
     if todo:
         for place, facts in zip(
@@ -75,6 +75,25 @@ def study_images(
         for way, facts in zip(ways, found, strict=True)
         if facts is not None
     )
+
+
+def keep_image_point(
+    anchor: ImageAnchor, place: int, evaluator: SplitEvaluator, kept: Kept
+) -> None:
+    """Measure one rate point, by its place, so that `study_images` finds it in `kept`."""
+    settings = anchor.points[place]
+    (facts,) = _measure(anchor, [_way(settings)], evaluator)
+    kept.put(_key(settings, evaluator), facts, {})
+
+
+def unknown_ways(anchor: ImageAnchor, evaluator: SplitEvaluator, kept: Kept) -> list[int]:
+    """Return the places of the rate points that are not kept."""
+    keys = [_key(settings, evaluator) for settings in anchor.points]
+    return [place for place, key in enumerate(keys) if kept.get(key) is None]
+
+
+def _way(settings: dict[str, Any]) -> _Way:
+    return _Way(size=settings["size"], quality=settings["quality"])
 
 
 def _key(settings: dict[str, Any], evaluator: SplitEvaluator) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from analyze.streams.per_image_codec import PerImageCodec, models_id
 from analyze.streams.pyramid_codec import PyramidCodec, ensemble_id
 from analyze.streams.streams_index import AnyIndex, StreamsIndex, image_path, load_index
 from configs.errors import CacheError, ConfigError
-from configs.given_files import regular
+from configs.given_files import is_file, regular
 from data.cache.channel_statistics import statistics_path
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
@@ -205,14 +205,14 @@ def _best_models(checkpoints: Path) -> list[Path]:
 
 
 def _folder_of(how: ModelLevel, checkpoints: Path | None, what: str, models: LoadedModels) -> Path:
-    is_there = (how.run / BEST_NAME).is_file()
+    is_there = is_file(how.run / BEST_NAME)
     if is_there and models.info(how.run).model_sha256 == how.model_sha256:
         return how.run
     if checkpoints is not None:
         # Runs that were moved as they were come first: to open every checkpoint takes long.
         moved = checkpoints / how.run.parent.name / how.run.name / BEST_NAME
         for path in (moved, *_best_models(checkpoints)):
-            if path.is_file() and _hash_of(path.parent, models) == how.model_sha256:
+            if is_file(path) and _hash_of(path.parent, models) == how.model_sha256:
                 return path.parent
     raise ConfigError(
         f"{what}: its model {how.model_sha256[:12]} is neither in {how.run} nor below "

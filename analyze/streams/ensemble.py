@@ -19,7 +19,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import yaml
 
 from configs.config_files import read_yaml, shown_value
 from configs.errors import ConfigError
+from configs.plain_json import is_finite
 from data.cache.manifest_parts import LevelInfo
 from data.system.atomic_files import encoded, write_atomically
 from train.runs.loaded_models import LoadedModels
@@ -220,8 +220,7 @@ def parse_model(how: Any, path: Path) -> CodedLevel:
     if keys == _RUN_KEYS and isinstance(how["run"], str):
         sha256, lmbda = how["model_sha256"], how["lambda"]
         is_hash = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
-        is_weight = type(lmbda) in (int, float) and isfinite(lmbda)
-        if is_hash and is_weight and "\0" not in how["run"]:
+        if is_hash and is_finite(lmbda) and "\0" not in how["run"]:
             return CodedLevel(run=path.parent / how["run"], model_sha256=sha256, lmbda=float(lmbda))
     raise ConfigError(
         f"{path}: expected a model: `{{run: <folder>, model_sha256: <64 hexadecimal digits>, "

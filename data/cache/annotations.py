@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,7 +18,7 @@ import xxhash
 
 from configs.errors import CacheError, PassingError
 from configs.given_files import regular
-from configs.plain_json import parse_json
+from configs.plain_json import is_finite, parse_json
 from data.images.records import ImageRecord, ImageSet
 from data.system.atomic_files import write_atomically
 
@@ -155,7 +154,7 @@ def _from_coco(content: dict[str, Any], split: str) -> ImageSet:
         if annotation["category_id"] not in names:
             raise ValueError(f"no category has the id {annotation['category_id']}")
         numbers = (*annotation["bbox"], annotation["area"])
-        if len(numbers) != 5 or not all(type(x) in (int, float) and isfinite(x) for x in numbers):
+        if len(numbers) != 5 or not all(map(is_finite, numbers)):
             raise ValueError(f"box and area of annotation {annotation['id']} are {numbers}")
         if annotation["iscrowd"] not in (0, 1):
             raise ValueError(f"iscrowd of annotation {annotation['id']} is no 0 or 1")

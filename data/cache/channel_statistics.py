@@ -17,6 +17,7 @@ from configs.given_files import regular
 from configs.plain_json import parse_json
 from data.cache.manifest_parts import LevelInfo
 
+_MOST_VALUES = 2**62  # of a channel, as of a bucket
 _OF_BYTES = ("channel_squared_error", "num_clipped")
 
 
@@ -116,7 +117,7 @@ class ChannelStatistics:
                 **{name: _decode(raw[name]) for name in _OF_BYTES if name in raw},
             )
             statistics._require_sound()
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise CacheError(f"the statistics are damaged: {error}") from error
         return statistics
 
@@ -124,10 +125,12 @@ class ChannelStatistics:
         told = (self.channel_squared_error, self.num_clipped)
         arrays = [self.mean, self.m2, self.minimum, self.maximum]
         arrays += [array for array in told if array is not None]
-        if self.count < 1 or len({len(array) for array in arrays}) != 1:
+        if not 1 <= self.count < _MOST_VALUES or len({len(array) for array in arrays}) != 1:
             raise ValueError(f"they are of {self.count} values of {[*map(len, arrays)]} channels")
         if not all(np.isfinite(array).all() for array in arrays):
             raise ValueError("they are not finite")
+        if (self.m2 < 0).any() or (self.minimum > self.maximum).any():
+            raise ValueError("variances are negative, or maxima less than minima")
 
 
 def _devices(parts: Sequence[ChannelStatistics]) -> str:

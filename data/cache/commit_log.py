@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "commits.jsonl"
 _BLOCK = 2**20
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ class Commit:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any], *, statistics: bool = True) -> Commit:
-        """Inverse of `to_line`, parsed; ValueError, KeyError or TypeError if it is damaged."""
+        """Inverse of `to_line`, parsed; ValueError and its like if it is damaged."""
         parts = raw["statistics"] if statistics else {}
         checksums = {int(level): list(sums) for level, sums in raw["xxh3"].items()}
         for text in chain.from_iterable(checksums.values()):
@@ -103,7 +104,7 @@ def read_log(cache: Path, *, statistics: bool = True) -> tuple[str | None, dict[
                     commit = replace(commit, damaged=found)
                 else:
                     commit = Commit.from_json(raw, statistics=statistics)
-            except (ValueError, KeyError, TypeError, AttributeError, CacheError) as error:
+            except (*_DAMAGED, CacheError) as error:
                 log.warning("%s: line %d is damaged and does not count (%s)", path, number, error)
                 continue
             commits[commit.unit] = commit

@@ -26,6 +26,7 @@ from data.cache.manifest_parts import (
     LevelInfo,
     SampleInfo,
     SkippedInfo,
+    contradiction_in,
     detector_difference,
     detector_facts,
 )
@@ -41,7 +42,6 @@ _COMPARED = (
     "decoded_from", "dataset", "split", "container", "dtype", "format_version", "crop",
     "augmentation",
 )  # fmt: skip
-_MOST_BYTES = 2**62  # of a bucket at a level; offsets in files are int64
 
 
 def format_version(dtype: str) -> int:
@@ -248,46 +248,22 @@ class Manifest:
 
 def _contradiction_in(manifest: Manifest) -> str | None:
     """Say in words in what the parts of a manifest do not fit together; None if they do."""
-    indices = [level.index for level in manifest.levels]
-    if not indices or indices != sorted(set(indices)):
-        return f"its levels are {indices}"
-    for level in manifest.levels:
-        if level.derived_from is not None and level.derived_from >= level.index:
-            return f"level {level.index} is derived from level {level.derived_from}"
+    problem = contradiction_in(
+        manifest.levels, manifest.buckets, manifest.samples, value_bytes=manifest.value_bytes
+    )
+    if problem is not None:
+        return problem
     if (manifest.dtype == _BYTES) != (manifest.codes is not None):
         return f"it is of {manifest.dtype}, {'without' if manifest.codes is None else 'with'} codes"
     if manifest.format_version != format_version(manifest.dtype):
         return f"it is of {manifest.dtype} and of format version {manifest.format_version}"
+    indices = [level.index for level in manifest.levels]
     if manifest.codes is not None and sorted(manifest.codes) != indices:
         return f"its codes are of levels {sorted(manifest.codes)}"
     for level in manifest.levels:
         code = manifest.code(level.index)
         if code and (problem := code.problem(level.num_channels)) is not None:
             return f"the code of level {level.index} {problem}"
-    if len({bucket.array_name for bucket in manifest.buckets}) != len(manifest.buckets):
-        return "two of its buckets are of one size"
-    for number, bucket in enumerate(manifest.buckets):
-        counts = bucket.samples_per_shard
-        if not bucket.level_shapes.keys() == counts.keys() == set(indices):
-            return f"bucket {number} is not of its levels"
-        # A unit of work, a shard of the level with the fewest, never straddles two shards.
-        unit, most = min(counts.values()), bucket.num_samples
-        if any(count > most or (count % unit and count != most) for count in counts.values()):
-            return f"bucket {number} of {most} samples has {[*counts.values()]} in a shard"
-        if any(most * manifest.sample_bytes(level, number) > _MOST_BYTES for level in indices):
-            return f"bucket {number} is larger than any disk"
-    rows = [0] * len(manifest.buckets)
-    for sample in manifest.samples:
-        if sample.bucket >= len(rows) or sample.row != rows[sample.bucket]:
-            return f"image {sample.image_id} is in bucket {sample.bucket}, row {sample.row}"
-        bucket = manifest.buckets[sample.bucket]
-        if sample.input_height > bucket.height_px or sample.input_width > bucket.width_px:
-            return f"image {sample.image_id} is larger than its bucket {sample.bucket}"
-        rows[sample.bucket] += 1
-    if not rows or rows != [bucket.num_samples for bucket in manifest.buckets]:
-        return f"its buckets have {rows} images"
-    if len({sample.image_id for sample in manifest.samples}) != len(manifest.samples):
-        return "two of its images have one id"
     return None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import BadImageError, ConfigError, did_you_mean
+from configs.given_files import is_file
 from configs.plain_json import parse_json
 from data.images.files import Listed, listed_inside, read_text, refuse_other_size
 from data.images.formats import SplitSource
@@ -86,7 +87,7 @@ def _located(
 ) -> tuple[str, tuple[int, int]]:
     """Return what to name an image by, and its size, which has to be the one that the JSON says."""
     said_hw = _size_hw(entry, where) if "height" in entry else None
-    if not path.is_file():
+    if not is_file(path):
         raise BadImageError(
             f"{where}: {path} does not exist: check the folder of the images",
             file=str(path), reason="no such image",

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from configs.errors import BadImageError, ConfigError, MissingDataError
-from configs.given_files import inside, regular
+from configs.given_files import inside, is_file, regular
 from data.system.linked_folders import files_below
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -121,12 +121,12 @@ def find_image(folder: Path, listed: Listed) -> Path:
     ConfigError if its name leads out of the folder.
     """
     exact = listed_inside(folder, listed)
-    if exact.suffix.lower() in SUFFIXES and exact.is_file():
+    if exact.suffix.lower() in SUFFIXES and is_file(exact):
         return exact
     for suffix in SUFFIXES:
         for spelling in (suffix, suffix.upper()):
             path = folder / f"{listed.name}{spelling}"
-            if path.is_file():
+            if is_file(path):
                 return path
     raise missing_image(listed, folder / listed.name, str(folder))
 

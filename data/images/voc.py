@@ -72,6 +72,8 @@ def _read_labels(path: Path, known: ClassNumbers) -> ImageLabels:
         line, _ = error.position
         problem = str(error).partition(":")[0]
         raise ConfigError(f"{path}: line {line}: not valid XML ({problem}): correct it") from None
+    except (LookupError, ValueError) as error:  # of an encoding that nobody knows
+        raise ConfigError(f"{path}: not valid XML ({error}): correct it") from None
     boxes = []
     for number, node in enumerate(root.findall("object"), start=1):
         where = f"{path}: object {number}"

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,26 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
     with _while_numba_looks:
         before, settings.CACHE_DIR = settings.CACHE_DIR, str(folder)
         try:
-            kept: Callable[..., Any] = njit(nogil=True, cache=True, **options)(function)
+            kept: Any = njit(nogil=True, cache=True, **options)(function)
+            _keep_where_there_is_room(kept)
         except RuntimeError:  # a function of no file
             kept = njit(nogil=True, **options)(function)
         finally:
             settings.CACHE_DIR = before
-    return kept
+    return kept  # type: ignore[no-any-return]
+
+
+def _keep_where_there_is_room(loop: Any) -> None:
+    """Let a loop run, too, whose compiled form a full disk cannot take."""
+    if not hasattr(loop, "_cache"):  # NUMBA_DISABLE_JIT
+        return
+    save = loop._cache.save_overload
+
+    def save_if_possible(*what: Any) -> None:
+        with suppress(OSError):
+            save(*what)
+
+    loop._cache.save_overload = save_if_possible
 
 
 @cache

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import CacheError, ConfigError, MissingDataError
+from configs.given_files import is_file
 from configs.own_code import is_own
 from configs.schema.config import Config
 from configs.schema.data import DEFAULT_BUILDER, DetectorConfig
@@ -195,7 +196,7 @@ def _exif_of(manifest: Manifest) -> str | None:
 
 def _compare_detector(manifest: Manifest, cache: Path, config: DetectorConfig) -> None:
     file = weights_file(config)
-    if file is not None and not file.is_file():
+    if file is not None and not is_file(file):
         _LOG.info(
             "%s: its detector weights %s could not be compared: %s is not on this machine",
             cache, _shown(manifest.detector), file,

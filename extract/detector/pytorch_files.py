@@ -7,25 +7,28 @@ tensor nor a plain value nor a number of numpy's, so that the tensors beside it 
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from configs.errors import ConfigError
 from configs.given_files import regular
+from extract.detector.honest_size import refuse_expanded, refuse_inflating
 
 # What torch.load raises for files that are something else, or cut short.
 UNREADABLE = (
-    pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, LookupError,
-    ValueError, TypeError, AttributeError, AssertionError,
+    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, OSError, EOFError,
+    LookupError, ValueError, TypeError, AttributeError, AssertionError,
 )  # fmt: skip
 _UNKNOWN = re.compile(r"Unsupported global: GLOBAL (\S+) was not")
 _BLOCKED = re.compile(r"unsupported GLOBAL (\S+) whose module")
@@ -58,22 +61,16 @@ def read_pytorch_file(path: Path) -> Any:
             f"import load_file; torch.save(load_file('{path}'), 'weights.pth')\""
         )
     try:
-        refuse_inflating(path, path.stat().st_size)
-        return _load(path)
+        refuse_inflating(path)
+        # The form of before is no archive: in memory, no text in it is longer than what there is.
+        content = _load(path if head.startswith(b"PK") else io.BytesIO(path.read_bytes()))
+        refuse_expanded(content, path.stat().st_size)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
+    return content
 
 
-def refuse_inflating(file: Path | BinaryIO, num_bytes: int) -> None:
-    """Raise ValueError for an archive that holds more than it has bytes; torch packs nothing."""
-    if not zipfile.is_zipfile(file):
-        return
-    with zipfile.ZipFile(file) as archive:
-        if sum(each.file_size for each in archive.infolist()) > num_bytes:
-            raise ValueError("it says that it holds more than it has bytes")
-
-
-def _load(path: Path) -> Any:
+def _load(file: Path | io.BytesIO) -> Any:
     """Load with a stand-in for each kind of object that torch does not know."""
     import torch
 
@@ -83,7 +80,9 @@ def _load(path: Path) -> Any:
         try:
             with _only_safe(known), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what they are about is an error's line here
-                return torch.load(path, map_location="cpu", weights_only=True)
+                if isinstance(file, io.BytesIO):
+                    file.seek(0)
+                return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             found = _UNKNOWN.search(str(error))
             if found is None or found[1] in names or len(names) == _MOST_KINDS:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from configs.errors import ConfigError
+from configs.given_files import is_file
 from configs.own_code import is_own
 from configs.schema.data import DEFAULT_BUILDER, SCENES_BUILDER, DetectorConfig
 from extract.detector.pytorch_files import first_sentence, read_pytorch_file
@@ -60,7 +61,7 @@ def file_sha256(path: Path) -> str:
 def existing_checkpoint(name: str) -> Path:
     """Return the file of a checkpoint, or of `builtin:<name>`. Raises ConfigError if none is."""
     path = _path_of(name)
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError(
             f"detector checkpoint {name}: no such file: give --detection-checkpoint, "
             "or make one with train-detector"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.errors import ConfigError, PassingError, StoppedError, UserError
+from configs.errors import ConfigError, MachineError, PassingError, StoppedError, UserError
 from configs.given_files import regular
 from configs.own_code import is_own
 from configs.schema.data import DetectorConfig
@@ -27,8 +27,9 @@ from data.system.atomic_files import remove_leftovers, write_atomically
 from data.system.locks import held
 from data.system.stop_signals import StopSignals
 from extract.detector.builders import build_detector
+from extract.detector.honest_size import refuse_expanded, refuse_inflating
 from extract.detector.loading import load_fitting, set_batch_norm_eps
-from extract.detector.pytorch_files import UNREADABLE, first_sentence, refuse_inflating
+from extract.detector.pytorch_files import UNREADABLE, first_sentence
 from extract.detector.state_dicts import misfit
 from extract.detector.weights import read_checkpoint, read_named_weights
 from extract.finetuning.epoch import DetectionDataset, EpochProgress, drop_slivers, train_epoch
@@ -94,7 +95,13 @@ def _locked(folder: Path) -> Iterator[None]:
                 "choose another detector_training.save_dir"
             ) from error
         remove_leftovers(folder)
-        yield
+        try:
+            yield
+        except OSError as error:
+            raise MachineError(
+                f"{error.filename or folder}: cannot be read or written ({error.strerror}): make "
+                "room, or mend the disk; the same command goes on from the last checkpoint"
+            ) from error
 
 
 class _Run:
@@ -235,8 +242,9 @@ def _read_last(path: Path, device: str | torch.device) -> dict[str, Any]:
     """Return the last checkpoint's content; ConfigError if it is damaged or something else."""
     try:
         data = regular(path).read_bytes()
-        refuse_inflating(io.BytesIO(data), len(data))
+        refuse_inflating(data)
         last = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        refuse_expanded(last, len(data))
     except OSError as error:  # to begin afresh would destroy what is whole
         raise PassingError.reading(path, error) from error
     except UNREADABLE as error:

@@ -24,6 +24,7 @@ from configs.errors import UserError
 from configs.schema.config import Config
 from data.reading.level_reader import LevelReader
 from tests.support.forked import result_of
+from tests.support.tiny_codecs import NAMES
 from tests.support.tiny_study import TinyStudy, tiny_config
 from train.codecs.catalogue import build_codec
 from train.loop.job import Job
@@ -212,14 +213,19 @@ def test_best_model_stays_when_later_epochs_are_worse(study: TinyStudy, tmp_path
     assert load_codec(run / "best_model.pth")[1].epoch == losses.index(min(losses)) + 1
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_same_seed_gives_the_same_weights_and_another_seed_others(
-    study: TinyStudy, tmp_path: Path
+    study: TinyStudy, tmp_path: Path, name: str
 ) -> None:
-    hashes = [
-        load_codec(train(study, tmp_path, tiny_config(seed=seed), 3) / "last_model.pth")[1]
-        for seed in (5, 5, 6)
-    ]
-    assert hashes[0].model_sha256 == hashes[1].model_sha256 != hashes[2].model_sha256
+    def weights(seed: int) -> str:
+        config = tiny_config(seed=seed, epochs=1)
+        model = config.model.model_copy(update={"name": name, "stages": 2})
+        run = train(study, tmp_path, config.model_copy(update={"model": model}), 3)
+        return load_codec(run / "last_model.pth")[1].model_sha256
+
+    first = weights(5)
+    assert weights(5) == first
+    assert weights(6) != first
 
 
 def test_learning_rate_is_halved_on_a_plateau_down_to_min_lr(

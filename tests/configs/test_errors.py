@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from analyze.cli import analyze_levels
 from analyze.streams_cli import compress_features
 from configs.config_files import load_config
-from configs.errors import BadImageError, ConfigError, StoppedError
+from configs.errors import BadImageError, CacheError, ConfigError, StoppedError, UserError
 from configs.options import run_command
-from configs.plain_json import parse_json
+from configs.plain_json import is_finite, parse_json
 from extract.cli import extract_features
 from extract.detector_cli import train_detector
 from train.cli import train_level
@@ -262,6 +262,11 @@ def test_odd_json_is_a_value_error(text: str | bytes) -> None:
         parse_json(text)
 
 
+def test_a_finite_number_is_one_that_a_float_can_hold() -> None:
+    assert all(map(is_finite, (0, -1, 0.5, 10**300)))
+    assert not any(map(is_finite, (10**400, float("nan"), float("inf"), True, "1", None)))
+
+
 def test_all_json_is_read_in_one_place() -> None:
     """Python's own reader raises RecursionError, too, which nobody expects of it."""
     sources = [
@@ -296,6 +301,14 @@ def test_split_on_the_command_line_is_one_component_of_a_path(command: str, name
     result = CliRunner().invoke(COMMANDS[command], ["--split", name])
     assert result.exit_code == 2
     assert f"{name!r}: a folder gets this name" in result.output
+
+
+def test_what_a_message_quotes_from_a_file_leaves_it_one_short_line() -> None:
+    assert str(UserError("a.json: 'x\ny' is no name")) == "a.json: 'x y' is no name"
+    text = str(CacheError(f"a.json: {'x' * 10**6} is no name: write another"))
+    assert len(text) < 2000
+    assert text.startswith("a.json: xxx")
+    assert text.endswith("xxx is no name: write another")
 
 
 def test_an_error_passes_between_processes_as_it_is() -> None:

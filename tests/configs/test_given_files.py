@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from configs.given_files import inside, regular
+from configs.given_files import inside, is_file, regular
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "sub/a.jpg", "sub/../a.jpg", "./a", "..a", "a/.."])
@@ -35,3 +35,10 @@ def test_a_pipe_a_device_and_a_link_to_one_are_not_read(tmp_path: Path) -> None:
             regular(path)
     file.write_text("")
     assert [regular(path) for path in (file, tmp_path / "missing")] == [file, tmp_path / "missing"]
+
+
+def test_no_file_lies_at_a_name_too_long_for_any(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert is_file(tmp_path / "a")
+    for name in ("b", "x" * 300, "x/" * 5000):
+        assert not is_file(tmp_path / name)

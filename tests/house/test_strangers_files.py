@@ -41,7 +41,7 @@ from tests.support.extraction import TinyCache
 from tests.support.pages import ROOT
 from tests.support.tiny_codecs import PROVENANCE, tiny_codec, tiny_model
 from train.cli import train_level
-from train.runs.checkpoint import encode_checkpoint, load_codec
+from train.runs.checkpoint import encode_checkpoint, load_codec, load_last
 from train.runs.checkpoint_file import sealed
 
 EVIL = "from pathlib import Path\nPath('mark').touch()\n"
@@ -258,6 +258,47 @@ def test_a_checkpoint_of_wider_settings_than_its_weights_is_refused_before_they_
     (here / "best_model.pth").write_bytes(content)
     with pytest.raises(ConfigError, match="its settings are of more weights than it holds"):
         load_codec(here / "best_model.pth")
+
+
+class Room:
+    """Asks for as many bytes as a number says when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (10**12,)
+
+
+@pytest.mark.parametrize("claim", [torch.zeros(1).expand(10**12), Room()], ids=["tensor", "room"])
+def test_a_checkpoint_that_claims_more_than_it_has_bytes_is_refused(
+    here: Path, claim: object
+) -> None:
+    state = {"progress": {}, "optimizer": {"state": {0: {"exp_avg": claim}}}}
+    content = saved({"model_state_dict": {}, "training_state": state})
+    (here / "last_model.pth").write_bytes(sealed(content))
+    (here / "bare").write_bytes(content)
+    readers: list[Callable[[], object]] = [
+        lambda: load_last(here), lambda: read_checkpoint("bare"),
+        lambda: _read_last(here / "bare", "cpu"),
+    ]  # fmt: skip
+    for read in readers:
+        with pytest.raises(ConfigError, match=r"more than it has bytes|memory by a number"):
+            read()
+
+
+def test_a_kept_result_that_swells_is_not_read(here: Path) -> None:
+    kept, key = Kept(here / "kept"), {"a": 1}
+    kept.put(key, {}, {"zeros": np.zeros(10**6)})
+    (file,) = (here / "kept").iterdir()
+    assert kept.get(key) is not None  # ours is kept as large as it is
+    packed, claiming, header = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    with np.load(io.BytesIO(file.read_bytes()[:-16])) as arrays:
+        np.savez_compressed(packed, **arrays)
+    claim = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    with zipfile.ZipFile(claiming, "w") as archive:
+        archive.writestr("zeros.npy", header.getvalue())
+    for body in (packed.getvalue(), claiming.getvalue()):
+        file.write_bytes(body + xxhash.xxh3_128_digest(body))
+        assert kept.get(key) is None
 
 
 def test_a_manifest_of_larger_maps_than_its_shards_is_refused_before_room_is_made(

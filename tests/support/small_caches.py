@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from configs.schema.data import StoredType
+from configs.schema.data import Container, StoredType
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
 from data.cache.manifest_parts import LevelInfo
@@ -20,7 +20,7 @@ from data.images.records import ImageRecord, ImageSet
 from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
 
-_DETECTOR = {
+SYNTHETIC_DETECTOR = {
     "builder": "synthetic", "checkpoint": None, "weights": None, "weights_sha256": "",
     "weights_file_sha256": None, "configured": {"min_size": None, "max_size": None},
     "min_size": 800, "max_size": 1333, "resize": None, "size_divisible": 1,
@@ -35,6 +35,7 @@ def write_maps(
     stride: int = 1,
     dtype: StoredType = "float16",
     first_id: int = 1,
+    container: Container = "zarr",
 ) -> Path:
     """Write one map [H, W, C] for each image as a level's cache, eight samples a shard at most.
 
@@ -59,8 +60,8 @@ def write_maps(
         max_shard_bytes=8 * max(values.size for values in maps) * np.dtype(dtype).itemsize,
     )  # fmt: skip
     manifest = Manifest(
-        format_version=1, dataset="small", split="train", container="zarr", dtype=dtype,
-        detector=_DETECTOR, levels=(info,), buckets=buckets, samples=samples,
+        format_version=1, dataset="small", split="train", container=container, dtype=dtype,
+        detector=SYNTHETIC_DETECTOR, levels=(info,), buckets=buckets, samples=samples,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     members = samples_by_bucket(manifest)

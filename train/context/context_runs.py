@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
+from configs.given_files import is_file
 from configs.schema.training import ContextConfig, ModelConfig
 from data.cache.manifest import Manifest
 from data.cache.manifest_parts import LevelInfo
@@ -112,7 +113,7 @@ def runs_beside(run: Path, models: LoadedModels) -> list[str]:
         then = Path(its["run"])
         moved = run.resolve().parents[1] / then.parent.name / then.name
         for folder in (then, moved):
-            if (folder / BEST_NAME).is_file() and models.info(folder).model_sha256 == sha256:
+            if is_file(folder / BEST_NAME) and models.info(folder).model_sha256 == sha256:
                 found.append(str(folder))
                 break
         else:

@@ -9,11 +9,13 @@ import secrets
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from configs.cores import threads_for_resumed
-from configs.errors import CacheError, ConfigError
+from configs.errors import CacheError, ConfigError, lack_of_memory
+from configs.given_files import is_file
 from configs.schema.config import Config
 from data.places.local_copies import LocalCopies
 from data.places.object_store import is_url
@@ -28,6 +30,7 @@ from train.runs.checkpoint import BEST_NAME, hash_model, load_last, load_weights
 from train.runs.remote_runs import fetch_run
 from train.runs.run_folder import CONTEXT, code_fingerprints, copy_run, make_run_folder, save_config
 from train.runs.run_record import RunRecord
+from train.runs.training_state import require_like, require_states_like
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +101,7 @@ def take_up(job: Job, folder: Path, session: Session, caches: Caches, world: Wor
     record.context = world.from_first(job.context_models)  # as their folders lie now
     there = world.from_first(lambda: load_last(folder))
     if there is not None:
-        session.restore(there["model_state_dict"], there["training_state"])
+        go_on_from(there, session, folder)
         progress = session.progress
         if record.finished is not None and progress.epoch <= job.config.training.epochs:
             record.continued.append({"run": str(folder), "epochs": record.epochs})
@@ -149,6 +152,27 @@ def run_to_begin_from(job: Job, record: RunRecord | None = None) -> str | None:
     return job.config.training.init_from
 
 
+def go_on_from(there: dict[str, Any], session: Session, folder: Path) -> None:
+    """Bring the session to where a checkpoint stands; ConfigError if that cannot be gone on from.
+
+    It is whole, but may be another program's, or of somebody who wrote into it.
+    """
+    try:
+        state = there["training_state"]
+        require_like(state, session.state())
+        require_states_like(state["optimizer"], session.optimizer)
+        require_states_like(state["aux_optimizer"], session.aux_optimizer)
+        session.restore(there["model_state_dict"], state)
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        if lack_of_memory(error) is not None:
+            raise
+        problem = str(error)[:200].partition("\n")[0]
+        raise ConfigError(
+            f"{folder}: its last checkpoint is not of this run ({problem}): bring back the one "
+            "that it wrote, or start anew with --resume never"
+        ) from error
+
+
 def best_model_of(name: str, level: int | str, copies: LocalCopies | None = None) -> Path:
     """Return the checkpoint of a run folder, or of a codec of the package: `builtin:<name>`.
 
@@ -160,7 +184,7 @@ def best_model_of(name: str, level: int | str, copies: LocalCopies | None = None
     if builtin == name:
         return Path(name) / BEST_NAME
     path = _BUILTIN_DIR / f"{builtin}_level_{level}.pth"
-    if path.parent != _BUILTIN_DIR or not path.is_file():
+    if path.parent != _BUILTIN_DIR or not is_file(path):
         raise ConfigError(
             f"training.init_from {name}: no such codec of level {level} is in the package: there "
             "are builtin:scenes, for the built-in example's levels 0 to 4, and folders of runs"

@@ -94,7 +94,8 @@ class Session:
             self.graphs.forget()  # they would go on with the optimisers' tensors of before
         self.optimizer.load_state_dict(state["optimizer"])
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        known = self.scheduler.state_dict()  # it would take any name, those of its methods too
+        self.scheduler.load_state_dict({k: v for k, v in state["scheduler"].items() if k in known})
         if isinstance(self.scheduler, torch.optim.lr_scheduler.LambdaLR):
             # As the last step of the schedule set it, to the bit, unless the epochs are others.
             factors = [factor(self.scheduler.last_epoch) for factor in self.scheduler.lr_lambdas]

@@ -20,19 +20,21 @@ class MemoryLackError(MachineError):
 
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+_EITHER_WAY = (errno.EIO, errno.ESTALE)
 
 
 @contextmanager
 def clear_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a disk that takes no more into a line for the user; what was saved before stays."""
+    """Turn a disk that takes or gives no more into a line; what was saved before stays."""
     try:
         yield
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
+        what = "read or written" if error.errno in _EITHER_WAY else "written"
         raise MachineError(
-            f"{folder}: cannot be written ({error.strerror}): make room, or mend the disk; the "
-            "same command goes on from the last checkpoint"
+            f"{error.filename or folder}: cannot be {what} ({error.strerror}): make room, or mend "
+            "the disk; the same command goes on from the last checkpoint"
         ) from error
 
 

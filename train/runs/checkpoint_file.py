@@ -12,7 +12,8 @@ import xxhash
 
 from configs.errors import ConfigError, PassingError
 from configs.given_files import regular
-from extract.detector.pytorch_files import read_pytorch_file, refuse_inflating
+from extract.detector.honest_size import refuse_expanded, refuse_inflating
+from extract.detector.pytorch_files import read_pytorch_file
 from extract.detector.state_dicts import unwrapped
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,9 @@ def read_content(path: Path) -> dict[str, Any]:
     elif seal != _SEAL_MAGIC + xxhash.xxh3_64_digest(body):
         raise ValueError("its checksum does not match")
     else:
-        refuse_inflating(io.BytesIO(body), len(body))
+        refuse_inflating(body)
         content = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        refuse_expanded(content, len(body))
     # As a loop of one's own with DDP, torch.compile or an average of the weights calls its layers.
     content["model_state_dict"] = unwrapped(content["model_state_dict"])
     return content

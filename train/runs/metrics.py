@@ -26,6 +26,7 @@ from train.codecs.fused_pyramid import FusedPyramid
 from train.codecs.layers.context_path import Context
 from train.codecs.level_codec import LevelCodec
 from train.objective.rate_distortion import rate_bits
+from train.runs.event_threads import quiet_event_threads
 from train.runs.run_folder import SUMMARY_NAME
 from train.runs.run_record import RunRecord
 
@@ -80,7 +81,12 @@ class RunLog:
         self._folder = os.open(folder, os.O_RDONLY)
         is_utf_8 = os.fsencode(folder).decode(errors="ignore") == str(folder)
         name = str(folder) if is_utf_8 else f"/proc/self/fd/{self._folder}"
-        self._board = SummaryWriter(name, purge_step=kept + 1)
+        quiet_event_threads()
+        try:
+            self._board = SummaryWriter(name, purge_step=kept + 1)
+        except BaseException:
+            os.close(self._folder)
+            raise
 
     def add(self, metrics: EpochMetrics) -> None:
         """Record one epoch."""
@@ -104,8 +110,10 @@ class RunLog:
 
     def close(self) -> None:
         """Close the event file."""
-        self._board.close()
-        os.close(self._folder)
+        try:
+            self._board.close()
+        finally:
+            os.close(self._folder)
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import analyze.anchors.anchor_study
-from analyze.anchors.anchor_study import AnchorSplit, study_anchors
+from analyze.anchors.anchor_split import AnchorSplit
+from analyze.anchors.anchor_study import study_anchors
 from analyze.anchors.contract import fitting_indices
 from analyze.anchors.float16 import Float16Anchor
 from analyze.anchors.klt import KltAnchor

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from analyze.facts.kept_results import Kept
 
@@ -57,6 +58,19 @@ def test_result_with_any_byte_changed_is_none(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert kept.get(KEY) is None
+
+
+def test_archive_that_is_none_but_has_its_checksum_is_measured_again(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.put(KEY, {"mse": 0.25}, {"bits": np.arange(30)})
+    (file,) = tmp_path.iterdir()
+    body = file.read_bytes()[:-16]
+    for forged in (
+        b"no archive", body[4:], body.replace(b"PK\x03\x04", b"PK\x03\x05", 1),
+        body.replace(b"\x08\x00", b"\x63\x00"), body[:90] + b"\xff" * 9 + body[99:],
+    ):  # fmt: skip
+        file.write_bytes(forged + xxhash.xxh3_128_digest(forged))
         assert kept.get(KEY) is None
 
 

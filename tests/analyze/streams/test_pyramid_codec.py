@@ -5,6 +5,7 @@ Bit for bit here, and to the same latents on another machine.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from configs.errors import CacheError, ConfigError
 from data.cache.manifest import Manifest
 from data.reading.level_reader import LevelReader
 from tests.support.coded_study import make_chain, make_run
-from tests.support.decoded_chains import contexts_in
+from tests.support.decoded_chains import contexts_in, decoded
 from tests.support.tiny_codecs import NAMES
 from tests.support.tiny_study import TinyStudy
 from tests.support.torch_cores import cores
@@ -151,25 +152,59 @@ def test_another_number_of_cores_decodes_the_same_latents(
         torch.testing.assert_close(found[level].maps, expected[level].maps, rtol=1e-4, atol=1e-3)
 
 
-def test_processor_of_narrower_vectors_decodes_the_same_latents(
+# Beside the machine at hand, whose newest instructions the tests themselves use.
+MACHINES = {
+    "oldest": (
+        {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41",
+         "NUMBA_CPU_NAME": "generic", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        ["DEFAULT", "generic", 1],
+    ),
+    "of 2013": (
+        {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+         "NUMBA_CPU_NAME": "haswell", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+        ["AVX2", "haswell", 2],
+    ),
+}  # fmt: skip
+
+
+def test_machines_of_other_vectors_and_threads_decode_each_others_files_to_the_same_latents(
     chains: Mapping[str, Chain], tmp_path: Path
 ) -> None:
-    arguments: list[Path] = []
-    for name, chain in chains.items():
-        arguments += [tmp_path / name, *chain.runs]
-        arguments[-4].write_bytes(encoded(chain, chain.codec()))
-    narrow = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
-    environment = {**os.environ, **narrow, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    subprocess.run(
-        [sys.executable, "-m", "tests.support.decoded_chains", *map(str, arguments)],
-        check=True, env=environment, cwd=tmp_path, timeout=120,
-    )  # fmt: skip
-    for name, chain in chains.items():
-        found = torch.load(tmp_path / f"{name}.decoded", weights_only=True)
-        for level, expected in chain.expected().items():
-            maps, trail = found[level]
-            assert torch.equal(trail, expected.trail)
-            torch.testing.assert_close(maps, expected.maps, rtol=1e-4, atol=1e-3)
+    """All models, alone (the coarsest level) and beside a context; both ways. One process each."""
+    has_avx2 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    machines = {name: MACHINES[name] for name in MACHINES if has_avx2 or name == "oldest"}
+    running = {}
+    for name, (variables, _) in machines.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        arguments: list[Path] = []
+        for model, chain in chains.items():
+            (folder / model).write_bytes(encoded(chain, chain.codec()))
+            maps = {level: torch.from_numpy(values) for level, values in chain.maps.items()}
+            torch.save(maps, folder / f"{model}.maps")
+            arguments += [folder / model, *chain.runs]
+        running[name] = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.decoded_chains", *map(str, arguments)],
+            env={**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+            cwd=folder, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    for name, process in running.items():
+        told, _ = process.communicate(timeout=600)
+        assert process.returncode == 0
+        assert json.loads(told.splitlines()[-1]) == machines[name][1]
+        for model, chain in chains.items():
+            there = tmp_path / name / model
+            here = decoded(Path(f"{there}.recoded").read_bytes(), chain.runs, chain.models)
+            expected = {level: (each.maps, each.trail) for level, each in chain.expected().items()}
+            for wanted, found in (
+                (expected, torch.load(f"{there}.decoded", weights_only=True)),
+                (torch.load(f"{there}.redecoded", weights_only=True), here),
+            ):
+                for level in LEVELS:
+                    assert torch.equal(found[level][1], wanted[level][1]), (name, model, level)
+                    torch.testing.assert_close(
+                        found[level][0], wanted[level][0], rtol=1e-4, atol=1e-3
+                    )
 
 
 def test_file_says_beside_which_level_each_is_decoded(chain: Chain) -> None:

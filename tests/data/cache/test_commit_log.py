@@ -14,7 +14,7 @@ import pytest
 from configs.errors import CacheError
 from data.cache.cache_folder import CacheFolder
 from data.cache.channel_statistics import ChannelStatistics, statistics_path
-from data.cache.commit_log import Commit, fitting, read_commits
+from data.cache.commit_log import FILE_NAME, Commit, _sealed, fitting, read_commits
 from data.cache.units_due import levels_due
 from data.reading.level_reader import LevelReader
 from tests.support.extraction import TinyCache
@@ -66,9 +66,24 @@ def test_checksum_that_is_no_number_is_a_damaged_commit(zarr_cache: TinyCache) -
         Commit.from_json(raw)
 
 
+def test_unit_that_is_no_number_of_one_is_a_damaged_commit(
+    zarr_cache: TinyCache, tmp_path: Path
+) -> None:
+    raw = json.loads(read_commits(zarr_cache.folder)[0].to_line())
+    del raw["line"]
+    lines = [_sealed(raw | {"unit": unit}) for unit in (float("inf"), None, [], 0)]
+    (tmp_path / FILE_NAME).write_bytes(b"".join(lines))
+    assert read_commits(tmp_path).keys() == {0}
+
+
 @pytest.mark.parametrize(
-    "changes", [{"count": 0}, {"mean": np.zeros(3)}, {"m2": np.full(256, np.nan)}], ids=str
-)
+    "changes",
+    [
+        {"count": 0}, {"count": float("inf")}, {"count": 2**62}, {"mean": np.zeros(3)},
+        {"m2": np.full(256, np.nan)}, {"m2": np.full(256, -1.0)}, {"minimum": np.full(256, 1e30)},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_statistics_that_cannot_be_are_damaged(
     zarr_cache: TinyCache, changes: dict[str, Any]
 ) -> None:

@@ -75,7 +75,7 @@ CHANGES: dict[str, tuple[Callable[[Raw], None], str]] = {
         set_at("buckets", 0, "level_shapes", "0", value=[4, 4, 4]), r"level_shapes\.0: ",
     ),
     "a map beyond any disk": (
-        set_at("buckets", 0, "level_shapes", "0", value=[2**31, 2**31]), "larger than any disk",
+        set_at("buckets", 0, "level_shapes", "0", value=[2**31 - 1] * 2), "larger than any disk",
     ),
     "a bucket without a level": (lambda raw: raw["buckets"][0]["level_shapes"].pop("2"), "levels"),
     "buckets of one size": (buckets_of_one_size, "two of its buckets"),
@@ -85,6 +85,15 @@ CHANGES: dict[str, tuple[Callable[[Raw], None], str]] = {
     "a level twice": (set_at("levels", 1, "index", value=0), r"levels are \[0, 0"),
     "a level that is a path": (set_at("levels", 0, "index", value="0/../../x"), "levels.0.index"),
     "one derived from itself": (set_at("levels", 4, "derived_from", value=4), "is derived from"),
+    "one derived from a level of other sizes": (
+        set_at("buckets", 0, "level_shapes", "4", value=[9, 9]), "is not half of its source",
+    ),
+    "one derived from a level of other channels": (
+        set_at("levels", 4, "num_channels", value=3), "level 4 is derived from level 3",
+    ),
+    "level 64": (set_at("levels", 4, "index", value=64), r"levels\.4\.index: .* less than 64"),
+    "sides beyond int32": (set_at("buckets", 0, "width_px", value=2**31), "width_px: .* less"),
+    "channels beyond int32": (set_at("levels", 0, "num_channels", value=2**31), "num_channels: "),
     "no channels": (set_at("levels", 0, "num_channels", value=0), "num_channels"),
     "no images": (set_at("samples", value=[]), "have .* images"),
     "an id twice": (set_at("samples", 0, IMAGE_ID, value=2), "one id"),

@@ -192,6 +192,12 @@ def test_listed_id_without_image_is_named_with_its_line(voc: Any, tmp_path: Path
     ("old", "new", "message"),
     [
         ("</object>", "</objec>", "line 5: not valid XML (mismatched tag): correct it"),
+        (
+            "ISO-8859-1",
+            "UTF-32",
+            "not valid XML (multi-byte encodings are not supported): correct it",
+        ),
+        ("ISO-8859-1", "x-own", "not valid XML (unknown encoding: x-own): correct it"),
         ("<name>dog", "<name>dogg", "object 1: unknown class 'dogg': did you mean 'dog'?"),
         ("<ymax>20<", "<ymax>2O<", "object 1: ymax: '2O' is not a number: correct it"),
         ("<ymax>20</ymax>", "", "object 1: no <bndbox> with <ymax>: add it"),

@@ -18,6 +18,7 @@ from numba import config, njit
 from configs.doors import PACKAGES
 from data.system import compiled_loops
 from data.system.compiled_loops import compiled, user_cache
+from tests.support.failing_disk import failing_disk
 
 ROOT = Path(__file__).parents[3]
 LOOP = """
@@ -179,6 +180,15 @@ def test_loop_of_no_file_is_compiled_all_the_same() -> None:
     with pytest.raises(RuntimeError, match="cannot cache"):
         njit(cache=True)(function)
     assert compiled(function)(41) == 42
+
+
+def test_loop_that_a_full_disk_cannot_keep_runs_all_the_same(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = in_a_new_process(project, monkeypatch)
+    with failing_disk("loop_of_project*", "write") as disk:
+        assert loop(20) == 41
+    assert disk.met
 
 
 def test_no_other_file_asks_numba_to_compile() -> None:

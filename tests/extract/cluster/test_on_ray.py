@@ -23,7 +23,7 @@ from extract.cluster.on_ray import Workers, workers_of
 from tests.support.extraction import must_extract, shard_bytes, write_config
 from tests.support.extraction_process import start_extraction
 
-PATIENCE_S = 240.0  # on a machine with much else to do
+PATIENCE_S = 600.0  # on a machine with much else to do
 _LITTLE = {
     "num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False,
     "include_log_monitor": False,

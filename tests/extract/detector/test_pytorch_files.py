@@ -127,3 +127,17 @@ def test_file_that_only_its_own_code_can_read_names_the_line_that_converts_it(
     code = line.strip('"').replace("'weights.pth'", f"'{tmp_path / 'weights.pth'}'")
     exec(code, {})
     assert torch.equal(read_pytorch_file(tmp_path / "weights.pth")["a.weight"], WEIGHT["a.weight"])
+
+
+def test_file_of_the_form_of_before_that_ends_or_claims_anywhere_is_no_weights(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    text = whole.index(b"X\x01\x00\x00\x00a")
+    longer = whole[: text + 1] + b"\xff\xff\xff\x7f" + whole[text + 5 :]
+    for damaged in (*(whole[:end] for end in range(1, len(whole))), longer):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError):
+            read_pytorch_file(path)

@@ -1,0 +1,55 @@
+"""A Ray cluster of several nodes on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_PATIENCE_S = 240  # on a machine with much else to do
+_LITTLE = {
+    "object_store_memory": 80 * 2**20, "include_dashboard": False, "include_log_monitor": False,
+}  # fmt: skip
+
+
+@contextmanager
+def ray_nodes(num_nodes: int, **each: Any) -> Iterator[str]:
+    """Start so many nodes, `each` with these resources; yield the address of the first."""
+    from ray.cluster_utils import Cluster
+
+    short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets are short
+    cluster = Cluster()
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {
+            "USAGE_STATS_ENABLED": 0,
+            "AUTH_MODE": "disabled",
+            "TMPDIR": short,
+            "agent_register_timeout_ms": _PATIENCE_S * 1000,
+            "worker_register_timeout_seconds": _PATIENCE_S,
+            "memory_monitor_refresh_ms": 0,  # what others take of the memory is their affair
+        }.items():
+            patched.setenv(f"RAY_{name}", str(value))
+        try:
+            for _ in range(num_nodes):
+                cluster.add_node(wait=False, **_LITTLE, **each)
+            cluster.wait_for_nodes(timeout=_PATIENCE_S)
+            yield cluster.address
+        finally:
+            cluster.shutdown()
+            shutil.rmtree(short, ignore_errors=True)
+
+
+def who_holds(lock: Path) -> int:
+    """Return the id of the process that has a lock file locked."""
+    inode = str(lock.stat().st_ino)
+    for line in Path("/proc/locks").read_text().splitlines():
+        # 1: FLOCK  ADVISORY  WRITE <pid> <major>:<minor>:<inode> <start> <end>
+        fields = line.split()
+        if fields[5].split(":")[-1] == inode:
+            return int(fields[4])
+    raise LookupError(f"nobody holds {lock}")

@@ -1,0 +1,192 @@
+"""Studies on a cluster of two nodes: the runs are those of a study in one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import ConfigError
+from tests.support.extraction import TinyCache
+from tests.support.ray_nodes import ray_nodes, who_holds
+from tests.support.tiny_study import TinyStudy, tiny_config
+from tests.support.training_command import call
+from tests.support.training_process import differences, rows_without_times, training_state
+from train.loop.job import Job
+from train.machine.distributed import ALONE, World
+from train.runs.run_folder import LOCK_NAME
+from train.runs.run_record import RunRecord
+from train.study.chain import RunOutcome
+from train.study.study import run_study
+from train.study.study_on_ray import refuse_beside_ray, run_study_on_ray
+
+pytest.importorskip("ray", reason="needs ray")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with ray_nodes(2, num_cpus=2) as address:
+        yield address
+
+
+def job_of(cache: TinyCache, out: Path, lmbda: float, **more: Any) -> Job:
+    """A run that draws random numbers, and saves all the time."""
+    drawing = {"cutmix": 0.5, "input_noise": 0.1, "save_interval_s": 0}
+    config = tiny_config(**{"lmbda": lmbda, "batch_size": 3, "epochs": 3, **drawing, **more})
+    no_pictures = config.validation.model_copy(update={"num_samples": 0})
+    return Job(
+        train_cache=cache.folder, val_cache=cache.folder, level=4, device="cpu", out=out,
+        config=config.model_copy(update={"validation": no_pictures}),
+    )  # fmt: skip
+
+
+def in_one_process(jobs: Sequence[Job]) -> list[RunOutcome]:
+    return list(run_study(jobs, go_on=True, num_jobs=1, log_level="info", world=ALONE))
+
+
+def on_ray(jobs: Sequence[Job], address: str, num_cpus: float = 1) -> list[RunOutcome]:
+    return list(
+        run_study_on_ray(
+            jobs, address=address, device="cpu", num_cpus=num_cpus, num_gpus=None, log_level="info"
+        )
+    )
+
+
+def by_lambda(outcomes: Sequence[RunOutcome]) -> dict[float, RunOutcome]:
+    return {each.job.config.training.lmbda: each for each in outcomes}
+
+
+def assert_same_run(one: RunOutcome, other: RunOutcome) -> None:
+    assert one.folder is not None and other.folder is not None, (one.error, other.error)
+    for name in ("last_model.pth", "best_model.pth"):
+        files = [training_state(each.folder / name) for each in (one, other)]  # type: ignore[operator]
+        assert not differences(
+            *({key: file[key] for key in file if key != "config"} for file in files)
+        )
+    assert rows_without_times(one.folder) == rows_without_times(other.folder)
+    names = [
+        {path.name for path in folder.iterdir() if not path.name.startswith("events.")}
+        for folder in (one.folder, other.folder)
+    ]
+    assert names[0] == names[1]
+    assert (one.folder / "config.yaml").read_bytes() == (other.folder / "config.yaml").read_bytes()
+    assert RunRecord.load(one.folder).finished == RunRecord.load(other.folder).finished
+
+
+def test_study_becomes_what_it_becomes_in_one_process_and_a_run_that_fails_is_told_alike(
+    zarr_cache: TinyCache, tmp_path: Path, address: str
+) -> None:
+    def study(out: Path) -> list[Job]:
+        chain = [job_of(zarr_cache, out, lmbda, warm_start=True) for lmbda in (0.01, 0.02)]
+        return [job_of(zarr_cache, out, 0.5, learning_rate=1e30), *chain]
+
+    found = by_lambda(on_ray(study(tmp_path / "ray"), address))
+    expected = by_lambda(in_one_process(study(tmp_path / "one")))
+    assert_same_run(found[0.01], expected[0.01])
+    assert_same_run(found[0.02], expected[0.02])
+    assert found[0.5].error is not None
+    assert expected[0.5].error is not None
+    told = found[0.5].error.replace(f"{tmp_path}/ray", f"{tmp_path}/one")
+    assert told.split("run_")[0] == expected[0.5].error.split("run_")[0]
+    assert found[0.5].exit_code == expected[0.5].exit_code
+    again = on_ray(study(tmp_path / "ray")[1:], address)
+    assert [each.was_finished for each in again] == [True, True]
+
+
+def test_killed_task_goes_on_from_its_own_checkpoint_to_the_same_end(
+    zarr_cache: TinyCache, tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_of(zarr_cache, tmp_path / "ray", 0.01, epochs=40)
+    rows_at_death: list[int] = []
+
+    def kill() -> None:
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            rows_at_death.append(_kill_in_the_middle(tmp_path / "ray", rows_at_death, number))
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    (found,) = on_ray([job], address)
+    killer.join(timeout=1)
+    assert len(rows_at_death) == 2, "the run was not killed in the middle"
+    assert caplog.text.count("level 4, lambda 0.01: its process was killed: it begins again") == 2
+    assert len(list((tmp_path / "ray").glob("*/run_*"))) == 1
+    (expected,) = in_one_process([job_of(zarr_cache, tmp_path / "one", 0.01, epochs=40)])
+    assert_same_run(found, expected)
+    assert not found.was_finished
+
+
+def _kill_in_the_middle(out: Path, rows_before: Sequence[int], number: int) -> int:
+    """Send a signal to who trains when more epochs are behind it; return how many."""
+    least = rows_before[-1] + 5 if rows_before else 5
+    while True:
+        time.sleep(0.01)
+        for run in out.glob("*/run_*"):
+            with suppress(OSError, LookupError):
+                rows = len((run / "metrics.csv").read_text().splitlines())
+                if rows >= least:
+                    os.kill(who_holds(run / LOCK_NAME), number)
+                    return rows
+
+
+def test_stopped_study_has_saved_and_the_same_command_goes_on(
+    zarr_cache: TinyCache, tmp_path: Path, address: str
+) -> None:
+    # Of four cores a task takes all of a node: the third run has not begun.
+    jobs = [job_of(zarr_cache, tmp_path, lmbda, epochs=5000) for lmbda in (0.01, 0.02, 0.03)]
+
+    def stop() -> None:
+        while len(list(tmp_path.glob("*/run_*/last_model.pth"))) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop, daemon=True).start()
+    outcomes = on_ray(jobs, address, num_cpus=2)
+    assert len(outcomes) == 3
+    for outcome in outcomes:
+        assert outcome.exit_code == 128 + signal.SIGINT
+        assert outcome.error is not None
+        assert outcome.error.startswith("stopped by SIGINT")
+    runs = list(tmp_path.glob("*/run_*"))
+    assert len(runs) == 2
+    for run in runs:
+        assert RunRecord.load(run).finished is None
+        assert not (run / LOCK_NAME).exists()
+
+
+NOWHERE = "127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--jobs", "2"), "--jobs: is done on this machine alone: leave out --ray"),
+        ((), f"--ray {NOWHERE}: nobody answers there"),
+    ],
+)
+def test_what_a_cluster_does_not_do_is_refused_in_one_line(
+    study: TinyStudy, tmp_path: Path, options: Sequence[str], told: str
+) -> None:
+    result = call(study, tmp_path, "--level", "4", "--ray", NOWHERE, *options)
+    assert result.exit_code == 1
+    assert told in result.stderr.splitlines()[-1]
+
+
+def test_ranks_of_torchrun_and_to_begin_anew_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--ray: its tasks train one run each"):
+        refuse_beside_ray(World(rank=0, size=2), resume="auto")
+    with pytest.raises(ConfigError, match="--resume never: with --ray a task that dies goes on"):
+        refuse_beside_ray(ALONE, resume="never")
+
+
+def test_dry_run_needs_no_cluster(study: TinyStudy, tmp_path: Path) -> None:
+    options = ("--level", "all", "--coarse-to-fine", "--dry-run")
+    on_cluster = call(study, tmp_path, *options, "--ray", NOWHERE, "--ray-gpus", "0.5")
+    assert on_cluster.exit_code == 0, on_cluster.output
+    assert on_cluster.stdout == call(study, tmp_path, *options).stdout
