@@ -80,7 +80,7 @@ def _override(name: str, value: object) -> tuple[str, ...]:
 @click.option("--verify", is_flag=True, help="Check every stored byte; compute nothing.")
 @ray_option("Compute")
 @click.option(
-    "--ray-cores",
+    "--ray-cpus",
     type=click.IntRange(1),
     help="Cores of each worker on Ray; it has one GPU, or none where the cluster has none "
     "(default: a node's cores divided by its GPUs; all, 16 at most, without).",
@@ -93,7 +93,7 @@ def extract_features(
     splits: tuple[str, ...], levels: str | None, dtype: str | None, crop: int | None,
     container: str | None, batch_size: int | None, workers: int | None, limit: int | None,
     skip_bad_images: bool, dry_run: bool, num_nodes: int | None, overwrite: bool, verify: bool,
-    ray_address: str | None, ray_cores: int | None,
+    ray_address: str | None, ray_cpus: int | None,
     detection_checkpoint: str | None, config: str | None, overrides: tuple[str, ...],
     features: FeaturesPlace, device: str, log_level: str,
 ) -> None:  # fmt: skip
@@ -112,7 +112,7 @@ def extract_features(
     setup_logging(log_level)
     share_cores()
     check_ray_options(
-        ray_address, needing_it={"--ray-cores": ray_cores},
+        ray_address, needing_it={"--ray-cpus": ray_cpus},
         never_with_it={
             "--dry-run": dry_run, "--verify": verify, **at_urls(features.given),
         },
@@ -178,7 +178,7 @@ def extract_features(
     promised_bytes = 0
     with on_ray(
         ray_address, settings.detector, detector.weights_sha256, device=device,
-        num_cores=ray_cores, batch_size=batch_size, num_decoding=workers,
+        num_cores=ray_cpus, batch_size=batch_size, num_decoding=workers,
     ) as elsewhere:  # fmt: skip
         for split, images in image_sets.items():
             views = with_views(images, settings.data.splits[split].augmentation)

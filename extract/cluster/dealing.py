@@ -42,7 +42,7 @@ class Dealer:
             if self._deaths[unit.index] >= _MOST_DEATHS:
                 raise MachineError(
                     f"{_MOST_DEATHS} workers died over unit {unit.index}, the last of this: "
-                    f"{reason}: if memory is short, give each more cores (--ray-cores) or fewer "
+                    f"{reason}: if memory is short, give each more cores (--ray-cpus) or fewer "
                     "images at once (--batch-size), and run the same command again"
                 )
         self.give_back(lost)

@@ -59,7 +59,7 @@ def workers_of(cluster: Cluster, device: str, num_cores: int | None) -> Workers:
         number = sum(int(node.num_cpus // cores) for node in nodes)
     if number == 0:
         raise ConfigError(
-            f"--ray-cores {cores}: no node of the cluster has as many, the largest has {most:g}: "
+            f"--ray-cpus {cores}: no node of the cluster has as many, the largest has {most:g}: "
             "give fewer"
         )
     return Workers(number=number, num_cores=cores, num_gpus=num_gpus)

@@ -325,7 +325,7 @@ def test_an_error_passes_between_processes_as_it_is() -> None:
     [
         (["--ray", "--dry-run"], "--dry-run: is done on this machine alone: leave out --ray"),
         (["--ray", "--verify"], "--verify: is done on this machine alone: leave out --ray"),
-        (["--ray-cores", "2"], "--ray-cores: is of workers on a cluster: add --ray"),
+        (["--ray-cpus", "2"], "--ray-cpus: is of workers on a cluster: add --ray"),
     ],
 )
 def test_options_that_contradict_ray_are_one_line(options: list[str], message: str) -> None:

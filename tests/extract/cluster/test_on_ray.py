@@ -92,7 +92,7 @@ def test_killing_workers_the_command_and_a_node_loses_nothing_and_stores_nothing
 ) -> None:
     whole = must_extract(long_config, tmp_path / "whole")
     folder, output = tmp_path / "ray" / "train", tmp_path / "output"
-    options = ["--ray", ray_nodes.address, "--ray-cores", "1"]
+    options = ["--ray", ray_nodes.address, "--ray-cpus", "1"]
 
     before = set(actors())
     process = start_extraction(long_config, tmp_path / "ray", output, *options)
@@ -165,7 +165,7 @@ def test_a_worker_has_a_gpu_where_there_are_some_and_cores_of_one_node(
     [
         ("cuda", None, r"^--ray: --device cuda: no node of this cluster has a GPU: use cpu$"),
         ("cuda:1", None, r"^--ray: --device cuda:1: which GPU it is Ray chooses: use cuda$"),
-        ("cpu", 13, r"^--ray-cores 13: no node of the cluster has as many, the largest has 12:"),
+        ("cpu", 13, r"^--ray-cpus 13: no node of the cluster has as many, the largest has 12:"),
     ],
 )
 def test_what_a_cluster_does_not_have_is_told(device: str, cores: int | None, message: str) -> None:
