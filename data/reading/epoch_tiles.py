@@ -140,8 +140,12 @@ class Epoch:
         return [level.num_values(block.part, block.tile_hw) for level in self._levels]
 
     def prefetch_next(self, blocks: Sequence[Block], number: int) -> None:
-        """Have the system read the block after that number; before the first one, that one too."""
-        for block in blocks[0 if number == 0 else number + 1 : number + 2]:
+        """Have the system read the block after that number; before the first one, that one too.
+
+        Of a remote cache several blocks are on their way.
+        """
+        ahead = max(level.blocks_ahead for level in self._levels)
+        for block in blocks[0 if number == 0 else number + ahead : number + ahead + 1]:
             self._prefetch(block)
 
     def _prefetch(self, block: Block) -> None:

@@ -24,6 +24,7 @@ from data.coding.byte_code import ByteCode
 from data.remote.held_level import HeldLevel
 from data.system.array_files import MappedFiles, is_remote
 
+_BLOCKS_AHEAD = 4
 _AHEAD_BYTES, _MOST_AHEAD = 2**26, 256  # of a remote cache whose samples are read one by one
 
 Verify = Literal["auto", "on_open", "size"]
@@ -94,6 +95,11 @@ class LevelReader:
     def dtype(self) -> np.dtype[np.generic]:
         """Stored dtype: float16, float32, or uint8, whose values `code` tells."""
         return np.dtype(self.manifest.dtype)
+
+    @property
+    def blocks_ahead(self) -> int:
+        """How many blocks of a stream are read ahead: of a remote cache several, as each waits."""
+        return 1 if self._remote is None else _BLOCKS_AHEAD
 
     @property
     def code(self) -> ByteCode | None:

@@ -95,6 +95,11 @@ class Tiles:
                 # Reading ahead would fetch what lies between the crops.
                 reader.files.expect_random_reads()
 
+    @property
+    def blocks_ahead(self) -> int:
+        """How many blocks are to be fetched before they are copied."""
+        return max(reader.blocks_ahead for reader in self._readers)
+
     def num_values(self, part: slice, tile: tuple[int, int]) -> int:
         """Return how many values the tiles hold."""
         height, width = self._own(tile)
