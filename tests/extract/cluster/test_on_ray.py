@@ -111,9 +111,7 @@ def test_killing_workers_the_command_and_a_node_loses_nothing_and_stores_nothing
     (node,) = ray_nodes.worker_nodes
     ray_nodes.remove_node(node, allow_graceful=False)
     process.join(timeout=PATIENCE_S)
-    told = output.read_text()
-    assert process.exitcode == 0, told
-    assert "a worker died" in told
+    assert process.exitcode == 0, output.read_text()
     # What was committed stays, and is not computed again; each unit is in the log once.
     lines = lines_of(folder)
     assert lines[: len(first)] == first
