@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.plain_json import parse_json
 from data.system.array_files import give_space_back, write_all
 from data.system.atomic_files import write_atomically
 
@@ -53,7 +54,7 @@ def tag_of(shard: Path) -> str | None:
     """Return which remote content a shard is of; None if it is nobody's but ours, or not there."""
     try:
         with held_path(shard).open("rb") as file:
-            head = json.loads(file.read(_HEAD_BYTES))
+            head = parse_json(file.read(_HEAD_BYTES))
         return str(head["tag"]) if shard.exists() else None
     except (OSError, ValueError, KeyError):
         return None
@@ -76,13 +77,14 @@ class HeldShard:
     def __init__(self, shard: Path) -> None:
         self.path = shard
         with held_path(shard).open("rb") as file:
-            head = json.loads(file.read(_HEAD_BYTES))
+            head = parse_json(file.read(_HEAD_BYTES))
         num_samples = int(head["num_samples"])
         self.sample_bytes = int(head["sample_bytes"])
         self.is_settled = head["boot"] == _boot()
         """Whether what was written is there: after a power cut a count may be, and no sample."""
         self._counts_at = _HEAD_BYTES + 8 * num_samples
-        shared = np.memmap(held_path(shard), dtype=np.uint8, mode="r")
+        known = held_path(shard)
+        shared = np.memmap(known, dtype=np.uint8, mode="r")
         self.offsets: NDArray[Any] = np.array(shared[_HEAD_BYTES : self._counts_at]).view("<i8")
         self.counts: NDArray[Any] = shared[self._counts_at :].view("<u4")
         """How often each sample came or went, uint32 [n]: odd if it is there."""

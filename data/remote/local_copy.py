@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from configs.errors import CacheError
 from configs.given_files import inside
+from configs.plain_json import parse_json
 from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import FILE_NAME as LOG_NAME
 from data.cache.containers import STORES
@@ -65,7 +66,7 @@ class LocalCopy:
     def at(cls, folder: Path) -> LocalCopy | None:
         """Return what a folder is a copy of; None for a cache that lies here itself."""
         try:
-            said = json.loads((folder / _MARK).read_bytes())
+            said = parse_json((folder / _MARK).read_bytes())
         except FileNotFoundError:
             return None
         room = LocalRoom(Path(said["local_cache"]), int(said["max_bytes"]))

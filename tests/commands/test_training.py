@@ -53,7 +53,14 @@ def train_without_detector(options: Sequence[str]) -> list[str]:
     unused = {"data.images.image_sets", "data.images.scenes", "analyze", "pycocotools"}
     allowed = {
         f"extract.detector{name}"
-        for name in ("", ".freshness", ".weights", ".pytorch_files", ".state_dicts")
+        for name in (
+            "",
+            ".freshness",
+            ".honest_size",
+            ".pytorch_files",
+            ".state_dicts",
+            ".weights",
+        )
     }
     found = {name for name in sys.modules if name in unused or name.startswith("extract.")}
     return sorted(found - allowed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ def ray_nodes(num_nodes: int, **each: Any) -> Iterator[str]:
 
     short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets are short
     cluster = Cluster()
-    with pytest.MonkeyPatch.context() as patched:
+    with own_signals(), pytest.MonkeyPatch.context() as patched:
         for name, value in {
             "USAGE_STATS_ENABLED": 0,
             "AUTH_MODE": "disabled",
@@ -42,6 +43,16 @@ def ray_nodes(num_nodes: int, **each: Any) -> Iterator[str]:
         finally:
             cluster.shutdown()
             shutil.rmtree(short, ignore_errors=True)
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Keep this process's way to end, which Ray's nodes replace by one of theirs."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def who_holds(lock: Path) -> int:

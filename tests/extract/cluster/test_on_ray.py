@@ -22,6 +22,7 @@ from data.verification.check import verify_cache
 from extract.cluster.on_ray import Workers, workers_of
 from tests.support.extraction import must_extract, shard_bytes, write_config
 from tests.support.extraction_process import start_extraction
+from tests.support.ray_nodes import own_signals
 
 PATIENCE_S = 600.0  # on a machine with much else to do
 _LITTLE = {
@@ -37,7 +38,7 @@ def ray_nodes() -> Iterator[Any]:
     short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets are short
     nodes = utils.Cluster()
     noticed = {"health_check_period_ms": 500, "health_check_failure_threshold": 10}
-    with pytest.MonkeyPatch.context() as patched:
+    with own_signals(), pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patched.setenv("RAY_AUTH_MODE", "disabled")
         patched.setenv("RAY_TMPDIR", short)

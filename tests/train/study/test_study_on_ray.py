@@ -146,15 +146,15 @@ def test_stopped_study_has_saved_and_the_same_command_goes_on(
     def stop() -> None:
         while len(list(tmp_path.glob("*/run_*/last_model.pth"))) < 2:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
     outcomes = on_ray(jobs, address, num_cpus=2)
     assert len(outcomes) == 3
     for outcome in outcomes:
-        assert outcome.exit_code == 128 + signal.SIGINT
+        assert outcome.exit_code == 128 + signal.SIGTERM
         assert outcome.error is not None
-        assert outcome.error.startswith("stopped by SIGINT")
+        assert outcome.error.startswith("stopped by SIGTERM")
     runs = list(tmp_path.glob("*/run_*"))
     assert len(runs) == 2
     for run in runs:
