@@ -188,7 +188,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analyze.analysis.level_pictures", lambda *_: ())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def object_server() -> Iterator[ObjectServer]:
     """A server of objects that speaks S3, on loopback; what it holds is in memory."""
     pytest.importorskip("obstore", reason="needs the extra [remote]")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class ObjectServer:
     def new_bucket(self) -> str:
         """Make an empty bucket and return its URL."""
         name = f"bucket-{next(self._numbers)}"
-        urlopen(Request(f"{self.endpoint}/{name}", method="PUT")).close()
+        # urlopen keeps for ever what its first caller's environment said of proxies.
+        direct = build_opener(ProxyHandler({}))
+        direct.open(Request(f"{self.endpoint}/{name}", method="PUT")).close()
         return f"s3://{name}"
 
     def environment(self, endpoint: str | None = None) -> dict[str, str]:

