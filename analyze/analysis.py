@@ -15,7 +15,13 @@ from analyze.anchors.anchor_points import AnchorStudy
 from analyze.anchors.anchor_split import AnchorSplit
 from analyze.anchors.anchor_study import study_anchors
 from analyze.anchors.catalogue import find_anchor
-from analyze.choosing import find_allocations, measured_runs, measured_split, open_choosing
+from analyze.choosing import (
+    find_allocations,
+    measured_runs,
+    measured_split,
+    open_choosing,
+    split_of,
+)
 from analyze.curves.approach_figures import approach_figures
 from analyze.curves.comparison import compare
 from analyze.detection.sensitivity import Sensitivity, measure_sensitivity
@@ -39,7 +45,7 @@ from analyze.measure.find_runs import (
 )
 from analyze.measure.level_results import analysis_result
 from analyze.measure.matrix import Matrix, left_out, matrix_runs, measure_matrix
-from analyze.measure.split import Split, has_cache, open_split
+from analyze.measure.split import Split, has_cache
 from analyze.plots.picture_study import level_pictures, worst
 from analyze.report.findings import Findings
 from analyze.request import AnalysisRequest, Wanted
@@ -71,13 +77,7 @@ def analyze(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept:
         return Findings(result=dataclasses.replace(result, next_step=step), trained=trained)
     with ExitStack() as stack:
         choosing = stack.enter_context(open_choosing(request, wanted, cache, models.device))
-        split = stack.enter_context(
-            open_split(
-                cache, request.split, request.config,
-                device=models.device, limit=request.limit, classes=request.classes,
-                options=request.options,
-            )
-        )  # fmt: skip
+        split = stack.enter_context(split_of(request, cache, models.device))
         found = trained_runs(folders, cache, models)
         newest = newest_found(request, found, split)
         folder = Path(stack.enter_context(scratch_folder(Path(scratch))))

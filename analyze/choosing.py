@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ class Choosing:
     """Places of the split's own images: for each fold those of all others choose."""
 
 
+def split_of(
+    request: AnalysisRequest, cache: CacheFolder, device: str, split: str | None = None
+) -> AbstractContextManager[Split]:
+    """Open a split's cache as a request says, its own split unless another is named."""
+    return open_split(
+        cache, split or request.split, request.config,
+        device=device, limit=request.limit, classes=request.classes, options=request.options,
+    )  # fmt: skip
+
+
 @contextmanager
 def open_choosing(
     request: AnalysisRequest, wanted: Wanted, cache: CacheFolder, device: str
@@ -52,11 +62,8 @@ def open_choosing(
         samples = cache.manifest.samples[: request.limit]
         yield Choosing(folds=folds_of([each.file for each in samples], wanted.cross_fit))
     elif wanted.choose_on:
-        with open_split(
-            cache_beside(cache, wanted.choose_on, request.options),
-            wanted.choose_on, request.config,
-            device=device, limit=request.limit, classes=request.classes, options=request.options,
-        ) as other:  # fmt: skip
+        beside = cache_beside(cache, wanted.choose_on, request.options)
+        with split_of(request, beside, device, wanted.choose_on) as other:
             yield Choosing(split=other)
     else:
         yield Choosing()

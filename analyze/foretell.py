@@ -10,7 +10,7 @@ from pathlib import Path
 from analyze.allocation.choice import looked_at_to_choose
 from analyze.allocation.search import most_verified
 from analyze.analysis import found_runs, models_of, runs_of, shared_runs
-from analyze.choosing import open_choosing
+from analyze.choosing import open_choosing, split_of
 from analyze.facts.candidates import Candidate, plan_of, runs_by_seed
 from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import Part
@@ -19,7 +19,7 @@ from analyze.fused.fused_study import fused_due
 from analyze.measure.decoded_levels import DecodedLevels, scratch_bytes
 from analyze.measure.detection_study import DetectionStudy, Parts
 from analyze.measure.level_results import first_looked_at, shared_pyramids, wanted_combinations
-from analyze.measure.split import Split, open_split
+from analyze.measure.split import Split
 from analyze.measure.stage_timing import Forecast, Stage, StageTiming, few_images
 from analyze.request import AnalysisRequest, Wanted
 from configs.errors import ConfigError
@@ -36,12 +36,8 @@ def foretell(request: AnalysisRequest, wanted: Wanted, scratch: Path | str, kept
     cache = CacheFolder(request.cache)
     with (
         open_choosing(request, wanted, cache, models.device) as choosing,
-        open_split(
-            cache, request.split, request.config,
-            device=models.device, limit=request.limit, classes=request.classes,
-            options=request.options,
-        ) as split,
-    ):  # fmt: skip
+        split_of(request, cache, models.device) as split,
+    ):
         found = found_runs(request, split, models)
         runs = runs_of(request, split, models)
         if not runs and not found.fused:

@@ -23,7 +23,7 @@ from analyze.analysis import (
 from analyze.anchors.anchor_split import AnchorSplit
 from analyze.anchors.anchor_study import keep_point, unknown_points
 from analyze.anchors.catalogue import find_anchor
-from analyze.choosing import open_choosing
+from analyze.choosing import open_choosing, split_of
 from analyze.facts.candidates import Candidate
 from analyze.facts.kept_results import Kept
 from analyze.facts.sent_parts import Part
@@ -31,7 +31,7 @@ from analyze.fused.fused_study import fused_due, study_fused
 from analyze.measure.decoded_levels import DecodedLevels
 from analyze.measure.detection_study import DetectionStudy
 from analyze.measure.level_rate_distortion import is_measured, measured_run
-from analyze.measure.split import Split, has_cache, open_split
+from analyze.measure.split import Split, has_cache
 from analyze.request import AnalysisRequest, Wanted
 from analyze.streams.unsent_levels import overhead
 from data.cache.cache_folder import CacheFolder
@@ -185,13 +185,9 @@ def measure_piece(
 def _opened(request: AnalysisRequest, scratch: Path, kept: Kept) -> Iterator[Opened]:
     models = models_of(request)
     with (
-        open_split(
-            CacheFolder(request.cache), request.split, request.config,
-            device=models.device, limit=request.limit, classes=request.classes,
-            options=request.options,
-        ) as split,
+        split_of(request, CacheFolder(request.cache), models.device) as split,
         scratch_folder(scratch) as folder,
-    ):  # fmt: skip
+    ):
         decoded = DecodedLevels(Path(folder), split.readers, split.num_images, models)
         yield Opened(
             split=split,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.errors import CacheError
 from configs.options import FeaturesPlace
-from data.places.local_copies import usual_folder
+from data.places.local_copies import LocalCopies, copies_in
 from data.places.object_store import RemoteFolder, is_url
 from data.remote.local_copy import LocalCopy
 from data.remote.local_room import LocalRoom
@@ -23,7 +23,7 @@ def features_root(
     """
     if place.given is None or not is_url(place.given):
         return Path(place.given or usual)
-    folder = Path(place.local_cache) if place.local_cache else usual_folder()
+    folder = copies_in(place.local_cache).folder
     room = LocalRoom(folder.absolute(), int(place.local_cache_gb * 1e9))
     room.require_holes()
     return open_copies(place.given, splits, room, writing=writing)
@@ -32,7 +32,7 @@ def features_root(
 def open_copies(url: str, splits: Iterable[str], room: LocalRoom, *, writing: bool = False) -> Path:
     """Return the local folder that stands for the caches' folder at a URL, as `features_root`."""
     remote = RemoteFolder(url)
-    root = room.folder / remote.url.replace("://", "/")
+    root = LocalCopies(room.folder).path_of(remote.url)
     named = list(dict.fromkeys(splits))
     for split in [*named, *(name for name in remote.folders() if name not in named)]:
         copy = LocalCopy(root / split, remote / split, room)

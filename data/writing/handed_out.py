@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -101,17 +100,6 @@ class PartFiles:
     def close(self) -> None:
         """Let go of all places."""
         self._opened.close()
-
-    def __enter__(self) -> PartFiles:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _shard_for(self, unit: Unit, level: int, row: int, checksum: str) -> OpenShard | None:
         there = self._due[unit.index].there.get(level)

@@ -90,7 +90,9 @@ class DetectorWorker:
         )  # fmt: skip
         try:
             with (
-                PartFiles(manifest, due, num_threads=writing_threads(self._model)) as parts,
+                closing(
+                    PartFiles(manifest, due, num_threads=writing_threads(self._model))
+                ) as parts,
                 closing(written(batches, parts.write)) as stored,
             ):
                 for _, done in stored:

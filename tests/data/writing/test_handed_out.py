@@ -35,7 +35,7 @@ def maps_of(manifest: Manifest, unit: Unit, more: float = 0.0) -> dict[int, list
 def written_elsewhere(writer: CacheWriter, manifest: Manifest, units: list[Unit]) -> None:
     """Write a package as another process would."""
     due = [writer.hand_out(unit) for unit in units]
-    with PartFiles(manifest, due, num_threads=2) as parts:
+    with closing(PartFiles(manifest, due, num_threads=2)) as parts:
         for unit in units:
             done = parts.write(unit, maps_of(manifest, unit))
             assert done is not None
@@ -85,7 +85,7 @@ def test_a_unit_that_comes_out_otherwise_is_written_anew_at_all_levels(
         log.mark_damaged({1: [3]})
 
     def attempt(writer: CacheWriter, unit: Unit) -> UnitDone:
-        with PartFiles(manifest, [writer.hand_out(unit)], num_threads=1) as parts:
+        with closing(PartFiles(manifest, [writer.hand_out(unit)], num_threads=1)) as parts:
             done = parts.write(unit, maps_of(manifest, unit, more=2.0))
         assert done is not None
         return done
@@ -127,6 +127,6 @@ def test_the_places_of_a_unit_are_locked_until_who_has_it_is_done(
         unit = writer.pending[0]
         due = writer.hand_out(unit)
         part, size = due.places[level][0], manifest.sample_bytes(level, unit.bucket)
-        with PartFiles(manifest, [due], num_threads=1):
+        with closing(PartFiles(manifest, [due], num_threads=1)):
             assert result_of(is_locked, part, size)
         assert not result_of(is_locked, part, size)
