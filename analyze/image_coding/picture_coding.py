@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from configs.errors import CacheError, ConfigError
 
+_THREADS = Path("/proc/self/task")
 _RATE = Fraction(25)  # of no consequence for one picture, but encoders want one
 
 
@@ -150,6 +153,8 @@ def encode_planes(
     context.time_base, context.framerate = 1 / _RATE, _RATE
     context.options = encoder.options(quantiser)
     try:
+        with _same_priority():
+            context.open()
         packets = [*context.encode(frame), *context.encode(None)]
     except av.FFmpegError as error:
         raise ConfigError(
@@ -157,6 +162,25 @@ def encode_planes(
             "leave this anchor out"
         ) from error
     return b"".join(bytes(packet) for packet in packets)
+
+
+@contextmanager
+def _same_priority() -> Iterator[None]:
+    """Give this thread, and those begun inside, the priority that this one had before.
+
+    SVT-AV1 in root's hands makes the thread that opens it, and all of its own, real-time ones
+    (SCHED_FIFO at 99), and leaves the former so for good: what it computes after, and whatever
+    process it starts, would keep all others from its cores.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    others = set(_THREADS.iterdir())
+    try:
+        yield
+    finally:
+        begun = set(_THREADS.iterdir()) - others
+        for thread in (0, *(int(entry.name) for entry in begun)):
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setscheduler(thread, policy, parameters)
 
 
 def decode_planes(

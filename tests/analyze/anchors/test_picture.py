@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -64,6 +66,19 @@ def test_every_map_comes_back_from_its_picture(height: int, width: int, channels
     assert min(picture.shape) >= 64
     assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
     np.testing.assert_array_equal(untile(picture, (height, width), channels), values)
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_an_encoder_leaves_the_priority_of_this_process_as_it_was(name: str) -> None:
+    def policies() -> dict[str, int]:
+        threads = [entry.name for entry in Path("/proc/self/task").iterdir()]
+        return {thread: os.sched_getscheduler(int(thread)) for thread in threads}
+
+    before = policies()
+    encode_picture(np.zeros((64, 64), dtype=np.uint16), ENCODERS[name], 30, 8)
+    after = policies()
+    assert set(after.values()) == {os.SCHED_OTHER}
+    assert after.items() >= before.items()
 
 
 @pytest.mark.parametrize("bit_depth", [8, 10])
