@@ -34,13 +34,15 @@ PART_BYTES = 8 * 2**20
 """Of an object that is sent in parts, and the most that one request for bytes is worth."""
 _PARTS_IN_FLIGHT = 12
 
-_NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
+_NO_BUCKET = re.compile(
+    "NoSuchBucket|ContainerNotFound|ResourceNotFound|bucket does not exist", re.IGNORECASE
+)
 # Where credentials are looked for last: what a cloud tells its own machines.
 _NO_CREDENTIALS = re.compile(
     r"169\.254\.|metadata\.google|token request|Account must be|Missing \w*Key|credential",
     re.IGNORECASE,
 )
-_REFUSED = re.compile("SignatureDoesNotMatch|InvalidAccessKeyId|code: 40[13]")
+_REFUSED = re.compile("SignatureDoesNotMatch|InvalidAccessKeyId|Invalid Access Key|code: 40[13]")
 _BROKEN_OFF = re.compile("response body error|IncompleteBody|IncompleteMessage")
 _UNREACHED = re.compile(r"after \d+ retries|error sending request|HTTP error|code: 5\d\d")
 
@@ -50,6 +52,8 @@ _CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 _ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_ENDPOINT"}
+_ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
+_ENDPOINTS = (*_ENDPOINT.values(), "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:
@@ -121,7 +125,7 @@ class RemoteFolder:
                 self.store, name, content,
                 chunk_size=PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT,
             )  # fmt: skip
-            return str(done["e_tag"])
+            return _tag(done["e_tag"])
 
         return self._asked("write", name, send)
 
@@ -169,7 +173,7 @@ class RemoteFolder:
         found = self._asked(
             "list", prefix, lambda: self._client.list(self.store, prefix or None).collect()
         )
-        return {each["path"]: (each["size"], str(each["e_tag"])) for each in found}
+        return {each["path"]: (each["size"], _tag(each["e_tag"])) for each in found}
 
     def folders(self) -> list[str]:
         """Return the names of the folders right below, in order."""
@@ -193,7 +197,7 @@ class RemoteFolder:
     def version(self, name: str) -> str:
         """Return one object's tag, as `versions`."""
         found = self._asked("read", name, partial(self._client.head, self.store, name))
-        return str(found["e_tag"])
+        return _tag(found["e_tag"])
 
     def _asked(self, verb: str, name: str, ask: Callable[[], Result]) -> Result:
         """Return what the store answers; again if the answer breaks off, which obstore leaves."""
@@ -211,12 +215,22 @@ class RemoteFolder:
             wait_s = min(2 * wait_s, 5)
 
 
+def _tag(said: str | None) -> str:
+    """Return a tag in quotes: Azure has none around those that it lists."""
+    return '"{}"'.format((said or "").strip('"'))
+
+
 def _for_user(error: Exception, scheme: str, place: str, verb: str) -> Exception:
     """Return the line that says what is wrong: with the object, bucket, credentials or network."""
     text = str(error).partition("\n\nDebug source:")[0]
     reason = " ".join(re.sub("<[^>]+>", " ", text).split())
     if _NO_BUCKET.search(text):
         return ConfigError(f"{place}: there is no such bucket: create it, or correct the URL")
+    if "builder error" in text:  # nothing was asked of anybody
+        return ConfigError(
+            f"{place}: {_ENDPOINT[scheme]} (or the key file) names no server that can be asked: "
+            f"correct it; of http://, without TLS, set {_ALLOW_HTTP[scheme]}=true"
+        )
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(2, "No such object", place)
     if _REFUSED.search(text) and "169.254." not in text:
@@ -253,8 +267,8 @@ def _retries() -> RetryConfig:
 def _client_options() -> ClientConfig:
     # Options given here hide the variable of that name; and who names an endpoint by http:// has
     # said so already.
-    endpoints = (os.environ.get(name, "") for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL"))
-    said = (os.environ.get(f"{kind}_ALLOW_HTTP", "") for kind in ("AWS", "GOOGLE", "AZURE"))
+    endpoints = (os.environ.get(name, "") for name in _ENDPOINTS)
+    said = (os.environ.get(name, "") for name in _ALLOW_HTTP.values())
     plain = any(url.startswith("http://") for url in endpoints)
     return {
         "allow_http": plain or any(value.lower() in ("1", "true", "yes", "on") for value in said),

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +69,62 @@ def test_store_out_of_reach_is_one_line(bucket_url: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(PassingError, match=r"did not answer for 0.3 s: check .*AWS_ENDPOINT_URL"):
         RemoteFolder(bucket_url).get("a")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment of gs:// and az:// on loopback, where nobody listens; the key file of gs."""
+    pytest.importorskip("obstore", reason="needs the extra [remote]")
+    key_file = tmp_path / "key.json"
+    names = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+    key_file.write_text(json.dumps({"disable_oauth": True, **names}))
+    for name, value in {
+        "GOOGLE_SERVICE_ACCOUNT": str(key_file), "GOOGLE_BASE_URL": "http://127.0.0.1:9",
+        "AZURE_STORAGE_ACCOUNT_NAME": "some", "AZURE_STORAGE_ACCOUNT_KEY": "c29tZQ==",
+        "AZURE_ENDPOINT": "http://127.0.0.1:9/some",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("data.places.object_store.RETRY_TIME_S", 0.3)
+    return key_file
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable"), [("gs", "GOOGLE_BASE_URL"), ("az", "AZURE_ENDPOINT")]
+)
+def test_server_of_ones_own_is_asked_without_tls_if_it_says_http(
+    elsewhere: Path, kind: str, variable: str
+) -> None:
+    with pytest.raises(PassingError, match=rf"did not answer for 0.3 s: check .*{variable}"):
+        RemoteFolder(f"{kind}://bucket/x").get("a")
+
+
+def test_server_that_cannot_be_asked_is_not_said_to_be_away(elsewhere: Path) -> None:
+    said = json.loads(elsewhere.read_text()) | {"gcs_base_url": "http://127.0.0.1:9"}
+    elsewhere.write_text(json.dumps(said))
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("GOOGLE_BASE_URL", "AZURE_ENDPOINT"):
+            patched.delenv(name)
+        with pytest.raises(ConfigError, match=r"names no server .*set GOOGLE_ALLOW_HTTP=true$"):
+            RemoteFolder("gs://bucket/x").get("a")
+
+
+def test_key_that_is_none_is_one_line(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "x")
+    with pytest.raises(ConfigError, match=r"with these credentials: set AZURE_STORAGE_ACCOUNT_NA"):
+        RemoteFolder("az://bucket/x").get("a")
+
+
+def test_tag_is_the_same_whether_written_listed_or_asked_for(elsewhere: Path) -> None:
+    folder = RemoteFolder("az://bucket/x")
+    folder._client = SimpleNamespace(  # type: ignore[assignment]  # as Azure answers
+        put=lambda *_, **__: {"e_tag": '"0x8D"'},
+        head=lambda *_: {"e_tag": '"0x8D"'},
+        list=lambda *_: SimpleNamespace(
+            collect=lambda: [{"path": "a", "size": 1, "e_tag": "0x8D"}]
+        ),
+    )
+    tags = (folder.put("a", b"1"), folder.version("a"), folder.versions()["a"][1])
+    assert tags == ('"0x8D"',) * 3  # as S3 answers, and copies made of it have noted
 
 
 def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
