@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from configs.errors import ConfigError, UserError, lack_of_memory
+from configs.known_places import line_of
 from configs.log_setup import LOG_LEVELS
 from configs.schema.folder_names import path_component
 
@@ -206,7 +207,7 @@ def run_command(function: Command) -> Command:
             click.echo("Error: stopped by SIGTERM: the same command goes on from there", err=True)
             raise
         except UserError as error:
-            shown = click.ClickException(" ".join(str(error).split()))
+            shown = click.ClickException(line_of(error))
             shown.exit_code = error.exit_code  # type: ignore[misc]
             raise shown from error
         except (MemoryError, RuntimeError) as error:

@@ -18,6 +18,7 @@ from configs.cluster_options import (
 )
 from configs.cores import share_cores
 from configs.errors import BadImageError, ConfigError
+from configs.known_places import told
 from configs.log_setup import setup_logging
 from configs.options import (
     FeaturesPlace,
@@ -211,14 +212,16 @@ def extract_features(
                 click.echo(
                     f"{split}: {done.num_new_images} images, {done.num_new_bytes / 1e9:.3f} GB in "
                     f"{done.seconds:.1f} s ({done.num_new_images / done.seconds:.2f} images/s) "
-                    f"-> {root / split}"
+                    f"-> {told(root / split)}"
                 )
                 if done.busy:
                     shares = ", ".join(f"{stage} {share:.0%}" for stage, share in done.busy.items())
                     log.info("%s: share of the time at work, side by side: %s", split, shares)
             else:
                 _tell_finished(root / split, done.num_images)
-            _tell_skipped(images, f"were skipped as unreadable: see {root / split / FILE_NAME}")
+            _tell_skipped(
+                images, f"were skipped as unreadable: see {told(root / split / FILE_NAME)}"
+            )
 
 
 def _is_finished(folder: Path, images: ImageSet, settings: Config) -> bool:
@@ -234,7 +237,7 @@ def _is_finished(folder: Path, images: ImageSet, settings: Config) -> bool:
 
 
 def _tell_finished(folder: Path, num_images: int) -> None:
-    click.echo(f"{folder.name}: all {num_images} images are in {folder} already")
+    click.echo(f"{folder.name}: all {num_images} images are in {told(folder)} already")
 
 
 @contextmanager

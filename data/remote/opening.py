@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from configs.errors import CacheError
+from configs.known_places import call_it
 from configs.options import FeaturesPlace
 from data.places.local_copies import LocalCopies, copies_in
 from data.places.object_store import RemoteFolder, is_url
@@ -33,10 +34,10 @@ def open_copies(url: str, splits: Iterable[str], room: LocalRoom, *, writing: bo
     """Return the local folder that stands for the caches' folder at a URL, as `features_root`."""
     remote = RemoteFolder(url)
     root = LocalCopies(room.folder).path_of(remote.url)
+    call_it(root, remote.url)
     named = list(dict.fromkeys(splits))
     for split in [*named, *(name for name in remote.folders() if name not in named)]:
         copy = LocalCopy(root / split, remote / split, room)
-        copy.folder.mkdir(parents=True, exist_ok=True)
         with copy.alone():
             copy.mark()
             there = copy.fetch()
