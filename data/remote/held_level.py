@@ -25,6 +25,7 @@ from data.cache.commit_log import expected_checksums
 from data.places.object_store import PART_BYTES
 from data.remote.held_shard import HeldShard
 from data.remote.local_copy import LocalCopy
+from data.remote.local_room import disk_told
 from data.remote.shard_files import open_shards
 
 _REQUESTS = 32  # under way at once
@@ -121,8 +122,9 @@ class HeldLevel:
     def _check_again(self, number: int) -> None:
         shard, row = self._place(number)
         expected = self._checksum(number)
-        if expected is not None and xxhash.xxh3_64_intdigest(shard.content(row)) != expected:
-            shard.drop(row)
+        with disk_told(shard.path):
+            if expected is not None and xxhash.xxh3_64_intdigest(shard.content(row)) != expected:
+                shard.drop(row)
         self._unchecked[number] = False
 
     def _shard_of(self, numbers: NDArray[Any]) -> NDArray[Any]:

@@ -28,7 +28,7 @@ from data.cache.containers import STORES
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.manifest import Manifest
 from data.places.object_store import RemoteFolder, is_tag_of
-from data.remote.local_room import LocalRoom
+from data.remote.local_room import LocalRoom, disk_told
 from data.system.atomic_files import write_atomically
 from data.system.locks import open_locked
 
@@ -83,12 +83,17 @@ class LocalCopy:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Be the only process that changes which files there are."""
-        handle = open_locked(self.folder / _LOCK, waiting=lambda: None)
-        try:
-            yield
-        finally:
-            os.close(handle)
+        """Be the only process that changes which files there are.
+
+        Raises MachineError for what the disk refuses meanwhile.
+        """
+        with disk_told(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = open_locked(self.folder / _LOCK, waiting=lambda: None)
+            try:
+                yield
+            finally:
+                os.close(handle)
 
     def fetch(self) -> bool:
         """Bring what is small up to date; False if there is no manifest, and so nothing to bring.

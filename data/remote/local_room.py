@@ -8,7 +8,8 @@ import os
 import random
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,20 @@ _LOCK = "making-room.lock"
 _TOLD_EACH = 64  # parts of the bound: to look at all files for each sample would take long
 _STAT_BLOCK_BYTES = 512
 _LEFT_FREE = 1 / 16  # of the bound, whenever room is made
+
+
+@contextmanager
+def disk_told(folder: Path) -> Iterator[None]:
+    """Raise MachineError for what the disk refuses; an object that is missing passes as it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise MachineError(
+            f"{error.filename or folder}: cannot be read or written ({error.strerror or error}): "
+            "make room, or choose another --local-cache"
+        ) from error
 
 
 @dataclass
@@ -38,20 +53,18 @@ class LocalRoom:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def require_holes(self) -> None:
-        """Raise ConfigError if the file system takes no space back out of the midst of a file."""
+        """Raise ConfigError if the file system takes no space back out of the midst of a file.
+
+        MachineError if nothing can be written there at all.
+        """
         probe = self.folder / f"probe-{os.getpid()}"
-        try:
+        with disk_told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(bytes(2**13))
-            with probe.open("r+b") as file:
-                give_space_back(file.fileno(), 0, 2**12)
-        except OSError as error:
-            raise ConfigError(
-                f"--local-cache {self.folder}: cannot hold parts of files ({error.strerror}): "
-                "choose a folder on a local disk"
-            ) from error
-        finally:
-            probe.unlink(missing_ok=True)
+            try:
+                probe.write_bytes(bytes(2**13))
+                _require_holes(probe, self.folder)
+            finally:
+                probe.unlink(missing_ok=True)
 
     def took(self, num_bytes: int) -> None:
         """Note that so much was written, and make room if it is time to look whether it is due."""
@@ -64,10 +77,13 @@ class LocalRoom:
 
     def make_room(self) -> None:
         """Take samples away until the bound is kept; nothing if another process is at it."""
-        handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._make_room()
+            handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._make_room()
+            finally:
+                os.close(handle)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -75,16 +91,15 @@ class LocalRoom:
                 f"{self.folder}: no room can be made ({error.strerror}): mend it, or choose "
                 "another --local-cache"
             ) from error
-        finally:
-            os.close(handle)
 
     def _make_room(self) -> None:
         opened: list[tuple[float, Path]] = []
         excess = -self.max_bytes
         for shard in shards_below(self.folder):
             with suppress(FileNotFoundError):  # replaced just now
+                num_bytes = shard.stat().st_blocks * _STAT_BLOCK_BYTES
                 opened.append((held_path(shard).stat().st_mtime, shard))
-                excess += shard.stat().st_blocks * _STAT_BLOCK_BYTES
+                excess += num_bytes
         if excess <= 0:
             return
         excess += int(self.max_bytes * _LEFT_FREE)
@@ -101,16 +116,25 @@ class LocalRoom:
             excess -= _dropped(shard, share, excess)
 
 
+def _require_holes(probe: Path, folder: Path) -> None:
+    try:
+        with probe.open("r+b") as file:
+            give_space_back(file.fileno(), 0, 2**12)
+    except OSError as error:
+        raise ConfigError(
+            f"--local-cache {folder}: cannot hold parts of files ({error.strerror}): choose a "
+            "folder on a local disk"
+        ) from error
+
+
 def _dropped(shard: Path, share: float, most_bytes: int) -> int:
     """Drop a share of what is held of a shard, drawn by lot; return how many bytes that gives."""
-    try:
-        held = HeldShard(shard)
-    except FileNotFoundError:
-        return 0
-    there = held.rows_there()
     given = 0
-    for row in random.sample(there, math.ceil(share * len(there))):
-        if given >= most_bytes:
-            break
-        given += held.drop(row)
+    with suppress(FileNotFoundError):  # replaced just now
+        held = HeldShard(shard)
+        there = held.rows_there()
+        for row in random.sample(there, math.ceil(share * len(there))):
+            if given >= most_bytes:
+                break
+            given += held.drop(row)
     return given

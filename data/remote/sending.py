@@ -131,8 +131,8 @@ class Sender:
         if path.exists() and tag is None:
             return key if len(whole) == len(units) else None  # of ours alone
         if name not in there:
+            path.unlink(missing_ok=True)  # first: with nothing beside it, it would count as ours
             held_path(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
             return None
         size, remote_tag = there[name]
         if len(whole) == len(units):
@@ -142,8 +142,8 @@ class Sender:
         elif whole:
             bring_shard(self._copy, path, size)  # the writer goes on with it
         else:
-            held_path(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)  # the writer begins a new one
+            held_path(path).unlink(missing_ok=True)
         return None
 
     def _send_shard(self, key: Key) -> None:

@@ -39,10 +39,9 @@ def open_shards(copy: LocalCopy, manifest: Manifest, level: int) -> list[HeldSha
                 make_shard(copy, manifest, key, size, tag)
             return path
 
-        paths = at_once(bring, keys)
-    opened = [HeldShard(path) for path in paths]
-    for shard in opened:
-        shard.used_now()
+        opened = [HeldShard(path) for path in at_once(bring, keys)]
+        for shard in opened:
+            shard.used_now()
     return opened
 
 
@@ -81,6 +80,7 @@ def bring_shard(copy: LocalCopy, path: Path, size: int) -> None:
         at_once(fetch, range(0, size, PART_BYTES))
     finally:
         os.close(handle)
+    path.unlink(missing_ok=True)  # first: with nothing beside it, it would count as whole
     held_path(path).unlink(missing_ok=True)
     new.replace(path)
 
@@ -99,9 +99,10 @@ def describe_file(
         manifest.buckets[bucket].samples_per_shard[level], sample_bytes,
     )  # fmt: skip
     if content is not None:
-        held_path(path).unlink(missing_ok=True)
-        content.replace(path)
+        path.unlink(missing_ok=True)  # nor may what was there pass for what is described now
     describe_shard(path, tag, offsets, sample_bytes, whole=whole)
+    if content is not None:
+        content.replace(path)
 
 
 def _new_file(path: Path, size: int) -> Path:

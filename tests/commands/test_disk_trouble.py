@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from analyze.streams.compression import compress_cache
 from analyze.streams.decompression import decompress_folder
 from analyze.streams.ensemble import CodedLevel, DerivedLevel, DroppedLevel, Ensemble
 from configs.config_files import load_config
-from configs.errors import CacheError, MachineError, UserError
+from configs.errors import CacheError, MachineError
 from data.cache.manifest import Manifest
 from data.images.image_sets import load_images
 from extract.features.extraction import extract
@@ -36,7 +35,16 @@ from extract.finetuning.finetune import _locked, _save
 from tests.support.analysis import request_of
 from tests.support.coded_study import make_run
 from tests.support.extraction import TinyCache, fingerprints, plan_of, shard_bytes
-from tests.support.failing_disk import MOMENTS, Moment, failing_disk, slow_disk
+from tests.support.failing_disk import (
+    FULL,
+    MOMENTS,
+    Moment,
+    failing_disk,
+    meets,
+    slow_disk,
+    snapshot,
+    temporary,
+)
 from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.training_process import differences, rows_without_times, training_state
 from train.loop.job import Job
@@ -45,33 +53,10 @@ from train.runs.loaded_models import LoadedModels
 from train.runs.run_folder import find_runs
 
 TARGET = Target(kind="map_drop", value=0.01)
-FULL = "No space left on device"
 ATOMIC: tuple[Moment, ...] = MOMENTS
 """Files that appear whole: opened, written, synced, renamed."""
 AT_ONCE: tuple[Moment, ...] = ("open", "write")
 """Files that nothing is lost with: they are written again."""
-
-
-def snapshot(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def temporary(folder: Path) -> list[str]:
-    """What only an interrupted writer of small files leaves; parts of shards are taken up again."""
-    return [path.name for path in folder.rglob("*") if re.search(r"\.[0-9a-f]{12}\.", path.name)]
-
-
-def meets(
-    pattern: str, moment: Moment, work: Callable[[], object], kind: type[UserError] = UserError
-) -> str:
-    """The line with which the work ends that meets a full disk at this file and moment."""
-    with failing_disk(pattern, moment) as disk, pytest.raises(kind) as caught:
-        work()
-    assert disk.met, f"nobody met {pattern} at {moment}"
-    line = str(caught.value)
-    assert FULL in line
-    assert "\n" not in line
-    return line
 
 
 # Of a run: what is written, in the order of the first time, and the moments of each.

@@ -10,6 +10,7 @@ import builtins
 import errno
 import io
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,11 @@ from typing import Any, Literal
 
 import pytest
 
+from configs.errors import UserError
+
 Moment = Literal["open", "write", "sync", "rename"]
 MOMENTS: tuple[Moment, ...] = ("open", "write", "sync", "rename")
+FULL = os.strerror(errno.ENOSPC)
 
 
 class FailingDisk:
@@ -122,6 +126,29 @@ def failing_disk(pattern: str, moment: Moment, number: int = errno.ENOSPC) -> It
         patched.setattr(os, "replace", renamed(os.replace))
         patched.setattr(Path, "replace", renamed(Path.replace))
         yield disk
+
+
+def meets(
+    pattern: str, moment: Moment, work: Callable[[], object], kind: type[UserError] = UserError,
+    *, number: int = errno.ENOSPC,
+) -> str:  # fmt: skip
+    """The line with which the work ends that meets a full disk at this file and moment."""
+    with failing_disk(pattern, moment, number) as disk, pytest.raises(kind) as caught:
+        work()
+    assert disk.met, f"nobody met {pattern} at {moment}"
+    line = str(caught.value)
+    assert os.strerror(number) in line
+    assert "\n" not in line
+    return line
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def temporary(folder: Path) -> list[str]:
+    """What only an interrupted writer of small files leaves; parts of shards are taken up again."""
+    return [path.name for path in folder.rglob("*") if re.search(r"\.[0-9a-f]{12}\.", path.name)]
 
 
 @contextmanager

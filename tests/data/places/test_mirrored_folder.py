@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from data.places import mirrored_folder
 from data.places.local_copies import LocalCopies
 from data.places.mirrored_folder import MirroredFolder
 from data.places.object_store import RemoteFolder
+from tests.support.failing_disk import MOMENTS, Moment, meets, temporary
 
 Mirrors = Callable[..., MirroredFolder]
 
@@ -121,6 +123,27 @@ def test_file_that_has_changed_in_both_places_is_told_and_stays(mirror_on: Mirro
     assert path.read_text() == "here now"
     path.write_text("there")  # the same after all
     here.fetch()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_fetching_that_meets_trouble_is_one_line_and_the_file_before_stays(
+    mirror_on: Mirrors, number: int
+) -> None:
+    here, there = mirror_on("a"), mirror_on("b")
+    for text in ("1", "22"):
+        write(here, "one", text)
+        here.push()
+        there.fetch()
+    write(here, "one", "333")
+    here.push()
+    trouble: list[tuple[str, Moment]] = [("one.*.part", moment) for moment in MOMENTS]
+    for pattern, moment in [("fetching.lock", "open"), *trouble]:
+        line = meets(pattern, moment, there.fetch, MachineError, number=number)
+        assert line.endswith("make room, or choose another --local-cache")
+        assert text_of(there, "one") == "22"
+        assert temporary(there.path) == []
+    there.fetch()
+    assert text_of(there, "one") == "333"
 
 
 def test_order_of_writing_is_the_order_in_which_files_appear_there(

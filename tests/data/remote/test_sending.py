@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from configs.config_files import load_config
-from configs.errors import CacheError, PassingError
+from configs.errors import CacheError, MachineError, PassingError
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
 from data.cache.plan import samples_by_bucket
@@ -22,6 +23,7 @@ from data.remote.sending import sending
 from data.writing.settle import settle_cache
 from data.writing.writer import CacheWriter
 from tests.support.extraction import TinyCache
+from tests.support.failing_disk import Moment, meets
 from tests.support.remote_caches import opened, send_maps
 from tests.support.small_caches import random_maps, write_maps
 
@@ -102,6 +104,23 @@ def test_shard_is_gone_on_with_whose_last_units_have_no_commit(
     num_units = go_on(bucket_url, tmp_path / "first", zarr_cache)
     # As if the first one had been killed between a shard and the commits of its units.
     RemoteFolder(bucket_url).delete([f"train/commits/{num_units - 1}.json"])
+    assert go_on(bucket_url, tmp_path / "second", zarr_cache) == 1
+    same_content(bucket_url, zarr_cache)
+
+
+def test_shard_that_cannot_be_brought_to_be_gone_on_with_is_one_line_and_nothing_is_sent(
+    bucket_url: str, zarr_cache: TinyCache, tmp_path: Path
+) -> None:
+    num_units = go_on(bucket_url, tmp_path / "first", zarr_cache)
+    RemoteFolder(bucket_url).delete([f"train/commits/{num_units - 1}.json"])
+    before = RemoteFolder(bucket_url).versions()
+    moments: tuple[Moment, ...] = ("open", "write", "rename")
+    for moment in moments:
+        meets(
+            "c.*.new", moment, lambda: go_on(bucket_url, tmp_path / "second", zarr_cache),
+            MachineError, number=errno.EIO,
+        )  # fmt: skip
+        assert RemoteFolder(bucket_url).versions() == before
     assert go_on(bucket_url, tmp_path / "second", zarr_cache) == 1
     same_content(bucket_url, zarr_cache)
 
