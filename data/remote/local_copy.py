@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import xxhash
+
 from configs.errors import CacheError
 from configs.given_files import inside
 from configs.plain_json import parse_json
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _MARK = "remote.json"
 _LOCK = "opening.lock"
+_TAGS = "tags.json"
 COMMITS = "commits"
 PLAN_NAME = f"{COMMITS}/plan.json"
 """The object that has the line which names the manifest; the others are of units."""
@@ -156,10 +159,26 @@ class LocalCopy:
     ) -> dict[str, bytes]:  # fmt: skip
         """Return what objects hold now; what is here already is not asked for again."""
         names = list(wanted)
-        known = {n: own[n] for n in names if n in own and is_tag_of(versions[n][1], own[n])}
+        tags, noted = {name: versions[name][1] for name in names}, self._noted_tags()
+
+        def is_as_here(name: str, here: bytes) -> bool:
+            return is_tag_of(tags[name], here) or noted.get(name) == _pair(tags[name], here)
+
+        known = {name: own[name] for name in names if name in own and is_as_here(name, own[name])}
         lacking = [name for name in names if name not in known]
         found = dict(zip(lacking, at_once(self.remote.get, lacking), strict=True))
+        # Where a tag is no checksum (Azure's, and S3's of what a key encrypts) nothing else tells.
+        new = {n: _pair(tags[n], x) for n, x in found.items() if not is_tag_of(tags[n], x)}
+        if new:
+            _write_if_other(self.folder / _TAGS, json.dumps(noted | new).encode())
         return {name: known.get(name, found.get(name, b"")) for name in names}
+
+    def _noted_tags(self) -> dict[str, list[str]]:
+        """Return name -> [tag, checksum of what the object held under it]."""
+        try:
+            return dict(parse_json((self.folder / _TAGS).read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return {}
 
     def _merge(self, commits: Mapping[str, tuple[int, str]]) -> None:
         """Make the log of the units that are there; those that are still to be sent stay in it."""
@@ -193,6 +212,10 @@ def at_once(function: Callable[[Item], Result], items: Iterable[Item]) -> list[R
     """Return what a function that waits for the store gives for each item, many under way."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(function, items))
+
+
+def _pair(tag: str, content: bytes) -> list[str]:
+    return [tag, xxhash.xxh3_128_hexdigest(content)]
 
 
 def _order(name: str) -> int:

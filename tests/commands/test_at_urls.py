@@ -23,6 +23,7 @@ from data.places.object_store import RemoteFolder
 from tests.support.analysis import analyse
 from tests.support.coded_study import compress, decompress, make_run, must_compress
 from tests.support.forked import start
+from tests.support.remote_caches import send_study
 from tests.support.resumed_runs import SAVE_ALWAYS, begin, must_equal, only_run
 from tests.support.tiny_study import TinyStudy
 from tests.support.training_command import call
@@ -163,7 +164,7 @@ def without_folder(table: str) -> list[list[str]]:
     return [[value for value in line.split(",") if "/" not in value] for line in table.split()]
 
 
-def test_streams_at_a_url_are_those_of_a_folder_and_decode_with_the_models_beside_them(
+def test_streams_of_and_at_urls_are_those_of_folders_and_decode_with_the_models_beside_them(
     study: TinyStudy, bucket_url: str, tmp_path: Path
 ) -> None:
     runs = [make_run(tmp_path / "runs" / "x" / f"run_{n}", study, n) for n in range(4)]
@@ -173,7 +174,9 @@ def test_streams_at_a_url_are_those_of_a_folder_and_decode_with_the_models_besid
     options = [
         each for run in runs for each in ("--run", f"{bucket_url}/runs/x/{run.name}")
     ]  # fmt: skip
-    coded = compress(study, tmp_path, *options, *at(store.url, tmp_path / "a"))
+    send_study(study, f"{bucket_url}/features", tmp_path / "sender")
+    features = ("--features", f"{bucket_url}/features")
+    coded = compress(study, tmp_path, *options, *features, *at(store.url, tmp_path / "a"))
     assert coded.exit_code == 0, coded.output
     names = store.sizes()
     assert "streams.json" in names

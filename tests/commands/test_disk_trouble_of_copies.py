@@ -14,13 +14,12 @@ import pytest
 from configs.errors import ConfigError, MachineError, UserError
 from configs.options import FeaturesPlace
 from data.cache.manifest import Manifest
-from data.places.object_store import RemoteFolder
 from data.reading.level_reader import LevelReader
 from data.remote.held_shard import held_path
 from data.remote.opening import features_root
 from data.remote.sending import sending
 from tests.support.failing_disk import MOMENTS, Moment, failing_disk, meets, temporary
-from tests.support.remote_caches import opened, send_maps
+from tests.support.remote_caches import bucket_in, opened, send_maps
 from tests.support.small_caches import random_maps, write_maps
 
 MAPS = random_maps([(8, 12)] * 10, num_channels=16, seed=0)
@@ -30,14 +29,7 @@ BOUND = 32 * MAPS[0].nbytes  # so little that each sample has somebody look for 
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty bucket; its objects are files that no failing disk of ours has."""
-    stores = pytest.importorskip("obstore.store", reason="needs the extra [remote]")
-
-    def store(folder: RemoteFolder) -> object:
-        prefix = tmp_path / "objects" / folder.url.removeprefix("s3://")
-        return stores.LocalStore(prefix, mkdir=True)
-
-    monkeypatch.setattr(RemoteFolder, "store", property(store))
-    return "s3://bucket"
+    return bucket_in(tmp_path / "objects", monkeypatch)
 
 
 def read_all(url: str, machine: Path) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from click.testing import CliRunner
 
-from data.cache.manifest import Manifest
 from data.places.object_store import RemoteFolder
-from data.remote.local_room import LocalRoom
-from data.remote.opening import open_copies
-from data.remote.sending import sending
 from extract.cli import extract_features
+from tests.support.analysis import analyse, rows_of
+from tests.support.coded_study import make_run
 from tests.support.extraction import TinyCache
+from tests.support.remote_caches import send_study
 from tests.support.resumed_runs import must_equal, only_run
 from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
+from train.runs.run_folder import save_config
 
 
 def test_extraction_to_a_url_leaves_the_files_of_one_to_a_folder(
@@ -38,18 +37,13 @@ def test_extraction_to_a_url_leaves_the_files_of_one_to_a_folder(
         name: remote.get(name) for name in remote.sizes() if not name.startswith("commits/")
     }
     again = CliRunner().invoke(extract_features, arguments)
-    assert "train: all 8 images are in" in again.output
+    assert f"train: all 8 images are in {bucket_url}/train already" in again.output
 
 
 def test_level_trains_from_a_url_as_from_a_folder(
     study: TinyStudy, bucket_url: str, tmp_path: Path
 ) -> None:
-    room = LocalRoom(tmp_path / "sender", 10**9)
-    for split in ("train", "val"):
-        copy = open_copies(bucket_url, [split], room, writing=True) / split
-        shutil.copytree(study.root / split, copy, dirs_exist_ok=True)
-        with sending(copy, Manifest.load(copy)):
-            pass
+    send_study(study, bucket_url, tmp_path / "sender")
     for features, out in ((str(study.root), "local"), (bucket_url, "remote")):
         result = CliRunner().invoke(train_level, [
             "--level", "4", "--config", str(study.config_file), "--log-level", "warning",
@@ -58,6 +52,22 @@ def test_level_trains_from_a_url_as_from_a_folder(
         ])  # fmt: skip
         assert result.exit_code == 0, result.output
     must_equal(only_run(tmp_path / "remote"), only_run(tmp_path / "local"))
+
+
+def test_analysis_of_a_cache_at_a_url_finds_what_that_of_a_folder_finds(
+    study: TinyStudy, undrawn: None, bucket_url: str, tmp_path: Path
+) -> None:
+    save_config(make_run(tmp_path / "runs" / "of_level_4" / "run_1", study, 4), study.config)
+    send_study(study, bucket_url, tmp_path / "sender")
+    there = ("--features", bucket_url, "--local-cache", str(tmp_path / "copies"))
+    found = []
+    for place, more in (("local", ()), ("remote", there)):
+        report = tmp_path / place / "report"
+        result = analyse(study, tmp_path / "runs", report, "--limit", "1", *more)
+        assert result.exit_code == 0, result.output
+        rows = rows_of(report)
+        found.append([{k: x for k, x in row.items() if not k.endswith("_ms")} for row in rows])
+    assert found[0] == found[1] != []
 
 
 def test_url_without_its_bucket_is_one_line(bucket_url: str, tmp_path: Path) -> None:

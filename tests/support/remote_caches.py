@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from numpy.typing import NDArray
 
 from data.cache.manifest import Manifest
+from data.places.object_store import RemoteFolder
 from data.remote.local_room import LocalRoom
 from data.remote.opening import open_copies
 from data.remote.sending import sending
 from tests.support.small_caches import write_maps
+from tests.support.tiny_study import TinyStudy
+
+
+def bucket_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have all URLs lead below a folder; return that of an empty bucket. Tags are no checksums."""
+    stores = pytest.importorskip("obstore.store", reason="needs the extra [remote]")
+
+    def store(remote: RemoteFolder) -> object:
+        return stores.LocalStore(folder / remote.url.replace("://", "/"), mkdir=True)
+
+    monkeypatch.setattr(RemoteFolder, "store", property(store))
+    return "s3://bucket"
 
 
 def opened(url: str, folder: Path, *, max_bytes: int = 10**9, writing: bool = False) -> Path:
@@ -27,6 +42,17 @@ def send_maps(url: str, folder: Path, maps: Sequence[NDArray[Any]]) -> Path:
     with sending(copy, Manifest.load(copy)):
         pass
     return copy
+
+
+def send_study(study: TinyStudy, url: str, folder: Path) -> None:
+    """Send the study's caches, by a machine that is gone afterwards."""
+    room = LocalRoom(folder, 10**9)
+    for split in ("train", "val"):
+        copy = open_copies(url, [split], room, writing=True) / split
+        shutil.copytree(study.root / split, copy, dirs_exist_ok=True)
+        with sending(copy, Manifest.load(copy)):
+            pass
+    shutil.rmtree(folder)
 
 
 def num_bytes_held(copy: Path) -> int:
