@@ -222,7 +222,8 @@ class HeldLevel:
         manifest = self._folder.manifest
         raise CacheError(
             f"level {self._level}, {self._copy.remote}/{self._copy.name_of(run.shard.path)}: "
-            f"sample {row} is damaged: run extract-features --split {manifest.split} again"
+            f"sample {row} is damaged: remove this object, and run extract-features --split "
+            f"{manifest.split} again, which sends it anew"
         )
 
     def _keep(self, shard: HeldShard, row: int, content: list[memoryview]) -> None:

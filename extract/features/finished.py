@@ -47,8 +47,10 @@ def finished_without_detector(folder: Path, images: ImageSet, config: Config) ->
             if not _is_finished(there, images, config):
                 return False
             write_annotations(folder / ANNOTATIONS_NAME, images)
-            with sending(folder, there.manifest):
+            with sending(folder, there.manifest) as sender:
                 pass  # what an interrupted run had no time to send
+            if sender is not None and not is_complete(CacheFolder(folder), there.manifest):
+                return False  # a shard has gone from the store
     except OSError:  # whoever goes on meets it again, and says what it means
         return False
     return True

@@ -18,7 +18,7 @@ from train.cli import train_level
 from train.runs.run_folder import save_config
 
 
-def test_extraction_to_a_url_leaves_the_files_of_one_to_a_folder(
+def test_extraction_to_a_url_leaves_the_files_of_one_to_a_folder_and_brings_back_what_is_gone(
     zarr_cache: TinyCache, bucket_url: str, tmp_path: Path
 ) -> None:
     arguments = [
@@ -33,11 +33,19 @@ def test_extraction_to_a_url_leaves_the_files_of_one_to_a_folder(
         for path in zarr_cache.folder.rglob("*")
         if path.is_file() and path.name != "commits.jsonl"
     }
-    assert here == {
-        name: remote.get(name) for name in remote.sizes() if not name.startswith("commits/")
-    }
+
+    def there() -> dict[str, bytes]:
+        names = [name for name in remote.sizes() if not name.startswith("commits/")]
+        return {name: remote.get(name) for name in names}
+
+    assert here == there()
     again = CliRunner().invoke(extract_features, arguments)
     assert f"train: all 8 images are in {bucket_url}/train already" in again.output
+    gone = next(name for name in sorted(here) if name.endswith("c.0.0.0.0"))
+    remote.delete([gone])
+    mended = CliRunner().invoke(extract_features, arguments)
+    assert mended.exit_code == 0, mended.output
+    assert here == there()
 
 
 def test_level_trains_from_a_url_as_from_a_folder(

@@ -169,7 +169,7 @@ def test_sample_that_is_damaged_in_the_store_is_one_line(url: str, tmp_path: Pat
     RemoteFolder(f"{url}/small").put(shard, bytes(content))
     with LevelReader(copy, 0) as reader:
         with pytest.raises(
-            CacheError, match=rf"{shard}: sample 0 is damaged: run extract-features"
+            CacheError, match=rf"{shard}: sample 0 is damaged: remove this object, and run"
         ):
             reader.sample(0)
         reader.sample(1)
