@@ -23,6 +23,8 @@ from data.places.object_store import RemoteFolder
 from tests.support.analysis import analyse
 from tests.support.coded_study import compress, decompress, make_run, must_compress
 from tests.support.forked import start
+from tests.support.ray_nodes import in_this_process
+from tests.support.remote_caches import send_caches
 from tests.support.resumed_runs import SAVE_ALWAYS, begin, must_equal, only_run
 from tests.support.tiny_study import TinyStudy
 from tests.support.training_command import call
@@ -129,6 +131,31 @@ def test_runs_at_urls_are_begun_from_and_seen_by_others(
     more, _ = must_train("c", "--resume", seeing, "--epochs", "2")
     assert more == seeing
     assert RunRecord.load(LocalCopies(tmp_path / "c").path_of(more)).epochs == 2
+
+
+def test_tasks_of_a_cluster_fetch_what_they_see_and_go_on_with_and_send_what_they_train(
+    study: TinyStudy, bucket_url: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs ray")
+    make_run(tmp_path / "runs" / "of_level_3" / "run_1", study, 3)
+    save_config(tmp_path / "runs" / "of_level_3" / "run_1", study.config)
+    send(tmp_path / "runs", f"{bucket_url}/runs", tmp_path / "sender")
+    send_caches(study.root, f"{bucket_url}/features", tmp_path / "sender")
+    machine = tmp_path / "machine"
+    common = (
+        "--epochs", "1", "--features", f"{bucket_url}/features", "--ray", "local",
+        *at(f"{bucket_url}/runs", machine),
+    )  # fmt: skip
+    with in_this_process(machine):
+        seen = f"{bucket_url}/runs/of_level_3/run_1"
+        result = call(study, tmp_path, "--level", "2", "--context", seen, *common)
+        assert result.exit_code == 0, result.output
+        seeing = result.output.split(" -> ")[1].split()[0]
+        assert "metrics.csv" in RemoteFolder(seeing).sizes()
+        again = call(study, tmp_path, *common, "--resume", seeing, "--epochs", "2")
+    assert again.exit_code == 0, again.output
+    assert again.output.endswith(f" -> {seeing}\n")
+    assert RunRecord.load(fetched(seeing, tmp_path / "another")).epochs == 2
 
 
 def test_analysis_at_urls_is_that_of_folders_and_takes_what_was_kept(

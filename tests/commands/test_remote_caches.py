@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from click.testing import CliRunner
 
-from data.cache.manifest import Manifest
 from data.places.object_store import RemoteFolder
-from data.remote.local_room import LocalRoom
-from data.remote.opening import open_copies
-from data.remote.sending import sending
 from extract.cli import extract_features
 from tests.support.extraction import TinyCache
+from tests.support.remote_caches import send_caches
 from tests.support.resumed_runs import must_equal, only_run
 from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
@@ -44,12 +40,7 @@ def test_extraction_to_a_url_leaves_the_files_of_one_to_a_folder(
 def test_level_trains_from_a_url_as_from_a_folder(
     study: TinyStudy, bucket_url: str, tmp_path: Path
 ) -> None:
-    room = LocalRoom(tmp_path / "sender", 10**9)
-    for split in ("train", "val"):
-        copy = open_copies(bucket_url, [split], room, writing=True) / split
-        shutil.copytree(study.root / split, copy, dirs_exist_ok=True)
-        with sending(copy, Manifest.load(copy)):
-            pass
+    send_caches(study.root, bucket_url, tmp_path / "sender")
     for features, out in ((str(study.root), "local"), (bucket_url, "remote")):
         result = CliRunner().invoke(train_level, [
             "--level", "4", "--config", str(study.config_file), "--log-level", "warning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,8 +15,13 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError
+from data.places.local_copies import LocalCopies
+from data.places.object_store import RemoteFolder
 from tests.support.extraction import TinyCache
 from tests.support.ray_nodes import ray_nodes, who_holds
+from tests.support.remote_caches import send_caches
+from tests.support.resumed_runs import SAVE_ALWAYS, must_equal
+from tests.support.sending_tasks import train_chain_sending_often
 from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.training_command import call
 from tests.support.training_process import differences, rows_without_times, training_state
@@ -159,6 +165,51 @@ def test_stopped_study_has_saved_and_the_same_command_goes_on(
     for run in runs:
         assert RunRecord.load(run).finished is None
         assert not (run / LOCK_NAME).exists()
+
+
+def test_killed_task_goes_on_from_what_it_sent_where_all_lies_at_urls_and_nothing_is_shared(
+    study: TinyStudy, bucket_url: str, tmp_path: Path, address: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("train.study.study_on_ray._train_chain", train_chain_sending_often)
+    settings = (
+        "--level", "4", "--lambda", "0.01", "--lambda", "0.02", "--epochs", "24",
+        "--batch-size", "3", "--set", "validation.num_samples=0", *SAVE_ALWAYS,
+    )  # fmt: skip
+    features, runs = f"{bucket_url}/features", f"{bucket_url}/runs"
+    copies = LocalCopies(tmp_path / "copies")
+    send_caches(study.root, features, tmp_path / "sender")
+    killed: list[Path] = []
+
+    def kill() -> None:
+        # The task that takes a run over finds nothing of it on its disk.
+        store = RemoteFolder(runs)
+        while not killed:
+            time.sleep(0.1)
+            for name in [name for name in store.sizes() if name.endswith("run.json")]:
+                run = copies.path_of(f"{runs}/{name}").parent
+                with suppress(OSError, LookupError):
+                    if not killed and len(rows_without_times(run)) >= 4:
+                        os.kill(who_holds(run / LOCK_NAME), signal.SIGKILL)
+                        shutil.rmtree(run)
+                        killed.append(run)
+
+    threading.Thread(target=kill, daemon=True).start()
+    result = call(
+        study, tmp_path, *settings, "--features", features, "--out", runs,
+        "--local-cache", str(copies.folder), "--ray", address,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert len(killed) == 1, "no run was killed in the middle"
+    assert f"{killed[0].name}\n" in result.output
+    assert result.output.count("its process was killed: it begins again") == 1
+    assert result.output.count(f" -> {runs}/fpn_specific_level_compression_level_4/run_") == 2
+    assert call(study, tmp_path / "undisturbed", *settings).exit_code == 0
+    there = LocalCopies(tmp_path / "another").fetched(runs)
+    assert len(list(there.glob("*/run_*"))) == 2
+    for run in there.glob("*/run_*"):
+        (same,) = (tmp_path / "undisturbed").glob(f"*/run_*_{run.name.split('_')[4]}_*")
+        must_equal(run, same)
 
 
 NOWHERE = "127.0.0.1:1"
