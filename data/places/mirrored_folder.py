@@ -73,6 +73,15 @@ class MirroredFolder:
         self._fetch_all(versions)
         return set(versions)
 
+    def fetch_lacking(self) -> None:
+        """Fetch those files alone that are not here; for such as never change under their name."""
+        versions = self.remote.versions().items()
+        self._fetch_all({
+            name: version
+            for name, (_, version) in versions
+            if self._belongs(name) and not (self.path / name).exists()
+        })  # fmt: skip
+
     def fetch_file(self, name: str) -> Path:
         """Return the copy of one file; raises as `fetch`, ConfigError if it is not there."""
         try:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from analyze.streams.ensemble import ensemble_of_runs, write_ensemble
 from analyze.streams_cli import decompress_features
+from configs.errors import UserError
 from data.cache.cache_folder import CacheFolder
 from data.places import mirrored_folder
 from data.places.local_copies import LocalCopies
@@ -184,6 +185,36 @@ def test_analysis_at_urls_is_that_of_folders_and_takes_what_was_kept(
     assert store.versions("kept") == kept
     table = (tmp_path / "reports" / "first" / "levels.csv").read_text()
     assert without_folder(store.get("first/levels.csv").decode()) == without_folder(table)
+
+
+def test_tasks_of_a_cluster_measure_what_lies_at_urls_and_the_command_has_what_they_found(
+    study: TinyStudy, bucket_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs ray")
+    runs = tmp_path / "runs"
+    save_config(make_run(runs / "of_level_4" / "run_1", study, 4), study.config)
+    send(runs, f"{bucket_url}/runs", tmp_path / "sender")
+    send_caches(study.root, f"{bucket_url}/features", tmp_path / "sender")
+    machine = tmp_path / "machine"
+    options = (
+        "--features", f"{bucket_url}/features", "--checkpoints", f"{bucket_url}/runs",
+        "--report", f"{bucket_url}/reports/first", "--kept", f"{bucket_url}/kept",
+        "--local-cache", str(machine), "--anchors", "float16", "--limit", "1",
+    )  # fmt: skip
+    found: set[str] = set()
+
+    def analyze(*arguments: Any) -> None:
+        found.update(path.name for path in arguments[-1].folder.glob("*.npz"))
+        raise UserError("all is measured")
+
+    monkeypatch.setattr("analyze.analysis.analyze", analyze)
+    with in_this_process(machine):
+        result = analyse(study, tmp_path, tmp_path / "unused", *options, "--ray", "local")
+    assert result.output.endswith("Error: all is measured\n")
+    assert "3 of 3 measured: anchor float16, point 1" in result.output
+    assert "is measured here instead" not in result.output
+    assert found == RemoteFolder(f"{bucket_url}/kept").sizes().keys()
+    assert len(found) > 3
 
 
 def without_folder(table: str) -> list[list[str]]:

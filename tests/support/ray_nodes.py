@@ -71,7 +71,7 @@ def who_holds(lock: Path) -> int:
 
 @contextmanager
 def in_this_process(copies: Path) -> Iterator[None]:
-    """Let `--ray local` do its tasks one by one here, as on a node that has no copies yet.
+    """Let `--ray local` do its tasks one by one here, as on nodes that have no copies yet.
 
     Nothing of the command's own reaches them but what can be sent to another machine.
     """
@@ -87,16 +87,26 @@ def in_this_process(copies: Path) -> Iterator[None]:
     ) -> Iterator[tuple[int, Any]]:
         for place, each in enumerate(arguments):
             sent = pickle.dumps(each)
-            shutil.rmtree(copies)
-            try:
-                yield from ((place, value) for value in work(*pickle.loads(sent)))
-            except UserError as error:
-                yield place, TaskEnd(error=error)
-            else:
-                yield place, TaskEnd()
+            with _another_disk(copies):
+                try:
+                    values = list(work(*pickle.loads(sent)))
+                    end = TaskEnd()
+                except UserError as error:
+                    values, end = [], TaskEnd(error=error)
+            yield from ((place, value) for value in (*values, end))
 
     with pytest.MonkeyPatch.context() as patched:
         for module in ("train.study.study_on_ray", "analyze.analysis_on_ray"):
             patched.setattr(f"{module}.connected", connected)
             patched.setattr(f"{module}.run_tasks", run_tasks)
         yield
+
+
+@contextmanager
+def _another_disk(folder: Path) -> Iterator[None]:
+    """Let a folder be an empty one, of another machine, meanwhile."""
+    own = folder.rename(folder.with_name("the command's own"))
+    folder.mkdir()
+    yield
+    shutil.rmtree(folder)
+    own.rename(folder)

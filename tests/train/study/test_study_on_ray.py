@@ -9,14 +9,17 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs.errors import ConfigError
+from configs.options import FeaturesPlace
 from data.places.local_copies import LocalCopies
 from data.places.object_store import RemoteFolder
+from data.remote.node_copies import NodeCopies
 from tests.support.extraction import TinyCache
 from tests.support.ray_nodes import ray_nodes, who_holds
 from tests.support.remote_caches import send_caches
@@ -30,6 +33,7 @@ from train.machine.distributed import ALONE, World
 from train.runs.run_folder import LOCK_NAME
 from train.runs.run_record import RunRecord
 from train.study.chain import RunOutcome
+from train.study.chain_on_node import StudyCopies
 from train.study.study import run_study
 from train.study.study_on_ray import refuse_beside_ray, run_study_on_ray
 
@@ -57,12 +61,15 @@ def in_one_process(jobs: Sequence[Job]) -> list[RunOutcome]:
     return list(run_study(jobs, go_on=True, num_jobs=1, log_level="info", world=ALONE))
 
 
-def on_ray(jobs: Sequence[Job], address: str, num_cpus: float = 1) -> list[RunOutcome]:
+def on_ray(
+    jobs: Sequence[Job], address: str, num_cpus: float = 1, at_urls: StudyCopies | None = None
+) -> list[RunOutcome]:
     return list(
         run_study_on_ray(
-            jobs, address=address, device="cpu", num_cpus=num_cpus, num_gpus=None, log_level="info"
+            jobs, address=address, device="cpu", num_cpus=num_cpus, num_gpus=None,
+            log_level="info", at_urls=at_urls,
         )
-    )
+    )  # fmt: skip
 
 
 def by_lambda(outcomes: Sequence[RunOutcome]) -> dict[float, RunOutcome]:
@@ -141,30 +148,39 @@ def _kill_in_the_middle(out: Path, rows_before: Sequence[int], number: int) -> i
                     return rows
 
 
-def test_stopped_study_has_saved_and_the_same_command_goes_on(
-    zarr_cache: TinyCache, tmp_path: Path, address: str
+def test_stopped_study_has_saved_and_sent_and_the_same_command_goes_on(
+    zarr_cache: TinyCache, bucket_url: str, tmp_path: Path, address: str
 ) -> None:
     # Of four cores a task takes all of a node: the third run has not begun. Were nothing stopped,
     # it would end in a minute.
-    jobs = [job_of(zarr_cache, tmp_path, lmbda, epochs=500) for lmbda in (0.01, 0.02, 0.03)]
+    place = FeaturesPlace(given=None, local_cache=str(tmp_path), local_cache_gb=1)
+    nodes, url = NodeCopies.of_command(place, ()), f"{bucket_url}/runs"
+    out = nodes.copies.path_of(url)
+    jobs = [
+        replace(job_of(zarr_cache, out, lmbda, epochs=500), copies=nodes.copies)
+        for lmbda in (0.01, 0.02, 0.03)
+    ]
 
     def stop() -> None:
-        while len(list(tmp_path.glob("*/run_*/last_model.pth"))) < 2:
+        while len(list(out.glob("*/run_*/last_model.pth"))) < 2:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
-    outcomes = on_ray(jobs, address, num_cpus=2)
+    outcomes = on_ray(jobs, address, num_cpus=2, at_urls=StudyCopies(nodes=nodes, out=url))
     assert len(outcomes) == 3
     for outcome in outcomes:
         assert outcome.exit_code == 128 + signal.SIGTERM
         assert outcome.error is not None
-        assert outcome.error.startswith("stopped by SIGTERM")
-    runs = list(tmp_path.glob("*/run_*"))
+        assert outcome.error.startswith("stopped by SIGTERM; what had begun is saved, and sent")
+    runs = list(out.glob("*/run_*"))
     assert len(runs) == 2
     for run in runs:
         assert RunRecord.load(run).finished is None
         assert not (run / LOCK_NAME).exists()
+        its = RemoteFolder(f"{url}/{run.parent.name}/{run.name}")
+        for name in ("last_model.pth", "metrics.csv", "run.json"):
+            assert its.get(name) == (run / name).read_bytes()
 
 
 def test_killed_task_goes_on_from_what_it_sent_where_all_lies_at_urls_and_nothing_is_shared(
