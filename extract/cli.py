@@ -106,16 +106,14 @@ def extract_features(
       extract-features --split train --config kitti --detection-checkpoint best_model.pth
     """
     from configs.config_files import load_config
-    from data.places.object_store import at_urls, is_url
+    from data.places.object_store import is_url
     from data.remote.opening import features_root
 
     setup_logging(log_level)
     share_cores()
     check_ray_options(
         ray_address, needing_it={"--ray-cpus": ray_cpus},
-        never_with_it={
-            "--dry-run": dry_run, "--verify": verify, **at_urls(features.given),
-        },
+        never_with_it={"--dry-run": dry_run, "--verify": verify},
     )  # fmt: skip
     refuse_nodes_in_earnest(num_nodes, dry_run)
     settings = load_config(config, (

@@ -13,8 +13,10 @@ from data.cache.commit_log import Commit
 from data.cache.containers import STORES, level_arrays, level_attributes, rows_of_shard, shards_of
 from data.cache.manifest import Manifest
 from data.cache.plan import units_of, units_of_rows
-from data.system.array_files import take_space
+from data.system.array_files import start_writing, take_space, write_all
 from data.system.atomic_files import copy_durably
+
+_HASTENED_BYTES = 2**18  # smaller samples wait for others: a call for each would cost more
 
 
 def levels_due(
@@ -104,6 +106,17 @@ class OpenShard:
     path: Path
     rows: range
     offsets: Any
+
+    def place_of(self, row: int) -> int:
+        """Return the byte offset of the sample of a bucket's row."""
+        return int(self.offsets[row - self.rows.start])
+
+    def write(self, row: int, content: memoryview) -> None:
+        """Write the bytes of the sample of a bucket's row; OSError if the file system fails."""
+        offset = self.place_of(row)
+        write_all(self.handle, content, offset)
+        if content.nbytes >= _HASTENED_BYTES:
+            start_writing(self.handle, offset, content.nbytes)
 
 
 def open_shard(

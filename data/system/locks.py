@@ -57,6 +57,27 @@ def held(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[N
         os.close(handle)
 
 
+def lock_range(handle: int, path: Path, offset: int, num_bytes: int) -> None:
+    """Lock a part of an open file, and wait for it; it is let go of with any handle of the file.
+
+    Raises OSError, with the file's name, if it has no locks.
+    """
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX, num_bytes, offset)
+    except OSError as error:
+        raise _no_locks(path, error) from error
+
+
+@contextmanager
+def range_held(handle: int, path: Path, offset: int, num_bytes: int) -> Iterator[None]:
+    """Hold a lock on a part of an open file meanwhile; raises as `lock_range`."""
+    lock_range(handle, path, offset, num_bytes)
+    try:
+        yield
+    finally:
+        fcntl.lockf(handle, fcntl.LOCK_UN, num_bytes, offset)
+
+
 def _lock(handle: int, path: Path, waiting: Callable[[], None] | None) -> None:
     try:
         try:
@@ -69,8 +90,11 @@ def _lock(handle: int, path: Path, waiting: Callable[[], None] | None) -> None:
     except BlockingIOError as error:
         raise BlockingIOError(error.errno, error.strerror, str(path)) from None
     except OSError as error:
-        reason = f"the file system has no locks: {error.strerror}"
-        raise OSError(error.errno, reason, str(path)) from error
+        raise _no_locks(path, error) from error
+
+
+def _no_locks(path: Path, error: OSError) -> OSError:
+    return OSError(error.errno, f"the file system has no locks: {error.strerror}", str(path))
 
 
 def _is_named(path: Path, handle: int) -> bool:

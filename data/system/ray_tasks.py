@@ -1,13 +1,12 @@
 """Tasks on a Ray cluster: each yields what it has; one that dies begins again.
 
-It has to find what it did before in files that all nodes see: it works in the folder in which the
-command was called, and is given the same arguments again.
+It has to find what it did before in files that all nodes see, or in an object store: it works in
+the folder in which the command was called, and is given the same arguments again.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +19,13 @@ import torch
 from configs.errors import ConfigError, UserError
 from configs.log_setup import setup_logging
 from data.system.ray_cluster import Cluster
+from data.system.seen_folders import enter_folder
 from data.system.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
 
 MOST_DEATHS = 5
-"""Of a task that has yielded nothing in between; then it is given up."""
+"""Of a task that has yielded nothing in between, or over one unit; then it is given up."""
 
 _PAUSE_S = 15.0
 """Before it begins again after its second death in a row; after each further one as much longer.
@@ -166,13 +166,7 @@ def _in_task(
     folder: str, log_level: str, num_threads: int, work: Callable[..., Iterator[Any]],
     arguments: tuple[Any, ...],
 ) -> Iterator[Any]:  # fmt: skip
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise ConfigError(
-            f"--ray: a node does not see the folder {folder} ({error.strerror}): all nodes need "
-            "the same files under the same names"
-        ) from error
+    enter_folder(folder)
     setup_logging(log_level)
     torch.set_num_threads(num_threads)
     yield from work(*arguments)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -13,18 +14,23 @@ from data.cache.channel_statistics import ChannelStatistics
 from data.cache.commit_log import Commit
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit
-from data.cache.units_due import OpenShard
-from data.system.array_files import start_writing, write_all
 from data.writing.stored_sample import SampleCaster, StoredMap, StoredSample
 
 _TASK_BYTES = 2**20  # small maps go to a thread together: handing one over costs more than it
 _MERGED_AT_ONCE = 64  # samples' statistics: one by one takes long, all of a unit much memory
-_HASTENED_BYTES = 2**18  # smaller samples wait for others: a call for each would cost more
 
 Map = Tensor | StoredMap
 """A sample to write: [H, W, C] float32 on the CPU, or what a GPU has made of it."""
 
-ShardFor = Callable[[Unit, int, int, str], OpenShard | None]
+
+class Shard(Protocol):
+    """Where samples of a level go."""
+
+    def write(self, row: int, content: memoryview) -> None:
+        """Store the bytes of the sample of a bucket's row; they are valid until this returns."""
+
+
+ShardFor = Callable[[Unit, int, int, str], Shard | None]
 """(unit, level, row of the unit, checksum) -> where to write that sample; None: it is there."""
 
 
@@ -123,8 +129,5 @@ class UnitWriter:
         shard = self._shard_for(unit, level, row, sample.checksum)
         if shard is None:
             return _Written(sample.checksum, sample.statistics, 0)
-        offset = int(shard.offsets[unit.first_row + row - shard.rows.start])
-        write_all(shard.handle, sample.content, offset)
-        if sample.content.nbytes >= _HASTENED_BYTES:
-            start_writing(shard.handle, offset, sample.content.nbytes)
+        shard.write(unit.first_row + row, sample.content)
         return _Written(sample.checksum, sample.statistics, sample.content.nbytes)

@@ -29,8 +29,10 @@ from data.cache.plan import Unit, units_of, units_of_rows
 from data.cache.units_due import OpenShard, bytes_to_lay_out, levels_due, open_shard
 from data.remote.sending import Sender
 from data.system.atomic_files import remove_leftovers, sync_folder, write_atomically
+from data.system.locks import range_held
 from data.system.threads import limit_cores
 from data.writing.handed_out import UnitDone, UnitDue
+from data.writing.handed_over import ImageBytes
 from data.writing.unit_writer import Map, UnitWriter
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class CacheWriter:
         self._units = units_of(manifest)
         self._commits = dict(folder.commits)
         self._due = levels_due(self._cache, manifest, self._commits)
+        self._taken_over: set[int] = set()
         self._marked: set[tuple[int, int]] = set()
         """(unit, level) of what was whole and is being replaced."""
         self._open: dict[tuple[int, int, int], OpenShard] = {}
@@ -138,8 +141,22 @@ class CacheWriter:
             self._log.mark_damaged({unit.index: done.differing})
             self._due[unit.index] |= done.differing
             return False
+        if unit.index in self._taken_over:
+            self._sync([self._shard_of(unit, level) for level in self._due[unit.index]])
         self._note(unit, done.commit)
         return True
+
+    def take_over(self, unit: Unit, image: ImageBytes) -> None:
+        """Write what somebody computed of a unit that was handed out; `take_back` makes it last.
+
+        Raises OSError if the file system fails, or has no locks.
+        """
+        self._taken_over.add(unit.index)
+        for level, sample in image.samples.items():
+            shard = self._shard_of(unit, level)
+            # Who had the unit before, and wrote himself, may be at it still.
+            with range_held(shard.handle, shard.part, shard.place_of(image.row), sample.nbytes):
+                shard.write(image.row, sample.data)
 
     def _shard_for(self, unit: Unit, level: int, row: int, checksum: str) -> OpenShard | None:
         # Images may be computed again for the sake of another level. Where that gives the same
@@ -155,10 +172,13 @@ class CacheWriter:
             return self._shard_of(unit, level)
 
     def _commit(self, unit: Unit, commit: Commit) -> None:
-        # At once, if there are threads for it: each has to wait for the disk.
-        for _ in self._pool.map(os.fsync, [shard.handle for shard in self._open.values()]):
-            pass
+        self._sync(self._open.values())
         self._note(unit, commit)
+
+    def _sync(self, shards: Iterable[OpenShard]) -> None:
+        # At once, if there are threads for it: each has to wait for the disk.
+        for _ in self._pool.map(os.fsync, [shard.handle for shard in shards]):
+            pass
 
     def _note(self, unit: Unit, commit: Commit) -> None:
         self._show_full_shards(unit)

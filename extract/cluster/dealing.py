@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from configs.errors import MachineError
 from data.cache.plan import Unit
+from data.system.ray_tasks import MOST_DEATHS
 
 _MOST_IMAGES = 256  # by then a worker's start into a package is forgotten; so many may be lost
-_MOST_DEATHS = 5
 
 
 class Dealer:
@@ -39,9 +39,9 @@ class Dealer:
         lost = list(units)
         self._deaths.update(unit.index for unit in lost)
         for unit in lost:
-            if self._deaths[unit.index] >= _MOST_DEATHS:
+            if self._deaths[unit.index] >= MOST_DEATHS:
                 raise MachineError(
-                    f"{_MOST_DEATHS} workers died over unit {unit.index}, the last of this: "
+                    f"{MOST_DEATHS} workers died over unit {unit.index}, the last of this: "
                     f"{reason}: if memory is short, give each more cores (--ray-cpus) or fewer "
                     "images at once (--batch-size), and run the same command again"
                 )

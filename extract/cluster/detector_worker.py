@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from configs.errors import CacheError, ConfigError
 from configs.schema.data import DetectorConfig
-from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest
+from data.cache.plan import Unit
+from data.images.image_sets import read_image
+from data.system.seen_folders import enter_folder, is_seen
 from data.writing.handed_out import PartFiles, UnitDone, UnitDue
+from data.writing.handed_over import BytesOfUnits, ImageBytes
 from extract.detector.loading import load_detector
 from extract.features.busy_times import BusyTimes
 from extract.features.extraction import writing_threads
+from extract.features.maps import Maps
 from extract.features.pipeline import computed_maps, written
 
 
@@ -33,10 +37,8 @@ class WorkerJob:
     batch_size: int | None
     num_decoding: int
     working_folder: str
-    cache: str
-    """Absolute, or relative to the working folder."""
-    manifest_sha256: str | None
-    """Of manifest.json as the command sees it."""
+    sign: str
+    """A file in the cache: who sees it writes there. Absolute, or of the working folder."""
 
 
 class DetectorWorker:
@@ -46,40 +48,38 @@ class DetectorWorker:
         self._job = job
         self._model: Any = None
         self._manifest: Manifest | None = None
+        self._writes = False
 
-    def start(self, manifest: Manifest) -> str:
-        """Load the detector; return this machine's name.
+    def start(self, manifest: Manifest) -> tuple[str, bool]:
+        """Load the detector; return this machine's name, and whether it sees the cache.
 
-        Raises ConfigError or CacheError if this machine does not see the files of the command's.
+        Raises ConfigError if it does not see the images, or has no such detector.
         """
         job, host = self._job, socket.gethostname()
-        try:
-            os.chdir(job.working_folder)
-        except OSError as error:
-            raise ConfigError(
-                f"{job.working_folder}: cannot be entered on the node {host} ({error.strerror}): "
-                "run the command in a folder that all nodes share"
-            ) from error
-        if CacheFolder(job.cache).manifest_sha256 != job.manifest_sha256:
-            raise CacheError(
-                f"{job.cache}: the node {host} does not see this cache: put --features on a file "
-                "system that all nodes share"
-            )
+        enter_folder(job.working_folder)
         torch.set_num_threads(job.num_cores)
-        detector = load_detector(job.detector, job.device)
+        try:
+            read_image(manifest.samples[0].file)
+            detector = load_detector(job.detector, job.device)
+        except ConfigError as error:  # the command has met none: it is this node's
+            raise ConfigError(
+                f"on the node {host}: {error} (all nodes need images and checkpoint under the same "
+                "paths)"
+            ) from error
         if detector.weights_sha256 != job.weights_sha256:
             raise ConfigError(
-                f"detector: the node {host} has other weights of it: put detector.checkpoint on a "
-                "file system that all nodes share"
+                f"detector: the node {host} has other weights of it: all nodes need the same "
+                "detector.checkpoint"
             )
-        self._model, self._manifest = detector.model, manifest
-        return host
+        self._model, self._manifest, self._writes = detector.model, manifest, is_seen(job.sign)
+        return host, self._writes
 
-    def store(self, due: Sequence[UnitDue]) -> Iterator[UnitDone]:
-        """Compute and write units; yield each once it is on the disk.
+    def store(self, due: Sequence[UnitDue]) -> Iterator[UnitDone | ImageBytes]:
+        """Compute units and write them; yield each once it is on the disk.
 
-        None if this worker was made anew meanwhile, and not started. Raises ConfigError for an
-        image that cannot be read, CacheError if the plan does not hold or the file system fails.
+        Where the cache is not seen, what is to be written of each image is yielded before. None if
+        this worker was made anew meanwhile, and not started. Raises ConfigError for an image that
+        cannot be read, CacheError if the plan does not hold or the file system fails.
         """
         if self._manifest is None:
             return
@@ -88,19 +88,18 @@ class DetectorWorker:
             self._model, manifest, units, batch_size=job.batch_size,
             num_workers=job.num_decoding, busy=BusyTimes(),
         )  # fmt: skip
+        kind = PartFiles if self._writes else BytesOfUnits
         try:
-            with (
-                closing(
-                    PartFiles(manifest, due, num_threads=writing_threads(self._model))
-                ) as parts,
-                closing(written(batches, parts.write)) as stored,
-            ):
-                for _, done in stored:
-                    if done is not None:
-                        yield done
+            with closing(kind(manifest, due, num_threads=writing_threads(self._model))) as storing:
+                write: Callable[[Unit, Maps], Sequence[UnitDone | ImageBytes]] = storing.write
+                with closing(written(batches, write)) as stored:
+                    for _, found in stored:
+                        # Ray sends to what it iterates, which a list cannot take.
+                        for each in found:  # noqa: UP028
+                            yield each
         except OSError as error:
             raise CacheError(
-                f"{error.filename or job.cache}: cannot be written on the node "
+                f"{error.filename or Path(job.sign).parent}: cannot be written on the node "
                 f"{socket.gethostname()} ({error.strerror or error}): nothing committed is lost, "
                 "mend it and run the same command again"
             ) from error

@@ -15,6 +15,8 @@ from data.cache.cache_folder import CacheFolder
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit
 from data.system.ray_cluster import Cluster, connected, result
+from data.system.seen_folders import signed
+from data.writing.handed_over import ImageBytes
 from data.writing.writer import CacheWriter
 from extract.cluster.dealing import Dealer
 from extract.cluster.detector_worker import DetectorWorker, WorkerJob
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _TELL_S = 60.0
 _STARTS = 5
+_UNREAD = 2  # of what a worker has yielded, until it waits: images, where it does not see the cache
 _MOST_CORES = 16  # by then a worker's images wait for its one writing thread
 
 
@@ -114,13 +117,6 @@ class OnRay:
 
         pending = writer.pending
         cores, number = self.workers.num_cores, min(self.workers.number, len(pending))
-        job = WorkerJob(
-            detector=self.detector, weights_sha256=self.weights_sha256,
-            device="cuda" if self.workers.num_gpus else "cpu", num_cores=cores,
-            batch_size=self.batch_size, num_decoding=self.num_decoding or max(2, cores - 2),
-            working_folder=str(Path.cwd()), cache=str(folder),
-            manifest_sha256=CacheFolder(folder.path).manifest_sha256,
-        )  # fmt: skip
         log.info(
             "%s: %d workers of %d cores%s each", folder, number, cores,
             " and a GPU" * self.workers.num_gpus,
@@ -129,14 +125,20 @@ class OnRay:
             num_cpus=cores, num_gpus=self.workers.num_gpus, max_restarts=-1, max_task_retries=0,
             scheduling_strategy="SPREAD",
         )(DetectorWorker)  # fmt: skip
-        members = [_Member(kind.remote(job)) for _ in range(number)]
-        try:
-            yield from _Crew(members, ray.put(manifest), Dealer(pending, num_workers=number)).store(
-                writer, len(pending)
-            )
-        finally:
-            for member in members:
-                ray.kill(member.actor)
+        with signed(folder.path) as sign:
+            job = WorkerJob(
+                detector=self.detector, weights_sha256=self.weights_sha256,
+                device="cuda" if self.workers.num_gpus else "cpu", num_cores=cores,
+                batch_size=self.batch_size, num_decoding=self.num_decoding or max(2, cores - 2),
+                working_folder=str(Path.cwd()), sign=str(sign),
+            )  # fmt: skip
+            members = [_Member(kind.remote(job)) for _ in range(number)]
+            dealer = Dealer(pending, num_workers=number)
+            try:
+                yield from _Crew(members, ray.put(manifest), dealer).store(writer, len(pending))
+            finally:
+                for member in members:
+                    ray.kill(member.actor)
 
 
 class _Crew:
@@ -147,6 +149,7 @@ class _Crew:
         self._dealer = dealer
         self._idle: list[_Member] = []
         self._asked: dict[Any, _Member] = {}
+        self._blind_hosts: set[str] = set()
         for member in members:
             self._start(member)
 
@@ -174,10 +177,10 @@ class _Crew:
 
         try:
             if isinstance(asked, ray.ObjectRef):
-                log.debug("a worker has started on %s", result(asked))
+                self._tell_start(*result(asked))
                 self._idle.append(member)
                 return
-            done = result(next(asked))
+            found = result(next(asked))
         except StopIteration:
             if member.units:  # it was made anew while nobody asked it for anything
                 self._dealer.give_back(member.units.values())
@@ -185,16 +188,22 @@ class _Crew:
             else:
                 self._idle.append(member)
             return
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+            if isinstance(error, ray.exceptions.ObjectLostError):
+                # What it handed over: it may be alive, and waits to be asked for more of that.
+                ray.kill(member.actor, no_restart=False)
             told = str(error).strip().splitlines()[0]
             log.warning("a worker died, its %d units go to others: %s", len(member.units), told)
             self._dealer.give_back_of_dead(member.units.values(), told)
             self._start(member)
             return
-        unit = member.units.pop(done.unit)
         self._asked[asked] = member
-        if writer.take_back(unit, done):
-            yield unit, done.num_bytes
+        if isinstance(found, ImageBytes):
+            writer.take_over(member.units[found.unit], found)
+            return
+        unit = member.units.pop(found.unit)
+        if writer.take_back(unit, found):
+            yield unit, found.num_bytes
         else:
             self._dealer.give_back([unit])
 
@@ -206,4 +215,13 @@ class _Crew:
     def _hand_out(self, member: _Member, units: list[Unit], writer: CacheWriter) -> None:
         member.units = {unit.index: unit for unit in units}
         due = [writer.hand_out(unit) for unit in units]
-        self._asked[member.actor.store.options(num_returns="streaming").remote(due)] = member
+        store = member.actor.store.options(
+            num_returns="streaming", _generator_backpressure_num_objects=_UNREAD
+        )
+        self._asked[store.remote(due)] = member
+
+    def _tell_start(self, host: str, sees_cache: bool) -> None:
+        log.debug("a worker has started on %s", host)
+        if not sees_cache and host not in self._blind_hosts:
+            self._blind_hosts.add(host)
+            log.info("%s does not see the cache: what it computes is written by this machine", host)

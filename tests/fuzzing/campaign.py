@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.fuzzing.attack import FAULT, LOG_NAME, attack, last_file
+from tests.fuzzing.attack import FAULT, LOG_NAME, MOST_AT_ONCE, attack, last_file
 from tests.fuzzing.kinds import KINDS
 from tests.support.forked import start
 
@@ -56,11 +56,14 @@ def campaign(
         process = start(attack, folder, due, first_seed)
         process.join()
         log = folder / LOG_NAME
+        done: Counter[str] = Counter()
         for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
-            outcomes[line.pop("kind")].note(**line)
+            name = line.pop("kind")
+            outcomes[name].note(**line)
+            done[name] += 1
         log.unlink()
         if process.exitcode:
-            name = next(name for name in names if outcomes[name].num_files < num_files)
+            name = next(name for name in due if done[name] < min(due[name], MOST_AT_ONCE))
             assert process.exitcode < 0, f"{name}: the attack itself is at fault"
             died = signal.Signals(-process.exitcode).name
             outcomes[name].note(FAULT, fault=f"the process ends by {died}")

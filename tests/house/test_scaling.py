@@ -19,7 +19,12 @@ STAND_INS = {
     "scontrol": 'echo "$SLURM_JOB_NODELIST" | tr , "\\n"',
     # What it starts stays until the job ends, as `ray start --block` does.
     "srun": "exec sleep 60",
-    "ray": '[ "$(grep -c ^ray "$RECORD")" -gt 1 ]',
+    # It answers when it is asked for the second time, and each time one more node has joined.
+    "ray": """
+        asked=$(grep -c ^ray "$RECORD")
+        for ((i = 1; i < asked; i++)); do echo " 1 node_$i"; done
+        [ "$asked" -gt 1 ]
+    """,
     "extract-features": "true",
     "train-level": 'exec sleep "${TRAINING_S:-0}"',
     "analyze-levels": "true",
@@ -63,16 +68,17 @@ def test_the_batch_script_starts_ray_on_all_nodes_and_runs_the_commands_there(
     start = time.monotonic()
     subprocess.run(["bash", SCRIPT], env=environment, check=True, timeout=60)
     assert time.monotonic() - start < 50, "it does not wait for Ray, which only ends with it"
-    told = [
-        line for line in calls(environment) if not line.startswith(("ray status", "scontrol show"))
-    ]
+    recorded = calls(environment)
+    begun = recorded.index(next(line for line in recorded if line.startswith("extract-features")))
+    # There is no answer to the first, the others see one node, two, and all three.
+    assert recorded[:begun].count("ray status --address n1:6379") == 4
+    told = [line for line in recorded if not line.startswith(("ray status", "scontrol show"))]
     # Beside each other: a second node's Ray may be recorded after the first command.
     assert sorted(told) == sorted(
         [
             "srun --overlap --nodes=1 --ntasks=1 --nodelist=n1 "
             "ray start --head --port=6379 --block",
-            "srun --overlap --nodes=2 --ntasks-per-node=1 --exclude=n1 "
-            "ray start --address=n1:6379 --block",
+            "srun --overlap --nodes=2 --ntasks=2 --exclude=n1 ray start --address=n1:6379 --block",
             "extract-features --config mine.yaml --split train --split val --ray n1:6379",
             "train-level --config mine.yaml --level all --lambda 0.01 --lambda 0.1 "
             "--ray n1:6379 --ray-gpus 0.5",

@@ -16,10 +16,10 @@ from tests.support.forked import start
 def start_extraction(config: Path, features: Path, output: Path, *options: str) -> BaseProcess:
     """Start the command on the split train; what it prints goes to a file."""
     named = ["--config", str(config), "--features", str(features), *options]
-    return start(_extract, named, output)
+    return start(run_as_process, named, output)
 
 
-def _extract(options: Sequence[str], output: Path) -> None:
+def run_as_process(options: Sequence[str], output: Path) -> None:
     """Run the command as a process of its own does: exit code and printed text, nothing else."""
     torch.set_num_threads(1)
     with output.open("w", encoding="utf-8") as file:

@@ -24,6 +24,15 @@ _LITTLE = {
 @contextmanager
 def ray_nodes(num_nodes: int, **each: Any) -> Iterator[str]:
     """Start so many nodes, `each` with these resources; yield the address of the first."""
+    with started_nodes(num_nodes, **each) as cluster:
+        yield cluster.address
+
+
+@contextmanager
+def started_nodes(
+    num_nodes: int, *, system: dict[str, Any] | None = None, **each: Any
+) -> Iterator[Any]:
+    """As `ray_nodes`, with settings of Ray's own; yield the cluster, to take nodes away."""
     from ray.cluster_utils import Cluster
 
     short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets are short
@@ -39,10 +48,11 @@ def ray_nodes(num_nodes: int, **each: Any) -> Iterator[str]:
         }.items():
             patched.setenv(f"RAY_{name}", str(value))
         try:
-            for _ in range(num_nodes):
+            cluster.add_node(wait=False, _system_config=system, **_LITTLE, **each)
+            for _ in range(num_nodes - 1):
                 cluster.add_node(wait=False, **_LITTLE, **each)
             cluster.wait_for_nodes(timeout=_PATIENCE_S)
-            yield cluster.address
+            yield cluster
         finally:
             cluster.shutdown()
             shutil.rmtree(short, ignore_errors=True)

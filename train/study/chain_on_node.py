@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from configs.errors import ConfigError, UserError
 from data.places.mirrored_folder import MirroredFolder
 from data.places.object_store import is_url
 from data.remote.node_copies import NodeCopies, naming_node, on_this_node
+from data.system.locks import held
 from train.loop.job import Job
 from train.runs.checkpoint import BEST_NAME
 from train.runs.remote_runs import fetch_seen, mirror_of_runs, run_here
-from train.runs.run_folder import CONFIG_NAME, load_run_config, locked
+from train.runs.run_folder import CONFIG_NAME, LOCK_NAME, load_run_config
 from train.runs.run_record import RECORD_NAME, RunRecord
 from train.study.chain import RunOutcome
 
@@ -94,9 +95,14 @@ def _take_over(mirror: MirroredFolder, own: _OwnRuns) -> None:
         name = folder.relative_to(mirror.path).as_posix()
         if mirror.remote.size(f"{name}/{RECORD_NAME}") is None:
             continue  # sent last: nobody else can have gone on with it
-        if folder.is_dir():
-            with locked(folder):
-                mirror.give_way(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(folder / LOCK_NAME))
+            except OSError:  # trained here by another command; if not, who trains it says what is
+                own.leave(folder)
+                continue
+            mirror.give_way(name)
         mirror.fetch({CONFIG_NAME, RECORD_NAME}, below=name)
         mirror.fetch({BEST_NAME} if own.is_over(folder) else None, below=name)
     mirror.send_only(lambda name: own.has(mirror.path / Path(*Path(name).parts[:2])))
@@ -135,6 +141,11 @@ class _OwnRuns:
             except ConfigError:
                 return False
         return self._known[folder]
+
+    def leave(self, folder: Path) -> None:
+        """Take a folder for none of them."""
+        self._named.discard(folder)
+        self._known[folder] = False
 
     def is_over(self, folder: Path) -> bool:
         """Say whether nobody goes on with a run: it is finished, and of so many epochs as asked."""

@@ -6,12 +6,14 @@ import errno
 import fcntl
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from data.cache.commit_log import CommitLog
-from data.system.locks import held, open_locked
+from data.system.locks import held, open_locked, range_held
+from tests.support.forked import result_of
 
 
 def test_lock_that_somebody_holds_is_refused_or_waited_for(tmp_path: Path) -> None:
@@ -77,3 +79,22 @@ def test_file_system_without_locks_is_said_to_be_one(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(OSError, match="the file system has no locks: No locks available"):
         open_locked(tmp_path / "lock")
+
+
+def free_places(path: Path, offsets: range) -> list[int]:
+    free = []
+    with path.open("r+b") as file:
+        for offset in offsets:
+            with suppress(BlockingIOError):
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+                free.append(offset)
+    return free
+
+
+def test_part_of_a_file_is_locked_meanwhile_and_no_other_part(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(10))
+    with path.open("r+b") as file:
+        with range_held(file.fileno(), path, 4, 2):
+            assert result_of(free_places, path, range(3, 7)) == [3, 6]
+        assert result_of(free_places, path, range(3, 7)) == [3, 4, 5, 6]

@@ -37,8 +37,7 @@ def written_elsewhere(writer: CacheWriter, manifest: Manifest, units: list[Unit]
     due = [writer.hand_out(unit) for unit in units]
     with closing(PartFiles(manifest, due, num_threads=2)) as parts:
         for unit in units:
-            done = parts.write(unit, maps_of(manifest, unit))
-            assert done is not None
+            (done,) = parts.write(unit, maps_of(manifest, unit))
             assert writer.take_back(unit, done)
 
 
@@ -86,8 +85,7 @@ def test_a_unit_that_comes_out_otherwise_is_written_anew_at_all_levels(
 
     def attempt(writer: CacheWriter, unit: Unit) -> UnitDone:
         with closing(PartFiles(manifest, [writer.hand_out(unit)], num_threads=1)) as parts:
-            done = parts.write(unit, maps_of(manifest, unit, more=2.0))
-        assert done is not None
+            (done,) = parts.write(unit, maps_of(manifest, unit, more=2.0))
         return done
 
     with CommitLog(tmp_path) as log, closing(CacheWriter(tmp_path, manifest, log)) as writer:

@@ -1,42 +1,82 @@
-"""A worker on a machine that does not see the command's files says so before it computes."""
+"""A worker says what its machine lacks before it computes, and hands over what it cannot write."""
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from configs.errors import CacheError, ConfigError
-from configs.schema.data import DetectorConfig
+from configs.config_files import load_config
+from configs.errors import ConfigError
+from data.cache.commit_log import CommitLog
+from data.cache.manifest import Manifest
+from data.writing.handed_out import UnitDone
+from data.writing.handed_over import ImageBytes
+from data.writing.writer import CacheWriter
 from extract.cluster.detector_worker import DetectorWorker, WorkerJob
-from tests.support.extraction import TinyCache
+from tests.support.extraction import TinyCache, shard_bytes
 
 
-def worker(folder: Path, cache: TinyCache, sha256: str = "") -> DetectorWorker:
-    return DetectorWorker(
-        WorkerJob(
-            detector=DetectorConfig(weights="random"), weights_sha256="", device="cpu", num_cores=1,
-            batch_size=None, num_decoding=2, working_folder=str(folder), cache=str(cache.folder),
-            manifest_sha256=sha256,
-        )
+@pytest.fixture
+def job(zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerJob:
+    """Of a node that does not see the cache."""
+    monkeypatch.chdir(tmp_path)
+    return WorkerJob(
+        detector=load_config(str(zarr_cache.config)).detector,
+        weights_sha256=zarr_cache.manifest.detector["weights_sha256"],
+        device="cpu", num_cores=torch.get_num_threads(), batch_size=None, num_decoding=2,
+        working_folder=str(tmp_path), sign=str(tmp_path / "gone" / "seen"),
     )  # fmt: skip
 
 
-def test_a_working_folder_that_a_node_lacks_is_told(zarr_cache: TinyCache, tmp_path: Path) -> None:
-    lacking = tmp_path / "gone"
-    with pytest.raises(ConfigError, match=f"^{lacking}: cannot be entered on the node .*share$"):
-        worker(lacking, zarr_cache).start(zarr_cache.manifest)
+def with_image(manifest: Manifest, file: str) -> Manifest:
+    first, *others = manifest.samples
+    return dataclasses.replace(manifest, samples=(dataclasses.replace(first, file=file), *others))
 
 
-def test_a_cache_that_a_node_does_not_see_is_told(
-    zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_a_node_lacks_is_told(zarr_cache: TinyCache, job: WorkerJob) -> None:
+    manifest = zarr_cache.manifest
+
+    def start(manifest: Manifest, **changes: Any) -> None:
+        DetectorWorker(dataclasses.replace(job, **changes)).start(manifest)
+
+    with pytest.raises(ConfigError, match=r"^--ray: the node .* cannot enter the folder /gone "):
+        start(manifest, working_folder="/gone")
+    with pytest.raises(ConfigError, match=r"^on the node .*: /gone.jpg: no such"):
+        start(with_image(manifest, "/gone.jpg"))
+    with pytest.raises(ConfigError, match=r"^on the node .*/gone.pth: .*same paths"):
+        start(manifest, detector=job.detector.model_copy(update={"checkpoint": "/gone.pth"}))
+    with pytest.raises(ConfigError, match=r"^detector: the node .* has other weights of it"):
+        start(manifest, weights_sha256="0" * 64)
+
+
+def test_a_worker_that_does_not_see_the_cache_hands_its_bytes_over(
+    zarr_cache: TinyCache, job: WorkerJob, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CacheError, match=f"^{zarr_cache.folder}: the node .* does not see this"):
-        worker(tmp_path, zarr_cache).start(zarr_cache.manifest)
+    manifest = zarr_cache.manifest
+    worker = DetectorWorker(job)
+    assert worker.start(manifest)[1] is False
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    manifest.save(folder)
+    with CommitLog(folder) as log, closing(CacheWriter(folder, manifest, log)) as writer:
+        writer.prepare()
+        units = {unit.index: unit for unit in writer.pending}
+        for found in worker.store([writer.hand_out(unit) for unit in units.values()]):
+            if isinstance(found, ImageBytes):
+                writer.take_over(units[found.unit], found)
+            else:
+                assert isinstance(found, UnitDone)
+                assert writer.take_back(units[found.unit], found)
+        writer.finish()
+    expected = shard_bytes(zarr_cache.folder)
+    found_bytes = shard_bytes(folder)
+    assert {name: expected[name] for name in found_bytes} == found_bytes
 
 
-def test_a_worker_that_was_made_anew_has_nothing_done_until_it_is_started(
-    zarr_cache: TinyCache, tmp_path: Path
-) -> None:
-    assert list(worker(tmp_path, zarr_cache).store([])) == []
+def test_a_worker_that_was_made_anew_has_nothing_done_until_it_is_started(job: WorkerJob) -> None:
+    assert list(DetectorWorker(job).store([])) == []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,46 +17,39 @@ import pytest
 
 from configs.errors import BadImageError, ConfigError
 from data.cache.commit_log import FILE_NAME
+from data.places.local_copies import LocalCopies
+from data.places.object_store import RemoteFolder
 from data.system.ray_cluster import Cluster, ClusterNode, connected, result
 from data.verification.check import verify_cache
 from extract.cluster.on_ray import Workers, workers_of
 from tests.support.extraction import must_extract, shard_bytes, write_config
-from tests.support.extraction_process import start_extraction
-from tests.support.ray_nodes import own_signals
+from tests.support.extraction_process import run_as_process, start_extraction
+from tests.support.forked import start
+from tests.support.object_server import ObjectServer
+from tests.support.ray_nodes import started_nodes
 
 PATIENCE_S = 600.0  # on a machine with much else to do
-_LITTLE = {
-    "num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False,
-    "include_log_monitor": False,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def ray_nodes() -> Iterator[Any]:
+def nodes() -> Iterator[Any]:
     """A head and a node of one core each; a dead node is noticed in seconds."""
-    utils = pytest.importorskip("ray.cluster_utils")
-    short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets are short
-    nodes = utils.Cluster()
+    pytest.importorskip("ray", reason="needs ray")
     noticed = {"health_check_period_ms": 500, "health_check_failure_threshold": 10}
-    with own_signals(), pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patched.setenv("RAY_AUTH_MODE", "disabled")
-        patched.setenv("RAY_TMPDIR", short)
-        patched.setenv("RAY_agent_register_timeout_ms", str(int(PATIENCE_S * 1e3)))
-        try:
-            nodes.add_node(**_LITTLE, _system_config=noticed)
-            nodes.add_node(**_LITTLE, wait=False)
-            nodes.wait_for_nodes(timeout=PATIENCE_S)
-            yield nodes
-        finally:
-            nodes.shutdown()
-            shutil.rmtree(short, ignore_errors=True)
+    with started_nodes(2, system=noticed, num_cpus=1) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
 def long_config(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = tiny_config.read_text(encoding="utf-8").replace("num_scenes: 8", "num_scenes: 24")
     return write_config(tmp_path_factory.mktemp("ray") / "long.yaml", text)
+
+
+@pytest.fixture(scope="module")
+def whole(long_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes of it. Read only."""
+    return must_extract(long_config, tmp_path_factory.mktemp("whole"))
 
 
 def lines_of(folder: Path) -> list[bytes]:
@@ -88,12 +81,45 @@ def actors() -> list[int]:
     return found
 
 
+def extract_from_afar(options: list[str], environment: dict[str, str], output: Path) -> None:
+    """Run the command on nodes none of which sees its folders."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        patched.setattr("extract.cluster.on_ray.signed", lambda _: nullcontext("/nowhere/seen"))
+        run_as_process(options, output)
+
+
+def test_what_workers_far_from_the_files_compute_is_sent_to_the_url_though_one_is_killed(
+    nodes: Any, object_server: ObjectServer, bucket_url: str, long_config: Path, whole: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    output, local = tmp_path / "output", tmp_path / "local"
+    before = set(actors())
+    process = start(extract_from_afar, [
+        "--config", str(long_config), "--features", bucket_url, "--local-cache", str(local),
+        "--ray", nodes.address, "--ray-cpus", "1",
+    ], object_server.environment(), output)  # fmt: skip
+    folder = LocalCopies(local).path_of(bucket_url) / "train"
+    wait_until(process, lambda: len(lines_of(folder)) > 0, output)
+    os.kill(next(pid for pid in actors() if pid not in before), signal.SIGKILL)
+    process.join(timeout=PATIENCE_S)
+    assert process.exitcode == 0, output.read_text()
+    assert "does not see the cache" in output.read_text()
+    assert "a worker died" in output.read_text()
+    remote = RemoteFolder(f"{bucket_url}/train")
+    contents = {name: remote.get(name) for name in remote.sizes()}
+    commits = {name: x for name, x in contents.items() if name.startswith("commits/")}
+    shas = {name: hashlib.sha256(x).hexdigest() for name, x in contents.items()}
+    assert {name: x for name, x in shas.items() if name not in commits} == shard_bytes(whole)
+    assert sorted(commits.values()) == sorted((whole / FILE_NAME).read_bytes().splitlines(True))
+
+
 def test_killing_workers_the_command_and_a_node_loses_nothing_and_stores_nothing_twice(
-    ray_nodes: Any, long_config: Path, tmp_path: Path
+    nodes: Any, long_config: Path, whole: Path, tmp_path: Path
 ) -> None:
-    whole = must_extract(long_config, tmp_path / "whole")
     folder, output = tmp_path / "ray" / "train", tmp_path / "output"
-    options = ["--ray", ray_nodes.address, "--ray-cpus", "1"]
+    options = ["--ray", nodes.address, "--ray-cpus", "1"]
 
     before = set(actors())
     process = start_extraction(long_config, tmp_path / "ray", output, *options)
@@ -109,8 +135,8 @@ def test_killing_workers_the_command_and_a_node_loses_nothing_and_stores_nothing
 
     process = start_extraction(long_config, tmp_path / "ray", output, *options)
     wait_until(process, lambda: len(lines_of(folder)) > len(first), output)
-    (node,) = ray_nodes.worker_nodes
-    ray_nodes.remove_node(node, allow_graceful=False)
+    (node,) = nodes.worker_nodes
+    nodes.remove_node(node, allow_graceful=False)
     process.join(timeout=PATIENCE_S)
     assert process.exitcode == 0, output.read_text()
     # What was committed stays, and is not computed again; each unit is in the log once.
@@ -126,10 +152,10 @@ def refuse() -> None:
     raise BadImageError("a.jpg: is no image", file="a.jpg", reason="is no image")
 
 
-def test_an_error_of_the_users_leaves_a_worker_as_it_was_raised(ray_nodes: Any) -> None:
+def test_an_error_of_the_users_leaves_a_worker_as_it_was_raised(nodes: Any) -> None:
     ray = pytest.importorskip("ray")
     stop = signal.getsignal(signal.SIGTERM)
-    with connected(ray_nodes.address) as cluster:
+    with connected(nodes.address) as cluster:
         assert cluster.num_cpus >= 1
         assert signal.getsignal(signal.SIGTERM) is stop
         with pytest.raises(BadImageError, match=r"^a.jpg: is no image$") as caught:

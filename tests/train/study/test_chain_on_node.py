@@ -17,7 +17,7 @@ from data.remote.node_copies import NodeCopies
 from tests.support.tiny_study import TinyStudy, tiny_config
 from train.loop.job import Job
 from train.runs.remote_runs import mirror_of_runs
-from train.runs.run_folder import save_config
+from train.runs.run_folder import locked, save_config
 from train.runs.run_record import RunRecord
 from train.study.chain import RunOutcome
 from train.study.chain_on_node import StudyCopies, sent
@@ -106,6 +106,26 @@ def test_task_sends_its_own_runs_alone_and_fetches_no_more_than_it_needs(
     assert files == {
         "run_1/best_model.pth", "run_1/config.yaml", "run_1/run.json", "run_2/config.yaml",
     }  # fmt: skip
+
+
+def test_run_that_another_command_trains_here_is_left_to_it(
+    study: TinyStudy, bucket_url: str, tmp_path: Path
+) -> None:
+    url = f"{bucket_url}/runs"
+    job = job_on(tmp_path / "a", url, study, 0.01)
+    run = write_run(job, "run_1", 1)
+    mirror_of_runs(url, LocalCopies(tmp_path / "a")).push()
+    elsewhere = mirror_of_runs(url, LocalCopies(tmp_path / "b"))
+    elsewhere.fetch()
+    write_run(job_on(tmp_path / "b", url, study, 0.01), "run_1", 2)
+    elsewhere.push()
+    write_run(job, "run_1", 3)
+    with locked(run):
+        mirror = copies_at(url, tmp_path / "a").open([job])
+        assert [outcome.error for outcome in only_ended(mirror)] == []
+    assert (run / "metrics.csv").read_text() == "metrics.csv of epoch 3"
+    sent_before = RemoteFolder(url).get(f"{job.parent.name}/run_1/metrics.csv")
+    assert sent_before == b"metrics.csv of epoch 2"
 
 
 def test_run_that_could_not_be_sent_has_failed_on_a_node_that_is_named(
