@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from train.loop.job import Job
 from train.runs.remote_runs import mirror_of_runs
 from train.runs.run_folder import locked, save_config
 from train.runs.run_record import RunRecord
+from train.study import study_on_ray
 from train.study.chain import RunOutcome
 from train.study.chain_on_node import StudyCopies, sent
 
@@ -161,6 +164,27 @@ def unended(
     """Yield what is told of each, before the end, at which all is tried to be sent once more."""
     told = sent(iter(outcomes), mirror)
     yield from (next(told) for _ in outcomes)
+
+
+def test_task_whose_machine_is_taken_away_has_sent_what_it_saved_before_it_ends(
+    study: TinyStudy, bucket_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket_url}/runs"
+    job = job_on(tmp_path, url, study, 0.01)
+
+    def interrupted(*_: object) -> Iterator[RunOutcome]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write_run(job, "run_1", 1)
+        yield RunOutcome(job=job, folder=None, error="stopped", exit_code=128 + signal.SIGTERM)
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(study_on_ray, "run_chain", interrupted)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit):
+        list(study_on_ray._train_chain([job], copies_at(url, tmp_path)))
+    assert f"{job.parent.name}/run_1/last_model.pth" in RemoteFolder(url).sizes()
 
 
 def test_node_without_credentials_is_one_line_that_names_it(
