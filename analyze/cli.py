@@ -29,7 +29,7 @@ from configs.options import (
     with_detection_checkpoint,
 )
 from data.places.local_copies import PlaceType, beside, copies_in
-from data.places.object_store import at_urls, is_url
+from data.places.object_store import is_url
 
 # What the command works with is imported where it begins to work: neither --help nor wrong usage
 # needs any of it.
@@ -168,7 +168,7 @@ def analyze_levels(
     share_cores()
     check_ray_options(
         ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
-        never_with_it=at_urls(checkpoints, report, kept, features.given),
+        never_with_it={},
     )  # fmt: skip
     if ray_address is not None and not dry_run:
         from data.system.ray_cluster import check_address
@@ -180,6 +180,7 @@ def analyze_levels(
     from configs.trusted_code import named_code, own_trust, refuse_untrusted
 
     copies = copies_in(features.local_cache)
+    runs_at = (checkpoints, *run_dirs)
     if any(map(is_url, run_dirs)):
         from train.runs.remote_runs import run_here
 
@@ -196,7 +197,7 @@ def analyze_levels(
 
     from analyze.allocation.search import Target
     from analyze.analysis import analyze
-    from analyze.analysis_on_ray import measure_on_ray
+    from analyze.analysis_on_ray import AnalysisCopies, measure_on_ray
     from analyze.anchors.catalogue import find_anchor
     from analyze.facts.kept_results import Kept
     from analyze.foretell import foretell
@@ -238,7 +239,8 @@ def analyze_levels(
     )
     with ExitStack() as stack:
         folder = stack.enter_context(copies.written(place, at_end=LAST_NAMES))
-        known_results = Kept(stack.enter_context(copies.written(kept or beside(place, "kept"))))
+        kept = kept or beside(place, "kept")
+        known_results = Kept(stack.enter_context(copies.written(kept, unchanging=True)))
         if dry_run:
             click.echo(foretell(request, wanted, folder, known_results).table())
             return
@@ -247,6 +249,7 @@ def analyze_levels(
             measure_on_ray(
                 request, wanted, folder, known_results, address=ray_address, num_cpus=ray_cpus,
                 num_gpus=ray_gpus, log_level=log_level,
+                at_urls=AnalysisCopies.of_command(features, split, runs_at, kept, report),
             )  # fmt: skip
         findings = analyze(request, wanted, folder, known_results)
         provenance = ReportOrigin(

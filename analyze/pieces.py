@@ -60,6 +60,7 @@ class CachedPiece:
     """Detection on the features as cached."""
 
     name: str = "detection on the features as cached"
+    runs: tuple[Path, ...] = ()
 
     def is_kept(self, opened: Opened) -> bool:
         """Say whether there is nothing to measure."""
@@ -82,6 +83,11 @@ class RunPiece:
     def name(self) -> str:
         """What the log calls it."""
         return str(self.run.folder)
+
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """Return the folders of the runs whose models are needed."""
+        return tuple(each.model_folder for each in self.run.whole)
 
     def is_kept(self, opened: Opened) -> bool:
         """Say whether there is nothing to measure."""
@@ -109,6 +115,11 @@ class FusedPiece:
         """What the log calls it."""
         return str(self.folder)
 
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """Return the folders of the runs whose models are needed."""
+        return (self.folder,)
+
     def measure(self, opened: Opened) -> None:
         """Measure, and keep what is found."""
         sent = overhead(opened.split.manifest, opened.split.num_images)
@@ -124,6 +135,7 @@ class AnchorPiece:
 
     anchor: str
     place: int
+    runs: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:

@@ -32,7 +32,7 @@ from configs.options import (
     with_detection_checkpoint,
 )
 from data.places.local_copies import PlaceType, copies_in
-from data.places.object_store import at_urls, is_url
+from data.places.object_store import is_url
 from train.ending_lines import fail_with, tell_outcome
 
 # What the command works with is imported where it begins to work: neither --help nor wrong usage
@@ -136,7 +136,7 @@ def train_level(
         )
     check_ray_options(
         ray_address, needing_it={"--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus},
-        never_with_it={"--jobs": num_jobs > 1, **at_urls(out, features.given)},
+        never_with_it={"--jobs": num_jobs > 1},
     )  # fmt: skip
     if ray_address is not None and not dry_run:
         from data.system.ray_cluster import check_address
@@ -144,14 +144,16 @@ def train_level(
         check_address(ray_address)
     wanted = level_of(level) if resume in ("auto", "never") else None
     copies = copies_in(features.local_cache)
+    resumed_url = resume if is_url(resume) else None
     if wanted is None:
-        if is_url(resume):
+        if resumed_url is not None:
             from train.study.study_place import fetch_resumed
 
-            out, resume, beside = fetch_resumed(resume, copies)
+            out, resume, beside = fetch_resumed(resumed_url, copies)
             context_runs = context_runs or beside
         _check_resumed(Path(resume), num_seeds)
-    if any(map(is_url, context_runs)):
+    context_urls = tuple(filter(is_url, context_runs))
+    if context_urls:
         from train.runs.remote_runs import run_here
 
         context_runs = tuple(str(run_here(run, copies)) for run in context_runs)
@@ -178,11 +180,13 @@ def train_level(
         raise ConfigError(f"--detection-checkpoint {detection_checkpoint}: no such file")
 
     from data.cache.cache_folder import CacheFolder
+    from data.remote.node_copies import NodeCopies
     from data.remote.opening import features_root
     from extract.detector.freshness import refuse_stale_cache
     from train.forecast.forecast import lines_of_dry_run
     from train.loop.job import Job
     from train.machine.distributed import most_restarts, open_world
+    from train.study.chain_on_node import StudyCopies
     from train.study.coarse_to_fine import from_coarse_to_fine
     from train.study.grid import grid, trials
     from train.study.resumed_run import resumed_job
@@ -221,7 +225,7 @@ def train_level(
             ])  # fmt: skip
         if coarse_to_fine:
             jobs = from_coarse_to_fine(jobs, wanted)
-        if resume == "auto":
+        if resume == "auto" and (dry_run or ray_address is None):
             place.fetch(jobs)
         if dry_run:
             click.echo("\n".join(lines_of_dry_run(
@@ -229,7 +233,7 @@ def train_level(
                 devices_per_node=num_devices(device),
             )))  # fmt: skip
             return
-        with place.sending(world.writes):
+        with place.sending(world.writes and ray_address is None):
             if ray_address is None:
                 study = run_study(
                     jobs, go_on=resume == "auto", num_jobs=num_jobs, log_level=log_level,
@@ -239,6 +243,10 @@ def train_level(
                 study = run_study_on_ray(
                     jobs, address=ray_address, device=device, num_cpus=ray_cpus,
                     num_gpus=ray_gpus, log_level=log_level,
+                    at_urls=StudyCopies(
+                        nodes=NodeCopies.of_command(features, (split, val_split)), out=place.url,
+                        context=context_urls, resumed=resumed_url,
+                    ),
                 )  # fmt: skip
             failed = [each for each in study if not tell_outcome(each, place, world, jobs)]
     if failed:

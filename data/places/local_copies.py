@@ -100,17 +100,22 @@ class LocalCopies:
         return self.mirror(folder).fetch_file(name)
 
     @contextmanager
-    def written(self, place: Path | str, *, at_end: Sequence[str] = ()) -> Iterator[Path]:
+    def written(
+        self, place: Path | str, *, at_end: Sequence[str] = (), unchanging: bool = False
+    ) -> Iterator[Path]:
         """Give a folder to write in, of a URL the copy, which is fetched first and sent.
 
         What was there and is removed in the meantime is removed there, too. `at_end`: as of
-        `MirroredFolder`.
+        `MirroredFolder`; `unchanging`: files never change under their name.
         """
         if not is_url(place):
             yield Path(place)
             return
         mirror = self.mirror(str(place), at_end=at_end)
-        mirror.fetch()
+        if unchanging:
+            mirror.fetch_lacking()
+        else:
+            mirror.fetch()
         _LOG.info("%s: is written in %s, and sent", place, mirror.path)
         with mirror.sending():
             yield mirror.path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,11 @@ class MirroredFolder:
         self._at_end = tuple(at_end)
         self._left_out = set(left_out)
         self._fetched: set[str] = set()
+        self._is_sent: Callable[[str], bool] = lambda _: True
+
+    def send_only(self, is_ours: Callable[[str], bool]) -> None:
+        """Send those files alone of whose name this is true: others are of other processes."""
+        self._is_sent = is_ours
 
     def fetch(self, files: Container[str] | None = None, below: str = "") -> set[str]:
         """Bring the copy of all that lies `below` a subfolder up to date; return its names there.
@@ -67,6 +73,15 @@ class MirroredFolder:
         self._fetch_all(versions)
         return set(versions)
 
+    def fetch_lacking(self) -> None:
+        """Fetch those files alone that are not here; for such as never change under their name."""
+        versions = self.remote.versions().items()
+        self._fetch_all({
+            name: version
+            for name, (_, version) in versions
+            if self._belongs(name) and not (self.path / name).exists()
+        })  # fmt: skip
+
     def fetch_file(self, name: str) -> Path:
         """Return the copy of one file; raises as `fetch`, ConfigError if it is not there."""
         try:
@@ -75,6 +90,22 @@ class MirroredFolder:
             raise ConfigError(f"{self._url(name)}: there is no such file") from None
         self._fetch_all({name: version})
         return self.path / name
+
+    def give_way(self, below: str) -> None:
+        """Remove the copy of a subfolder if it holds what was not sent, and there is news there.
+
+        For one who did less than another that went on with what was sent.
+        """
+        known = self._known.below(self.remote.url)
+        there = [(name, tag) for name, (_, tag) in self.remote.versions(below).items()]
+        if all(name in known and known[name].version == tag for name, tag in there):
+            return
+        here = [(name, state) for name, state in self._files() if name.startswith(f"{below}/")]
+        unsent = [name for name, state in here if not known.is_as(name, state)]
+        if unsent:
+            _LOG.warning("%s: has gone on since: what was not sent is dropped", self._url(below))
+            with self._told():
+                shutil.rmtree(self.path / below)
 
     def push(self, *, is_done: bool = True) -> None:
         """Send what has changed here.
@@ -95,7 +126,9 @@ class MirroredFolder:
             self._each(self._send, [
                 (name,)
                 for name, state in self._files()
-                if Path(name).name not in apart and not known.is_as(name, state)
+                if Path(name).name not in apart
+                and self._is_sent(name)
+                and not known.is_as(name, state)
             ])  # fmt: skip
             for name, handle in reversed(ordered):
                 self._send_open(name, handle)
@@ -182,7 +215,7 @@ class MirroredFolder:
         """Open all files of one name, in each subfolder, that are not there as they are here."""
         known = self._known.below(self.remote.url)
         for name, _ in list(self._files()):
-            if Path(name).name != file:
+            if Path(name).name != file or not self._is_sent(name):
                 continue
             with suppress(FileNotFoundError):
                 handle = (self.path / name).open("rb")

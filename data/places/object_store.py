@@ -66,11 +66,6 @@ def is_tag_of(tag: str, content: bytes) -> bool:
     return tag.strip('"') == hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def at_urls(*places: str | os.PathLike[str] | None) -> dict[str, bool]:
-    """Return those that are at URLs, as options that a cluster does not take: it shares a disk."""
-    return {f"what is at {place}": True for place in places if place and is_url(place)}
-
-
 class RemoteFolder:
     """The objects below a URL, by their names relative to it, with slashes.
 

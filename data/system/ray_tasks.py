@@ -1,7 +1,7 @@
 """Tasks on a Ray cluster: each yields what it has; one that dies begins again.
 
-It has to find what it did before in files that all nodes see: it works in the folder in which the
-command was called, and is given the same arguments again.
+It has to find what it did before in files that all nodes see, or in an object store: it works in
+the folder in which the command was called, and is given the same arguments again.
 """
 
 from __future__ import annotations

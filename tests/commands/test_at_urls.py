@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from analyze.streams.ensemble import ensemble_of_runs, write_ensemble
 from analyze.streams_cli import decompress_features
+from configs.errors import UserError
 from data.cache.cache_folder import CacheFolder
 from data.places import mirrored_folder
 from data.places.local_copies import LocalCopies
@@ -23,7 +24,8 @@ from data.places.object_store import RemoteFolder
 from tests.support.analysis import analyse
 from tests.support.coded_study import compress, decompress, make_run, must_compress
 from tests.support.forked import start
-from tests.support.remote_caches import send_study
+from tests.support.ray_nodes import in_this_process
+from tests.support.remote_caches import send_caches
 from tests.support.resumed_runs import SAVE_ALWAYS, begin, must_equal, only_run
 from tests.support.tiny_study import TinyStudy
 from tests.support.training_command import call
@@ -132,6 +134,31 @@ def test_runs_at_urls_are_begun_from_and_seen_by_others(
     assert RunRecord.load(LocalCopies(tmp_path / "c").path_of(more)).epochs == 2
 
 
+def test_tasks_of_a_cluster_fetch_what_they_see_and_go_on_with_and_send_what_they_train(
+    study: TinyStudy, bucket_url: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs ray")
+    make_run(tmp_path / "runs" / "of_level_3" / "run_1", study, 3)
+    save_config(tmp_path / "runs" / "of_level_3" / "run_1", study.config)
+    send(tmp_path / "runs", f"{bucket_url}/runs", tmp_path / "sender")
+    send_caches(study.root, f"{bucket_url}/features", tmp_path / "sender")
+    machine = tmp_path / "machine"
+    common = (
+        "--epochs", "1", "--features", f"{bucket_url}/features", "--ray", "local",
+        *at(f"{bucket_url}/runs", machine),
+    )  # fmt: skip
+    with in_this_process(machine):
+        seen = f"{bucket_url}/runs/of_level_3/run_1"
+        result = call(study, tmp_path, "--level", "2", "--context", seen, *common)
+        assert result.exit_code == 0, result.output
+        seeing = result.output.split(" -> ")[1].split()[0]
+        assert "metrics.csv" in RemoteFolder(seeing).sizes()
+        again = call(study, tmp_path, *common, "--resume", seeing, "--epochs", "2")
+    assert again.exit_code == 0, again.output
+    assert again.output.endswith(f" -> {seeing}\n")
+    assert RunRecord.load(fetched(seeing, tmp_path / "another")).epochs == 2
+
+
 def test_analysis_at_urls_is_that_of_folders_and_takes_what_was_kept(
     study: TinyStudy, undrawn: None, bucket_url: str, tmp_path: Path
 ) -> None:
@@ -160,6 +187,36 @@ def test_analysis_at_urls_is_that_of_folders_and_takes_what_was_kept(
     assert without_folder(store.get("first/levels.csv").decode()) == without_folder(table)
 
 
+def test_tasks_of_a_cluster_measure_what_lies_at_urls_and_the_command_has_what_they_found(
+    study: TinyStudy, bucket_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs ray")
+    runs = tmp_path / "runs"
+    save_config(make_run(runs / "of_level_4" / "run_1", study, 4), study.config)
+    send(runs, f"{bucket_url}/runs", tmp_path / "sender")
+    send_caches(study.root, f"{bucket_url}/features", tmp_path / "sender")
+    machine = tmp_path / "machine"
+    options = (
+        "--features", f"{bucket_url}/features", "--checkpoints", f"{bucket_url}/runs",
+        "--report", f"{bucket_url}/reports/first", "--kept", f"{bucket_url}/kept",
+        "--local-cache", str(machine), "--anchors", "float16", "--limit", "1",
+    )  # fmt: skip
+    found: set[str] = set()
+
+    def analyze(*arguments: Any) -> None:
+        found.update(path.name for path in arguments[-1].folder.glob("*.npz"))
+        raise UserError("all is measured")
+
+    monkeypatch.setattr("analyze.analysis.analyze", analyze)
+    with in_this_process(machine):
+        result = analyse(study, tmp_path, tmp_path / "unused", *options, "--ray", "local")
+    assert result.output.endswith("Error: all is measured\n")
+    assert "3 of 3 measured: anchor float16, point 1" in result.output
+    assert "is measured here instead" not in result.output
+    assert found == RemoteFolder(f"{bucket_url}/kept").sizes().keys()
+    assert len(found) > 3
+
+
 def without_folder(table: str) -> list[list[str]]:
     return [[value for value in line.split(",") if "/" not in value] for line in table.split()]
 
@@ -174,7 +231,7 @@ def test_streams_of_and_at_urls_are_those_of_folders_and_decode_with_the_models_
     options = [
         each for run in runs for each in ("--run", f"{bucket_url}/runs/x/{run.name}")
     ]  # fmt: skip
-    send_study(study, f"{bucket_url}/features", tmp_path / "sender")
+    send_caches(study.root, f"{bucket_url}/features", tmp_path / "sender")
     features = ("--features", f"{bucket_url}/features")
     coded = compress(study, tmp_path, *options, *features, *at(store.url, tmp_path / "a"))
     assert coded.exit_code == 0, coded.output

@@ -11,7 +11,7 @@ from extract.cli import extract_features
 from tests.support.analysis import analyse, rows_of
 from tests.support.coded_study import make_run
 from tests.support.extraction import TinyCache
-from tests.support.remote_caches import send_study
+from tests.support.remote_caches import send_caches
 from tests.support.resumed_runs import must_equal, only_run
 from tests.support.tiny_study import TinyStudy
 from train.cli import train_level
@@ -51,7 +51,7 @@ def test_extraction_to_a_url_leaves_the_files_of_one_to_a_folder_and_brings_back
 def test_level_trains_from_a_url_as_from_a_folder(
     study: TinyStudy, bucket_url: str, tmp_path: Path
 ) -> None:
-    send_study(study, bucket_url, tmp_path / "sender")
+    send_caches(study.root, bucket_url, tmp_path / "sender")
     for features, out in ((str(study.root), "local"), (bucket_url, "remote")):
         result = CliRunner().invoke(train_level, [
             "--level", "4", "--config", str(study.config_file), "--log-level", "warning",
@@ -66,7 +66,7 @@ def test_analysis_of_a_cache_at_a_url_finds_what_that_of_a_folder_finds(
     study: TinyStudy, undrawn: None, bucket_url: str, tmp_path: Path
 ) -> None:
     save_config(make_run(tmp_path / "runs" / "of_level_4" / "run_1", study, 4), study.config)
-    send_study(study, bucket_url, tmp_path / "sender")
+    send_caches(study.root, bucket_url, tmp_path / "sender")
     there = ("--features", bucket_url, "--local-cache", str(tmp_path / "copies"))
     found = []
     for place, more in (("local", ()), ("remote", there)):

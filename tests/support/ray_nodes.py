@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from configs.errors import UserError
 
 _PATIENCE_S = 240  # on a machine with much else to do
 _LITTLE = {
@@ -74,3 +77,46 @@ def who_holds(lock: Path) -> int:
         if fields[5].split(":")[-1] == inode:
             return int(fields[4])
     raise LookupError(f"nobody holds {lock}")
+
+
+@contextmanager
+def in_this_process(copies: Path) -> Iterator[None]:
+    """Let `--ray local` do its tasks one by one here, as on nodes that have no copies yet.
+
+    Nothing of the command's own reaches them but what can be sent to another machine.
+    """
+    from data.system.ray_cluster import Cluster, ClusterNode
+    from data.system.ray_tasks import TaskEnd
+
+    @contextmanager
+    def connected(_: str) -> Iterator[Cluster]:
+        yield Cluster((ClusterNode(num_cpus=1, num_gpus=0),))
+
+    def run_tasks(
+        work: Any, arguments: Sequence[tuple[Any, ...]], *_: Any, **__: Any
+    ) -> Iterator[tuple[int, Any]]:
+        for place, each in enumerate(arguments):
+            sent = pickle.dumps(each)
+            with _another_disk(copies):
+                try:
+                    values = list(work(*pickle.loads(sent)))
+                    end = TaskEnd()
+                except UserError as error:
+                    values, end = [], TaskEnd(error=error)
+            yield from ((place, value) for value in (*values, end))
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ("train.study.study_on_ray", "analyze.analysis_on_ray"):
+            patched.setattr(f"{module}.connected", connected)
+            patched.setattr(f"{module}.run_tasks", run_tasks)
+        yield
+
+
+@contextmanager
+def _another_disk(folder: Path) -> Iterator[None]:
+    """Let a folder be an empty one, of another machine, meanwhile."""
+    own = folder.rename(folder.with_name("the command's own"))
+    folder.mkdir()
+    yield
+    shutil.rmtree(folder)
+    own.rename(folder)

@@ -16,7 +16,6 @@ from data.remote.local_room import LocalRoom
 from data.remote.opening import open_copies
 from data.remote.sending import sending
 from tests.support.small_caches import write_maps
-from tests.support.tiny_study import TinyStudy
 
 
 def bucket_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -44,12 +43,11 @@ def send_maps(url: str, folder: Path, maps: Sequence[NDArray[Any]]) -> Path:
     return copy
 
 
-def send_study(study: TinyStudy, url: str, folder: Path) -> None:
-    """Send the study's caches, by a machine that is gone afterwards."""
-    room = LocalRoom(folder, 10**9)
+def send_caches(root: Path, url: str, folder: Path) -> None:
+    """Send the caches of a study's splits, by a machine that is gone afterwards."""
     for split in ("train", "val"):
-        copy = open_copies(url, [split], room, writing=True) / split
-        shutil.copytree(study.root / split, copy, dirs_exist_ok=True)
+        copy = open_copies(url, [split], LocalRoom(folder, 10**9), writing=True) / split
+        shutil.copytree(root / split, copy, dirs_exist_ok=True)
         with sending(copy, Manifest.load(copy)):
             pass
     shutil.rmtree(folder)

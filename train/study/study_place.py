@@ -28,9 +28,10 @@ class StudyPlace:
         self._copies = copies
         self._mirror: MirroredFolder | None = None
         self.out = place if place is None else Path(place)
+        self.url: str | None = None
         if isinstance(place, str) and is_url(place):
             self._mirror = mirror_of_runs(place, copies)
-            self.out = self._mirror.path
+            self.out, self.url = self._mirror.path, place
 
     def fetch(self, jobs: Sequence[Job]) -> None:
         """Fetch the runs at the URL that could be those of the jobs: of level, lambda and seed.

@@ -55,6 +55,39 @@ def count_puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
+def test_of_files_that_never_change_what_is_here_is_as_good_as_what_is_there(
+    mirror_on: Mirrors,
+) -> None:
+    here, there = mirror_on("a"), mirror_on("b")
+    for mirror in (here, there):
+        write(mirror, "both", f"found in {mirror.path}")
+    write(there, "other", "1")
+    there.push()
+    here.fetch_lacking()
+    assert text_of(here, "both") == f"found in {here.path}"
+    assert text_of(here, "other") == "1"
+    with pytest.raises(ConfigError, match="has changed since it was fetched or sent"):
+        here.fetch()
+
+
+def test_copy_gives_way_to_news_if_it_holds_what_was_not_sent(mirror_on: Mirrors) -> None:
+    here, there = mirror_on("a"), mirror_on("b")
+    write(here, "run/last", "1")
+    write(here, "run2/last", "1")
+    here.push()
+    there.fetch()
+    write(here, "run/last", "unsent")
+    here.give_way("run")
+    assert text_of(here, "run/last") == "unsent"
+    write(there, "run/last", "news")
+    write(there, "run2/last", "news")
+    there.push()
+    for name in ("run", "run2"):
+        here.give_way(name)
+    here.fetch()
+    assert (text_of(here, "run/last"), text_of(here, "run2/last")) == ("news", "news")
+
+
 def test_what_one_machine_pushes_another_fetches_and_changes(mirror_on: Mirrors) -> None:
     here, there = mirror_on("a"), mirror_on("b")
     write(here, "run/best", "1")

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs.errors import ConfigError
+from configs.options import FeaturesPlace
+from data.places.local_copies import LocalCopies
+from data.places.object_store import RemoteFolder
+from data.remote.node_copies import NodeCopies
 from tests.support.extraction import TinyCache
 from tests.support.ray_nodes import ray_nodes, who_holds
+from tests.support.remote_caches import send_caches
+from tests.support.resumed_runs import SAVE_ALWAYS, must_equal
+from tests.support.sending_tasks import train_chain_sending_often
 from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.training_command import call
 from tests.support.training_process import differences, rows_without_times, training_state
@@ -24,6 +33,7 @@ from train.machine.distributed import ALONE, World
 from train.runs.run_folder import LOCK_NAME
 from train.runs.run_record import RunRecord
 from train.study.chain import RunOutcome
+from train.study.chain_on_node import StudyCopies
 from train.study.study import run_study
 from train.study.study_on_ray import refuse_beside_ray, run_study_on_ray
 
@@ -51,12 +61,15 @@ def in_one_process(jobs: Sequence[Job]) -> list[RunOutcome]:
     return list(run_study(jobs, go_on=True, num_jobs=1, log_level="info", world=ALONE))
 
 
-def on_ray(jobs: Sequence[Job], address: str, num_cpus: float = 1) -> list[RunOutcome]:
+def on_ray(
+    jobs: Sequence[Job], address: str, num_cpus: float = 1, at_urls: StudyCopies | None = None
+) -> list[RunOutcome]:
     return list(
         run_study_on_ray(
-            jobs, address=address, device="cpu", num_cpus=num_cpus, num_gpus=None, log_level="info"
+            jobs, address=address, device="cpu", num_cpus=num_cpus, num_gpus=None,
+            log_level="info", at_urls=at_urls,
         )
-    )
+    )  # fmt: skip
 
 
 def by_lambda(outcomes: Sequence[RunOutcome]) -> dict[float, RunOutcome]:
@@ -135,30 +148,84 @@ def _kill_in_the_middle(out: Path, rows_before: Sequence[int], number: int) -> i
                     return rows
 
 
-def test_stopped_study_has_saved_and_the_same_command_goes_on(
-    zarr_cache: TinyCache, tmp_path: Path, address: str
+def test_stopped_study_has_saved_and_sent_and_the_same_command_goes_on(
+    zarr_cache: TinyCache, bucket_url: str, tmp_path: Path, address: str
 ) -> None:
     # Of four cores a task takes all of a node: the third run has not begun. Were nothing stopped,
     # it would end in a minute.
-    jobs = [job_of(zarr_cache, tmp_path, lmbda, epochs=500) for lmbda in (0.01, 0.02, 0.03)]
+    place = FeaturesPlace(given=None, local_cache=str(tmp_path), local_cache_gb=1)
+    nodes, url = NodeCopies.of_command(place, ()), f"{bucket_url}/runs"
+    out = nodes.copies.path_of(url)
+    jobs = [
+        replace(job_of(zarr_cache, out, lmbda, epochs=500), copies=nodes.copies)
+        for lmbda in (0.01, 0.02, 0.03)
+    ]
 
     def stop() -> None:
-        while len(list(tmp_path.glob("*/run_*/last_model.pth"))) < 2:
+        while len(list(out.glob("*/run_*/last_model.pth"))) < 2:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
-    outcomes = on_ray(jobs, address, num_cpus=2)
+    outcomes = on_ray(jobs, address, num_cpus=2, at_urls=StudyCopies(nodes=nodes, out=url))
     assert len(outcomes) == 3
     for outcome in outcomes:
         assert outcome.exit_code == 128 + signal.SIGTERM
         assert outcome.error is not None
-        assert outcome.error.startswith("stopped by SIGTERM")
-    runs = list(tmp_path.glob("*/run_*"))
+        assert outcome.error.startswith("stopped by SIGTERM; what had begun is saved, and sent")
+    runs = list(out.glob("*/run_*"))
     assert len(runs) == 2
     for run in runs:
         assert RunRecord.load(run).finished is None
         assert not (run / LOCK_NAME).exists()
+        its = RemoteFolder(f"{url}/{run.parent.name}/{run.name}")
+        for name in ("last_model.pth", "metrics.csv", "run.json"):
+            assert its.get(name) == (run / name).read_bytes()
+
+
+def test_killed_task_goes_on_from_what_it_sent_where_all_lies_at_urls_and_nothing_is_shared(
+    study: TinyStudy, bucket_url: str, tmp_path: Path, address: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("train.study.study_on_ray._train_chain", train_chain_sending_often)
+    settings = (
+        "--level", "4", "--lambda", "0.01", "--lambda", "0.02", "--epochs", "24",
+        "--batch-size", "3", "--set", "validation.num_samples=0", *SAVE_ALWAYS,
+    )  # fmt: skip
+    features, runs = f"{bucket_url}/features", f"{bucket_url}/runs"
+    copies = LocalCopies(tmp_path / "copies")
+    send_caches(study.root, features, tmp_path / "sender")
+    killed: list[Path] = []
+
+    def kill() -> None:
+        # The task that takes a run over finds nothing of it on its disk.
+        store = RemoteFolder(runs)
+        while not killed:
+            time.sleep(0.1)
+            for name in [name for name in store.sizes() if name.endswith("run.json")]:
+                run = copies.path_of(f"{runs}/{name}").parent
+                with suppress(OSError, LookupError):
+                    if not killed and len(rows_without_times(run)) >= 4:
+                        os.kill(who_holds(run / LOCK_NAME), signal.SIGKILL)
+                        shutil.rmtree(run)
+                        killed.append(run)
+
+    threading.Thread(target=kill, daemon=True).start()
+    result = call(
+        study, tmp_path, *settings, "--features", features, "--out", runs,
+        "--local-cache", str(copies.folder), "--ray", address,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert len(killed) == 1, "no run was killed in the middle"
+    assert f"{killed[0].name}\n" in result.output
+    assert result.output.count("its process was killed: it begins again") == 1
+    assert result.output.count(f" -> {runs}/fpn_specific_level_compression_level_4/run_") == 2
+    assert call(study, tmp_path / "undisturbed", *settings).exit_code == 0
+    there = LocalCopies(tmp_path / "another").fetched(runs)
+    assert len(list(there.glob("*/run_*"))) == 2
+    for run in there.glob("*/run_*"):
+        (same,) = (tmp_path / "undisturbed").glob(f"*/run_*_{run.name.split('_')[4]}_*")
+        must_equal(run, same)
 
 
 NOWHERE = "127.0.0.1:1"

@@ -1,0 +1,27 @@
+"""What leads this process to object stores, for processes on other machines that ask for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+_OF_A_STORE = ("AWS_", "GOOGLE_", "AZURE_")
+
+
+def store_variables() -> dict[str, str]:
+    """Return the environment variables that say where stores are, and who asks them."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_OF_A_STORE)}
+
+
+def take_store_variables(theirs: Mapping[str, str]) -> None:
+    """Ask stores as another process does, which has these variables.
+
+    Of each kind of store of which it has any, those alone: two sources of credentials do not go
+    together. Of the others this machine's own count.
+    """
+    for kind in _OF_A_STORE:
+        of_kind = {name: value for name, value in theirs.items() if name.startswith(kind)}
+        if of_kind:
+            for name in [name for name in os.environ if name.startswith(kind)]:
+                del os.environ[name]
+            os.environ.update(of_kind)
