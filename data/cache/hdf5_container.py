@@ -139,6 +139,14 @@ def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int
     return np.array(offsets, dtype=np.int64)
 
 
+def around_samples(size: int, other_bytes: int) -> list[int]:
+    """Return where to read `other_bytes` each of a shard's `size`, for all that is no sample.
+
+    The samples follow one upon the other, and the rest lies on both sides of them.
+    """
+    return [0, size - other_bytes]
+
+
 def _own_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
     """Return a dataset whose values lie in this very file, and nowhere a link of it leads."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):

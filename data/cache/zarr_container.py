@@ -151,3 +151,11 @@ def shard_offsets(path: Path, num_samples: int, capacity: int, sample_bytes: int
     ):
         raise CacheError(f"{path}: the shard is truncated or of another shape")
     return index[:, 0].astype(np.int64)
+
+
+def around_samples(size: int, other_bytes: int) -> list[int]:
+    """Return where to read `other_bytes` each of a shard's `size`, for all that is no sample.
+
+    That is the index, which is the end.
+    """
+    return [size - other_bytes]

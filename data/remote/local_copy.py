@@ -24,7 +24,6 @@ import xxhash
 from configs.errors import CacheError
 from configs.given_files import inside
 from configs.plain_json import parse_json
-from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import FILE_NAME as LOG_NAME
 from data.cache.containers import STORES
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
@@ -45,8 +44,8 @@ PLAN_NAME = f"{COMMITS}/plan.json"
 _LINE = re.compile(rb'\{"(?:plan":|unit":([0-9]+),)')
 # What of a cache is copied whole; nothing else that a stranger may have put there is.
 _SMALL = re.compile(
-    r"level_[0-9]+\.zarr/([^/]+/)?(zarr\.json|c\.0)$|statistics_level_[0-9]+\.json$|"
-    r"annotations[^/]*$|manifest\.json$"
+    r"level_[0-9]+\.zarr/([^/]+/)?(zarr\.json|c\.0)$|level_[0-9]+/README\.txt$|"
+    r"statistics_level_[0-9]+\.json$|annotations[^/]*$|manifest\.json$"
 )
 _AT_ONCE = 32  # requests
 
@@ -99,22 +98,13 @@ class LocalCopy:
                 os.close(handle)
 
     def fetch(self) -> bool:
-        """Bring what is small up to date; False if there is no manifest, and so nothing to bring.
-
-        Raises CacheError for a container that has to be opened as a file.
-        """
+        """Bring what is small up to date; False if there is no manifest: then there is nothing."""
         names = self.remote.versions()
         if MANIFEST_NAME not in names:
             return False
         manifest_file = self.remote.get(MANIFEST_NAME)
         self._leave_other_plan(names)
         self._write(MANIFEST_NAME, manifest_file)
-        manifest = CacheFolder(self.folder).manifest
-        if manifest.container != "zarr":
-            raise CacheError(
-                f"{self.remote}: is a cache in {manifest.container}, which is read from folders "
-                "alone: copy it to one, or extract with --container zarr"
-            )
         small = [name for name in names if _SMALL.match(name) and name != MANIFEST_NAME]
         own = {name: path.read_bytes() for name in small if (path := self._path(name)).is_file()}
         for name, content in self._current(small, names, own).items():

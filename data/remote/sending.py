@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.errors import ConfigError
 from data.cache.commit_log import Commit, fitting, read_commits
 from data.cache.containers import rows_of_shard, shards_of
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
@@ -176,17 +175,12 @@ class Sender:
 def sending(folder: Path, manifest: Manifest) -> Iterator[Sender | None]:
     """Yield what sends a cache that is the copy of a remote one, None for any other.
 
-    At the end all has been sent that is whole. ConfigError for a container that stores do not hold.
+    At the end all has been sent that is whole.
     """
     copy = LocalCopy.at(folder)
     if copy is None:
         yield None
         return
-    if manifest.container != "zarr":
-        raise ConfigError(
-            f"{copy.remote}: an object store holds caches in Zarr alone: leave out --container "
-            f"{manifest.container} (cache.container)"
-        )
     pool = ThreadPoolExecutor(_SHARDS_AT_ONCE, "sending")
     try:
         sender = Sender(copy, manifest, pool)

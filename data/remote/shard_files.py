@@ -1,4 +1,4 @@
-"""Files for remote shards: of holes, with the index alone, or brought here whole."""
+"""Files for remote shards: of holes, with what is no sample alone, or brought here whole."""
 
 from __future__ import annotations
 
@@ -46,12 +46,15 @@ def open_shards(copy: LocalCopy, manifest: Manifest, level: int) -> list[HeldSha
 
 
 def make_shard(copy: LocalCopy, manifest: Manifest, key: Key, size: int, tag: str) -> None:
-    """Make a file of holes as large as the remote one, with its index at the end."""
+    """Make a file of holes as large as the remote one, with what is no sample of it.
+
+    In Zarr that is an index at the end; in HDF5 some kilobytes before the samples and after.
+    """
     path = shard_file(copy.folder, manifest, key)
     level, bucket, _ = key
     samples_bytes = len(rows_of_shard(manifest, *key)) * manifest.sample_bytes(level, bucket)
-    index_bytes = size - samples_bytes
-    if not 0 < index_bytes <= _MOST_INDEX_BYTES:
+    other_bytes = size - samples_bytes
+    if not 0 < other_bytes <= _MOST_INDEX_BYTES:
         raise CacheError(
             f"{copy.remote}/{copy.name_of(path)}: is of another size than the manifest says: run "
             f"extract-features --split {manifest.split} again"
@@ -59,8 +62,9 @@ def make_shard(copy: LocalCopy, manifest: Manifest, key: Key, size: int, tag: st
     new = _new_file(path, size)
     try:
         with new.open("r+b") as file:
-            file.seek(samples_bytes)
-            file.write(copy.remote.get_range(copy.name_of(path), samples_bytes, index_bytes))
+            for start in STORES[manifest.container].around_samples(size, other_bytes):
+                file.seek(start)
+                file.write(copy.remote.get_range(copy.name_of(path), start, other_bytes))
         describe_file(path, tag, manifest, key, whole=False, content=new)
     finally:
         new.unlink(missing_ok=True)

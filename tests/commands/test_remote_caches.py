@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from data.places.object_store import RemoteFolder
@@ -18,19 +19,25 @@ from train.cli import train_level
 from train.runs.run_folder import save_config
 
 
+@pytest.mark.parametrize(
+    ("container", "shard_name"), [("zarr", "c.0.0.0.0"), ("hdf5", "shard-00000.h5")]
+)
 def test_extraction_to_a_url_leaves_the_files_of_one_to_a_folder_and_brings_back_what_is_gone(
-    zarr_cache: TinyCache, bucket_url: str, tmp_path: Path
-) -> None:
+    request: pytest.FixtureRequest, bucket_url: str, tmp_path: Path,
+    container: str, shard_name: str,
+) -> None:  # fmt: skip
+    local: TinyCache = request.getfixturevalue(f"{container}_cache")
     arguments = [
-        "--split", "train", "--config", str(zarr_cache.config), "--device", "cpu",
+        "--split", "train", "--config", str(local.config), "--device", "cpu",
+        "--container", container,
         "--features", bucket_url, "--local-cache", str(tmp_path), "--log-level", "warning",
     ]  # fmt: skip
     first = CliRunner().invoke(extract_features, arguments)
     assert first.exit_code == 0, first.output
     remote = RemoteFolder(f"{bucket_url}/train")
     here = {
-        path.relative_to(zarr_cache.folder).as_posix(): path.read_bytes()
-        for path in zarr_cache.folder.rglob("*")
+        path.relative_to(local.folder).as_posix(): path.read_bytes()
+        for path in local.folder.rglob("*")
         if path.is_file() and path.name != "commits.jsonl"
     }
 
@@ -41,7 +48,7 @@ def test_extraction_to_a_url_leaves_the_files_of_one_to_a_folder_and_brings_back
     assert here == there()
     again = CliRunner().invoke(extract_features, arguments)
     assert f"train: all 8 images are in {bucket_url}/train already" in again.output
-    gone = next(name for name in sorted(here) if name.endswith("c.0.0.0.0"))
+    gone = next(name for name in sorted(here) if name.endswith(shard_name))
     remote.delete([gone])
     mended = CliRunner().invoke(extract_features, arguments)
     assert mended.exit_code == 0, mended.output

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
+from configs.schema.data import Container
 from data.cache.manifest import Manifest
 from data.places.object_store import RemoteFolder
 from data.remote.local_room import LocalRoom
@@ -35,9 +36,11 @@ def opened(url: str, folder: Path, *, max_bytes: int = 10**9, writing: bool = Fa
     return open_copies(url, ["small"], room, writing=writing) / "small"
 
 
-def send_maps(url: str, folder: Path, maps: Sequence[NDArray[Any]]) -> Path:
+def send_maps(
+    url: str, folder: Path, maps: Sequence[NDArray[Any]], container: Container = "zarr"
+) -> Path:
     """Write maps as `write_maps` and send them; return the folder that stands for the cache."""
-    copy = write_maps(opened(url, folder, writing=True), maps)
+    copy = write_maps(opened(url, folder, writing=True), maps, container=container)
     with sending(copy, Manifest.load(copy)):
         pass
     return copy

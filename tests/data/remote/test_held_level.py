@@ -26,11 +26,16 @@ def maps() -> list[NDArray[Any]]:
 
 
 @pytest.fixture
-def url(bucket_url: str, tmp_path: Path, maps: list[NDArray[Any]]) -> str:
+def url(
+    bucket_url: str, tmp_path: Path, maps: list[NDArray[Any]], request: pytest.FixtureRequest
+) -> str:
     """The cache's folder in the store; what sent it is gone."""
-    send_maps(bucket_url, tmp_path / "sender", maps)
+    send_maps(bucket_url, tmp_path / "sender", maps, getattr(request, "param", "zarr"))
     shutil.rmtree(tmp_path / "sender")
     return bucket_url
+
+
+in_each_container = pytest.mark.parametrize("url", ["zarr", "hdf5"], indirect=True)
 
 
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
@@ -46,6 +51,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     return asked
 
 
+@in_each_container
 def test_samples_are_those_that_were_written(
     url: str, tmp_path: Path, maps: list[NDArray[Any]]
 ) -> None:
@@ -54,6 +60,7 @@ def test_samples_are_those_that_were_written(
             np.testing.assert_array_equal(reader.sample(index), maps[index])
 
 
+@in_each_container
 def test_streamed_epochs_are_those_of_the_local_cache_and_the_second_asks_for_nothing(
     url: str, tmp_path: Path, maps: list[NDArray[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +104,7 @@ def test_large_sample_comes_by_several_requests(
         np.testing.assert_array_equal(reader.sample(5), maps[5])
 
 
+@in_each_container
 def test_copies_stay_within_their_bound_and_what_is_read_is_right(
     url: str, tmp_path: Path, maps: list[NDArray[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
