@@ -41,8 +41,8 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-# Of tests/: whole commands, and processes that train together.
-_LONG = ("commands", "machine", "verification")
+# Of tests/: whole commands, processes that train together, and what has a cluster of Ray's.
+_LONG = ("analyze", "cluster", "commands", "machine", "study", "system", "verification")
 
 
 @pytest.hookimpl(trylast=True)

@@ -103,8 +103,8 @@ def run_tasks(
 
     `names` are what the log and Ray call them. The last value of a place is its `TaskEnd`. A task
     that died may yield again what it had yielded before. After a signal no task begins, and those
-    that run are told: what they yield then is lost, but not what they save. Works on the cluster
-    that is connected.
+    that run are told: what they yield then may be lost, but not what they save. Works on the
+    cluster that is connected.
     """
     import ray
 

@@ -35,7 +35,7 @@ from train.cli import level_of
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 OF_OTHERS = {
     "--no-python", "--nproc-per-node", "--max-restarts", "--gpus", "--gres", "--ipc", "--user",
-    "--rm", "--logdir", "--head", "--address", "--format",
+    "--rm", "--logdir", "--head", "--address", "--format", "--gpus-per-node",
 }  # fmt: skip
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(

@@ -44,6 +44,9 @@ def started_nodes(
             "TMPDIR": short,
             "agent_register_timeout_ms": _PATIENCE_S * 1000,
             "worker_register_timeout_seconds": _PATIENCE_S,
+            "worker_niceness": 0,
+            "prestart_worker_first_driver": 0,
+            "enable_worker_prestart": 0,
             "memory_monitor_refresh_ms": 0,  # what others take of the memory is their affair
         }.items():
             patched.setenv(f"RAY_{name}", str(value))

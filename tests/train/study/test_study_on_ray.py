@@ -114,8 +114,10 @@ def test_study_becomes_what_it_becomes_in_one_process_and_a_run_that_fails_is_to
 
 
 def test_killed_task_goes_on_from_its_own_checkpoint_to_the_same_end(
-    zarr_cache: TinyCache, tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture
-) -> None:
+    zarr_cache: TinyCache, tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("data.system.ray_tasks._PAUSE_S", 1.0)  # between two deaths
     job = job_of(zarr_cache, tmp_path / "ray", 0.01, epochs=24)
     rows_at_death: list[int] = []
 
@@ -254,7 +256,7 @@ def test_ranks_of_torchrun_and_to_begin_anew_are_refused() -> None:
 
 
 def test_dry_run_needs_no_cluster(study: TinyStudy, tmp_path: Path) -> None:
-    options = ("--level", "all", "--coarse-to-fine", "--dry-run")
+    options = ("--level", "4", "--dry-run")
     on_cluster = call(study, tmp_path, *options, "--ray", NOWHERE, "--ray-gpus", "0.5")
     assert on_cluster.exit_code == 0, on_cluster.output
     here = call(study, tmp_path, *options)
