@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from data.cache.commit_log import CommitLog
 from data.cache.manifest import Manifest
@@ -14,6 +17,7 @@ from data.writing.handed_over import BytesOfUnits, ImageBytes
 from data.writing.writer import CacheWriter
 from tests.data.writing.test_handed_out import log_lines, maps_of
 from tests.support.extraction import TinyCache, shard_bytes
+from tests.support.failing_disk import Moment, failing_disk
 
 
 def handed_over(
@@ -81,3 +85,34 @@ def test_a_unit_that_comes_out_otherwise_is_written_anew_at_all_levels(
         assert not taken(writer, unit, handed_over(writer, manifest, unit, more=2.0))
         assert taken(writer, unit, handed_over(writer, manifest, unit, more=2.0))
         writer.finish()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("moment", ["open", "write", "sync", "rename"])
+def test_disk_that_takes_no_bytes_of_others_loses_nothing_that_was_committed(
+    zarr_cache: TinyCache, tmp_path: Path, moment: Moment, number: int
+) -> None:
+    manifest = zarr_cache.manifest
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        manifest.save(folder)
+
+    def take_all(folder: Path) -> None:
+        with CommitLog(folder) as log, closing(CacheWriter(folder, manifest, log)) as writer:
+            writer.prepare()
+            for unit in writer.pending:
+                assert taken(writer, unit, handed_over(writer, manifest, unit))
+            writer.finish()
+
+    take_all(here)
+    # Of the finest level's last shard: by then units are committed.
+    last = max(path.name for path in (here / "level_0.zarr").rglob("c.*"))
+    with failing_disk(f"{last}*", moment, number) as disk, pytest.raises(OSError) as told:
+        take_all(there)
+    assert told.value.errno == number
+    assert disk.met >= 1
+    committed = log_lines(there)
+    take_all(there)
+    assert set(committed) <= set(log_lines(there))
+    assert shard_bytes(there) == shard_bytes(here)
