@@ -74,6 +74,8 @@ class _Member:
 
     actor: Any
     units: dict[int, Unit] = field(default_factory=dict)
+    otherwise: list[Unit] = field(default_factory=list)
+    """Due again at all levels: its places are locked until it has done all that it has."""
 
 
 @contextmanager
@@ -186,6 +188,7 @@ class _Crew:
                 self._dealer.give_back(member.units.values())
                 self._start(member)
             else:
+                self._take_otherwise(member)
                 self._idle.append(member)
             return
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
@@ -205,9 +208,14 @@ class _Crew:
         if writer.take_back(unit, found):
             yield unit, found.num_bytes
         else:
-            self._dealer.give_back([unit])
+            member.otherwise.append(unit)
+
+    def _take_otherwise(self, member: _Member) -> None:
+        self._dealer.give_back(member.otherwise)
+        member.otherwise = []
 
     def _start(self, member: _Member) -> None:
+        self._take_otherwise(member)
         member.units = {}
         starting = member.actor.start.options(max_task_retries=_STARTS).remote(self._manifest)
         self._asked[starting] = member

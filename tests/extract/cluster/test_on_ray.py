@@ -17,11 +17,14 @@ import pytest
 
 from configs.errors import BadImageError, ConfigError
 from data.cache.commit_log import FILE_NAME
+from data.cache.plan import Unit
 from data.places.local_copies import LocalCopies
 from data.places.object_store import RemoteFolder
 from data.system.ray_cluster import Cluster, ClusterNode, connected, result
 from data.verification.check import verify_cache
-from extract.cluster.on_ray import Workers, workers_of
+from data.writing.handed_out import UnitDone
+from extract.cluster.dealing import Dealer
+from extract.cluster.on_ray import Workers, _Crew, _Member, workers_of
 from tests.support.extraction import must_extract, shard_bytes, write_config
 from tests.support.extraction_process import run_as_process, start_extraction
 from tests.support.forked import start
@@ -196,3 +199,27 @@ def test_a_worker_has_a_gpu_where_there_are_some_and_cores_of_one_node(
 def test_what_a_cluster_does_not_have_is_told(device: str, cores: int | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         workers_of(Cluster((CPUS,)), device, cores)
+
+
+def test_a_unit_that_came_out_otherwise_is_dealt_when_who_has_it_locked_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else who gets it waits for the lock, and who has the lock to be asked for more."""
+    monkeypatch.setattr("extract.cluster.on_ray.result", lambda value: value)
+    units = [Unit(index=n, bucket=0, first_row=n, num_rows=1) for n in range(2)]
+    dealer, member = Dealer([], num_workers=2), _Member(None, dict(enumerate(units)))
+    crew = _Crew([], None, dealer)
+    yielded = iter([
+        UnitDone(unit=0, commit=None, num_bytes=0, differing=frozenset({3})),  # type: ignore[arg-type]
+        UnitDone(unit=1, commit=None, num_bytes=7, differing=frozenset()),  # type: ignore[arg-type]
+    ])  # fmt: skip
+    assert list(crew._answered(yielded, member, _Writer())) == []  # type: ignore[arg-type]
+    assert list(crew._answered(yielded, member, _Writer())) == [(units[1], 7)]  # type: ignore[arg-type]
+    assert dealer.deal() == []
+    assert list(crew._answered(yielded, member, _Writer())) == []  # type: ignore[arg-type]
+    assert dealer.deal() == [units[0]]
+
+
+class _Writer:
+    def take_back(self, unit: Unit, done: UnitDone) -> bool:
+        return not done.differing
