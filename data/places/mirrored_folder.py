@@ -58,6 +58,10 @@ class MirroredFolder:
         """Send those files alone of whose name this is true: others are of other processes."""
         self._is_sent = is_ours
 
+    def sends(self, name: str) -> bool:
+        """Say whether a file of this name is among those that are sent."""
+        return self._belongs(name) and self._is_sent(name)
+
     def fetch(self, files: Container[str] | None = None, below: str = "") -> set[str]:
         """Bring the copy of all that lies `below` a subfolder up to date; return its names there.
 
@@ -97,7 +101,11 @@ class MirroredFolder:
         For one who did less than another that went on with what was sent.
         """
         known = self._known.below(self.remote.url)
-        there = [(name, tag) for name, (_, tag) in self.remote.versions(below).items()]
+        there = [
+            (name, tag)
+            for name, (_, tag) in self.remote.versions(below).items()
+            if self._belongs(name)
+        ]
         if all(name in known and known[name].version == tag for name, tag in there):
             return
         here = [(name, state) for name, state in self._files() if name.startswith(f"{below}/")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -223,6 +224,11 @@ def open_run(folder: Path | str, level: int | None = None) -> Run:
         raise ConfigError(f"{folder}: holds no finished run ({BEST_NAME} and {CONFIG_NAME})")
     config = load_run_config(folder)
     return Run(folder=folder, level=level, lmbda=config.training.lmbda, config=config)
+
+
+def settings_but_epochs(config: Config) -> str:
+    """Return a text that two runs share if one can go on as the other with other epochs."""
+    return json.dumps(_settings(config, "epochs"), sort_keys=True, default=str)
 
 
 def _settings(config: Config, *but: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.errors import ConfigError, UserError
+from configs.errors import ConfigError, MachineError, UserError
 from data.places.mirrored_folder import MirroredFolder
 from data.places.object_store import is_url
 from data.remote.node_copies import NodeCopies, naming_node, on_this_node
@@ -20,7 +20,12 @@ from data.system.locks import held
 from train.loop.job import Job
 from train.runs.checkpoint import BEST_NAME
 from train.runs.remote_runs import fetch_seen, mirror_of_runs, run_here
-from train.runs.run_folder import CONFIG_NAME, LOCK_NAME, load_run_config
+from train.runs.run_folder import (
+    CONFIG_NAME,
+    LOCK_NAME,
+    load_run_config,
+    settings_but_epochs,
+)
 from train.runs.run_record import RECORD_NAME, RunRecord
 from train.study.chain import RunOutcome
 
@@ -77,6 +82,8 @@ def sent(outcomes: Iterator[RunOutcome], mirror: MirroredFolder | None) -> Itera
                     return
                 if outcome.error is not None:
                     outcome = replace(outcome, error=on_this_node(outcome.error))
+                elif mirror is not None:
+                    _require_sent(outcome, mirror)
         except UserError as error:
             if outcome is None:
                 raise
@@ -84,6 +91,18 @@ def sent(outcomes: Iterator[RunOutcome], mirror: MirroredFolder | None) -> Itera
             if outcome.error is None:
                 outcome = replace(outcome, folder=None, error=str(error), exit_code=error.exit_code)
         yield outcome
+
+
+def _require_sent(outcome: RunOutcome, mirror: MirroredFolder) -> None:
+    """Raise MachineError for a run that another command had when this one began."""
+    folder = outcome.folder
+    if folder is None or not folder.is_relative_to(mirror.path):
+        return
+    if not mirror.sends((folder / RECORD_NAME).relative_to(mirror.path).as_posix()):
+        raise MachineError(
+            f"{folder}: is trained and was not sent, as another command had it: run the same "
+            "command again, which sends it"
+        )
 
 
 def _take_over(mirror: MirroredFolder, own: _OwnRuns) -> None:
@@ -109,14 +128,13 @@ def _take_over(mirror: MirroredFolder, own: _OwnRuns) -> None:
 
 
 class _OwnRuns:
-    """The run folders below `out` that may be a chain's: of level, lambda, seed, or named by it."""
+    """The run folders below `out` that may be a chain's: of its level and settings, or named."""
 
     def __init__(self, chain: Sequence[Job], out: Path) -> None:
         self._epochs = {
-            (job.parent, job.config.training.lmbda, job.config.training.seed):
-            job.config.training.epochs
+            (job.parent, settings_but_epochs(job.config)): job.config.training.epochs
             for job in chain
-        }  # fmt: skip
+        }
         resumed = (job.resume for job in chain if job.resume is not None)
         self._named = {folder for folder in resumed if folder.is_relative_to(out)}
         self._known: dict[Path, bool] = {}
@@ -124,7 +142,7 @@ class _OwnRuns:
     @property
     def parents(self) -> set[Path]:
         """Return the folders in which they lie, but for the named."""
-        return {parent for parent, _, _ in self._epochs}
+        return {parent for parent, _ in self._epochs}
 
     def folders(self) -> list[Path]:
         """Return those that there are, and the named."""
@@ -158,6 +176,5 @@ class _OwnRuns:
         epochs = load_run_config(folder).training.epochs
         return finished and epochs == self._epochs[self._key(folder)]
 
-    def _key(self, folder: Path) -> tuple[Path, float, int]:
-        training = load_run_config(folder).training
-        return folder.parent, training.lmbda, training.seed
+    def _key(self, folder: Path) -> tuple[Path, str]:
+        return folder.parent, settings_but_epochs(load_run_config(folder))

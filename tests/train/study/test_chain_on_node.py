@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,8 @@ def test_run_that_went_on_elsewhere_is_taken_as_it_was_sent(
     mirror.push()
     # Dies; and here it is for all that this node knows: what is not sent is the best that there is.
     write_run(here, "run_1", 3)
+    for of_nobody in ("training.lock", ".hidden"):  # as a copy by other tools brings them there
+        RemoteFolder(url).put(f"{here.parent.name}/run_1/{of_nobody}", b"x")
     copies_at(url, tmp_path / "a").open([here])
     assert (run / "metrics.csv").read_text() == "metrics.csv of epoch 3"
     # Another one goes on from what was sent, and sends less than this one had.
@@ -91,10 +94,12 @@ def test_task_sends_its_own_runs_alone_and_fetches_no_more_than_it_needs(
 ) -> None:
     url, machine = f"{bucket_url}/runs", tmp_path / "a"
     own, other = (job_on(machine, url, study, lmbda) for lmbda in (0.01, 0.02))
+    otherwise = replace(own, config=tiny_config(lmbda=0.01, learning_rate=1e-5))
     mirror = copies_at(url, machine).open([own])
     assert mirror is not None
     write_run(own, "run_1", 2, finished="all epochs")
     write_run(other, "run_2", 1)
+    write_run(otherwise, "run_3", 1)
     parent = own.parent.name
     ended = only_ended(mirror, RunOutcome(job=own, folder=own.parent / "run_1"))
     assert [outcome.error for outcome in ended] == [None]
@@ -108,6 +113,7 @@ def test_task_sends_its_own_runs_alone_and_fetches_no_more_than_it_needs(
     }  # fmt: skip
     assert files == {
         "run_1/best_model.pth", "run_1/config.yaml", "run_1/run.json", "run_2/config.yaml",
+        "run_3/config.yaml",
     }  # fmt: skip
 
 
@@ -126,6 +132,10 @@ def test_run_that_another_command_trains_here_is_left_to_it(
     with locked(run):
         mirror = copies_at(url, tmp_path / "a").open([job])
         assert [outcome.error for outcome in only_ended(mirror)] == []
+    # The other command has ended, and this one went on with the run before it was looked at again.
+    (ended,) = only_ended(mirror, RunOutcome(job=job, folder=run))
+    assert ended.error is not None
+    assert "was not sent, as another command had it: run the same command again" in ended.error
     assert (run / "metrics.csv").read_text() == "metrics.csv of epoch 3"
     sent_before = RemoteFolder(url).get(f"{job.parent.name}/run_1/metrics.csv")
     assert sent_before == b"metrics.csv of epoch 2"
