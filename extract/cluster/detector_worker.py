@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from configs.errors import CacheError, ConfigError
+from configs.errors import ConfigError, MachineError
 from configs.schema.data import DetectorConfig
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit
@@ -79,7 +79,7 @@ class DetectorWorker:
 
         Where the cache is not seen, what is to be written of each image is yielded before. None if
         this worker was made anew meanwhile, and not started. Raises ConfigError for an image that
-        cannot be read, CacheError if the plan does not hold or the file system fails.
+        cannot be read, CacheError if the plan does not hold, MachineError if the disk fails.
         """
         if self._manifest is None:
             return
@@ -98,7 +98,7 @@ class DetectorWorker:
                         for each in found:  # noqa: UP028
                             yield each
         except OSError as error:
-            raise CacheError(
+            raise MachineError(
                 f"{error.filename or Path(job.sign).parent}: cannot be written on the node "
                 f"{socket.gethostname()} ({error.strerror or error}): nothing committed is lost, "
                 "mend it and run the same command again"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from configs.config_files import load_config
-from configs.errors import CacheError, ConfigError
+from configs.errors import ConfigError, MachineError
 from data.cache.commit_log import FILE_NAME, CommitLog
 from data.cache.manifest import Manifest
 from data.cache.plan import Unit
@@ -123,7 +123,7 @@ def test_part_files_that_meet_trouble_are_one_line_and_another_worker_writes_the
         before = (folder / FILE_NAME).read_bytes()
         moments: tuple[Moment, ...] = ("open", "write", "sync")
         for moment, number in product(moments, (errno.ENOSPC, errno.EIO)):
-            line = meets("c.*.part", moment, lambda: store(others), CacheError, number=number)
+            line = meets("c.*.part", moment, lambda: store(others), MachineError, number=number)
             assert "cannot be written on the node" in line
             assert line.endswith("is lost, mend it and run the same command again")
             assert (folder / FILE_NAME).read_bytes() == before
