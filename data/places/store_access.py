@@ -6,11 +6,17 @@ import os
 from collections.abc import Mapping
 
 _OF_A_STORE = ("AWS_", "GOOGLE_", "AZURE_")
+# These lead to a file or an address of one machine: they are no other's.
+_OF_A_MACHINE = ("_FILE", "_RELATIVE_URI", "_FULL_URI", "GOOGLE_APPLICATION_CREDENTIALS")
 
 
 def store_variables() -> dict[str, str]:
     """Return the environment variables that say where stores are, and who asks them."""
-    return {name: value for name, value in os.environ.items() if name.startswith(_OF_A_STORE)}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_OF_A_STORE) and not name.endswith(_OF_A_MACHINE)
+    }
 
 
 def take_store_variables(theirs: Mapping[str, str]) -> None:
@@ -22,6 +28,8 @@ def take_store_variables(theirs: Mapping[str, str]) -> None:
     for kind in _OF_A_STORE:
         of_kind = {name: value for name, value in theirs.items() if name.startswith(kind)}
         if of_kind:
-            for name in [name for name in os.environ if name.startswith(kind)]:
-                del os.environ[name]
+            own = [name for name in os.environ if name.startswith(kind)]
+            for name in own:
+                if not name.endswith(_OF_A_MACHINE):
+                    del os.environ[name]
             os.environ.update(of_kind)

@@ -20,6 +20,8 @@ def test_credentials_are_those_of_the_command_and_never_half_of_them(
     with monkeypatch.context() as command:
         for name, value in theirs.items():
             command.setenv(name, value)
+        command.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/of/that/machine")
+        command.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/of/that/machine")
         assert store_variables() == theirs
     for name in (*theirs, "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY"):
         monkeypatch.setenv(name, "own")
