@@ -158,7 +158,7 @@ class LocalCopy:
         lacking = [name for name in names if name not in known]
         found = dict(zip(lacking, at_once(self.remote.get, lacking), strict=True))
         # Where a tag is no checksum (Azure's, and S3's of what a key encrypts) nothing else tells.
-        new = {n: _pair(tags[n], x) for n, x in found.items() if not is_tag_of(tags[n], x)}
+        new = {n: _pair(tags[n], x) for n, x in found.items() if _tells(tags[n], x)}
         if new:
             _write_if_other(self.folder / _TAGS, json.dumps(noted | new).encode())
         return {name: known.get(name, found.get(name, b"")) for name in names}
@@ -202,6 +202,11 @@ def at_once(function: Callable[[Item], Result], items: Iterable[Item]) -> list[R
     """Return what a function that waits for the store gives for each item, many under way."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(function, items))
+
+
+def _tells(tag: str, content: bytes) -> bool:
+    """Say whether a tag is worth noting: it is one, and no checksum of the content."""
+    return bool(tag.strip('"')) and not is_tag_of(tag, content)
 
 
 def _pair(tag: str, content: bytes) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from configs.errors import ConfigError, MachineError
 from data.remote.held_shard import HeldShard, held_path, shards_below
-from data.system.array_files import give_space_back
+from data.system.array_files import give_space_back, is_remote
 
 _LOCK = "making-room.lock"
 _TOLD_EACH = 64  # parts of the bound: to look at all files for each sample would take long
@@ -53,13 +53,18 @@ class LocalRoom:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def require_holes(self) -> None:
-        """Raise ConfigError if the file system takes no space back out of the midst of a file.
+        """Raise ConfigError if the disk is of several machines, or takes no space back of files.
 
         MachineError if nothing can be written there at all.
         """
         probe = self.folder / f"probe-{os.getpid()}"
         with disk_told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if is_remote(self.folder):  # what one machine drops there, another would still see
+                raise ConfigError(
+                    f"--local-cache {self.folder}: is on a network file system: choose a folder "
+                    "on a disk of this machine alone"
+                )
             try:
                 probe.write_bytes(bytes(2**13))
                 _require_holes(probe, self.folder)

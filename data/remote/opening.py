@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from configs.errors import CacheError
+from configs.errors import CacheError, ConfigError
 from configs.known_places import call_it
 from configs.options import FeaturesPlace
 from data.places.local_copies import LocalCopies, copies_in
@@ -23,6 +23,10 @@ def features_root(
     CacheError; others beside them are opened, too. One line for the user where the store refuses.
     """
     if place.given is None or not is_url(place.given):
+        if place.given is not None and "://" in place.given:
+            raise ConfigError(
+                f"--features {place.given}: use s3://, gs:// or az://, or a folder's path"
+            )
         return Path(place.given or usual)
     folder = copies_in(place.local_cache).folder
     room = LocalRoom(folder.absolute(), int(place.local_cache_gb * 1e9))

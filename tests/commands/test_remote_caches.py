@@ -91,3 +91,24 @@ def test_url_without_its_bucket_is_one_line(bucket_url: str, tmp_path: Path) -> 
     ])  # fmt: skip
     assert result.exit_code == 1
     assert "Error: s3://never/x: there is no such bucket" in result.output
+
+
+def test_url_of_another_kind_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(train_level, ["--level", "0", "--features", "ftp://there/x"])
+    assert result.exit_code == 1
+    assert (
+        "--features ftp://there/x: use s3://, gs:// or az://, or a folder's path" in result.output
+    )
+    assert not any(tmp_path.iterdir())
+
+
+def test_copies_lie_on_no_disk_of_several_machines(
+    bucket_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.remote.local_room.is_remote", lambda folder: folder == tmp_path)
+    result = CliRunner().invoke(train_level, [
+        "--level", "0", "--features", bucket_url, "--local-cache", str(tmp_path),
+    ])  # fmt: skip
+    assert result.exit_code == 1
+    assert f"--local-cache {tmp_path}: is on a network file system" in result.output
