@@ -172,6 +172,9 @@ def _same_priority() -> Iterator[None]:
     (SCHED_FIFO at 99), and leaves the former so for good: what it computes after, and whatever
     process it starts, would keep all others from its cores.
     """
+    if not hasattr(os, "sched_getscheduler"):  # no Linux: nor does the encoder do it there
+        yield
+        return
     policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     others = set(_THREADS.iterdir())
     try:

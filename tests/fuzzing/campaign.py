@@ -63,7 +63,8 @@ def campaign(
             done[name] += 1
         log.unlink()
         if process.exitcode:
-            name = next(name for name in due if done[name] < min(due[name], MOST_AT_ONCE))
+            unfinished = [name for name in due if done[name] < min(due[name], MOST_AT_ONCE)]
+            name = unfinished[0] if unfinished else list(due)[-1]
             assert process.exitcode < 0, f"{name}: the attack itself is at fault"
             died = signal.Signals(-process.exitcode).name
             outcomes[name].note(FAULT, fault=f"the process ends by {died}")
