@@ -30,7 +30,7 @@ LOCAL = "local"
 """The address of a new one, whatever runs here."""
 
 _ANSWER_S = 5.0
-_OBJECT_STORE_BYTES = 2**27  # features and weights go through files, not through Ray
+_OBJECT_STORE_BYTES = 2**27  # of our own: its workers see the files, and hand nothing over
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
