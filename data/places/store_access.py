@@ -26,10 +26,8 @@ def take_store_variables(theirs: Mapping[str, str]) -> None:
     together. Of the others this machine's own count.
     """
     for kind in _OF_A_STORE:
-        of_kind = {name: value for name, value in theirs.items() if name.startswith(kind)}
-        if of_kind:
-            own = [name for name in os.environ if name.startswith(kind)]
-            for name in own:
-                if not name.endswith(_OF_A_MACHINE):
+        if any(name.startswith(kind) for name in theirs):
+            for name in store_variables():
+                if name.startswith(kind):
                     del os.environ[name]
-            os.environ.update(of_kind)
+    os.environ.update(theirs)
