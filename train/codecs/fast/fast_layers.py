@@ -35,7 +35,8 @@ _kept = threading.local()
 class Maps:
     """What a layer reads: x [C, H, W], times and plus `factors` [2, C], as far as `domain` (h, w).
 
-    Where x ends before the domain does, its last row and column are repeated; both are on a CPU.
+    Where x ends before the domain does, its last row and column are repeated; what lies beyond the
+    domain is not read. Both are on a CPU.
     """
 
     x: Tensor
@@ -87,8 +88,9 @@ class FastLayer(ABC):
     def __call__(self, maps: Maps, factors: Tensor, size: Sides) -> Tensor:
         """Return results float32 [N, *size], channels last, times and plus `factors` [2, N].
 
-        The bias is not added: it belongs into the factors, which are `bias` at least. The results
-        are the same whatever the number of cores.
+        The bias is not added: it belongs into the factors, which are `bias` at least. Of a `size`
+        below `sides_of_results` the first rows and columns are computed. The results are the same
+        whatever the number of cores.
         """
         result = torch.empty(*size, self.num_out)
         if min(_positions(maps.domain), _positions(size)) <= _FEW_POSITIONS:
@@ -103,8 +105,13 @@ class FastLayer(ABC):
         height, width = (side * self.results_per_tile // self.values_per_tile for side in domain)
         return height, width
 
+    @abstractmethod
+    def sides_needed(self, size: Sides) -> Sides:
+        """Return height and width of the values on which results of a `size` hang."""
+
     def _by_tiles(self, maps: Maps, factors: Tensor, result: Tensor) -> None:
-        num_rows, tiles_x = (-(-side // self.values_per_tile) for side in maps.domain)
+        height, width, _ = result.shape
+        num_rows, tiles_x = (-(-side // self.results_per_tile) for side in (height, width))
         num_blocks = -(-num_rows * tiles_x // _MOST_TILES)
         step = -(-num_rows // num_blocks)
 
@@ -170,6 +177,9 @@ class FastConv(FastLayer):
 
     values_per_tile, results_per_tile = 8, 4
 
+    def sides_needed(self, size: Sides) -> Sides:
+        return 2 * size[0], 2 * size[1]
+
     def _widths(self, phases: tuple[int, ...]) -> tuple[list[int], list[int]]:
         return [number * self.num_in for number in phases], [self.num_out] * len(phases)
 
@@ -208,6 +218,9 @@ class FastDeconv(FastLayer):
 
     values_per_tile, results_per_tile = 4, 8
 
+    def sides_needed(self, size: Sides) -> Sides:
+        return -(-size[0] // 2) + 1, -(-size[1] // 2) + 1
+
     def _widths(self, phases: tuple[int, ...]) -> tuple[list[int], list[int]]:
         return [self.num_in] * len(phases), [number * self.num_out for number in phases]
 
@@ -232,7 +245,8 @@ class FastDeconv(FastLayer):
     def _by_windows(self, maps: Maps, factors: Tensor, result: Tensor) -> None:
         from train.codecs.fast import window_loops
 
-        x = maps.x.permute(1, 2, 0).reshape(-1, self.num_in)
+        height, width = maps.domain
+        x = maps.x[:, :height, :width].permute(1, 2, 0).reshape(-1, self.num_in)
         values = torch.addcmul(maps.factors[1], x, maps.factors[0])
         products = _scratch("products", len(values) * 25 * self.num_out)
         into = torch.from_numpy(products).view(len(values), -1)

@@ -74,10 +74,21 @@ class FastTransform:
         return domain
 
     def _of_sample(self, maps: Maps, factors: Tensor, size: Sides) -> Tensor:
-        for layer, following in pairwise(self._layers):
-            sides = layer.sides_of_results(maps.domain)
-            maps = Maps(layer(maps, layer.bias, sides), following.unchanged, sides)
+        sizes = [size]
+        for layer in reversed(self._layers):
+            sizes.insert(0, layer.sides_needed(sizes[0]))
+        # Of a map that is cropped in the end no layer makes more than that takes.
+        domain = _lesser(maps.domain, sizes[0])
+        maps = Maps(maps.x, maps.factors, domain)
+        for number, layer in enumerate(self._layers[:-1], start=1):
+            sides = _lesser(layer.sides_of_results(maps.domain), sizes[number])
+            result = layer(maps, layer.bias, sides)
+            maps = Maps(result, self._layers[number].unchanged, sides)
         return self._layers[-1](maps, factors, size)
+
+
+def _lesser(sides: Sides, others: Sides) -> Sides:
+    return min(sides[0], others[0]), min(sides[1], others[1])
 
 
 class FastTransforms:
