@@ -75,7 +75,7 @@ def test_run_killed_on_one_machine_ends_on_another_as_if_nothing_had_happened(
     options = options_of(study, tmp_path, *SETTINGS, *SAVE_ALWAYS, *at(url, tmp_path / "a"))
     process = start(train_sending_always, options, dict(os.environ))
     store = RemoteFolder(url)
-    wait_for(process, lambda: any("last_model" in name for name in store.sizes()))
+    wait_for(process, lambda: any("run.json" in name for name in store.sizes()))
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -300,3 +300,15 @@ def test_missing_credentials_are_one_line_before_any_work(
     assert result.exit_code == 1
     assert result.output.count("\n") == 1
     assert "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET" in result.output
+
+
+def test_run_of_which_only_a_part_was_sent_is_begun_anew(
+    study: TinyStudy, bucket_url: str, tmp_path: Path
+) -> None:
+    url = f"{bucket_url}/runs"
+    begin(study, tmp_path, *SHORT, "--batch-size", "1", *at(url, tmp_path / "a"))
+    store = RemoteFolder(url)
+    store.delete([name for name in store.sizes() if name.endswith("run.json")])
+    result = call(study, tmp_path, *SHORT, "--batch-size", "1", *at(url, tmp_path / "b"))
+    assert result.exit_code == 0, result.output
+    assert sum(name.endswith("run.json") for name in store.sizes()) == 1
