@@ -105,16 +105,21 @@ def check_address(address: str) -> str:
 def connected(address: str) -> Iterator[Cluster]:
     """Be connected to the cluster at `address` (HOST:PORT, AUTO or LOCAL) meanwhile.
 
-    One that was started for that is stopped in the end, and dies with this process. Raises
-    ConfigError if Ray is not installed, or nobody answers at the address; MachineError if none can
-    be started.
+    One that was started for that is stopped in the end, and dies with this process. A process that
+    is connected already stays so, before and after: several commands of one script then share
+    their workers. Raises ConfigError if Ray is not installed, nobody answers at the address, or it
+    is not the one that the process is connected to; MachineError if none can be started.
     """
     wanted = check_address(address)
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    with _own_sigterm():
-        _connect(wanted)
+    is_own = not ray.is_initialized()
+    if is_own:
+        with _own_sigterm():
+            _connect(wanted)
+    else:
+        _require_connection_to(wanted)
     try:
         cluster = Cluster(
             tuple(
@@ -128,12 +133,14 @@ def connected(address: str) -> Iterator[Cluster]:
         )
         log.info(
             "Ray at %s%s: %d nodes, %g CPUs, %g GPUs",
-            ray.get_runtime_context().gcs_address, " (started for this)" * (wanted == LOCAL),
+            ray.get_runtime_context().gcs_address,
+            " (started for this)" * (is_own and wanted == LOCAL),
             cluster.num_nodes, cluster.num_cpus, cluster.num_gpus,
         )  # fmt: skip
         yield cluster
     finally:
-        ray.shutdown()
+        if is_own:
+            ray.shutdown()
 
 
 def result(reference: Any) -> Any:
@@ -158,6 +165,19 @@ def _answers(address: str) -> bool:
             return True
     except (OSError, OverflowError):
         return False
+
+
+def _require_connection_to(address: str) -> None:
+    """Raises ConfigError if this process is connected to another cluster than the one named."""
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+
+    there = ray.get_runtime_context().gcs_address
+    if address not in (AUTO, LOCAL) and canonicalize_bootstrap_address(address) != there:
+        raise ConfigError(
+            f"--ray {address}: this process is connected to the Ray at {there}: name that one, or "
+            "call ray.shutdown() before"
+        )
 
 
 def _connect(address: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from data.system.ray_cluster import connected
 from tests.support.analysis import analyse
 from tests.support.own_anchor import write_anchor
 from tests.support.ray_nodes import ray_nodes
@@ -19,7 +20,8 @@ pytest.importorskip("ray", reason="needs ray")
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with ray_nodes(2, num_cpus=2) as address:
+    # Connected all the while: tests share workers, each of which has torch to import.
+    with ray_nodes(2, num_cpus=2) as address, connected(address):
         yield address
 
 

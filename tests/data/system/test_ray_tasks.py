@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
-from data.system.ray_cluster import Cluster, ClusterNode, connected
+from data.system.ray_cluster import AUTO, LOCAL, Cluster, ClusterNode, connected
 from data.system.ray_tasks import TaskEnd, TaskShare, run_tasks, share_of
 from data.system.stop_signals import StopSignals
 from tests.support.ray_nodes import ray_nodes
@@ -161,3 +162,19 @@ def test_share_of_a_task_fits_device_and_cluster(
 def test_cluster_without_gpus_trains_on_cpus() -> None:
     cluster = Cluster((ClusterNode(num_cpus=4, num_gpus=0),) * 2)
     assert share_of(cluster, "auto", None, None) == TaskShare(num_cpus=1, num_gpus=0)
+
+
+def test_process_that_is_connected_already_stays_so_and_is_told_of_another_cluster() -> None:
+    import ray
+
+    here = ray.get_runtime_context().gcs_address
+    for address in (here, AUTO, LOCAL):
+        with connected(address) as cluster:
+            assert cluster.num_nodes == 2
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        another = f"127.0.0.1:{server.getsockname()[1]}"
+        told = f"is connected to the Ray at {here}: name that one"
+        with pytest.raises(ConfigError, match=told), connected(another):
+            raise AssertionError("connected to two clusters")
+    assert ray.is_initialized()
+    assert run(tells, ("",))[0][-1] == TaskEnd()

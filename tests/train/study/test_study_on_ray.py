@@ -20,6 +20,7 @@ from configs.options import FeaturesPlace
 from data.places.local_copies import LocalCopies
 from data.places.object_store import RemoteFolder
 from data.remote.node_copies import NodeCopies
+from data.system.ray_cluster import connected
 from tests.support.extraction import TinyCache
 from tests.support.ray_nodes import ray_nodes, who_holds
 from tests.support.remote_caches import send_caches
@@ -42,7 +43,8 @@ pytest.importorskip("ray", reason="needs ray")
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with ray_nodes(2, num_cpus=2) as address:
+    # Connected all the while: tests share workers, each of which has torch to import.
+    with ray_nodes(2, num_cpus=2) as address, connected(address):
         yield address
 
 
