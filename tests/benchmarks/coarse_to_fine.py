@@ -1,6 +1,7 @@
 """Coding whole pyramids from coarse to fine beside five codecs that know nothing of each other.
 
-Untrained codecs of the default widths; smooth made-up maps of the sizes that an image of 320x533 px
+Untrained codecs of the default widths, and once more with the finest level's codec as narrow as
+configs/coarse_to_fine.yaml makes it; smooth made-up maps of the sizes that an image of 320x533 px
 gives, one image at a time.
 """
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from analyze.streams.ensemble import CodedLevel, Ensemble
 from analyze.streams.pyramid_codec import PyramidCodec
+from configs.config_files import load_config
 from configs.schema.training import ContextConfig, ModelConfig
 from tests.benchmarks.report import Cell, Goal, Table, main
 from tests.benchmarks.rounds import interleaved, medians, timed
@@ -31,19 +33,21 @@ WIDTHS: dict[str, Any] = {}
 SIZES_HW = ((80, 136), (40, 68), (20, 34), (10, 17), (5, 9))
 NUM_CHANNELS = 256
 ROUNDS = 5
-WAYS = ("coarse to fine", "alone")
+WAYS = ("narrow", "coarse to fine", "alone")
+RECIPE = "coarse_to_fine"
 
 
 class _Untrained(LoadedModels):
     """A codec for each level, all made here; each but the coarsest may see the next one."""
 
-    def __init__(self, name: str, *, coarse_to_fine: bool) -> None:
+    def __init__(self, name: str, way: str) -> None:
         super().__init__()
         self.made: dict[Path, tuple[Any, LevelCodec]] = {}
         context: ContextConfig | None = None
         for level in reversed(range(len(SIZES_HW))):
             torch.manual_seed(level)
-            model = ModelConfig.model_validate({"name": name, "context": context, **WIDTHS})
+            widths = WIDTHS | (_of_recipe(level) if way == "narrow" else {})
+            model = ModelConfig.model_validate({"name": name, "context": context, **widths})
             codec = build_codec(model, NUM_CHANNELS)
             with torch.no_grad():
                 # Of untrained weights all latents would be 0.
@@ -56,7 +60,7 @@ class _Untrained(LoadedModels):
                 is_fused=False,
             )
             self.made[Path(str(level))] = info, ready_to_code(codec, "cpu")
-            if coarse_to_fine:
+            if way != "alone":
                 context = ContextConfig(
                     num_channels=NUM_CHANNELS,
                     stride=2,
@@ -71,24 +75,29 @@ class _Untrained(LoadedModels):
         return self.made[Path(run)][1]
 
 
+def _of_recipe(level: int) -> dict[str, Any]:
+    """Return what the packaged recipe says of a level's model alone."""
+    own = load_config(RECIPE).levels.get(level)
+    return {} if own is None else own.given().get("model", {})
+
+
 def run(folder: Path) -> list[Table]:
     """Measure each model; one table for all."""
     rows: list[list[Cell]] = []
     goals: list[Goal] = []
     for name in MODELS:
         ms = _milliseconds(name)
-        for what in ("encode", "decode"):
-            alone, beside = ms[f"{what}, alone"], ms[f"{what}, coarse to fine"]
-            rows.append([f"{name}, {what}", beside, alone, beside / alone])
-            goal = f"{name}, {what}: time of five codecs alone / coarse to fine"
-            goals.append(Goal(what=goal, ratio=alone / beside, at_least=1 / 1.5))
         # An encoder has to have what finer levels see, too.
-        beside, alone = (ms[f"decode of the coarser levels, {way}"] for way in WAYS)
-        rows.append([f"{name}, decode of all levels but the finest", beside, alone, beside / alone])
+        for what in ("encode", "decode", "decode of the coarser levels"):
+            narrow, beside, alone = (ms[f"{what}, {way}"] for way in WAYS)
+            rows.append([f"{name}, {what}", narrow, beside, alone, narrow / alone, beside / alone])
+            if what != "decode of the coarser levels":
+                goal = f"{name}, {what}: time of five codecs alone / coarse to fine, narrow"
+                goals.append(Goal(what=goal, ratio=alone / narrow, at_least=1 / 1.5))
     return [
         Table(
             title="coarse to fine: whole pyramids",
-            columns=["", "ms coarse to fine", "ms alone", "ratio"],
+            columns=["", "ms narrow", "ms coarse to fine", "ms alone", "narrow / alone", "/ alone"],
             rows=rows,
             goals=goals,
             note="milliseconds an image of 320x533 px, five levels, untrained codecs",
@@ -100,7 +109,7 @@ def _milliseconds(name: str) -> dict[str, float]:
     maps = _maps()
     contestants: dict[str, Callable[[int], float]] = {}
     for way in WAYS:
-        models = _Untrained(name, coarse_to_fine=way != "alone")
+        models = _Untrained(name, way)
         levels = {
             level: CodedLevel(run=run, model_sha256=models.info(run).model_sha256, lmbda=0.1)
             for level, run in enumerate(sorted(models.made))

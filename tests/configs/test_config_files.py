@@ -74,8 +74,8 @@ def test_every_packaged_configuration_loads_by_name_and_by_path(name: str) -> No
 def test_the_packaged_configurations_are_the_documented_ones() -> None:
     assert packaged_names() == sorted(
         [
-            DEFAULT_NAME, "coco", "fast", "folder", "kitti", "per_level", "quickstart",
-            "train_detector", "voc",
+            DEFAULT_NAME, "coarse_to_fine", "coco", "fast", "folder", "kitti", "per_level",
+            "quickstart", "train_detector", "voc",
         ]
     )  # fmt: skip
 

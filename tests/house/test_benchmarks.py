@@ -257,7 +257,7 @@ def test_steps_of_a_gpu_are_timed_in_all_ways_that_the_device_has(
     assert all(float(cell or 0) > 0 for row in table.rows for cell in row[2:])
 
 
-def test_benchmark_of_whole_pyramids_times_both_ways_of_each_model(
+def test_benchmark_of_whole_pyramids_times_each_way_of_each_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
