@@ -16,8 +16,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from configs.errors import ConfigError, MachineError, UserError
+from configs.errors import ConfigError, MachineError, PassingError, UserError
 from data.places.known_copies import FileState, Known, KnownCopies
+from data.places.local_disk import disk_told
 from data.places.object_store import RemoteFolder
 from data.system.atomic_files import write_atomically
 from data.system.locks import held
@@ -112,7 +113,7 @@ class MirroredFolder:
         unsent = [name for name, state in here if not known.is_as(name, state)]
         if unsent:
             _LOG.warning("%s: has gone on since: what was not sent is dropped", self._url(below))
-            with self._told():
+            with disk_told(self.path):
                 shutil.rmtree(self.path / below)
 
     def push(self, *, is_done: bool = True) -> None:
@@ -121,7 +122,7 @@ class MirroredFolder:
         Raises MachineError, which names the file, if one cannot be sent: it stays.
         """
         last = (*self._in_order, *(self._at_end if is_done else ()))
-        with self._told(), ExitStack() as stack:
+        with disk_told(self.path), ExitStack() as stack:
             # Opened from the last to the first, and sent from the first to the last: so of those
             # that are written meanwhile none is sent that is newer than one before it.
             ordered = [
@@ -180,7 +181,7 @@ class MirroredFolder:
                 _LOG.warning("%s: trying again in %g s", error, EVERY_S)
 
     def _fetch_all(self, versions: Mapping[str, str]) -> None:
-        with self._told():
+        with disk_told(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with held(self.path / _LOCK_NAME, waiting=self._tell_of_waiting):
                 known = self._known.below(self.remote.url)
@@ -197,7 +198,12 @@ class MirroredFolder:
             here = None
         if here is not None and known is not None and known.version == version:
             return
-        content = self.remote.get(name)
+        try:
+            content = self.remote.get(name)
+        except FileNotFoundError as error:
+            raise PassingError(
+                f"{self._url(name)}: went away while it was fetched: run the same command again"
+            ) from error
         if here is None or (known is not None and known.file == here):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
@@ -258,16 +264,6 @@ class MirroredFolder:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise MachineError(
-                f"{error.filename or self.path}: cannot be read or written "
-                f"({error.strerror or error}): make room, or choose another --local-cache"
-            ) from error
 
     def _belongs(self, name: str) -> bool:
         """Say whether a name is that of a file in both places, and leads nowhere else."""

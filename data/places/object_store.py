@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from configs.errors import ConfigError, MachineError, PassingError, UserError
+from data.places.slow_answers import SlowAnswers
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -54,6 +55,7 @@ _CREDENTIALS = {
 _ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_ENDPOINT"}
 _ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
 _ENDPOINTS = (*_ENDPOINT.values(), "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+_SLOW = SlowAnswers()
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:
@@ -199,12 +201,13 @@ class RemoteFolder:
         from obstore.exceptions import BaseError
 
         end, wait_s = time.monotonic() + RETRY_TIME_S, 0.1
+        place = f"{self.url}/{name}" if name else self.url
         while True:
             try:
-                return ask()
+                with _SLOW.watched(place):
+                    return ask()
             except (FileNotFoundError, PermissionError, BaseError) as error:
                 if not _BROKEN_OFF.search(str(error)) or time.monotonic() > end:
-                    place = f"{self.url}/{name}" if name else self.url
                     raise _for_user(error, self._scheme, place, verb) from error
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 5)

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from configs.errors import CacheError, MachineError, UserError
 from data.cache.cache_folder import CacheFolder
 from data.cache.commit_log import expected_checksums
+from data.places.local_disk import disk_told
 from data.places.object_store import PART_BYTES
 from data.remote.held_shard import HeldShard
 from data.remote.local_copy import LocalCopy
-from data.remote.local_room import disk_told
 from data.remote.shard_files import open_shards
 
 _REQUESTS = 32  # under way at once

@@ -28,8 +28,9 @@ from data.cache.commit_log import FILE_NAME as LOG_NAME
 from data.cache.containers import STORES
 from data.cache.manifest import FILE_NAME as MANIFEST_NAME
 from data.cache.manifest import Manifest
+from data.places.local_disk import disk_told
 from data.places.object_store import RemoteFolder, is_tag_of
-from data.remote.local_room import LocalRoom, disk_told
+from data.remote.local_room import LocalRoom
 from data.system.atomic_files import write_atomically
 from data.system.locks import open_locked
 

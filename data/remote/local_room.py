@@ -8,12 +8,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from configs.errors import ConfigError, MachineError
+from data.places.local_disk import disk_told
 from data.remote.held_shard import HeldShard, held_path, shards_below
 from data.system.array_files import give_space_back, is_remote
 
@@ -21,20 +21,6 @@ _LOCK = "making-room.lock"
 _TOLD_EACH = 64  # parts of the bound: to look at all files for each sample would take long
 _STAT_BLOCK_BYTES = 512
 _LEFT_FREE = 1 / 16  # of the bound, whenever room is made
-
-
-@contextmanager
-def disk_told(folder: Path) -> Iterator[None]:
-    """Raise MachineError for what the disk refuses; an object that is missing passes as it is."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise MachineError(
-            f"{error.filename or folder}: cannot be read or written ({error.strerror or error}): "
-            "make room, or choose another --local-cache"
-        ) from error
 
 
 @dataclass

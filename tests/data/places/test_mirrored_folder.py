@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from configs.errors import ConfigError, MachineError
+from configs.errors import ConfigError, MachineError, PassingError
 from data.places import mirrored_folder
 from data.places.local_copies import LocalCopies
 from data.places.mirrored_folder import MirroredFolder
@@ -311,3 +311,35 @@ def test_file_whose_sending_breaks_off_is_sent_from_its_beginning_again(
     here.push()
     assert broken == ["one"]
     assert here.remote.get("one") == b"whole"
+
+
+def test_object_that_goes_away_while_it_is_fetched_is_not_blamed_on_the_disk(
+    mirror_on: Mirrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = mirror_on("one"), mirror_on("other")
+    write(one, "file", "content")
+    one.push()
+    get = RemoteFolder.get
+
+    def too_late(folder: RemoteFolder, name: str) -> bytes:
+        folder.delete([name])
+        return get(folder, name)
+
+    monkeypatch.setattr(RemoteFolder, "get", too_late)
+    with pytest.raises(PassingError, match=r"^s3://\S+/x/file: went away while it was fetched"):
+        other.fetch()
+
+
+def test_file_that_goes_away_while_it_is_fetched_is_not_blamed_on_a_lack_of_room(
+    mirror_on: Mirrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = mirror_on("one"), mirror_on("other")
+    write(one, "file", "content")
+    one.push()
+
+    def gone(path: Path, content: bytes) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr(mirrored_folder, "write_atomically", gone)
+    with pytest.raises(MachineError, match="file: went away while it was in use: run the same"):
+        other.fetch()
