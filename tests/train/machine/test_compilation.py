@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from torch._dynamo.utils import counters
 
 from configs.schema.training import ModelConfig
@@ -171,7 +172,9 @@ def test_maps_as_they_are_stored_give_the_same_step_to_the_bit(zarr_cache: TinyC
 def test_compiled_runs_learn_the_same_and_save_the_same_names(
     study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One function of them all: a C++ compiler takes 20 s for each network.
+    # One function of them all: a C++ compiler takes 20 s for each network. And no header that is
+    # compiled beforehand, which repays itself after some.
+    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
     monkeypatch.setattr(LevelCodec, "transform_names", ())
     monkeypatch.setattr(LevelCodec, "functions_beside", (measured_undone,))
     plain = train_level(job_of(study, tmp_path / "plain"))
