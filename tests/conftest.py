@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from extract.dry_run.timing import Speed
 from tests.support.extraction import TinyCache, must_extract, write_config
 from tests.support.forked import PRELOADED
 from tests.support.object_server import ObjectServer
@@ -186,6 +187,13 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analyze.plots.figures._png", lambda *_: blank.getvalue())
     monkeypatch.setattr("analyze.plots.figures._svg", lambda *_: b"<svg/>")
     monkeypatch.setattr("analyze.analysis.level_pictures", lambda *_: ())
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the extraction that a dry run times: it takes most of it."""
+    speed = Speed(images_per_s=1.0, write_bytes_per_s=1.0)
+    monkeypatch.setattr("extract.dry_run.estimate.measure_speed", lambda *_, **__: speed)
 
 
 @pytest.fixture(scope="session")
