@@ -20,7 +20,7 @@ from train.loop.beginning import open_folder, refuse_other_kind, take_up
 from train.loop.epoch_end import EpochEnd
 from train.loop.feeding import BatchRequest, BatchStream, CommonSource, Given, Training, fed_alone
 from train.loop.job import Caches, Job, make_codec, make_stream, open_caches
-from train.loop.loss_watch import LossWatch, warn_of_large_features
+from train.loop.loss_watch import LossWatch, warn_of_large_features, warn_of_small_crop
 from train.loop.saver import Saver
 from train.loop.session import Session, new_session
 from train.loop.steps import train_epoch
@@ -187,6 +187,8 @@ def _prepare(
     for reader in caches.train:
         warn_of_large_features(reader)
     codec = make_codec(job, caches)
+    for reader in caches.train[:1] if job.level == FUSED else caches.train:
+        warn_of_small_crop(reader, job.config.training.crop, codec.stride)
     codec.input_noise = job.config.training.input_noise
     codec.mixed_quantization = job.config.training.quantization == "mixed"
     if codec.mixed_quantization and not codec.knows_mixed_quantization:

@@ -18,11 +18,12 @@ import torch
 from configs.errors import MachineError, UserError
 from data.reading.level_reader import LevelReader
 from data.reading.level_stream import Batch
+from tests.support.extraction import TinyCache, must_extract
 from tests.support.tiny_study import TinyStudy, tiny_config
 from tests.support.training_process import training_state
 from train.loop import epoch_end
 from train.loop.job import Job
-from train.loop.loss_watch import LossWatch, warn_of_large_features
+from train.loop.loss_watch import LossWatch, warn_of_large_features, warn_of_small_crop
 from train.loop.run import train_level
 from train.loop.saver import Saver
 
@@ -103,6 +104,41 @@ def test_large_features_are_warned_of_and_usual_ones_are_not(
         object.__setattr__(reader.statistics, "minimum", minimum)
         warn_of_large_features(reader)
     assert "level 0: features are large (|x| up to 250, channel 7)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("level", "crop", "stride", "is_told"),
+    [
+        (0, 8, 4, True),
+        (0, 16, 4, False),
+        (0, None, 16, False),  # whole maps
+        (4, 8, 4, False),  # which are whole, too
+    ],
+)
+def test_crops_of_few_latents_are_warned_of_where_maps_are_larger(
+    study: TinyStudy, caplog: pytest.LogCaptureFixture, level: int, crop: int | None, stride: int,
+    is_told: bool,
+) -> None:  # fmt: skip
+    with LevelReader(study.train_cache, level) as reader, caplog.at_level(logging.WARNING):
+        warn_of_small_crop(reader, crop, stride)
+    told = "level 0: crops of 8 positions have 2 latents a side, almost all at an edge"
+    assert (told in caplog.text) is is_told
+    assert bool(caplog.text) is is_told
+    if is_told:
+        assert "choose a crop of 16 at least, or fewer model.stages" in caplog.text
+
+
+def test_stored_crops_of_few_latents_are_warned_of(
+    zarr_cache: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = must_extract(zarr_cache.config, tmp_path, "--crop", "8")
+    told: list[str] = []  # the command has taken the log for itself
+    monkeypatch.setattr(
+        "train.loop.loss_watch.log.warning", lambda text, *given: told.append(text % given)
+    )
+    with LevelReader(folder, 0) as reader:
+        warn_of_small_crop(reader, None, 4)
+    assert told[0].startswith("level 0: crops of 8 positions have 2 latents a side")
 
 
 def test_rate_that_collapses_is_told_once_with_the_lambda_that_theory_names(
