@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,14 +19,15 @@ class SlowAnswers:
     """Tells of requests that have been under way for long, of any thread; one thread watches."""
 
     def __init__(self) -> None:
-        self._since: dict[int, tuple[float, str]] = {}
-        self._watch: threading.Thread | None = None
+        self._begin_anew()
+        # A fork has no thread, and what others had asked in its parent is none of its own.
+        os.register_at_fork(after_in_child=self._begin_anew)
 
     @contextmanager
     def watched(self, place: str) -> Iterator[None]:
         """Watch what is asked of a place meanwhile."""
-        if self._watch is None or not self._watch.is_alive():  # a fork has none
-            self._begin()
+        if self._watch is None:
+            self._start_watching()
         key = threading.get_ident()
         self._since[key] = time.monotonic(), place
         try:
@@ -33,11 +35,17 @@ class SlowAnswers:
         finally:
             self._since.pop(key, None)
 
-    def _begin(self) -> None:
-        # What others had asked in the process that this one was forked from is none of its own.
-        self._since = {}
-        self._watch = threading.Thread(target=self._look, daemon=True)
-        self._watch.start()
+    def _begin_anew(self) -> None:
+        self._since: dict[int, tuple[float, str]] = {}
+        self._watch: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def _start_watching(self) -> None:
+        with self._lock:  # of many that ask first at once, one
+            if self._watch is None:
+                watch = threading.Thread(target=self._look, daemon=True)
+                watch.start()
+                self._watch = watch
 
     def _look(self) -> None:
         while True:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -37,6 +39,21 @@ def test_what_is_waited_for_is_told_and_what_was_answered_is_not(
     time.sleep(0.5)
     assert "soon" not in caplog.text
     assert "no answer" not in caplog.text
+
+
+def test_many_that_ask_first_at_once_are_watched_by_one_thread() -> None:
+    watch, together = SlowAnswers(), threading.Barrier(8)
+
+    def ask() -> None:
+        together.wait()
+        with watch.watched("s3://bucket/first"):
+            together.wait()
+
+    before = threading.active_count()
+    with ThreadPoolExecutor(8) as pool:
+        for each in [pool.submit(ask) for _ in range(8)]:
+            each.result()
+    assert threading.active_count() == before + 1
 
 
 def told_in_a_fork(watch: SlowAnswers) -> None:
