@@ -18,8 +18,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from configs.errors import ConfigError, MachineError, PassingError, UserError
+from configs.errors import ConfigError, PassingError
 from data.places.slow_answers import SlowAnswers
+from data.places.store_errors import ALLOW_HTTP, BROKEN_OFF, ENDPOINT, NoCredentialsError, for_user
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -30,31 +31,15 @@ _URL = re.compile(r"(s3|gs|az)://")
 # Of requests that fail in passing. The number of tries does not end it, as short waits are drawn by
 # lot: a store that comes back within this time was never away.
 RETRY_TIME_S = 180.0
+# Nothing stops the client while it tries by itself, not even Ctrl-C. So it tries for this long and
+# is asked anew, but for what it writes: of a large file, it would begin with the first part again.
+_TRY_TIME_S = 5.0
 _ANSWER_TIME_S = 60.0
 PART_BYTES = 8 * 2**20
 """Of an object that is sent in parts, and the most that one request for bytes is worth."""
 _PARTS_IN_FLIGHT = 12
 
-_NO_BUCKET = re.compile(
-    "NoSuchBucket|ContainerNotFound|ResourceNotFound|bucket does not exist", re.IGNORECASE
-)
-# Where credentials are looked for last: what a cloud tells its own machines.
-_NO_CREDENTIALS = re.compile(
-    r"169\.254\.|metadata\.google|token request|Account must be|Missing \w*Key|credential",
-    re.IGNORECASE,
-)
-_REFUSED = re.compile("SignatureDoesNotMatch|InvalidAccessKeyId|Invalid Access Key|code: 40[13]")
-_BROKEN_OFF = re.compile("response body error|IncompleteBody|IncompleteMessage")
-_UNREACHED = re.compile(r"after \d+ retries|error sending request|HTTP error|code: 5\d\d")
-
-_CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, if there is one)",
-    "gs": "GOOGLE_SERVICE_ACCOUNT, the path of the account's key file",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-}
-_ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_ENDPOINT"}
-_ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
-_ENDPOINTS = (*_ENDPOINT.values(), "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+_ENDPOINTS = (*ENDPOINT.values(), "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 _SLOW = SlowAnswers()
 
 
@@ -87,6 +72,7 @@ class RemoteFolder:
                 "pip install 'fpn-feature-codecs[remote]'"
             ) from None
         self._client = obstore
+        self._has_answered = False
 
     def __truediv__(self, name: str) -> RemoteFolder:
         return RemoteFolder(f"{self.url}/{name}")
@@ -100,12 +86,19 @@ class RemoteFolder:
     @cached_property
     def store(self) -> ObjectStore:
         """The client's own object for it: what obstore's functions, and zarr's, take."""
+        return self._opened(RETRY_TIME_S)
+
+    @cached_property
+    def _reader(self) -> ObjectStore:
+        return self._opened(min(_TRY_TIME_S, RETRY_TIME_S))
+
+    def _opened(self, retry_time_s: float) -> ObjectStore:
         from obstore.store import from_url
 
         return self._asked(
             "open", "",
             lambda: from_url(
-                self.url, retry_config=_retries(), client_options=_client_options()
+                self.url, retry_config=_retries(retry_time_s), client_options=_client_options()
             ),
         )  # fmt: skip
 
@@ -128,14 +121,16 @@ class RemoteFolder:
 
     def get(self, name: str) -> bytes:
         """Return what an object holds; for small ones."""
-        return self._asked("read", name, lambda: bytes(self._client.get(self.store, name).bytes()))
+        return self._asked(
+            "read", name, lambda: bytes(self._client.get(self._reader, name).bytes())
+        )
 
     def get_range(self, name: str, start: int, num_bytes: int) -> memoryview:
         """Return `num_bytes` of an object from `start` on, uint8, by one request."""
 
         def fetch() -> memoryview:
             return memoryview(
-                self._client.get_range(self.store, name, start=start, length=num_bytes)
+                self._client.get_range(self._reader, name, start=start, length=num_bytes)
             )
 
         return self._asked("read", name, fetch)
@@ -155,7 +150,7 @@ class RemoteFolder:
 
         def fetch() -> list[memoryview]:
             found = self._client.get_ranges(
-                self.store, name, starts=starts, lengths=lengths, coalesce=max_gap_bytes
+                self._reader, name, starts=starts, lengths=lengths, coalesce=max_gap_bytes
             )
             return [memoryview(each) for each in found]
 
@@ -168,19 +163,19 @@ class RemoteFolder:
     def versions(self, prefix: str = "") -> dict[str, tuple[int, str]]:
         """Return name -> (size in bytes, a tag that changes with the content), as `sizes`."""
         found = self._asked(
-            "list", prefix, lambda: self._client.list(self.store, prefix or None).collect()
+            "list", prefix, lambda: self._client.list(self._reader, prefix or None).collect()
         )
         return {each["path"]: (each["size"], _tag(each["e_tag"])) for each in found}
 
     def folders(self) -> list[str]:
         """Return the names of the folders right below, in order."""
-        found = self._asked("list", "", lambda: self._client.list_with_delimiter(self.store))
+        found = self._asked("list", "", lambda: self._client.list_with_delimiter(self._reader))
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
 
     def size(self, name: str) -> int | None:
         """Return an object's size in bytes; None if there is no such object."""
         try:
-            found = self._asked("read", name, lambda: self._client.head(self.store, name))
+            found = self._asked("read", name, lambda: self._client.head(self._reader, name))
         except FileNotFoundError:
             return None
         return int(found["size"])
@@ -189,28 +184,41 @@ class RemoteFolder:
         """Remove objects; one that is not there is removed already."""
         for name in names:
             with suppress(FileNotFoundError):
-                self._asked("delete", name, partial(self._client.delete, self.store, name))
+                self._asked("delete", name, partial(self._client.delete, self._reader, name))
 
     def version(self, name: str) -> str:
         """Return one object's tag, as `versions`."""
-        found = self._asked("read", name, partial(self._client.head, self.store, name))
+        found = self._asked("read", name, partial(self._client.head, self._reader, name))
         return _tag(found["e_tag"])
 
     def _asked(self, verb: str, name: str, ask: Callable[[], Result]) -> Result:
-        """Return what the store answers; again if the answer breaks off, which obstore leaves."""
+        """Return what the store answers; it is asked again and again for what fails in passing.
+
+        Credentials that are not found are such a thing only if they once were: who has set none
+        hears it soon.
+        """
         from obstore.exceptions import BaseError
 
         end, wait_s = time.monotonic() + RETRY_TIME_S, 0.1
         place = f"{self.url}/{name}" if name else self.url
-        while True:
-            try:
-                with _SLOW.watched(place):
-                    return ask()
-            except (FileNotFoundError, PermissionError, BaseError) as error:
-                if not _BROKEN_OFF.search(str(error)) or time.monotonic() > end:
-                    raise _for_user(error, self._scheme, place, verb) from error
-            time.sleep(wait_s)
-            wait_s = min(2 * wait_s, 5)
+        with _SLOW.watched(place):
+            while True:
+                try:
+                    answer = ask()
+                except (FileNotFoundError, PermissionError, BaseError) as error:
+                    told = for_user(error, self._scheme, place, verb, RETRY_TIME_S)
+                    if time.monotonic() > end or not self._may_pass(told, str(error)):
+                        raise told from error
+                else:
+                    self._has_answered |= verb != "open"
+                    return answer
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, 5)
+
+    def _may_pass(self, told: Exception, text: str) -> bool:
+        if isinstance(told, NoCredentialsError):
+            return self._has_answered
+        return isinstance(told, PassingError) or BROKEN_OFF.search(text) is not None
 
 
 def _tag(said: str | None) -> str:
@@ -218,38 +226,7 @@ def _tag(said: str | None) -> str:
     return '"{}"'.format((said or "").strip('"'))
 
 
-def _for_user(error: Exception, scheme: str, place: str, verb: str) -> Exception:
-    """Return the line that says what is wrong: with the object, bucket, credentials or network."""
-    text = str(error).partition("\n\nDebug source:")[0]
-    reason = " ".join(re.sub("<[^>]+>", " ", text).split())
-    if _NO_BUCKET.search(text):
-        return ConfigError(f"{place}: there is no such bucket: create it, or correct the URL")
-    if "builder error" in text:  # nothing was asked of anybody
-        return ConfigError(
-            f"{place}: {_ENDPOINT[scheme]} (or the key file) names no server that can be asked: "
-            f"correct it; of http://, without TLS, set {_ALLOW_HTTP[scheme]}=true"
-        )
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(2, "No such object", place)
-    if _REFUSED.search(text) and "169.254." not in text:
-        return ConfigError(
-            f"{place}: the store refuses to {verb} with these credentials: set "
-            f"{_CREDENTIALS[scheme]} to ones that may ({reason[-200:]})"
-        )
-    if _NO_CREDENTIALS.search(text):
-        return ConfigError(f"{place}: no credentials were found: set {_CREDENTIALS[scheme]}")
-    if _UNREACHED.search(text):
-        return PassingError(
-            f"{place}: the store did not answer for {RETRY_TIME_S:g} s: check the network and "
-            f"{_ENDPOINT[scheme]}, and run the same command again ({reason[:200]})"
-        )
-    kind = MachineError if verb == "write" else UserError
-    return kind(
-        f"{place}: the store cannot {verb} it: mend the cause and run again ({reason[:300]})"
-    )
-
-
-def _retries() -> RetryConfig:
+def _retries(time_s: float) -> RetryConfig:
     waits: Any = {
         "init_backoff": timedelta(seconds=0.1),
         "max_backoff": timedelta(seconds=5),
@@ -257,7 +234,7 @@ def _retries() -> RetryConfig:
     }
     return {
         "max_retries": 1000,
-        "retry_timeout": timedelta(seconds=RETRY_TIME_S),
+        "retry_timeout": timedelta(seconds=time_s),
         "backoff": waits,
     }
 
@@ -266,7 +243,7 @@ def _client_options() -> ClientConfig:
     # Options given here hide the variable of that name; and who names an endpoint by http:// has
     # said so already.
     endpoints = (os.environ.get(name, "") for name in _ENDPOINTS)
-    said = (os.environ.get(name, "") for name in _ALLOW_HTTP.values())
+    said = (os.environ.get(name, "") for name in ALLOW_HTTP.values())
     plain = any(url.startswith("http://") for url in endpoints)
     return {
         "allow_http": plain or any(value.lower() in ("1", "true", "yes", "on") for value in said),

@@ -29,6 +29,9 @@ class SlowAnswers:
         if self._watch is None:
             self._start_watching()
         key = threading.get_ident()
+        if key in self._since:  # asked while another is: the first request opens the store
+            yield
+            return
         self._since[key] = time.monotonic(), place
         try:
             yield

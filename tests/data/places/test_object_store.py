@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +72,48 @@ def test_store_out_of_reach_is_one_line(bucket_url: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(PassingError, match=r"did not answer for 0.3 s: check .*AWS_ENDPOINT_URL"):
         RemoteFolder(bucket_url).get("a")
+
+
+def test_store_that_is_listed_first_and_does_not_answer_is_told_of(
+    bucket_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("data.places.object_store.RETRY_TIME_S", 1.0)
+    monkeypatch.setattr("data.places.slow_answers.PATIENCE_S", 0.1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(PassingError):
+        RemoteFolder(bucket_url).folders()
+    assert f"{bucket_url}: no answer for" in caplog.text
+
+
+def test_command_that_waits_for_a_store_stops_when_it_is_told_to(
+    bucket_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client holds back signals while it tries: it tries for a short while at a time."""
+    monkeypatch.setattr("data.places.object_store._TRY_TIME_S", 0.2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        RemoteFolder(bucket_url).sizes()
+
+
+def test_credentials_that_were_found_once_are_waited_for_and_those_that_never_were_are_not(
+    bucket_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = RemoteFolder(bucket_url), []
+
+    def head(*_: object) -> dict[str, str]:
+        asked.append(time.monotonic())
+        if len(asked) % 3:
+            raise PermissionError("token request: 169.254.169.254 did not answer")
+        return {"e_tag": "x"}
+
+    monkeypatch.setattr(folder._client, "head", head)
+    with pytest.raises(ConfigError, match="no credentials were found"):
+        folder.version("a")
+    assert len(asked) == 1
+    folder.sizes()
+    assert folder.version("a") == '"x"'
+    assert len(asked) == 3
 
 
 @pytest.fixture

@@ -41,6 +41,16 @@ def test_what_is_waited_for_is_told_and_what_was_answered_is_not(
     assert "no answer" not in caplog.text
 
 
+def test_what_is_asked_within_another_request_does_not_end_the_watch_over_that(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = SlowAnswers()
+    with watch.watched("s3://bucket/first"):
+        with watch.watched("s3://bucket"):  # as the first request opens the store
+            pass
+        assert eventually(lambda: "s3://bucket/first: no answer for" in caplog.text)
+
+
 def test_many_that_ask_first_at_once_are_watched_by_one_thread() -> None:
     watch, together = SlowAnswers(), threading.Barrier(8)
 
