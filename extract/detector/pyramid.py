@@ -40,7 +40,10 @@ def shapes_by_key(model: Any) -> Callable[[int, int], Mapping[str, tuple[int, in
 
     Shapes come from a copy of the backbone on torch's meta device: nothing is computed.
     """
-    hollow = copy.deepcopy(model.backbone).to("meta")
+    weights = (*model.backbone.parameters(), *model.backbone.buffers())
+    # Named as copies that are made already: none of the real ones is.
+    made = {id(each): _without_data(each) for each in weights}
+    hollow = copy.deepcopy(model.backbone, made)
     for module in hollow.modules():
         if type(module) in _ELEMENTWISE:
             module.forward = _unchanged
@@ -53,6 +56,12 @@ def shapes_by_key(model: Any) -> Callable[[int, int], Mapping[str, tuple[int, in
         return {key: (int(t.shape[-2]), int(t.shape[-1])) for key, t in named.items()}
 
     return shapes_of
+
+
+def _without_data(weights: Tensor) -> Tensor:
+    hollow = torch.empty_like(weights, device="meta")
+    is_parameter = isinstance(weights, nn.Parameter)
+    return nn.Parameter(hollow, requires_grad=False) if is_parameter else hollow
 
 
 def _unchanged(x: Tensor) -> Tensor:
