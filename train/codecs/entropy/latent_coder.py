@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -125,10 +126,19 @@ def _quantiles(exact: Any) -> Tensor:
 
 
 def _make_gaussian_tables(model: Any) -> None:
+    device = model.scale_table.device
+    names = ("scale_table", "_quantized_cdf", "_offset", "_cdf_length")
+    for name, table in zip(names, _gaussian_tables(model.tail_mass), strict=True):
+        setattr(model, name, table.to(device, copy=True))
+
+
+@cache
+def _gaussian_tables(tail_mass: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return a GaussianConditional's scales, tables, offsets and lengths: they have no weights."""
+    model = GaussianConditional(None, tail_mass=tail_mass)
     least, greatest, number = _SCALES
     exponents = torch.linspace(math.log(least), math.log(greatest), number, dtype=torch.float64)
     scale_table = exponents.exp().float()
-    device = model.scale_table.device
     scales = scale_table.double()[:, None]
     reach = -model._standardized_quantile(model.tail_mass / 2)
     center = torch.ceil(scales * reach).int()
@@ -138,10 +148,7 @@ def _make_gaussian_tables(model: Any) -> None:
     upper = model._standardized_cumulative((0.5 - distance) / scales)
     lower = model._standardized_cumulative((-0.5 - distance) / scales)
     cdf = model._pmf_to_cdf(upper - lower, 2 * lower[:, :1], length, longest)
-    model.scale_table = scale_table.to(device)
-    model._quantized_cdf = cdf.to(device)
-    model._offset = -center[:, 0].to(device)
-    model._cdf_length = (length + 2).to(device)
+    return scale_table, cdf, -center[:, 0], length + 2
 
 
 def scale_indexes(scales: Tensor, scale_table: Tensor) -> Tensor:
