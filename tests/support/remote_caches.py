@@ -23,10 +23,10 @@ def bucket_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Have all URLs lead below a folder; return that of an empty bucket. Tags are no checksums."""
     stores = pytest.importorskip("obstore.store", reason="needs the extra [remote]")
 
-    def store(remote: RemoteFolder) -> object:
+    def opened_store(remote: RemoteFolder, _: float) -> object:
         return stores.LocalStore(folder / remote.url.replace("://", "/"), mkdir=True)
 
-    monkeypatch.setattr(RemoteFolder, "store", property(store))
+    monkeypatch.setattr(RemoteFolder, "_opened", opened_store)
     return "s3://bucket"
 
 

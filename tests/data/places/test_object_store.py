@@ -13,6 +13,7 @@ import pytest
 
 from configs.errors import ConfigError, PassingError
 from data.places.object_store import PART_BYTES, RemoteFolder, is_url
+from data.places.slow_answers import SlowAnswers
 
 
 def test_urls_of_three_kinds_of_stores_are_told_from_folders() -> None:
@@ -79,6 +80,7 @@ def test_store_that_is_listed_first_and_does_not_answer_is_told_of(
 ) -> None:
     monkeypatch.setattr("data.places.object_store.RETRY_TIME_S", 1.0)
     monkeypatch.setattr("data.places.slow_answers.PATIENCE_S", 0.1)
+    monkeypatch.setattr("data.places.object_store._SLOW", SlowAnswers())
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(PassingError):
         RemoteFolder(bucket_url).folders()
