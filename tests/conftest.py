@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 import torch
@@ -16,10 +16,13 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from data.system.ray_cluster import connected
 from extract.dry_run.timing import Speed
 from tests.support.extraction import TinyCache, must_extract, write_config
 from tests.support.forked import PRELOADED
 from tests.support.object_server import ObjectServer
+from tests.support.ray_nodes import ray_nodes
+from tests.support.remembered_detectors import remember_detectors
 from tests.support.remembered_scenes import remember_scenes
 from tests.support.tiny_study import TinyStudy, make_study, save_detector
 from train.cli import train_level
@@ -60,6 +63,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+# Their tasks share a cluster, and its workers, each of which has torch to import: one process runs
+# them all.
+_ON_RAY = ("test_analysis_on_ray", "test_study_on_ray", "test_ray_tasks")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute files; those that share a cluster are as one."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "on Ray" if Path(file).stem in _ON_RAY else file
+
+    return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The address of two nodes, of two cores and as if with a GPU each; this process has joined."""
+    pytest.importorskip("ray", reason="needs ray")
+    with ray_nodes(2, num_cpus=2, num_gpus=1) as address, connected(address):
+        yield address
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_is_heard() -> None:
     """A job that a shell started in the background ignores SIGINT, and so would its children."""
@@ -92,6 +123,14 @@ def _scenes_are_rendered_once() -> Iterator[None]:
     """Half of a tiny extraction goes into drawing the same scenes again."""
     with pytest.MonkeyPatch.context() as patched:
         remember_scenes(patched)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _detectors_are_loaded_once() -> Iterator[None]:
+    """Most of what is left of one goes into reading and hashing weights."""
+    with pytest.MonkeyPatch.context() as patched:
+        remember_detectors(patched)
         yield
 
 

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data.system.ray_cluster import connected
 from tests.support.analysis import analyse
 from tests.support.own_anchor import write_anchor
-from tests.support.ray_nodes import ray_nodes
 from tests.support.tiny_study import TinyStudy
 
 pytest.importorskip("ray", reason="needs ray")
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    # Connected all the while: tests share workers, each of which has torch to import.
-    with ray_nodes(2, num_cpus=2) as address, connected(address):
-        yield address
 
 
 def measured_here(*_: Any, **__: Any) -> None:
@@ -43,7 +33,7 @@ def tables_of(report: Path) -> dict[str, list[dict[str, str]]]:
 
 @pytest.mark.usefixtures("undrawn")
 def test_report_of_a_cluster_is_that_of_one_process_and_nothing_is_measured_twice(
-    study: TinyStudy, checkpoints: Path, tmp_path: Path, address: str,
+    study: TinyStudy, checkpoints: Path, tmp_path: Path, ray_address: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     own = write_anchor(tmp_path / "anchor_on_ray.py")
@@ -57,7 +47,7 @@ def test_report_of_a_cluster_is_that_of_one_process_and_nothing_is_measured_twic
     ):
         monkeypatch.setattr(what, measured_here)
     result = analyse(
-        study, checkpoints, tmp_path / "ray" / "report", *common, "--ray", address,
+        study, checkpoints, tmp_path / "ray" / "report", *common, "--ray", ray_address,
         "--ray-cpus", "2", "--device", "cpu",
     )  # fmt: skip
     assert result.exit_code == 0, result.output

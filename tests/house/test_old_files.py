@@ -168,6 +168,7 @@ def test_old_ensemble_compresses_the_features_to_the_same_bytes(study: Path) -> 
     assert files_below(study / "again") == files_below(study / "streams_of_ensemble")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_analysis_finds_the_old_runs_and_measures_nothing_that_was_kept(study: Path) -> None:
     kept, chosen = files_below(study / "kept"), (study / "report/ensemble.yaml").read_text()
     printed_by(

@@ -72,7 +72,7 @@ def level_row(level: int, lmbda: float = 0.001) -> LevelRow:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def result() -> AnalysisResult:
     return AnalysisResult(
         dataset="scenes",
@@ -104,6 +104,14 @@ def result() -> AnalysisResult:
     )
 
 
+@pytest.fixture(scope="module")
+def written(result: AnalysisResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its report, with all that is drawn. Read only."""
+    folder = tmp_path_factory.mktemp("written")
+    assert write_report(Findings(result=result), PROVENANCE, folder) == folder / "index.html"
+    return folder
+
+
 class PageReader(HTMLParser):
     """Collects the text of table cells, every address that the page loads, and unclosed tags."""
 
@@ -128,16 +136,16 @@ class PageReader(HTMLParser):
 
 
 def test_page_holds_every_cell_of_both_tables_in_order(
-    result: AnalysisResult, tmp_path: Path
+    result: AnalysisResult, written: Path
 ) -> None:
-    page = PageReader(write_report(Findings(result=result), PROVENANCE, tmp_path).read_text())
+    page = PageReader((written / "index.html").read_text())
     tables = (level_table(result), detection_table(result))
     assert page.cells == [cell for table in tables for line in table.cells for cell in line]
     assert page.open == []
 
 
 def test_files_of_an_earlier_report_go_and_nothing_else(
-    result: AnalysisResult, tmp_path: Path
+    result: AnalysisResult, tmp_path: Path, undrawn: None
 ) -> None:
     folder = tmp_path / "report"
     write_report(Findings(result=result), PROVENANCE, folder)
@@ -229,8 +237,8 @@ def test_cells_show_the_measured_numbers(result: AnalysisResult) -> None:
     )
 
 
-def test_page_loads_nothing_but_what_it_carries(result: AnalysisResult, tmp_path: Path) -> None:
-    text = write_report(Findings(result=result), PROVENANCE, tmp_path).read_text()
+def test_page_loads_nothing_but_what_it_carries(written: Path) -> None:
+    text = (written / "index.html").read_text()
     addresses = PageReader(text).addresses
     pictures = [address for address in addresses if address.startswith("data:image/png")]
     assert len(pictures) == 3 * 2
@@ -238,15 +246,14 @@ def test_page_loads_nothing_but_what_it_carries(result: AnalysisResult, tmp_path
     assert not re.search(r"https?://|@import|url\(|<script", text)
 
 
-def test_page_suits_phones_and_dark_screens(result: AnalysisResult, tmp_path: Path) -> None:
-    text = write_report(Findings(result=result), PROVENANCE, tmp_path).read_text()
+def test_page_suits_phones_and_dark_screens(written: Path) -> None:
+    text = (written / "index.html").read_text()
     assert '<meta name="viewport" content="width=device-width' in text
     assert text.count("prefers-color-scheme: dark") == 1 + 3
 
 
-def test_csv_holds_the_values_in_full(result: AnalysisResult, tmp_path: Path) -> None:
-    write_report(Findings(result=result), PROVENANCE, tmp_path)
-    with (tmp_path / "levels.csv").open(newline="") as file:
+def test_csv_holds_the_values_in_full(result: AnalysisResult, written: Path) -> None:
+    with (written / "levels.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [int(line["level"]) for line in lines] == [0, 1, 2, 3, 4]
     for line, row in zip(lines, result.rows, strict=True):
@@ -254,19 +261,18 @@ def test_csv_holds_the_values_in_full(result: AnalysisResult, tmp_path: Path) ->
         assert float(line["real_bpp"]) == row.measurement.real_bpp
         assert float(line["share"]) == row.facts.share
         assert line["run"] == row.measurement.run
-    with (tmp_path / "detection.csv").open(newline="") as file:
+    with (written / "detection.csv").open(newline="") as file:
         detection = list(csv.DictReader(file))
     assert [float(line["map"]) for line in detection] == [0.5432, 0.5011]
 
 
 def test_folder_holds_the_markdown_and_the_plots_it_names(
-    result: AnalysisResult, tmp_path: Path
+    result: AnalysisResult, written: Path
 ) -> None:
-    write_report(Findings(result=result), PROVENANCE, tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    text = (written / "report.md").read_text()
     named = re.findall(r"\(plots/(\w+\.png)\)", text)
-    assert sorted(named) == sorted(path.name for path in (tmp_path / "plots").glob("*.png"))
-    assert {path.stem for path in (tmp_path / "plots").glob("*.svg")} == {
+    assert sorted(named) == sorted(path.name for path in (written / "plots").glob("*.png"))
+    assert {path.stem for path in (written / "plots").glob("*.svg")} == {
         name.removesuffix(".png") for name in named
     }
     for cell in level_table(result).cells[4]:

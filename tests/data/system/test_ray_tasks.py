@@ -18,15 +18,9 @@ from configs.errors import ConfigError
 from data.system.ray_cluster import AUTO, LOCAL, Cluster, ClusterNode, connected
 from data.system.ray_tasks import TaskEnd, TaskShare, run_tasks, share_of
 from data.system.stop_signals import StopSignals
-from tests.support.ray_nodes import ray_nodes
 
 pytest.importorskip("ray", reason="needs ray")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    with ray_nodes(2, num_cpus=2, num_gpus=1) as address, connected(address):
-        yield
+pytestmark = pytest.mark.usefixtures("ray_address")
 
 
 def lives(deaths: Path, num_deaths: int, value: Any) -> Iterator[Any]:

@@ -26,8 +26,9 @@ def untrained(name: str, stages: int, context: ContextConfig | None = None) -> L
     torch.manual_seed(stages)
     codec = build_codec(ModelConfig(name=name, stages=stages, context=context, **WIDTHS), 16)
     with torch.no_grad():
-        for parameter in codec.parameters():
-            parameter.mul_(1.5)
+        for key, parameter in codec.named_parameters():
+            if "entropy_bottleneck" not in key:  # of wide densities the tables are long
+                parameter.mul_(1.5)
     return ready_to_code(codec, "cpu")
 
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,8 @@ from configs.options import FeaturesPlace
 from data.places.local_copies import LocalCopies
 from data.places.object_store import RemoteFolder
 from data.remote.node_copies import NodeCopies
-from data.system.ray_cluster import connected
 from tests.support.extraction import TinyCache
-from tests.support.ray_nodes import ray_nodes, who_holds
+from tests.support.ray_nodes import who_holds
 from tests.support.remote_caches import send_caches
 from tests.support.resumed_runs import SAVE_ALWAYS, must_equal
 from tests.support.sending_tasks import train_chain_sending_often
@@ -39,13 +38,6 @@ from train.study.study import run_study
 from train.study.study_on_ray import refuse_beside_ray, run_study_on_ray
 
 pytest.importorskip("ray", reason="needs ray")
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    # Connected all the while: tests share workers, each of which has torch to import.
-    with ray_nodes(2, num_cpus=2) as address, connected(address):
-        yield address
 
 
 def job_of(cache: TinyCache, out: Path, lmbda: float, **more: Any) -> Job:
@@ -96,13 +88,13 @@ def assert_same_run(one: RunOutcome, other: RunOutcome) -> None:
 
 
 def test_study_becomes_what_it_becomes_in_one_process_and_a_run_that_fails_is_told_alike(
-    zarr_cache: TinyCache, tmp_path: Path, address: str
+    zarr_cache: TinyCache, tmp_path: Path, ray_address: str
 ) -> None:
     def study(out: Path) -> list[Job]:
         chain = [job_of(zarr_cache, out, lmbda, warm_start=True) for lmbda in (0.01, 0.02)]
         return [job_of(zarr_cache, out, 0.5, learning_rate=1e30), *chain]
 
-    found = by_lambda(on_ray(study(tmp_path / "ray"), address))
+    found = by_lambda(on_ray(study(tmp_path / "ray"), ray_address))
     expected = by_lambda(in_one_process(study(tmp_path / "one")))
     assert_same_run(found[0.01], expected[0.01])
     assert_same_run(found[0.02], expected[0.02])
@@ -111,12 +103,12 @@ def test_study_becomes_what_it_becomes_in_one_process_and_a_run_that_fails_is_to
     told = found[0.5].error.replace(f"{tmp_path}/ray", f"{tmp_path}/one")
     assert told.split("run_")[0] == expected[0.5].error.split("run_")[0]
     assert found[0.5].exit_code == expected[0.5].exit_code
-    again = on_ray(study(tmp_path / "ray")[1:], address)
+    again = on_ray(study(tmp_path / "ray")[1:], ray_address)
     assert [each.was_finished for each in again] == [True, True]
 
 
 def test_killed_task_goes_on_from_its_own_checkpoint_to_the_same_end(
-    zarr_cache: TinyCache, tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture,
+    zarr_cache: TinyCache, tmp_path: Path, ray_address: str, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("data.system.ray_tasks._PAUSE_S", 1.0)  # between two deaths
@@ -129,7 +121,7 @@ def test_killed_task_goes_on_from_its_own_checkpoint_to_the_same_end(
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    (found,) = on_ray([job], address)
+    (found,) = on_ray([job], ray_address)
     killer.join(timeout=1)
     assert len(rows_at_death) == 2, "the run was not killed in the middle"
     assert caplog.text.count("level 4, lambda 0.01: its process was killed: it begins again") == 2
@@ -153,7 +145,7 @@ def _kill_in_the_middle(out: Path, rows_before: Sequence[int], number: int) -> i
 
 
 def test_stopped_study_has_saved_and_sent_and_the_same_command_goes_on(
-    zarr_cache: TinyCache, bucket_url: str, tmp_path: Path, address: str
+    zarr_cache: TinyCache, bucket_url: str, tmp_path: Path, ray_address: str
 ) -> None:
     # Of four cores a task takes all of a node: the third run has not begun. Were nothing stopped,
     # it would end in a minute.
@@ -171,7 +163,7 @@ def test_stopped_study_has_saved_and_sent_and_the_same_command_goes_on(
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
-    outcomes = on_ray(jobs, address, num_cpus=2, at_urls=StudyCopies(nodes=nodes, out=url))
+    outcomes = on_ray(jobs, ray_address, num_cpus=2, at_urls=StudyCopies(nodes=nodes, out=url))
     assert len(outcomes) == 3
     for outcome in outcomes:
         assert outcome.exit_code == 128 + signal.SIGTERM
@@ -188,7 +180,7 @@ def test_stopped_study_has_saved_and_sent_and_the_same_command_goes_on(
 
 
 def test_killed_task_goes_on_from_what_it_sent_where_all_lies_at_urls_and_nothing_is_shared(
-    study: TinyStudy, bucket_url: str, tmp_path: Path, address: str,
+    study: TinyStudy, bucket_url: str, tmp_path: Path, ray_address: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("train.study.study_on_ray._train_chain", train_chain_sending_often)
@@ -217,7 +209,7 @@ def test_killed_task_goes_on_from_what_it_sent_where_all_lies_at_urls_and_nothin
     threading.Thread(target=kill, daemon=True).start()
     result = call(
         study, tmp_path, *settings, "--features", features, "--out", runs,
-        "--local-cache", str(copies.folder), "--ray", address,
+        "--local-cache", str(copies.folder), "--ray", ray_address,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert len(killed) == 1, "no run was killed in the middle"
