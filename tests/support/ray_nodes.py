@@ -37,7 +37,7 @@ def started_nodes(
 
     short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the names of sockets are short
     cluster = Cluster()
-    with own_signals(), pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         for name, value in {
             "USAGE_STATS_ENABLED": 0,
             "AUTH_MODE": "disabled",
@@ -51,10 +51,11 @@ def started_nodes(
         }.items():
             patched.setenv(f"RAY_{name}", str(value))
         try:
-            cluster.add_node(wait=False, _system_config=system, **_LITTLE, **each)
-            for _ in range(num_nodes - 1):
-                cluster.add_node(wait=False, **_LITTLE, **each)
-            cluster.wait_for_nodes(timeout=_PATIENCE_S)
+            with own_signals():
+                cluster.add_node(wait=False, _system_config=system, **_LITTLE, **each)
+                for _ in range(num_nodes - 1):
+                    cluster.add_node(wait=False, **_LITTLE, **each)
+                cluster.wait_for_nodes(timeout=_PATIENCE_S)
             yield cluster
         finally:
             cluster.shutdown()

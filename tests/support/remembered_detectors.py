@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _loaded: dict[Any, LoadedDetector] = {}
 _MOST = 4
 
 
+@wraps(_load)
 def _remembered(config: DetectorConfig, device: str | torch.device = "cpu") -> LoadedDetector:
     key = _key(config)
     if key is None or torch.device(device).type != "cpu":

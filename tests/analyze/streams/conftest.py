@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from analyze.streams_cli import decompress_features
 from tests.support.coded_study import make_run, must_compress
+from tests.support.forked import result_of
 from tests.support.tiny_study import TinyStudy
-
-ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +38,13 @@ def sent(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Sent:
         for level in range(4)
     ]  # fmt: skip
     printed = must_compress(study, root / "streams", runs)
-    script = "from analyze.streams_cli import decompress_features; decompress_features()"
-    command = [sys.executable, "-c", script, root / "streams", "--out", root / "decoded"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    subprocess.run(
-        [*map(str, command), "--device", "cpu"], check=True, env=environment, cwd=root, timeout=120
-    )
+    result_of(_decode, root)
     return Sent(
         study=study, runs=runs, streams=root / "streams", printed=printed, decoded=root / "decoded"
     )
+
+
+def _decode(root: Path) -> None:
+    os.chdir(root)
+    torch.set_num_threads(1)
+    decompress_features(["streams", "--out", "decoded", "--device", "cpu"], standalone_mode=False)
