@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -84,11 +85,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
-    """The address of two nodes, of two cores and as if with a GPU each; this process has joined."""
+def _ray_nodes() -> Iterator[tuple[str, ExitStack]]:
     pytest.importorskip("ray", reason="needs ray")
-    with ray_nodes(2, num_cpus=2, num_gpus=1) as address, connected(address):
-        yield address
+    with ray_nodes(2, num_cpus=2, num_gpus=1) as address, ExitStack() as stack:
+        yield address, stack
+
+
+@pytest.fixture
+def ray_address(_ray_nodes: tuple[str, ExitStack]) -> str:
+    """The address of two nodes, of two cores and as if with a GPU each; this process has joined."""
+    import ray
+
+    address, stack = _ray_nodes
+    if not ray.is_initialized():  # stays so for the tests to come, unless one needs another cluster
+        stack.enter_context(connected(address))
+    return address
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,7 +37,8 @@ PATIENCE_S = 600.0  # on a machine with much else to do
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
     """A head and a node of one core each; a dead node is noticed in seconds."""
-    pytest.importorskip("ray", reason="needs ray")
+    ray = pytest.importorskip("ray", reason="needs ray")
+    ray.shutdown()  # of the cluster that other tests share
     noticed = {"health_check_period_ms": 500, "health_check_failure_threshold": 10}
     with started_nodes(2, system=noticed, num_cpus=1) as cluster:
         yield cluster
