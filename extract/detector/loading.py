@@ -59,21 +59,19 @@ def load_detector(config: DetectorConfig, device: str | torch.device = "cpu") ->
     if config.checkpoint is not None:
         content = read_checkpoint(config.checkpoint)
         num_classes = num_classes_of(content.state)
-        model = build_detector(config, num_classes)
+        model = _built(config, num_classes)
         load_state(model, content.state, config.checkpoint, builder)
         if content.batch_norm_eps is not None:
             set_batch_norm_eps(model, content.batch_norm_eps)
         classes = content.classes
         _compare_names(classes, num_classes, model, config.checkpoint)
     elif config.weights == "random" or is_own(builder):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = build_detector(config, None)
+        model = _built(config, None)
         classes = None
     else:
         name = config.weights or DEFAULT_WEIGHTS
         named = read_named_weights(builder, name)
-        model = build_detector(config, num_classes_of(named.state))
+        model = _built(config, num_classes_of(named.state))
         load_state(model, named.state, f"weights {name}", builder)
         if named.batch_norm_eps is not None:
             set_batch_norm_eps(model, named.batch_norm_eps)
@@ -86,6 +84,13 @@ def load_detector(config: DetectorConfig, device: str | torch.device = "cpu") ->
         classes=classes,
         weights_file_sha256=None if file is None else file_sha256(file),
     )
+
+
+def _built(config: DetectorConfig, num_classes: int | None) -> Any:
+    """Build the same weights each time, and leave to a run, which may load one, its own draws."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # no GPU's: they would keep it
+        return build_detector(config, num_classes)
 
 
 def _compare_names(

@@ -78,6 +78,20 @@ def test_random_weights_are_the_same_each_time() -> None:
     assert not first.model.training
 
 
+def test_loading_draws_none_of_the_random_numbers_of_a_run(tmp_path: Path) -> None:
+    """Some runs have to load their detector to compare it with the cache's, and others need not."""
+    saved(tmp_path / "own.pth", 4, lambda state: state)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    for config in (
+        config_of(OWN, weights="random"),
+        config_of(OWN, checkpoint=str(tmp_path / "own.pth")),
+    ):
+        torch.manual_seed(5)
+        load_detector(config)
+        assert torch.equal(torch.rand(3), expected)
+
+
 def saved(path: Path, num_classes: int, wrap: Any) -> str:
     """Save the seeded state dict of our detector as `wrap` puts it; return its own hash."""
     torch.manual_seed(3)
