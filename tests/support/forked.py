@@ -14,7 +14,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 PRELOADED = [
     "train.cli", "train.study.study", "extract.detector.freshness",
     "extract.cli", "extract.dry_run.estimate", "data.images.views", "data.writing.cast_kernel",
-    "scipy.linalg", "tests.support.drawn_scenes", "tests.support.loaded_kernels",
+    "scipy.linalg", "matplotlib", "tests.support.drawn_scenes", "tests.support.loaded_kernels",
 ]  # fmt: skip
 """Of all kinds of processes: there is one server, and who needs it first has it started."""
 
