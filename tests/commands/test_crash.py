@@ -43,7 +43,7 @@ def wait_until(process: BaseProcess, path: Path, num_bytes: int) -> None:
         time.sleep(0.001)
 
 
-NUM_KILLS = 6  # of each container, at other moments in each run of the tests
+NUM_KILLS = 4  # of each container, at other moments in each run of the tests
 PLAN_LINE = b'{"plan":"%064x","line":"%016x"}\n' % (0, 0)
 
 
