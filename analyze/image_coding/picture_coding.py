@@ -71,6 +71,8 @@ HEVC = (
 # SVT-AV1 before 4 crashes on smaller ones, or never returns.
 _AV1_MIN_SIDE_PX = 64
 _AV1_DECODERS = ("libdav1d", "libaom-av1")
+# A side has 16 bits. SVT-AV1 codes the first 4,464 px of 70,000, and says nothing of it.
+_AV1_MOST_PX = 2**16 - 1
 AV1 = (
     Encoder(
         name="libsvtav1",
@@ -143,6 +145,8 @@ def encode_planes(
     # SVT-AV1 otherwise prints its settings for every picture.
     os.environ.setdefault("SVT_LOG", "1")
     height, width = planes[0].shape
+    if encoder.decoders == _AV1_DECODERS and max(height, width) > _AV1_MOST_PX:
+        raise _refused(encoder, height, width, f"AV1 has at most {_AV1_MOST_PX} px a side")
     frame = av.VideoFrame(width, height, encoder.pixel_format(bit_depth))
     for plane, values in zip(frame.planes, planes, strict=True):
         _fill(plane, values, bit_depth)
@@ -157,11 +161,15 @@ def encode_planes(
             context.open()
         packets = [*context.encode(frame), *context.encode(None)]
     except av.FFmpegError as error:
-        raise ConfigError(
-            f"{encoder.name} refuses a picture of {width} x {height} px ({error.strerror}): "
-            "leave this anchor out"
-        ) from error
+        raise _refused(encoder, height, width, str(error.strerror)) from error
     return b"".join(bytes(packet) for packet in packets)
+
+
+def _refused(encoder: Encoder, height: int, width: int, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{encoder.name} refuses a picture of {width} x {height} px ({reason}): "
+        "leave this anchor out"
+    )
 
 
 @contextmanager

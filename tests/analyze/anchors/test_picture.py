@@ -140,6 +140,22 @@ def test_picture_that_the_encoder_refuses_is_one_line(name: str) -> None:
         encode_picture(np.zeros((70_000, 2), dtype=np.uint16), ENCODERS[name], 30, 8)
 
 
+@pytest.mark.parametrize("shape", [(70_000, 64), (64, 70_000)])
+@pytest.mark.parametrize("name", HELD)
+def test_picture_of_a_very_long_side_is_coded_whole_or_refused(
+    name: str, shape: tuple[int, int]
+) -> None:
+    """SVT-AV1 takes the first 4,464 px of 70,000 and says nothing."""
+    picture = np.full(shape, 77, dtype=np.uint16)
+    try:
+        data = encode_picture(picture, ENCODERS[name], 20, 8)
+    except ConfigError as error:
+        assert f"{name} refuses a picture of {shape[1]} x {shape[0]} px" in str(error)
+    else:
+        restored = decode_picture(data, ENCODERS[name], shape, 8).astype(int)
+        assert np.abs(restored - picture).max() <= 3
+
+
 def test_encoder_stays_silent(capfd: pytest.CaptureFixture[str]) -> None:
     for anchor in (hevc_anchor(8, (30,)), av1_anchor(8, (30,))):
         encoder = usable_encoder(anchor.encoders)
