@@ -184,7 +184,8 @@ def read_header(path: Path) -> tuple[tuple[int, int], int]:
             if image.format != "TIFF":
                 return (image.height, image.width), _orientation_of(image)
             # Pillow 13 gives the size after turning, 10 before.
-            tags: Any = image.tag_v2
+            tiff: Any = image
+            tags = tiff.tag_v2
             width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
             is_turned = swaps_sides(_known(tags.get(ExifTags.Base.Orientation)))
             return ((width, height) if is_turned else (height, width)), UPRIGHT
