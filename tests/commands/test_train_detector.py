@@ -30,6 +30,7 @@ from extract.finetuning import epoch
 from extract.finetuning.epoch import DetectionDataset
 from extract.finetuning.finetune import start_model
 from tests.support.extraction import error_of
+from tests.support.opened_by import open_by
 from tests.support.tiny_study import save_detector
 
 CONFIG = """\
@@ -187,7 +188,7 @@ def test_last_checkpoint_that_cannot_be_read_for_now_is_no_reason_to_begin_afres
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
         return opened(file, *rest, **more)
 
-    monkeypatch.setattr(io, "open", failing)
+    open_by(monkeypatch, failing)
     error = error_of(run(tmp_path, start, epochs=1))
     assert error.startswith(f"{last}: cannot be read (Input/output error), which does not say")
     assert "--fresh" not in error

@@ -51,7 +51,7 @@ def killed_while_writing(path: Path) -> Path:
 import os, sys
 from pathlib import Path
 from data.system.atomic_files import write_atomically
-os.replace = os.rename = lambda *_, **__: os._exit(9)
+os.replace = os.rename = Path.replace = Path.rename = lambda *_, **__: os._exit(9)
 write_atomically(Path(sys.argv[1]), b"new")
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

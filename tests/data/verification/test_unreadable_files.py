@@ -23,6 +23,7 @@ from tests.support.damaged_caches import (
     flip,
 )
 from tests.support.extraction import TinyCache, error_of, fingerprints
+from tests.support.opened_by import open_by
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINTR, errno.ESTALE])
@@ -108,7 +109,7 @@ def test_refusal_by_the_system_is_never_a_damaged_shard(
     if tiny_cache.container == "hdf5":
         monkeypatch.setattr(h5py, "File", refuse)
     else:
-        monkeypatch.setattr(io, "open", refuse)
+        open_by(monkeypatch, refuse)
     for _ in kinds:
         with pytest.raises(PassingError, match=rf"cannot be read \({os.strerror(number)}\)"):
             LevelReader(tiny_cache.folder, 1)
@@ -133,7 +134,7 @@ def test_side_file_that_cannot_be_read_for_now_is_not_damaged_nor_replaced(
         return opened(file, mode, *rest, **more)
 
     with monkeypatch.context() as broken:
-        broken.setattr(io, "open", failing)
+        open_by(broken, failing)
         for options in (("--verify",), ("--overwrite", "--dtype", "float32")):
             if name == "annotations.json" and "--overwrite" in options:
                 continue  # written anew each time

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from configs.errors import PassingError
+from tests.support.opened_by import open_by
 from train.runs.checkpoint import (
     BEST_NAME,
     LAST_NAME,
@@ -35,7 +36,7 @@ def test_checkpoint_that_cannot_be_read_for_now_is_neither_passed_over_nor_calle
             raise OSError(number, os.strerror(number), str(file))
         return opened(file, *rest, **more)
 
-    monkeypatch.setattr(io, "open", failing)
+    open_by(monkeypatch, failing)
     with pytest.raises(PassingError, match=LAST_NAME):
         load_last(tmp_path)
     for read in (load_weights, read_checkpoint):

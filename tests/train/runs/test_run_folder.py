@@ -19,6 +19,7 @@ import yaml
 from configs.config_files import check_config
 from configs.errors import ConfigError, PassingError, UserError
 from configs.schema.config import Config
+from tests.support.opened_by import open_by
 from train.runs.run_folder import (
     CONFIG_NAME,
     code_fingerprints,
@@ -167,7 +168,7 @@ def test_run_that_cannot_be_read_for_now_is_not_begun_anew(
             return opened(file, *rest, **more)
 
         with monkeypatch.context() as busy:
-            busy.setattr(io, "open", failing)
+            open_by(busy, failing)
             with pytest.raises(PassingError, match=rf"{name}: cannot be read \(Too many open"):
                 same_run_before(tmp_path, config, CACHES)
     assert same_run_before(tmp_path, config, CACHES) is not None
