@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ from extract.finetuning import epoch
 from extract.finetuning.epoch import DetectionDataset
 from extract.finetuning.finetune import start_model
 from tests.support.extraction import error_of
-from tests.support.opened_by import open_by
+from tests.support.refused_files import refuse_to_open
 from tests.support.tiny_study import save_detector
 
 CONFIG = """\
@@ -181,14 +180,7 @@ def test_last_checkpoint_that_cannot_be_read_for_now_is_no_reason_to_begin_afres
     last = tmp_path / "detection" / "last_model.pth"
     last.parent.mkdir()
     last.write_bytes(b"whole, for all that is known")
-    opened = io.open
-
-    def failing(file: Any, *rest: Any, **more: Any) -> Any:
-        if str(file) == str(last):
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
-        return opened(file, *rest, **more)
-
-    open_by(monkeypatch, failing)
+    refuse_to_open(monkeypatch, errno.EIO, lambda path, _: path == last)
     error = error_of(run(tmp_path, start, epochs=1))
     assert error.startswith(f"{last}: cannot be read (Input/output error), which does not say")
     assert "--fresh" not in error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tests.support.damaged_caches import (
     flip,
 )
 from tests.support.extraction import TinyCache, error_of, fingerprints
-from tests.support.opened_by import open_by
+from tests.support.refused_files import refuse_to_open
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINTR, errno.ESTALE])
@@ -94,22 +93,17 @@ def test_refusal_by_the_system_is_never_a_damaged_shard(
     tiny_cache: TinyCache, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """However the container's library words it, nobody computes anything anew for it."""
-    opened = io.open
     text = f"unable to lock file, errno = {number}, error message = '...'"
     kinds = [OSError(number, text), RuntimeError(text)]
 
-    def refuse(file: Any, *rest: Any, **more: Any) -> Any:
-        if tiny_cache.container == "hdf5":
-            raise kinds[0]
-        if Path(file).name.startswith("c."):
-            raise OSError(number, os.strerror(number), str(file))
-        return opened(file, *rest, **more)
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise kinds[0]
 
     manifest, commits = tiny_cache.manifest, read_commits(tiny_cache.folder)
     if tiny_cache.container == "hdf5":
         monkeypatch.setattr(h5py, "File", refuse)
     else:
-        open_by(monkeypatch, refuse)
+        refuse_to_open(monkeypatch, number, lambda path, _: path.name.startswith("c."))
     for _ in kinds:
         with pytest.raises(PassingError, match=rf"cannot be read \({os.strerror(number)}\)"):
             LevelReader(tiny_cache.folder, 1)
@@ -126,15 +120,12 @@ def test_side_file_that_cannot_be_read_for_now_is_not_damaged_nor_replaced(
     copied: TinyCache, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     before = fingerprints(copied.folder)
-    opened = io.open
 
-    def failing(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
-        if str(file).endswith(name) and "w" not in mode:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
-        return opened(file, mode, *rest, **more)
+    def is_refused(path: Path, mode: str) -> bool:
+        return path.name.endswith(name) and "w" not in mode
 
     with monkeypatch.context() as broken:
-        open_by(broken, failing)
+        refuse_to_open(broken, errno.EIO, is_refused)
         for options in (("--verify",), ("--overwrite", "--dtype", "float32")):
             if name == "annotations.json" and "--overwrite" in options:
                 continue  # written anew each time

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from configs.errors import PassingError
-from tests.support.opened_by import open_by
+from tests.support.refused_files import refuse_to_open
 from train.runs.checkpoint import (
     BEST_NAME,
     LAST_NAME,
@@ -29,14 +26,7 @@ def test_checkpoint_that_cannot_be_read_for_now_is_neither_passed_over_nor_calle
     """To go on from the one before it would replace what is whole."""
     for name in (LAST_NAME, PREVIOUS_NAME, BEST_NAME):
         (tmp_path / name).write_bytes(b"whole, for all that is known")
-    opened = io.open
-
-    def failing(file: Any, *rest: Any, **more: Any) -> Any:
-        if str(file).endswith(".pth"):
-            raise OSError(number, os.strerror(number), str(file))
-        return opened(file, *rest, **more)
-
-    open_by(monkeypatch, failing)
+    refuse_to_open(monkeypatch, number, lambda path, _: path.suffix == ".pth")
     with pytest.raises(PassingError, match=LAST_NAME):
         load_last(tmp_path)
     for read in (load_weights, read_checkpoint):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import json
 import logging
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +17,7 @@ import yaml
 from configs.config_files import check_config
 from configs.errors import ConfigError, PassingError, UserError
 from configs.schema.config import Config
-from tests.support.opened_by import open_by
+from tests.support.refused_files import refuse_to_open
 from train.runs.run_folder import (
     CONFIG_NAME,
     code_fingerprints,
@@ -159,16 +157,9 @@ def test_run_that_cannot_be_read_for_now_is_not_begun_anew(
 ) -> None:
     config = check_config(SETTINGS, "test")
     run = make_run(tmp_path, config)
-    opened = io.open
     for name in (RECORD_NAME, CONFIG_NAME):
-
-        def failing(file: Any, *rest: Any, name: str = name, **more: Any) -> Any:
-            if Path(file) == run / name:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(file))
-            return opened(file, *rest, **more)
-
         with monkeypatch.context() as busy:
-            open_by(busy, failing)
+            refuse_to_open(busy, errno.EMFILE, lambda path, _, name=name: path == run / name)
             with pytest.raises(PassingError, match=rf"{name}: cannot be read \(Too many open"):
                 same_run_before(tmp_path, config, CACHES)
     assert same_run_before(tmp_path, config, CACHES) is not None
